@@ -1,0 +1,45 @@
+"""pyroae: autoencoders as Pyro probabilistic programs.
+
+Choose p(z), p(x|z), q(z|x) and an objective; train the Pyro program; know how good it is.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Autoencoder": "autoencoder",
+    "History": "infer.training",
+    "Penalised": "infer.objectives",
+    "fit": "infer.training",
+    "load": "files",
+    "save": "files",
+    "log_likelihood": "evaluation.importance",
+    "elbo_terms": "evaluation.terms",
+}
+_MODULES = {
+    "priors": "parts.priors",
+    "likelihoods": "parts.likelihoods",
+    "posteriors": "parts.posteriors",
+    "nets": "parts.networks",
+    "corruption": "parts.corruption",
+    "objectives": "infer.objectives",
+    "penalties": "infer.penalties",
+    "data": "data",
+    "plots": "plots",
+    "recipes": "recipes",
+}
+
+__all__ = [*_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``pyroae --help`` need not wait for torch."""
+    if name in _MODULES:
+        return import_module(f"pyroae.{_MODULES[name]}")
+    if name in _HOME:
+        return getattr(import_module(f"pyroae.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'pyroae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,219 @@
+"""The one model: p(z) p(x|z) and q(z|x) as a pair of Pyro programs, composed of parts."""
+
+import copy
+import itertools
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.infer import ELBO
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from .parts import networks
+from .parts.corruption import Corruption
+from .parts.likelihoods import Likelihood
+from .parts.networks import Network
+from .parts.posteriors import Posterior
+from .parts.priors import Flat, Given, Prior
+
+_serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
+
+
+class Model(PyroModule):
+    """The generative program p(z) p(x|z): sites ``z`` and ``x`` in the plate ``data``."""
+
+    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module):
+        super().__init__()
+        self.prior, self.likelihood, self.decoder = prior, likelihood, decoder
+
+    def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` data where it is ``None``; returns x."""
+        if x is not None:
+            self.likelihood.check_shape(x)
+        with pyro.plate("data", n if x is None else len(x)):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.conditional(z), obs=x)
+
+    def conditional(self, z: Tensor) -> dist.Distribution:
+        """p(x|z) for ``z`` of shape ``(..., *z_event)``."""
+        return self.likelihood(networks.apply(self.decoder, z, len(self.prior.event_shape)))
+
+    def check(self, x: Tensor):
+        """``ValueError`` unless ``x`` are data that this likelihood can have produced."""
+        self.likelihood.check(x)
+
+
+class Guide(PyroModule):
+    """The encoder's program q(z|x): site ``z`` in the plate ``data``. While training it sees x through the corruption."""
+
+    def __init__(self, posterior: Posterior, encoder: nn.Module, corruption: Corruption | None, x_dim: int):
+        super().__init__()
+        self.posterior, self.encoder, self.corruption, self.x_dim = posterior, encoder, corruption, x_dim
+
+    def forward(self, x: Tensor, n: int = 1) -> Tensor:
+        """Sample z given ``x`` of shape ``(B, *event)``."""
+        if self.training and self.corruption is not None:
+            x = self.corruption(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.conditional(x))
+
+    def conditional(self, x: Tensor) -> dist.Distribution:
+        """q(z|x) for ``x`` of shape ``(..., *event)``, as it is given: no corruption here."""
+        return self.posterior(networks.apply(self.encoder, x, self.x_dim))
+
+
+class Autoencoder(PyroModule):
+    """A prior, a likelihood, a posterior and two networks: together a Pyro ``model`` and ``guide``.
+
+    Args:
+        prior: p(z), a part or any Pyro distribution.
+        likelihood: p(x|z), which states the shape of one x.
+        posterior: q(z|x); takes its size from the prior.
+        encoder: x to the posterior's numbers; a recipe such as ``pa.nets.MLP(128)`` or an ``nn.Module``, tried once here.
+        decoder: z to the likelihood's numbers, likewise.
+        corruption: applied to the encoder's input while training, and only then.
+        objective: the Pyro ELBO that ``fit`` uses when it is given none.
+
+    Raises:
+        ValueError: parts that do not fit each other.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(128), pa.nets.MLP(128))
+    >>> vae.encode(torch.zeros(5, 64)).event_shape, vae.decode(torch.zeros(5, 8)).event_shape
+    (torch.Size([8]), torch.Size([64]))
+    """
+
+    def __init__(
+        self,
+        prior: Prior | dist.Distribution,
+        likelihood: Likelihood,
+        posterior: Posterior,
+        encoder: Network | nn.Module,
+        decoder: Network | nn.Module,
+        corruption: Corruption | None = None,
+        objective: ELBO | None = None,
+    ):
+        super().__init__(f"autoencoder_{next(_serial)}")
+        prior = _as_prior(prior)
+        _require(likelihood, Likelihood, "likelihood", "pa.likelihoods.Bernoulli(64)")
+        _require(posterior, Posterior, "posterior", "pa.posteriors.Normal()")
+        _require(corruption, Corruption | None, "corruption", "pa.corruption.Masking(.25)")
+        _require(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
+        for part, role in ((prior, "prior"), (likelihood, "likelihood")):
+            if part.event_shape is None:
+                raise ValueError(f"{role} {type(part).__name__}: expected the shape of one event as its first argument, got none; for example {type(part).__name__}(64)")
+        posterior = posterior.fitted(prior)
+        self._recipes = {"encoder": encoder, "decoder": decoder}
+        encoder = networks.fit_between(encoder, likelihood.event_shape, posterior.size, "encoder")
+        decoder = networks.fit_between(decoder, prior.event_shape, likelihood.size, "decoder")
+        self.model = Model(prior, likelihood, decoder)
+        self.guide = Guide(posterior, encoder, corruption, len(likelihood.event_shape))
+        self.objective = objective
+
+    prior = property(lambda self: self.model.prior)
+    likelihood = property(lambda self: self.model.likelihood)
+    decoder = property(lambda self: self.model.decoder)
+    posterior = property(lambda self: self.guide.posterior)
+    encoder = property(lambda self: self.guide.encoder)
+    corruption = property(lambda self: self.guide.corruption)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The constructor's arguments: parts as they are now, networks as the recipes they were given as."""
+        parts = {name: getattr(self, name) for name in ("prior", "likelihood", "posterior")}
+        return parts | self._recipes | {"corruption": self.corruption, "objective": self.objective}
+
+    def encode(self, x: Tensor) -> dist.Distribution:
+        """q(z|x) for clean ``x`` of shape ``(B, *event)``."""
+        self.likelihood.check_shape(x)
+        return self.guide.conditional(x.to(self.device))
+
+    def decode(self, z: Tensor) -> dist.Distribution:
+        """p(x|z) for ``z`` of shape ``(..., *z_event)``."""
+        shape = self.prior.event_shape
+        if z.shape[z.dim() - len(shape) :] != shape:
+            raise ValueError(f"decode: expected z of shape (..., {', '.join(map(str, shape))}), got {tuple(z.shape)}")
+        return self.model.conditional(z.to(self.device))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z) at the mean of q(z|x), shape ``(B, *event)``."""
+        return self.decode(self.encode(x).mean).mean
+
+    @torch.no_grad()
+    def sample(self, n: int = 1) -> Tensor:
+        """``n`` draws from p(x), shape ``(n, *event)``: z from the prior, then x given z.
+
+        Raises:
+            ValueError: the prior is improper.
+        """
+        return self.decode(self.sample_prior(n)).sample()
+
+    @torch.no_grad()
+    def sample_prior(self, n: int = 1) -> Tensor:
+        """``n`` codes from the prior, shape ``(n, *z_event)``; ``ValueError`` where it is improper."""
+        if isinstance(self.prior, Flat):
+            raise ValueError("sample: the prior Flat is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal")
+        return self.prior().sample(torch.Size([n]))
+
+    def replace(self, **changes) -> "Autoencoder":
+        """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
+
+        >>> import pyroae as pa
+        >>> vae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(128), pa.nets.MLP(128))
+        >>> vae.replace(prior=pa.priors.Laplace(16)).encode(torch.zeros(5, 64)).event_shape
+        torch.Size([16])
+
+        Raises:
+            ValueError: an unknown part, or a network of the user's own that fits the new parts no more.
+        """
+        for name in changes:
+            if name not in self.parts:
+                raise ValueError(f"replace: there is no part {name!r}; the parts are {', '.join(self.parts)}")
+        old = copy.deepcopy(self)
+        parts = old.parts | changes
+        parts["prior"] = _as_prior(parts["prior"])
+        for name in ("prior", "likelihood"):
+            if getattr(parts[name], "event_shape", ()) is None:
+                parts[name] = parts[name].sized(getattr(old, name).event_shape)
+        if "posterior" not in changes and parts["prior"].event_shape != old.prior.event_shape:
+            parts["posterior"] = old.posterior.remade(event_shape=None)
+        new = Autoencoder(**parts)
+        if "encoder" not in changes and new._encoder_ends() == old._encoder_ends():
+            new.guide.encoder = old.encoder
+        if "decoder" not in changes and new._decoder_ends() == old._decoder_ends():
+            new.model.decoder = old.decoder
+        return new.to(self.device).train(self.training)
+
+    def _encoder_ends(self) -> tuple:
+        return self.likelihood.event_shape, self.posterior.widths
+
+    def _decoder_ends(self) -> tuple:
+        return self.prior.event_shape, self.likelihood.widths
+
+    def __deepcopy__(self, memo: dict) -> "Autoencoder":
+        """A copy that shares nothing, not even its name in Pyro's parameter store."""
+        new = Autoencoder.__new__(Autoencoder)
+        memo[id(self)] = new
+        new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        serial = f"autoencoder_{next(_serial)}"
+        for path, module in new.named_modules():
+            if isinstance(module, PyroModule):
+                module._pyro_name = f"{serial}.{path}" if path else serial
+        return new
+
+
+def _as_prior(prior) -> Prior:
+    return prior if isinstance(prior, Prior) else Given(prior)
+
+
+def _require(part, kind, role: str, example: str):
+    if not isinstance(part, kind):
+        raise ValueError(f"{role}: expected a part such as {example}, got {part!r}")

@@ -1,0 +1,1 @@
+"""What judges any (model, guide) pair, without changing it."""

@@ -1,0 +1,124 @@
+"""``log_likelihood``: importance-weighted log p(x) of any (model, guide), with error bars that mean something."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from ..infer import programs
+from ..infer.programs import Program
+from .particles import Pass, as_data, base_of, passes
+from .weights import Weights
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """log p(x) of each datum in nats, and how far to trust it."""
+
+    values: Tensor  # (N,) float64
+    errors: Tensor  # (N,) Monte-Carlo standard error of each value
+    ess: Tensor  # (N,) effective number of particles
+    khat: Tensor  # (N,) Pareto tail shape; above 0.7 unreliable; NaN below 25 particles
+    particles: int  # really used, for each datum
+    dimensions: int  # numbers in one x
+
+    @property
+    def mean(self) -> float:
+        """Mean log p(x), nats a datum. In expectation a lower bound, tighter the more particles."""
+        return self.values.mean().item()
+
+    @property
+    def mc_se(self) -> float:
+        """Monte-Carlo standard error of the mean: what more particles would reduce."""
+        return self.errors.square().sum().sqrt().item() / len(self.values)
+
+    @property
+    def data_se(self) -> float:
+        """Sampling standard error of the mean: what more test data would reduce. NaN for a single datum."""
+        return self.values.std().item() / len(self.values) ** 0.5 if len(self.values) > 1 else math.nan
+
+    @property
+    def bits_per_dim(self) -> float:
+        """-log2 p(x) for each number in x; for data rescaled from integers add log2 of the scale yourself."""
+        return -self.mean / (self.dimensions * math.log(2))
+
+    def __str__(self) -> str:
+        text = f"log p(x) = {self.mean:.2f} nats/datum, Monte-Carlo s.e. {self.mc_se:.2g}, sampling s.e. {self.data_se:.2g}"
+        text += f", ESS {self.ess.mean().item():.0f} of {self.particles} (min {self.ess.min().item():.0f})"
+        if self.khat.isnan().all():
+            return text + ", no k-hat below 25 particles"
+        bad = (self.khat > 0.7).double().mean().item()
+        return text + f", k-hat {self.khat.median().item():.2f} (max {self.khat.max().item():.2f}, {bad:.1%} > .7)"
+
+
+def log_likelihood(
+    model: Any,
+    x: Any,
+    guide: Program | None = None,
+    *,
+    particles: int = 5000,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> Estimate:
+    r"""Importance-weighted log-likelihood of each datum,
+
+    .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x),
+
+    (Burda et al. 2016, eq. 8). The encoder runs once for a datum, memory does not grow with the particles, and sums are
+    in float64. Parameters, modes and the caller's random state are left as they were.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch ``x`` whose sites are all in one plate over the data.
+        x: a tensor ``(N, *event)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        particles: K.
+        seed: of the draws; ``None`` goes on with the caller's random state.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a guide without a density (Delta), an improper prior, data outside the likelihood's support, or a
+            program that does not split into data.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> log_likelihood(vae, torch.rand(10, 16).round(), particles=100).values.shape
+    torch.Size([10])
+    """
+    if not isinstance(particles, int) or particles < 1:
+        raise ValueError(f"log_likelihood: expected particles as a whole number of at least 1, got {particles!r}")
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        x = as_data(x, programs.device_of(model, guide))
+        if hasattr(model, "check"):
+            model.check(x)
+        done: list[Weights] = []
+        last = None
+        for each in passes(model, guide, x, particles, progress):
+            if each.rows != last:
+                _check_weighable(each)
+                done.append(Weights(each.rows.stop - each.rows.start, particles, x.device))
+                last = each.rows
+            done[-1].add(_log_weights(each))
+        columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in ("log_mean", "standard_error", "ess", "khat")]
+    return Estimate(*columns, particles=particles, dimensions=x[0].numel())
+
+
+def _log_weights(each: Pass) -> Tensor:
+    """log p(x, z) - log q(z|x), ``(particles, data)``."""
+    log_p = sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed() + each.latents())
+    log_q = sum(each.per_datum(each.guide.nodes[name]["log_prob"]) for name in each.latents())
+    return log_p - log_q
+
+
+def _check_weighable(each: Pass):
+    for name in each.latents():
+        if isinstance(base_of(each.guide.nodes[name]["fn"]), dist.Delta):
+            raise ValueError(
+                f"log_likelihood: the guide's site {name!r} is a Delta, a point without a density, so importance weights do not exist; "
+                "score a model with a posterior such as pa.posteriors.Normal, or look at its log p(x, z) with pa.elbo_terms"
+            )
+        if isinstance(base_of(each.model.nodes[name]["fn"]), dist.ImproperUniform):
+            raise ValueError(f"log_likelihood: the prior of {name!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal")

@@ -1,0 +1,135 @@
+"""Running a (model, guide) on many particles of many data: in bounded memory, the guide once for each datum."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..infer import programs
+from ..infer.programs import Program
+
+_DATA = 64  # data whose posteriors are held at once
+_BUDGET = {"cuda": 2e9}  # bytes for a pass of particles
+_SMALL_BUDGET = 64e6  # the same on a CPU: what its caches like
+
+
+@dataclass
+class Pass:
+    """Traces of model and guide on ``particles`` draws for the data ``rows``, with log-probabilities computed."""
+
+    rows: slice
+    particles: int
+    model: poutine.Trace
+    guide: poutine.Trace
+    nesting: int
+
+    def per_datum(self, log_prob: Tensor) -> Tensor:
+        """A site's log-probability as ``(particles, data)`` in float64, plates in between summed over."""
+        n = self.rows.stop - self.rows.start
+        between = tuple(range(-self.nesting, -1))
+        summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
+        return summed.double().expand(self.particles, n)
+
+    def latents(self) -> list[str]:
+        """The sites that the guide draws."""
+        return [name for name, site in self.guide.nodes.items() if _is_latent(site)]
+
+    def observed(self) -> list[str]:
+        """The sites that the data fix."""
+        return [name for name, site in self.model.nodes.items() if site["type"] == "sample" and site["is_observed"] and not _is_plate(site)]
+
+
+def as_data(data: Any, device: torch.device) -> Tensor:
+    """Data to judge as one tensor: a tensor as it is, a split as it is drawn.
+
+    Raises:
+        ValueError: another type, or no data.
+    """
+    x = data.draw(data.x) if hasattr(data, "draw") else data
+    if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
+        got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"expected data as a tensor (N, *event) with at least one row, or a split of pa.data.load(...), got {got}")
+    return x.to(device)
+
+
+def passes(model: Program, guide: Program, x: Tensor, particles: int, progress: bool = False) -> Iterator[Pass]:
+    """Every particle of every datum, pass by pass; all passes of a datum follow one another."""
+    rows = max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max(1, x[0].numel()))))
+    with tqdm(total=len(x), disable=not progress, unit="datum", desc="importance weights") as bar:
+        for start in range(0, len(x), _DATA):
+            part = x[start : start + _DATA]
+            drawer, nesting = _encoded(model, guide, part)
+            left, at_once = particles, max(1, rows // len(part))
+            while left:
+                k = min(at_once, left)
+                yield _one_pass(model, drawer, part, slice(start, start + len(part)), k, nesting)
+                left -= k
+            bar.update(len(part))
+
+
+def _one_pass(model, guide, x, rows, k, nesting) -> Pass:
+    guide_trace = poutine.trace(_on_particles(guide, k, nesting)).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(_on_particles(model, k, nesting), guide_trace)).get_trace(x)
+    guide_trace.compute_log_prob()
+    model_trace.compute_log_prob()
+    return Pass(rows, k, model_trace, guide_trace, nesting)
+
+
+def _on_particles(program: Program, k: int, nesting: int) -> Program:
+    def run(x):
+        with pyro.plate("_particles", k, dim=-1 - nesting):
+            return program(x)
+
+    return run
+
+
+def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
+    """The guide with its encoder's work done, and how deep the programs nest plates.
+
+    A guide with one latent site need not run again for other particles; one with several runs in each pass.
+    """
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
+    for site in sites:
+        _check_site(site, len(x))
+    latent = [site for site in guide_trace.nodes.values() if _is_latent(site)]
+    nesting = max(-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
+    if len(latent) != 1:
+        return guide, nesting
+    site = latent[0]
+    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+    def drawer(_):
+        with contextlib.ExitStack() as stack:
+            for frame in plates:
+                stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+            return pyro.sample(site["name"], site["fn"])
+
+    return drawer, nesting
+
+
+def _check_site(site: dict, n: int):
+    if not any(frame.vectorized and frame.dim == -1 and frame.size == n for frame in site["cond_indep_stack"]):
+        raise ValueError(f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), so log p(x) does not split into data; put it in pyro.plate('data', len(x))")
+
+
+def base_of(fn: dist.Distribution) -> dist.Distribution:
+    """A distribution without the wrappers that only reshape or mask it."""
+    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_plate(site: dict) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _is_latent(site: dict) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)

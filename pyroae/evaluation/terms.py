@@ -1,0 +1,70 @@
+"""The ELBO and the two terms it splits into, for each datum."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ..infer import programs
+from ..infer.programs import Program
+from .particles import Pass, as_data, passes
+
+
+@dataclass(frozen=True)
+class Terms:
+    """ELBO = reconstruction - KL, nats, one value a datum."""
+
+    reconstruction: Tensor  # (N,) E_q[log p(x|z)]
+    kl: Tensor  # (N,) KL(q(z|x) || p(z)); -log p(z) for a Delta posterior
+
+    @property
+    def elbo(self) -> Tensor:
+        """``(N,)``; for a Delta posterior this is log p(x, z)."""
+        return self.reconstruction - self.kl
+
+    def __str__(self) -> str:
+        elbo, reconstruction, kl = (term.mean().item() for term in (self.elbo, self.reconstruction, self.kl))
+        return f"ELBO = {elbo:.2f} nats/datum (reconstruction {reconstruction:.2f} - KL {kl:.2f})"
+
+
+def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: int = 10, seed: int | None = 0) -> Terms:
+    r""":math:`E_q[\log p(x|z)]` and :math:`KL(q(z|x)\,\|\,p(z))` of each datum, without changing the model.
+
+    The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch ``x``, with ``guide``.
+        x: a tensor ``(N, *event)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        particles: draws for each datum.
+        seed: of the draws.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> terms = elbo_terms(vae, torch.rand(10, 16).round())
+    >>> bool((terms.kl >= 0).all()), terms.elbo.shape
+    (True, torch.Size([10]))
+    """
+    if not isinstance(particles, int) or particles < 1:
+        raise ValueError(f"elbo_terms: expected particles as a whole number of at least 1, got {particles!r}")
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        x = as_data(x, programs.device_of(model, guide))
+        if hasattr(model, "check"):
+            model.check(x)
+        reconstruction = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        kl = torch.zeros_like(reconstruction)
+        for each in passes(model, guide, x, particles):
+            reconstruction[each.rows] += sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed()).sum(0)
+            kl[each.rows] += sum(_kl(each, name) for name in each.latents()).sum(0)
+    return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
+
+
+def _kl(each: Pass, name: str) -> Tensor:
+    q, p = each.guide.nodes[name], each.model.nodes[name]
+    try:
+        return each.per_datum(kl_divergence(q["fn"], p["fn"]))
+    except NotImplementedError:
+        return each.per_datum(q["log_prob"] - p["log_prob"])

@@ -1,0 +1,71 @@
+"""Importance weights in a stream: their sum, effective sample size and Pareto tail, for many data at once."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Weights:
+    """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each datum."""
+
+    def __init__(self, n: int, particles: int, device: torch.device):
+        self.particles = particles
+        self.tail = math.ceil(min(particles / 5, 3 * particles**0.5))
+        self.log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+        self.log_square_sum = self.log_sum.clone()
+        self.largest = torch.empty((0, n), dtype=torch.float64, device=device)
+
+    def add(self, log_w: Tensor):
+        """Take in log-weights ``(particles, n)``."""
+        self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
+        self.log_square_sum = torch.logaddexp(self.log_square_sum, (2 * log_w).logsumexp(0))
+        together = torch.cat([self.largest, log_w])
+        self.largest = together.topk(min(self.tail + 1, len(together)), dim=0).values
+
+    def log_mean(self) -> Tensor:
+        """log (1/K sum w), ``(n,)``."""
+        return self.log_sum - math.log(self.particles)
+
+    def ess(self) -> Tensor:
+        """Effective sample size (sum w)^2 / sum w^2, ``(n,)``, between 1 and K."""
+        return (2 * self.log_sum - self.log_square_sum).exp()
+
+    def standard_error(self) -> Tensor:
+        """Monte-Carlo standard error of ``log_mean`` by the delta method, ``(n,)``; NaN for a single particle."""
+        k = self.particles
+        relative_variance = (1 / self.ess() - 1 / k).clamp(min=0) * k / (k - 1) if k > 1 else torch.full_like(self.log_sum, math.nan)
+        return relative_variance.sqrt()
+
+    def khat(self) -> Tensor:
+        """Shape of the generalised Pareto distribution fitted to the largest weights, ``(n,)``; NaN below 25 particles.
+
+        Above 0.7 the estimate is unreliable (Vehtari et al. 2024). 0 where the largest weights are all equal: no tail.
+        """
+        if self.tail < 5:
+            return torch.full_like(self.log_sum, math.nan)
+        w = (self.largest - self.largest[0]).exp()  # (tail + 1, n), largest first
+        exceedances = (w[:-1] - w[-1]).flip(0)  # ascending
+        flat = exceedances[-1] < 1e-10
+        k = pareto_shape(torch.where(flat, torch.ones_like(exceedances), exceedances))
+        return torch.where(flat, torch.zeros_like(k), torch.where(k.isnan(), torch.full_like(k, math.inf), k))
+
+
+def pareto_shape(x: Tensor) -> Tensor:
+    """Shape of a generalised Pareto distribution for each column of ascending, positive ``x`` ``(M, n)``.
+
+    The empirical-Bayes estimate of Zhang & Stephens (2009), shrunk to 0.5 with the weight of 10 observations (Vehtari
+    et al. 2024, appendix C). NaN where the lower quartile is 0: the tail is heavier than double precision holds.
+    """
+    m = len(x)
+    grid = 30 + int(m**0.5)
+    steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device)[:, None] - 0.5
+    quartile = x[int(m / 4 + 0.5) - 1]
+    theta = 1 / x[-1] + (1 - (grid / steps).sqrt()) / (3 * quartile)  # (grid, n)
+    shape = torch.stack([torch.log1p(-row * x).mean(0) for row in theta])
+    profile = m * ((-theta / shape).log() - shape - 1)
+    posterior = torch.softmax(profile, 0)
+    posterior = torch.where(posterior < 10 * torch.finfo(x.dtype).eps, 0.0, posterior)
+    theta_hat = (posterior / posterior.sum(0) * theta).sum(0)
+    k = torch.log1p(-theta_hat * x).mean(0)
+    return (m * k + 10 * 0.5) / (m + 10)

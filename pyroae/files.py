@@ -1,0 +1,88 @@
+"""Files: written whole or not at all; models as safetensors with their structure as JSON; loading executes no code."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from .autoencoder import Autoencoder
+from .part import describe, did_you_mean, rebuild
+
+_FORMAT = "pyroae-1"
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside ``path``, moved there once the block has ended well."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def save(ae: Autoencoder, path: str | os.PathLike):
+    """Write an Autoencoder to one ``.safetensors`` file: weights, with the structure as JSON in the header.
+
+    Raises:
+        ValueError: a part that JSON cannot hold, or a folder that is not there.
+    """
+    structure = {name: describe(part) for name, part in ae.parts.items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in ae.state_dict().items()}
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"save: the folder {Path(path).parent} is not there; make it first")
+    content = to_bytes(weights, {"format": _FORMAT, "structure": json.dumps(structure)})
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load(path: str | os.PathLike, **parts) -> Autoencoder:
+    """Read an Autoencoder that ``save`` wrote, on the CPU. No code in the file is executed and no module is imported.
+
+    Args:
+        path: the file.
+        parts: parts to use instead of those written down, such as ``encoder=my_module`` for a network of your own.
+
+    Raises:
+        ValueError: no such file, not such a file, a damaged one, or weights that do not fit the structure.
+    """
+    structure, weights = _read(Path(path))
+    for name in parts:
+        if name not in structure:
+            raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure))
+    try:
+        ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
+        ae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32)).load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: the model in it cannot be rebuilt: {error}") from error
+    return ae.eval()
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; expected one written by pa.save")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a file written by pa.save, got a truncated file or another format ({error})") from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"{path}: expected a model of format {_FORMAT!r}, got {header.get('format')!r}; it was not written by this version of pyroae")
+    try:
+        structure = json.loads(header["structure"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its structure is not JSON ({error}); the file is damaged") from error
+    if not isinstance(structure, dict):
+        raise ValueError(f"{path}: expected its structure to be a JSON object, got {type(structure).__name__}; the file is damaged")
+    return structure, weights

@@ -1,0 +1,1 @@
+"""What learns any (model, guide) pair."""

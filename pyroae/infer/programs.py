@@ -1,0 +1,117 @@
+"""What every user of a (model, guide) pair needs: finding it, looking at it without changing it, running it without waiting for the device."""
+
+import contextlib
+import copy
+import functools
+import itertools
+import types
+from typing import Any, Callable, Iterator
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import nn
+
+Program = Callable[..., Any]
+
+
+def pair(model: Any, guide: Program | None = None) -> tuple[Program, Program]:
+    """The (model, guide) of an Autoencoder, or the two as they are given.
+
+    Raises:
+        ValueError: a bare model without its guide.
+    """
+    if guide is not None:
+        return model, guide
+    if hasattr(model, "model") and hasattr(model, "guide"):
+        return model.model, model.guide
+    raise ValueError(f"expected an Autoencoder, or a Pyro model with guide=..., got {type(model).__name__} without a guide")
+
+
+def modules(*programs: Program) -> list[nn.Module]:
+    """Those of the programs that are modules (plain functions keep their parameters in Pyro's store)."""
+    return [program for program in programs if isinstance(program, nn.Module)]
+
+
+def parameters(model: Program, guide: Program, *args) -> list[torch.Tensor]:
+    """Every tensor that training the pair on ``args`` can change, each once, found by running it."""
+    found = {id(p): p for module in modules(model, guide) for p in module.parameters() if p.requires_grad}
+    with torch.no_grad(), poutine.trace(param_only=True) as seen, poutine.block(hide_types=["sample"]):
+        guide(*args)
+        model(*args)
+    for site in seen.trace.nodes.values():
+        if site["type"] == "param":
+            free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+            found[id(free)] = free
+    return list(found.values())
+
+
+def device_of(*programs: Program) -> torch.device:
+    """Where the programs' parameters are; the CPU for plain functions."""
+    tensors = itertools.chain.from_iterable(module.parameters() for module in modules(*programs))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers from ``seed`` inside, the caller's own untouched; with ``None`` the caller's go on."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def looking(*programs: Program, seed: int | None) -> Iterator[None]:
+    """Run programs in evaluation mode, without gradients, leaving modes, parameters, Pyro's store and the caller's seed as they were."""
+    modes = {module: module.training for program in modules(*programs) for module in program.modules()}
+    store = pyro.get_param_store()
+    for program in modules(*programs):
+        program.eval()
+    try:
+        with torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def without_sync(elbo: ELBO) -> ELBO:
+    """The same ELBO, whose ``differentiable_loss`` never waits for the device.
+
+    Pyro's ELBOs read their loss back (``torch_item``) and look for NaN (``warn_if_nan``) on every step. The copy runs the
+    same methods with those two replaced: by ``detach``, and by nothing.
+    """
+    quick = copy.copy(elbo)
+    quick.__class__ = _without_sync(type(elbo))
+    if isinstance(getattr(elbo, "elbo", None), ELBO):  # an objective around another one
+        quick.elbo = without_sync(elbo.elbo)
+    return quick
+
+
+@functools.cache
+def _without_sync(cls: type) -> type:
+    methods: dict[str, types.FunctionType] = {}
+    for name, method in itertools.chain.from_iterable(vars(base).items() for base in cls.__mro__):
+        if name not in methods and isinstance(method, types.FunctionType):
+            methods[name] = method
+    waiting = {name: m for name, m in methods.items() if {"torch_item", "warn_if_nan"} & set(m.__code__.co_names)}
+    return type(cls.__name__, (cls,), {name: _rebound(m) for name, m in waiting.items()})
+
+
+def _rebound(method: types.FunctionType) -> types.FunctionType:
+    known = method.__globals__ | {"torch_item": _detached, "warn_if_nan": _unread}
+    rebound = types.FunctionType(method.__code__, known, method.__name__, method.__defaults__, method.__closure__)
+    rebound.__kwdefaults__ = method.__kwdefaults__
+    return rebound
+
+
+def _detached(x):
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+def _unread(*_):
+    pass

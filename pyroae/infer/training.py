@@ -1,0 +1,244 @@
+"""``fit``: train any (model, guide) with any Pyro ELBO and any torch optimizer."""
+
+import csv
+import functools
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm.auto import tqdm
+
+from . import programs
+from .batches import Batches, resolve_device
+from .objectives import default_elbo
+from .programs import Program
+
+_GLANCE = 0.5  # seconds between two looks at the running loss
+
+
+@dataclass
+class History:
+    """What training saw: a row for each epoch, losses in nats a datum."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __getitem__(self, column: str) -> list[float]:
+        return [row[column] for row in self.rows]
+
+    @property
+    def loss(self) -> list[float]:
+        """The training loss of each epoch."""
+        return self["loss"]
+
+    def to_csv(self, path: str | Path):
+        """Write the rows with a header."""
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else ["epoch", "loss"])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "History(no epochs)"
+        last = self.rows[-1]
+        return f"History({len(self.rows)} epochs, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats a datum)"
+
+
+class Step:
+    """One optimisation step of a (model, guide): ``step(x)`` returns the batch's summed loss, left on the device."""
+
+    def __init__(self, model: Program, guide: Program, elbo: ELBO, optimizer: Optimizer):
+        self.model, self.guide, self.optimizer = model, guide, optimizer
+        self.elbo = programs.without_sync(elbo)
+        self.differentiable = hasattr(elbo, "differentiable_loss")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        if self.differentiable:
+            loss = self.elbo.differentiable_loss(self.model, self.guide, x)
+            loss.backward()
+        else:
+            loss = self.elbo.loss_and_grads(self.model, self.guide, x)
+        self.optimizer.step()
+        return torch.as_tensor(loss).detach()
+
+    def loss(self, x: Tensor) -> Tensor:
+        """The summed loss without a step."""
+        evaluate = self.elbo.differentiable_loss if self.differentiable else self.elbo.loss
+        return torch.as_tensor(evaluate(self.model, self.guide, x)).detach()
+
+
+def fit(
+    model: Any,
+    data: Any,
+    *,
+    guide: Program | None = None,
+    elbo: ELBO | None = None,
+    epochs: int = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    validation: Any = None,
+    patience: int | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    progress: bool = True,
+    callbacks: Iterable[Callable[[dict], None]] = (),
+) -> History:
+    """Train a model and its guide; afterwards they are on the device, in evaluation mode.
+
+    Args:
+        model: an Autoencoder, or a Pyro model of a batch ``x``, with ``guide``.
+        data: a tensor ``(N, *event)``, a split of ``pa.data.load(...)``, a Dataset or a DataLoader.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO.
+        epochs: passes over the data.
+        batch_size: data in a step (a DataLoader brings its own).
+        lr: learning rate.
+        optimizer: called with the parameters and lr; by default torch.optim.Adam (fused).
+        scheduler: called with the optimizer; its ``step`` is called after every epoch.
+        validation: data whose loss is computed after every epoch, in evaluation mode.
+        patience: stop after so many epochs without a better validation loss, and go back to the best weights.
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
+        seed: makes the run repeatable and leaves the caller's random state alone.
+        progress: show a progress bar.
+        callbacks: each is called with the row of every epoch.
+
+    Returns:
+        A row for each epoch: epoch, loss and validation_loss in nats a datum, lr, seconds since the start.
+
+    Raises:
+        ValueError: bad arguments or data, or a loss that is no longer finite.
+
+    >>> import pyroae as pa
+    >>> x = torch.rand(256, 16).round()
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> len(fit(vae, x, epochs=3, progress=False).loss)
+    3
+    """
+    _check_arguments(epochs, batch_size, lr, patience, validation)
+    place = resolve_device(device)
+    elbo = elbo or getattr(model, "objective", None) or default_elbo()
+    model, guide = programs.pair(model, guide)
+    pair = programs.modules(model, guide)
+    check = getattr(model, "check", None)
+    with programs.seeded(seed, place), pyro.validation_enabled(False):
+        train = Batches(data, batch_size, place, shuffle=True, check=check)
+        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, check=check)
+        for module in pair:
+            module.to(place).train()
+        free = programs.parameters(model, guide, next(iter(train)))
+        if not free:
+            raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
+        step = Step(model, guide, elbo, _optimizer(optimizer, free, lr))
+        schedule = scheduler(step.optimizer) if scheduler else None
+        best = _Best(patience, free + [buffer for module in pair for buffer in module.buffers()])
+        history = History()
+        start = time.perf_counter()
+        with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
+            for epoch in range(1, epochs + 1):
+                bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+                row = {"epoch": epoch, "loss": _train(step, train, bar)}
+                if held_out is not None:
+                    row["validation_loss"] = _validate(step, held_out, pair)
+                row |= {"lr": step.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+                history.rows.append(row)
+                _check_finite(row)
+                _advance(schedule, row)
+                for callback in callbacks:
+                    callback(row)
+                if best.exhausted(row):
+                    break
+        best.restore()
+    for module in pair:
+        module.eval()
+    return history
+
+
+def _train(step: Step, batches: Batches, bar: tqdm) -> float:
+    """One epoch; the loss stays on the device and is looked at twice a second."""
+    total, rows, glanced = torch.zeros((), dtype=torch.float64, device=batches.device), 0, time.perf_counter()
+    for x in batches:
+        total += step(x)
+        rows += len(x)
+        bar.update()
+        if not bar.disable and time.perf_counter() - glanced > _GLANCE:
+            glanced = time.perf_counter()
+            bar.set_postfix_str(f"loss {total.item() / rows:.2f} nats/datum", refresh=False)
+    loss = total.item() / rows
+    bar.set_postfix_str(f"loss {loss:.2f} nats/datum", refresh=False)
+    return loss
+
+
+def _validate(step: Step, batches: Batches, pair: list) -> float:
+    """The loss of held-out data, with the same noise after every epoch."""
+    total, rows = torch.zeros((), dtype=torch.float64, device=batches.device), 0
+    with programs.looking(*pair, seed=0):
+        for x in batches:
+            total += step.loss(x)
+            rows += len(x)
+    return total.item() / rows
+
+
+class _Best:
+    """The best weights so far, kept while early stopping waits for better ones."""
+
+    def __init__(self, patience: int | None, tensors: list[Tensor]):
+        self.patience, self.tensors = patience, tensors
+        self.loss, self.epoch, self.kept = math.inf, 0, None
+
+    def exhausted(self, row: dict) -> bool:
+        if self.patience is None:
+            return False
+        if row["validation_loss"] < self.loss:
+            self.loss, self.epoch = row["validation_loss"], row["epoch"]
+            self.kept = [tensor.detach().clone() for tensor in self.tensors]
+        return row["epoch"] - self.epoch >= self.patience
+
+    def restore(self):
+        if self.kept is not None:
+            with torch.no_grad():
+                for tensor, kept in zip(self.tensors, self.kept):
+                    tensor.copy_(kept)
+
+
+def _optimizer(optimizer, free: list[Tensor], lr: float) -> Optimizer:
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    make = optimizer or functools.partial(torch.optim.Adam, fused=True)
+    made = make(free, lr=lr)
+    if not isinstance(made, Optimizer):
+        raise ValueError(f"fit: expected optimizer to give a torch optimizer when called with parameters and lr, got {type(made).__name__}")
+    return made
+
+
+def _advance(schedule: LRScheduler | None, row: dict):
+    if isinstance(schedule, ReduceLROnPlateau):
+        schedule.step(row.get("validation_loss", row["loss"]))
+    elif schedule is not None:
+        schedule.step()
+
+
+def _check_finite(row: dict):
+    for name in ("loss", "validation_loss"):
+        if not math.isfinite(row.get(name, 0.0)):
+            raise ValueError(f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; try a lower lr, and look at the data's range and the penalty's domain")
+
+
+def _check_arguments(epochs, batch_size, lr, patience, validation):
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", 1 if patience is None else patience)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"fit: expected {name} as a whole number of at least 1, got {value!r}")
+    if not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
+        raise ValueError(f"fit: expected lr as a positive number, got {lr!r}")
+    if patience is not None and validation is None:
+        raise ValueError("fit: patience waits for a better validation loss, but there are no validation data; give validation=...")

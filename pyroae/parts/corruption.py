@@ -1,0 +1,82 @@
+"""Corruptions C(x~|x): what a denoising autoencoder does to its encoder's input while training (Vincent et al. 2010)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..part import Part
+
+
+class Corruption(Part, nn.Module):
+    """Maps ``x`` of shape ``(B, *event)`` to a noisy copy; draws fresh noise on every call, on x's device."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def _share(fraction: float, owner: str) -> float:
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"{owner}: expected fraction from 0 to 1, got {fraction!r}")
+    return fraction
+
+
+class Masking(Corruption):
+    """Sets exactly ``floor(fraction * D)`` entries of each datum, chosen at random, to 0.
+
+    >>> (Masking(0.25)(torch.ones(3, 10)) == 0).sum(1)
+    tensor([2, 2, 2])
+    """
+
+    def __init__(self, fraction: float = 0.25):
+        super().__init__()
+        self.fraction = _share(fraction, "Masking")
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        masked = int(self.fraction * flat.shape[1] + 1e-9)  # .29 * 100 is 28.999...
+        chosen = torch.rand_like(flat).topk(masked, dim=1).indices
+        return flat.scatter(1, chosen, 0.0).view_as(x)
+
+
+class BernoulliMask(Corruption):
+    """Sets each entry to 0 with probability ``fraction``, independently."""
+
+    def __init__(self, fraction: float = 0.25):
+        super().__init__()
+        self.fraction = _share(fraction, "BernoulliMask")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) >= self.fraction)
+
+
+class Gaussian(Corruption):
+    """Adds Normal noise: N(x, scale^2)."""
+
+    def __init__(self, scale: float = 0.3):
+        super().__init__()
+        if not scale >= 0.0:
+            raise ValueError(f"Gaussian: expected scale of at least 0, got {scale!r}")
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * torch.randn_like(x)
+
+
+class SaltPepper(Corruption):
+    """Sets each entry, with probability ``fraction``, to the lowest or highest value, each half of the time.
+
+    Args:
+        fraction: share of entries changed.
+        low, high: the two values; the batch's own extremes where ``None``, so the result stays in the data's range.
+    """
+
+    def __init__(self, fraction: float = 0.25, low: float | None = None, high: float | None = None):
+        super().__init__()
+        self.fraction, self.low, self.high = _share(fraction, "SaltPepper"), low, high
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"SaltPepper: expected low < high, got low={low!r} and high={high!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = x.amin() if self.low is None else self.low
+        high = x.amax() if self.high is None else self.high
+        u = torch.rand_like(x)
+        return torch.where(u < self.fraction / 2, low, torch.where(u < self.fraction, high, x))

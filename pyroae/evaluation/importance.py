@@ -108,13 +108,13 @@ def log_likelihood(
 
 def _log_weights(each: Pass) -> Tensor:
     """log p(x, z) - log q(z|x), ``(particles, data)``."""
-    log_p = sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed() + each.latents())
-    log_q = sum(each.per_datum(each.guide.nodes[name]["log_prob"]) for name in each.latents())
+    log_p = sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed + each.latents)
+    log_q = sum(each.per_datum(each.guide.nodes[name]["log_prob"]) for name in each.latents)
     return log_p - log_q
 
 
 def _check_weighable(each: Pass):
-    for name in each.latents():
+    for name in each.latents:
         if isinstance(base_of(each.guide.nodes[name]["fn"]), dist.Delta):
             raise ValueError(
                 f"log_likelihood: the guide's site {name!r} is a Delta, a point without a density, so importance weights do not exist; "

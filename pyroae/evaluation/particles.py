@@ -36,13 +36,15 @@ class Pass:
         summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
         return summed.double().expand(self.particles, n)
 
+    @property
     def latents(self) -> list[str]:
         """The sites that the guide draws."""
-        return [name for name, site in self.guide.nodes.items() if _is_latent(site)]
+        return list(programs.sites(self.guide, observed=False))
 
+    @property
     def observed(self) -> list[str]:
         """The sites that the data fix."""
-        return [name for name, site in self.model.nodes.items() if site["type"] == "sample" and site["is_observed"] and not _is_plate(site)]
+        return list(programs.sites(self.model, observed=True))
 
 
 def as_data(data: Any, device: torch.device) -> Tensor:
@@ -74,8 +76,7 @@ def passes(model: Program, guide: Program, x: Tensor, particles: int, progress: 
 
 
 def _one_pass(model, guide, x, rows, k, nesting) -> Pass:
-    guide_trace = poutine.trace(_on_particles(guide, k, nesting)).get_trace(x)
-    model_trace = poutine.trace(poutine.replay(_on_particles(model, k, nesting), guide_trace)).get_trace(x)
+    model_trace, guide_trace = programs.traces(_on_particles(model, k, nesting), _on_particles(guide, k, nesting), x)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
     return Pass(rows, k, model_trace, guide_trace, nesting)
@@ -94,16 +95,14 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
-    guide_trace = poutine.trace(guide).get_trace(x)
-    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-    sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample" and not _is_plate(site)]
-    for site in sites:
+    model_trace, guide_trace = programs.traces(model, guide, x)
+    latent, observed = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=True)
+    for site in [*latent.values(), *programs.sites(model_trace, observed=False).values(), *observed.values()]:
         _check_site(site, len(x))
-    latent = [site for site in guide_trace.nodes.values() if _is_latent(site)]
-    nesting = max(-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
+    nesting = max(-frame.dim for site in [*latent.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
     if len(latent) != 1:
         return guide, nesting
-    site = latent[0]
+    (site,) = latent.values()
     plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
     def drawer(_):
@@ -125,11 +124,3 @@ def base_of(fn: dist.Distribution) -> dist.Distribution:
     while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
         fn = fn.base_dist
     return fn
-
-
-def _is_plate(site: dict) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
-
-
-def _is_latent(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)

@@ -57,8 +57,8 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
         reconstruction = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         kl = torch.zeros_like(reconstruction)
         for each in passes(model, guide, x, particles):
-            reconstruction[each.rows] += sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed()).sum(0)
-            kl[each.rows] += sum(_kl(each, name) for name in each.latents()).sum(0)
+            reconstruction[each.rows] += sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed).sum(0)
+            kl[each.rows] += sum(_kl(each, name) for name in each.latents).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..part import Part
 from .penalties import Penalty
-from .programs import Program
+from .programs import Program, sites
 
 
 def default_elbo() -> ELBO:
@@ -73,5 +73,5 @@ class Penalised(Objective):
     def _run(self, guide, x, *args, **kwargs):
         with poutine.trace() as tape:
             result = guide(x, *args, **kwargs)
-        site = next(site for site in tape.trace.nodes.values() if site["type"] == "sample" and not site["is_observed"])
+        site = next(iter(sites(tape.trace, observed=False).values()))
         return result, len(x) * site["scale"] * self.penalty(x, site["value"], site["fn"])

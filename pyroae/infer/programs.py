@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 Program = Callable[..., Any]
@@ -34,16 +35,26 @@ def modules(*programs: Program) -> list[nn.Module]:
     return [program for program in programs if isinstance(program, nn.Module)]
 
 
+def traces(model: Program, guide: Program, *args) -> tuple[poutine.Trace, poutine.Trace]:
+    """One run of the guide and of the model on the guide's draws, as Pyro traces."""
+    guide_trace = poutine.trace(guide).get_trace(*args)
+    return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*args), guide_trace
+
+
+def sites(trace: poutine.Trace, observed: bool) -> dict[str, dict]:
+    """A trace's sample sites, the observed or the latent ones; plates are left out."""
+    drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return {name: site for name, site in drawn.items() if site["is_observed"] == observed}
+
+
 def parameters(model: Program, guide: Program, *args) -> list[torch.Tensor]:
-    """Every tensor that training the pair on ``args`` can change, each once, found by running it."""
+    """Every tensor that training the pair on ``args`` can change, each once: its modules' own, and those it asks Pyro's store for."""
     found = {id(p): p for module in modules(model, guide) for p in module.parameters() if p.requires_grad}
-    with torch.no_grad(), poutine.trace(param_only=True) as seen, poutine.block(hide_types=["sample"]):
-        guide(*args)
-        model(*args)
-    for site in seen.trace.nodes.values():
-        if site["type"] == "param":
-            free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
-            found[id(free)] = free
+    with torch.no_grad():
+        stored = [site for trace in traces(model, guide, *args) for site in trace.nodes.values() if site["type"] == "param"]
+    for site in stored:
+        free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+        found[id(free)] = free
     return list(found.values())
 
 

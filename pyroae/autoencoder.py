@@ -16,7 +16,7 @@ from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
 from .parts.networks import Network
 from .parts.posteriors import Posterior
-from .parts.priors import Flat, Given, Prior
+from .parts.priors import Given, Prior
 
 _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
 
@@ -159,8 +159,8 @@ class Autoencoder(PyroModule):
     @torch.no_grad()
     def sample_prior(self, n: int = 1) -> Tensor:
         """``n`` codes from the prior, shape ``(n, *z_event)``; ``ValueError`` where it is improper."""
-        if isinstance(self.prior, Flat):
-            raise ValueError("sample: the prior Flat is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal")
+        if not self.prior.proper:
+            raise ValueError(f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal")
         return self.prior().sample(torch.Size([n]))
 
     def replace(self, **changes) -> "Autoencoder":

@@ -29,7 +29,10 @@ def code(x: Tensor, q: Any) -> Tensor:
 
 
 class L2(Penalty):
-    r""":math:`w \sum_j z_j^2`. With a flat prior and a ``Delta`` posterior it is a Normal prior of variance 1 / (2 w) on the code."""
+    """Squared length of the code: weight * sum_j z_j^2.
+
+    With a flat prior and a ``Delta`` posterior it is a Normal prior of variance 1 / (2 weight) on the code.
+    """
 
     def __init__(self, weight: float = 0.01):
         super().__init__(weight)
@@ -39,7 +42,9 @@ class L2(Penalty):
 
 
 class KLSparsity(Penalty):
-    r""":math:`w \sum_j \rho \log\frac{\rho}{\hat\rho_j} + (1 - \rho) \log\frac{1 - \rho}{1 - \hat\rho_j}`.
+    r"""Distance of the units' mean activations from a target, as a KL.
+
+    :math:`w \sum_j \rho \log\frac{\rho}{\hat\rho_j} + (1 - \rho) \log\frac{1 - \rho}{1 - \hat\rho_j}`.
 
     :math:`\hat\rho_j` is unit j's mean activation over the batch; the code must lie in (0, 1), as it does under the
     prior ``Flat(size, support="unit_interval")`` (Ng 2011, lecture notes on sparse autoencoders).
@@ -61,7 +66,9 @@ class KLSparsity(Penalty):
 
 
 class Contractive(Penalty):
-    r""":math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x) (Rifai et al. 2011, eq. 2), for any encoder.
+    r"""Squared Frobenius norm of the encoder's Jacobian, for any encoder (Rifai et al. 2011, eq. 2).
+
+    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x).
 
     Args:
         weight: w.

@@ -84,7 +84,7 @@ def fit(
     elbo: ELBO | None = None,
     epochs: int = 20,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | None = None,
     optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     validation: Any = None,
@@ -103,8 +103,8 @@ def fit(
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO.
         epochs: passes over the data.
         batch_size: data in a step (a DataLoader brings its own).
-        lr: learning rate.
-        optimizer: called with the parameters and lr; by default torch.optim.Adam (fused).
+        lr: learning rate; by default 1e-3, or the given optimizer's own.
+        optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).
         scheduler: called with the optimizer; its ``step`` is called after every epoch.
         validation: data whose loss is computed after every epoch, in evaluation mode.
         patience: stop after so many epochs without a better validation loss, and go back to the best weights.
@@ -211,11 +211,11 @@ class _Best:
                     tensor.copy_(kept)
 
 
-def _optimizer(optimizer, free: list[Tensor], lr: float) -> Optimizer:
+def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     make = optimizer or functools.partial(torch.optim.Adam, fused=True)
-    made = make(free, lr=lr)
+    made = make(free) if lr is None else make(free, lr=lr)
     if not isinstance(made, Optimizer):
         raise ValueError(f"fit: expected optimizer to give a torch optimizer when called with parameters and lr, got {type(made).__name__}")
     return made
@@ -238,7 +238,7 @@ def _check_arguments(epochs, batch_size, lr, patience, validation):
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", 1 if patience is None else patience)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"fit: expected {name} as a whole number of at least 1, got {value!r}")
-    if not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
+    if lr is not None and not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
         raise ValueError(f"fit: expected lr as a positive number, got {lr!r}")
     if patience is not None and validation is None:
         raise ValueError("fit: patience waits for a better validation loss, but there are no validation data; give validation=...")

@@ -46,7 +46,9 @@ class Likelihood(Conditional, Part):
 
 
 class Bernoulli(Likelihood):
-    r"""Binary x: :math:`\log p(x|z) = \sum_d x_d l_d - \log(1 + e^{l_d})`, from the logits ``l``; nothing is clamped.
+    r"""Binary x: cross-entropy from logits; nothing is clamped.
+
+    :math:`\log p(x|z) = \sum_d x_d l_d - \log(1 + e^{l_d})` for the decoder's numbers ``l``.
 
     >>> Bernoulli(2)(torch.tensor([40.0, 0.0])).log_prob(torch.tensor([0.0, 1.0]))
     tensor(-40.6931)
@@ -59,7 +61,10 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    """x between 0 and 1, a true density there: cross-entropy plus the normaliser that it lacks (Loaiza-Ganem & Cunningham 2019)."""
+    """x between 0 and 1: cross-entropy plus the normaliser that makes it a density.
+
+    Loaiza-Ganem & Cunningham 2019, eq. 5.
+    """
 
     remedy = "rescale the data to the range 0 to 1 or use Normal"
 
@@ -68,8 +73,9 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Normal(Likelihood):
-    r"""Real x: :math:`\log p(x|z) = -\sum_d \frac{(x_d - \mu_d)^2}{2 s_d^2} + \log s_d + \tfrac12 \log 2\pi`.
+    r"""Real x: squared error, with a scale that is fixed, learned or the decoder's.
 
+    :math:`\log p(x|z) = -\sum_d \frac{(x_d - \mu_d)^2}{2 s_d^2} + \log s_d + \tfrac12 \log 2\pi`.
     ``scale`` is a number (1.0: squared error), ``"learned"`` (one for all), ``"per_dimension"`` (learned, one for each)
     or ``None`` (from the decoder, for each datum and dimension).
     """
@@ -79,7 +85,7 @@ class Normal(Likelihood):
 
 
 class FromPyro(Likelihood):
-    """Any Pyro distribution by its class or name; what is not given as a keyword comes from the decoder.
+    """Any Pyro distribution by name; what is not given as a keyword comes from the decoder.
 
     >>> FromPyro("StudentT", 64, df=3.0).size
     128

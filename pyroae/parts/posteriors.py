@@ -34,16 +34,17 @@ class Posterior(Conditional, Part):
 
 
 class Normal(Posterior):
-    """Independent Normals whose means and scales come from the encoder (``scale=None``), or with a fixed or learned scale."""
+    """Independent Normals: mean and scale from the encoder, or with a fixed or learned scale."""
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
 class Delta(Posterior):
-    """A point: the code itself, as in every deterministic autoencoder. Takes its support from the prior's.
+    """A point: the code itself, as in every deterministic autoencoder.
 
-    A prior on the unit interval makes the code sigmoid, one on the positive numbers makes it exponential.
+    It takes its support from the prior: one on the unit interval makes the code sigmoid, one on the positive numbers
+    exponential.
     """
 
     def __init__(self, event_shape: Shape | None = None):
@@ -61,7 +62,7 @@ class Delta(Posterior):
 
 
 class FromPyro(Posterior):
-    """Any reparameterised Pyro distribution by its class or name; what is not given as a keyword comes from the encoder."""
+    """Any Pyro distribution by name; what is not given as a keyword comes from the encoder."""
 
     def __init__(self, family: str | type, event_shape: Shape | None = None, **parameters):
         super().__init__(pyro_family(family, "FromPyro"), event_shape, **parameters)

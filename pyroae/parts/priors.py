@@ -15,6 +15,7 @@ class Prior(Part, nn.Module):
     """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``."""
 
     event_shape: torch.Size | None
+    proper = True  # whether it integrates to 1, so that there is something to draw and p(x) exists
     sized = Conditional.sized
 
     @property
@@ -24,7 +25,7 @@ class Prior(Part, nn.Module):
 
 
 class Normal(Conditional, Prior):
-    r"""Normal, independent in each dimension: :math:`\prod_j N(z_j; loc, scale^2)`.
+    """Independent Normals, N(loc, scale^2) in each dimension; fixed, or with ``"learned"`` ones.
 
     >>> Normal(8)().event_shape
     torch.Size([8])
@@ -35,9 +36,9 @@ class Normal(Conditional, Prior):
 
 
 class Laplace(Conditional, Prior):
-    r"""Laplace, for sparse codes: :math:`-\log p(z) = \sum_j |z_j| / scale + \log(2\,scale)`.
+    r"""Independent Laplaces, for sparse codes: with a Delta posterior an L1 penalty of weight 1 / scale.
 
-    With a ``Delta`` posterior it is an L1 penalty on the code of weight ``1 / scale``.
+    :math:`-\log p(z) = \sum_j |z_j - loc| / scale + \log(2\,scale)`.
     """
 
     def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
@@ -45,7 +46,7 @@ class Laplace(Conditional, Prior):
 
 
 class Flat(Prior):
-    """Improper and flat: log p(z) = 0 everywhere on its support, a name in ``torch.distributions.constraints``.
+    """Improper: log p(z) = 0 everywhere on its support, a name in ``torch.distributions.constraints``.
 
     What a classical autoencoder assumes of its code. ``support="unit_interval"`` makes a ``Delta`` posterior's code
     sigmoid. There is nothing to sample from, and log p(x) does not exist.
@@ -53,6 +54,8 @@ class Flat(Prior):
     >>> Flat(3)().log_prob(torch.ones(2, 3))
     tensor([0., 0.])
     """
+
+    proper = False
 
     def __init__(self, event_shape: Shape | None = None, support: str = "real"):
         nn.Module.__init__(self)
@@ -66,7 +69,9 @@ class Flat(Prior):
 
 
 class Given(Prior):
-    """A Pyro distribution, as it is. Its batch shape, if any, counts as part of the event; its transforms' parameters are trained.
+    """Any Pyro distribution, as it is.
+
+    Its batch shape, if any, counts as part of the event; the parameters of its transforms are trained.
 
     >>> Given(dist.StudentT(3.0, torch.zeros(8), 1.0))().event_shape
     torch.Size([8])

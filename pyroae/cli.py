@@ -1,0 +1,61 @@
+"""The command line: ``pyroae train``, ``pyroae parts``. Options are built from the signatures of the functions they call."""
+
+import sys
+
+USAGE = """usage: pyroae COMMAND ...
+
+  pyroae train [RECIPE] [options]    train a model, score it, draw it, write a run folder
+  pyroae parts [KIND]                list everything that can be swapped in by name
+
+Recipes: vae (the default), autoencoder, denoising, sparse, sparse_kl, contractive.
+
+  pyroae train
+  pyroae train --data mnist --likelihood Bernoulli --binarize dynamic --code 20 --hidden 400
+  pyroae train denoising --data mnist --corruption SaltPepper --corruption.fraction .3
+  pyroae train vae --prior Laplace --prior.scale .5 --optimizer AdamW --scheduler StepLR --scheduler.step_size 5
+  pyroae train sparse --help         every option of a recipe
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 0, or 2 and one readable message where the input is bad."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    commands = {"train": train, "parts": parts}
+    if argv[0] not in commands:
+        print(f"pyroae: there is no command {argv[0]!r}; the commands are {', '.join(commands)} (see pyroae --help)", file=sys.stderr)
+        return 2
+    try:
+        commands[argv[0]](argv[1:])
+    except ValueError as error:
+        print(f"pyroae: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pyroae: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parts(argv: list[str]):
+    """List parts by kind, each with the first line of its documentation."""
+    from .options import kinds
+    from .part import did_you_mean, members
+
+    known = kinds()
+    for name in argv:
+        if name not in known:
+            raise ValueError(f"parts: there is no kind {name!r}" + did_you_mean(name, known))
+    for name in argv or known:
+        print(f"\n--{name}")
+        for part, cls in sorted(members(known[name]).items()):
+            print(f"  {part:22} {(cls.__doc__ or '').strip().splitlines()[0]}")
+
+
+def train(argv: list[str]):
+    """Train a recipe with the parts, data and settings asked for; write and print what came out."""
+    from .options import parse_train
+    from .runs import carry_out
+
+    print(carry_out(*parse_train(argv)))

@@ -1,0 +1,115 @@
+"""Command-line options from signatures: recipes, data, parts, training."""
+
+import inspect
+from typing import Any, Callable
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from pyro import infer
+
+from .data import load
+from .infer.objectives import Objective
+from .infer.penalties import Penalty
+from .infer.training import fit
+from .part import did_you_mean, find, members
+from .parts.corruption import Corruption
+from .parts.likelihoods import Likelihood
+from .parts.networks import Network
+from .parts.posteriors import Posterior
+from .parts.priors import Prior
+from .recipes import RECIPES
+
+SWAPPABLE = {
+    "prior": Prior,
+    "likelihood": Likelihood,
+    "posterior": Posterior,
+    "encoder": Network,
+    "decoder": Network,
+    "corruption": Corruption,
+    "objective": infer.ELBO,
+}
+FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress"}
+
+
+def kinds() -> dict[str, type]:
+    """Every kind of part that ``pyroae parts`` lists, by the option it goes with."""
+    listed = {name: kind for name, kind in SWAPPABLE.items() if name not in ("objective", "decoder")}
+    return listed | {"objective": Objective, "objective.penalty": Penalty}
+
+
+def parse_train(argv: list[str]) -> tuple[Callable, Namespace, str]:
+    """The recipe, the settings with their parts made, and the settings as JSON text.
+
+    Raises:
+        ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
+    """
+    name = argv[0] if argv and not argv[0].startswith("-") else "vae"
+    if name not in RECIPES:
+        raise ValueError(f"train: there is no recipe {name!r}" + did_you_mean(name, RECIPES))
+    parser = _parser(name)
+    given = argv[1:] if argv and argv[0] == name else argv
+    _check_names(parser, given)
+    try:
+        settings = parser.parse_args(given)
+        return RECIPES[name], parser.instantiate(settings), parser.dump(settings, format="json_indented")
+    except ArgumentError as error:
+        raise ValueError("train: " + " ".join(str(error).split())) from error
+
+
+def arguments_of(function: Callable, settings: Namespace) -> dict[str, Any]:
+    """Those of the settings that are a function's options."""
+    skipped = {load: set(), fit: FIT_SKIPS}.get(function, {"data"})
+    return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skipped}
+
+
+def _parser(recipe: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"pyroae train {recipe}",
+        description=inspect.getdoc(RECIPES[recipe]).splitlines()[0],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
+    parser.add_function_arguments(RECIPES[recipe], skip={"data"})
+    parser.add_function_arguments(load)
+    for name, kind in SWAPPABLE.items():
+        parser.add_argument(f"--{name}", type=kind | None, help=f"instead of the recipe's own; pyroae parts {name} lists them")
+    parser.add_function_arguments(fit, skip=FIT_SKIPS)
+    parser.set_defaults(seed=0)
+    parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
+    parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
+    return parser
+
+
+def _check_names(parser: ArgumentParser, argv: list[str]):
+    """Name the nearest known option, part or argument where one is not known."""
+    options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    chosen = {}
+    for token, value in zip(argv, [*argv[1:], ""]):
+        if not token.startswith("--"):
+            continue
+        name, equals, attached = token.removeprefix("--").partition("=")
+        head, *rest = name.split(".")
+        if head not in options:
+            raise ValueError(f"train: there is no option --{head}" + did_you_mean(head, options))
+        if head not in SWAPPABLE:
+            continue
+        value = attached if equals else value
+        if not rest and value.isidentifier() and value not in ("null", "None"):
+            chosen[head] = _elbo(value) if head == "objective" else find(SWAPPABLE[head], value)
+        if len(rest) == 1 and head in chosen:
+            _check_argument(chosen[head], rest[0], head)
+        if rest and head not in chosen and "--config" not in argv:
+            raise ValueError(f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)")
+
+
+def _check_argument(cls: type, name: str, head: str):
+    known = inspect.signature(cls).parameters
+    if name not in known and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
+        raise ValueError(f"train: {head} {cls.__name__} has no argument {name!r}" + did_you_mean(name, known))
+
+
+def _elbo(name: str) -> type:
+    known = members(Objective) | {key: cls for key, cls in vars(infer).items() if isinstance(cls, type) and issubclass(cls, infer.ELBO)}
+    if name not in known:
+        raise ValueError(f"objective: there is no {name!r}" + did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,67 @@
+"""The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
+
+from .autoencoder import Autoencoder
+from .data import DataSet, Split
+from .infer.objectives import Penalised
+from .infer.penalties import Contractive, KLSparsity
+from .parts.corruption import Masking
+from .parts.likelihoods import BY_DOMAIN, Bernoulli, Likelihood, Normal
+from .parts.networks import MLP
+from .parts.posteriors import Delta
+from .parts.posteriors import Normal as NormalPosterior
+from .parts.priors import Flat, Laplace
+from .parts.priors import Normal as NormalPrior
+
+Hidden = int | list[int]
+
+
+def autoencoder(data: DataSet | Split, code: int = 32, hidden: Hidden = 128) -> Autoencoder:
+    """Plain autoencoder: a flat prior and a point posterior; the loss is the reconstruction error.
+
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+    """
+    return Autoencoder(Flat(code), _pointwise(data), Delta(), MLP(hidden), MLP(_mirrored(hidden)))
+
+
+def denoising(data: DataSet | Split, code: int = 32, hidden: Hidden = 128) -> Autoencoder:
+    """Denoising autoencoder (Vincent et al. 2010): the encoder sees corrupted x, the decoder must give the clean one."""
+    return autoencoder(data, code, hidden).replace(corruption=Masking(0.25))
+
+
+def sparse(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, scale: float = 1.0) -> Autoencoder:
+    """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale."""
+    return autoencoder(data, code, hidden).replace(prior=Laplace(code, scale=scale))
+
+
+def sparse_kl(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
+    """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target."""
+    return autoencoder(data, code, hidden).replace(prior=Flat(code, support="unit_interval"), objective=Penalised(KLSparsity(weight, target)))
+
+
+def contractive(data: DataSet | Split, code: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:
+    """Contractive autoencoder (Rifai et al. 2011): sigmoid units, and a penalty on the squared Jacobian of the encoder."""
+    return autoencoder(data, code, hidden).replace(prior=Flat(code, support="unit_interval"), objective=Penalised(Contractive(weight)))
+
+
+def vae(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencoder:
+    """Variational autoencoder (Kingma & Welling 2014): Normal prior, Normal posterior, the likelihood that the data's domain asks for."""
+    likelihood = BY_DOMAIN.get(data.domain)
+    if likelihood is None:
+        raise ValueError(f"vae: there is no likelihood for {data.domain} data yet; build an Autoencoder with one of your own")
+    return Autoencoder(NormalPrior(code), likelihood(tuple(data.event_shape)), NormalPosterior(), MLP(hidden), MLP(_mirrored(hidden)))
+
+
+def _pointwise(data: DataSet | Split) -> Likelihood:
+    """Cross-entropy for binary data, otherwise squared error: a Normal of scale 1."""
+    shape = tuple(data.event_shape)
+    return Bernoulli(shape) if data.domain == "binary" else Normal(shape, scale=1.0)
+
+
+def _mirrored(hidden: Hidden) -> Hidden:
+    return hidden if isinstance(hidden, int) else hidden[::-1]
+
+
+RECIPES = {recipe.__name__: recipe for recipe in (vae, autoencoder, denoising, sparse, sparse_kl, contractive)}

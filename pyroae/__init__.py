@@ -11,8 +11,8 @@ _HOME = {
     "History": "infer.training",
     "Penalised": "infer.objectives",
     "fit": "infer.training",
-    "load": "files",
-    "save": "files",
+    "load": "storage",
+    "save": "storage",
     "log_likelihood": "evaluation.importance",
     "elbo_terms": "evaluation.terms",
 }

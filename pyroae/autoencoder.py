@@ -103,7 +103,9 @@ class Autoencoder(PyroModule):
         _require(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
         for part, role in ((prior, "prior"), (likelihood, "likelihood")):
             if part.event_shape is None:
-                raise ValueError(f"{role} {type(part).__name__}: expected the shape of one event as its first argument, got none; for example {type(part).__name__}(64)")
+                raise ValueError(
+                    f"{role} {type(part).__name__}: expected the shape of one event as its first argument, got none; for example {type(part).__name__}(64)"
+                )
         posterior = posterior.fitted(prior)
         self._recipes = {"encoder": encoder, "decoder": decoder}
         encoder = networks.fit_between(encoder, likelihood.event_shape, posterior.size, "encoder")
@@ -160,7 +162,9 @@ class Autoencoder(PyroModule):
     def sample_prior(self, n: int = 1) -> Tensor:
         """``n`` codes from the prior, shape ``(n, *z_event)``; ``ValueError`` where it is improper."""
         if not self.prior.proper:
-            raise ValueError(f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal")
+            raise ValueError(
+                f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal"
+            )
         return self.prior().sample(torch.Size([n]))
 
     def replace(self, **changes) -> "Autoencoder":

@@ -1,7 +1,9 @@
 """Command-line options from signatures: recipes, data, parts, training."""
 
 import inspect
-from typing import Any, Callable
+import json
+from collections.abc import Callable
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pyro import infer
@@ -36,8 +38,8 @@ def kinds() -> dict[str, type]:
     return listed | {"objective": Objective, "objective.penalty": Penalty}
 
 
-def parse_train(argv: list[str]) -> tuple[Callable, Namespace, str]:
-    """The recipe, the settings with their parts made, and the settings as JSON text.
+def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
+    """The recipe, the settings with their parts made, and the settings as JSON data.
 
     Raises:
         ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
@@ -50,7 +52,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, str]:
     _check_names(parser, given)
     try:
         settings = parser.parse_args(given)
-        return RECIPES[name], parser.instantiate(settings), parser.dump(settings, format="json_indented")
+        return RECIPES[name], parser.instantiate(settings), json.loads(parser.dump(settings, format="json"))
     except ArgumentError as error:
         raise ValueError("train: " + " ".join(str(error).split())) from error
 
@@ -73,7 +75,10 @@ def _parser(recipe: str) -> ArgumentParser:
     parser.add_function_arguments(load)
     for name, kind in SWAPPABLE.items():
         parser.add_argument(f"--{name}", type=kind | None, help=f"instead of the recipe's own; pyroae parts {name} lists them")
-    parser.add_function_arguments(fit, skip=FIT_SKIPS)
+    parser.add_function_arguments(fit, skip=FIT_SKIPS | {"epochs"})
+    parser.add_argument(
+        "--epochs", type=int | None, help="passes over the data; by default 20, or more where that makes fewer than 4,000 steps"
+    )
     parser.set_defaults(seed=0)
     parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
@@ -99,7 +104,9 @@ def _check_names(parser: ArgumentParser, argv: list[str]):
         if len(rest) == 1 and head in chosen:
             _check_argument(chosen[head], rest[0], head)
         if rest and head not in chosen and "--config" not in argv:
-            raise ValueError(f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)")
+            raise ValueError(
+                f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)"
+            )
 
 
 def _check_argument(cls: type, name: str, head: str):

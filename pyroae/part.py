@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import pyro.distributions
 import pyro.infer

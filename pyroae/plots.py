@@ -10,13 +10,18 @@ from torch import Tensor
 
 from .autoencoder import Autoencoder
 
+Limits = tuple[float, float]
 
-def images(x: Tensor, image_shape: tuple[int, ...] | None = None, *, columns: int = 10, ax: Axes | None = None) -> Axes:
+
+def images(
+    x: Tensor, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, columns: int = 10, ax: Axes | None = None
+) -> Axes:
     """A grid of images, row by row; data that are no images are drawn as strips, one below another.
 
     Args:
         x: ``(N, *event)``.
         image_shape: height, width and, for colour, 3; ``None`` for data that are no images.
+        limits: the values drawn black and white.
         columns: images in a row.
         ax: where to draw.
     """
@@ -30,7 +35,7 @@ def images(x: Tensor, image_shape: tuple[int, ...] | None = None, *, columns: in
     rows = -(-len(x) // columns)
     pad = max(1, height // 8)
     canvas = np.ones((rows * (height + pad) - pad, columns * (width + pad) - pad, *colour))
-    low, high = (0.0, 1.0) if x.min() >= 0 and x.max() <= 1 else (x.min().item(), x.max().item())
+    low, high = limits
     for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape)):
         top, left = i // columns * (height + pad), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = image
@@ -41,20 +46,22 @@ def images(x: Tensor, image_shape: tuple[int, ...] | None = None, *, columns: in
     return ax
 
 
-def reconstructions(ae: Autoencoder, x: Tensor, image_shape: tuple[int, ...] | None = None, *, ax: Axes | None = None) -> Axes:
+def reconstructions(
+    ae: Autoencoder, x: Tensor, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, ax: Axes | None = None
+) -> Axes:
     """Held-out data above what the model makes of them; with a corruption, the corrupted data and theirs too.
 
     Args:
         ae: the model.
         x: data that were not trained on, ``(N, *event)``; a dozen or so.
-        image_shape: as in ``images``.
+        image_shape, limits: as in ``images``.
         ax: where to draw.
     """
     rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x)}
     if ae.corruption is not None:
         noisy = ae.corruption(x.to(ae.device))
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy)}
-    ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, columns=len(x), ax=ax)
+    ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), ax=ax)
     if image_shape is not None:
         _name_rows(ax, list(rows), image_shape[0])
     else:
@@ -63,25 +70,27 @@ def reconstructions(ae: Autoencoder, x: Tensor, image_shape: tuple[int, ...] | N
     return ax
 
 
-def samples(ae: Autoencoder, n: int = 60, image_shape: tuple[int, ...] | None = None, *, ax: Axes | None = None) -> Axes:
+def samples(
+    ae: Autoencoder, n: int = 60, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, ax: Axes | None = None
+) -> Axes:
     """Means of p(x|z) for ``n`` codes drawn from the prior.
 
     Raises:
         ValueError: the prior is improper.
     """
     with torch.no_grad():
-        ax = images(ae.decode(ae.sample_prior(n)).mean, image_shape, ax=ax)
+        ax = images(ae.decode(ae.sample_prior(n)).mean, image_shape, limits, ax=ax)
     ax.set_title("Samples: mean of p(x|z), z from the prior")
     return ax
 
 
-def save(draw: Any, path: Any, *args, size: tuple[float, float] = (8, 4), **kwargs):
+def save(draw: Any, path: Any, *args, size: tuple[float, float] = (8, 5), **kwargs):
     """Call a function of this module on a figure of its own and write it to a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
     draw(*args, ax=figure.add_subplot(), **kwargs)
-    figure.savefig(path, dpi=120, format="png")
+    figure.savefig(path, dpi=150, format="png", bbox_inches="tight")
 
 
 def _name_rows(ax: Axes, names: list[str], height: int):

@@ -38,7 +38,9 @@ def sparse(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, scale: 
 
 def sparse_kl(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
     """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target."""
-    return autoencoder(data, code, hidden).replace(prior=Flat(code, support="unit_interval"), objective=Penalised(KLSparsity(weight, target)))
+    return autoencoder(data, code, hidden).replace(
+        prior=Flat(code, support="unit_interval"), objective=Penalised(KLSparsity(weight, target))
+    )
 
 
 def contractive(data: DataSet | Split, code: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:

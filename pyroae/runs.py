@@ -1,14 +1,15 @@
 """Runs: train a recipe, score it on held-out data, and keep everything in a folder that is never overwritten."""
 
 import json
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from jsonargparse import Namespace
 
-from . import data, files, plots
+from . import data, plots, storage
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import log_likelihood
@@ -16,36 +17,44 @@ from .evaluation.terms import elbo_terms
 from .infer.training import fit
 from .options import SWAPPABLE, arguments_of
 from .parts.posteriors import Delta
+from .recipes import vae
+
+_STEPS = 4000  # what a small data set needs
 
 
-def carry_out(recipe: Callable, settings: Namespace, text: str) -> str:
+def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     """Train, score and draw what the settings ask for; returns a short report.
 
     Raises:
         ValueError: bad settings or data, or a folder that is already in use; nothing is written then.
     """
     torch.manual_seed(settings.seed or 0)
-    found = data.load(**arguments_of(data.load, settings))
+    found = _load(recipe, settings, written)
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
     for split in (found.train, found.test):
         ae.likelihood.check(split.draw(split.x))
+    if settings.epochs is None:
+        settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / settings.batch_size)))
     folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
     start = time.perf_counter()
     history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
     seconds = time.perf_counter() - start
-    with files.atomic(folder / "history.csv") as path:
+    with storage.atomic(folder / "history.csv") as path:
         history.to_csv(path)
-    with files.atomic(folder / "settings.json") as path:
-        path.write_text(text)
-    files.save(ae, folder / "model.safetensors")
+    with storage.atomic(folder / "settings.json") as path:
+        path.write_text(json.dumps({"recipe": recipe.__name__} | written, indent=2))
+    storage.save(ae, folder / "model.safetensors")
     results, report = _score(ae, found, settings.particles)
-    with files.atomic(folder / "results.json") as path:
+    with storage.atomic(folder / "results.json") as path:
         path.write_text(json.dumps(results | {"training_seconds": seconds}, indent=2))
     drawn = _draw(ae, found, folder)
+    binarized = (
+        "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)" if found.train.dynamic else ""
+    )
     return "\n".join(
         [
-            repr(found),
+            f"data           {found!r}{binarized}",
             f"trained        {recipe.__name__}, {len(history.rows)} epochs in {seconds:.1f} s on {ae.device.type}, last training loss {history.loss[-1]:.2f} nats/datum",
             *report,
             f"run folder     {folder}: settings.json, model.safetensors, history.csv, results.json, {', '.join(drawn)}",
@@ -53,12 +62,23 @@ def carry_out(recipe: Callable, settings: Namespace, text: str) -> str:
     )
 
 
+def _load(recipe: Callable, settings: Namespace, written: dict) -> DataSet:
+    """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual."""
+    found = data.load(**arguments_of(data.load, settings))
+    if recipe is vae and found.domain == "unit" and settings.likelihood is None:
+        settings.binarize = written["binarize"] = "dynamic"
+        found = data.load(**arguments_of(data.load, settings))
+    return found
+
+
 def _folder(asked: str | None, name: str) -> Path:
     """The folder asked for, if it is new or empty; otherwise the next free one below ``runs``."""
     if asked is not None:
         folder = Path(asked)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"train: {folder} exists and is not empty; nothing is ever overwritten, so name another folder with --out or remove that one")
+            raise ValueError(
+                f"train: {folder} exists and is not empty; nothing is ever overwritten, so name another folder with --out or remove that one"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     number = 1
@@ -90,9 +110,10 @@ def _score(ae: Autoencoder, found: DataSet, particles: int) -> tuple[dict, list[
 def _draw(ae: Autoencoder, found: DataSet, folder: Path) -> list[str]:
     """Write the pictures that exist for this model; returns their names."""
     pictures = {"reconstructions.png": (plots.reconstructions, found.test.x[:12]), "samples.png": (plots.samples, 60)}
+    limits = (0.0, 1.0) if found.domain in ("binary", "unit") else (found.train.x.min().item(), found.train.x.max().item())
     if not ae.prior.proper:
         del pictures["samples.png"]
     for name, (draw, what) in pictures.items():
-        with files.atomic(folder / name) as path:
-            plots.save(draw, path, ae, what, found.image_shape)
+        with storage.atomic(folder / name) as path:
+            plots.save(draw, path, ae, what, found.image_shape, limits)
     return list(pictures)

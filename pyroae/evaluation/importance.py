@@ -121,4 +121,6 @@ def _check_weighable(each: Pass):
                 "score a model with a posterior such as pa.posteriors.Normal, or look at its log p(x, z) with pa.elbo_terms"
             )
         if isinstance(base_of(each.model.nodes[name]["fn"]), dist.ImproperUniform):
-            raise ValueError(f"log_likelihood: the prior of {name!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal")
+            raise ValueError(
+                f"log_likelihood: the prior of {name!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
+            )

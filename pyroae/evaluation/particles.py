@@ -1,8 +1,9 @@
 """Running a (model, guide) on many particles of many data: in bounded memory, the guide once for each datum."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Any
 
 import pyro
 import torch
@@ -116,7 +117,9 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
 
 def _check_site(site: dict, n: int):
     if not any(frame.vectorized and frame.dim == -1 and frame.size == n for frame in site["cond_indep_stack"]):
-        raise ValueError(f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), so log p(x) does not split into data; put it in pyro.plate('data', len(x))")
+        raise ValueError(
+            f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), so log p(x) does not split into data; put it in pyro.plate('data', len(x))"
+        )
 
 
 def base_of(fn: dist.Distribution) -> dist.Distribution:

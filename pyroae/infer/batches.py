@@ -1,6 +1,7 @@
 """Mini-batches on the device, from a tensor, a split of a data set, a Dataset or a DataLoader."""
 
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,9 @@ class Batches:
         elif isinstance(data, DataLoader):
             self.check = check
         else:
-            raise ValueError(f"expected data as a tensor (N, *event), a split of pa.data.load(...), a Dataset or a DataLoader, got {type(data).__name__}")
+            raise ValueError(
+                f"expected data as a tensor (N, *event), a split of pa.data.load(...), a Dataset or a DataLoader, got {type(data).__name__}"
+            )
         self.data = data
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Objectives of this project: Pyro ELBOs, usable wherever Pyro's own are."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -53,7 +54,9 @@ class Penalised(Objective):
     def __init__(self, penalty: Penalty | Callable[[Tensor, Tensor, Any], Tensor], elbo: ELBO | None = None):
         super().__init__()
         if not callable(penalty):
-            raise ValueError(f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}")
+            raise ValueError(
+                f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
+            )
         self.penalty, self.elbo = penalty, elbo or default_elbo()
 
     def differentiable_loss(self, model, guide, *args, **kwargs):

@@ -5,7 +5,8 @@ import copy
 import functools
 import itertools
 import types
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyro
 import torch

@@ -4,9 +4,10 @@ import csv
 import functools
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any
 
 import pyro
 import torch
@@ -138,7 +139,9 @@ def fit(
             module.to(place).train()
         free = programs.parameters(model, guide, next(iter(train)))
         if not free:
-            raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
+            raise ValueError(
+                "fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)"
+            )
         step = Step(model, guide, elbo, _optimizer(optimizer, free, lr))
         schedule = scheduler(step.optimizer) if scheduler else None
         best = _Best(patience, free + [buffer for module in pair for buffer in module.buffers()])
@@ -231,7 +234,9 @@ def _advance(schedule: LRScheduler | None, row: dict):
 def _check_finite(row: dict):
     for name in ("loss", "validation_loss"):
         if not math.isfinite(row.get(name, 0.0)):
-            raise ValueError(f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; try a lower lr, and look at the data's range and the penalty's domain")
+            raise ValueError(
+                f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; try a lower lr, and look at the data's range and the penalty's domain"
+            )
 
 
 def _check_arguments(epochs, batch_size, lr, patience, validation):

@@ -1,7 +1,8 @@
 """The one mechanism behind priors, likelihoods and posteriors: numbers become the parameters of a Pyro distribution."""
 
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Iterator, Self, Sequence
+from typing import Self
 
 import torch
 from pyro import distributions as dist
@@ -98,7 +99,9 @@ class Conditional(nn.Module):
         """A parameter's shape for one event: the batch part of the event, then the event's length as often as its constraint asks."""
         deep, family_dim = self.limits[name].event_dim, _event_dim(self.family)
         if deep > 0 and family_dim == 0:
-            raise ValueError(f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; write a Conditional of its own for it")
+            raise ValueError(
+                f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; write a Conditional of its own for it"
+            )
         return self.event_shape[: len(self.event_shape) - family_dim] + self.event_shape[-1:] * deep
 
 

@@ -1,8 +1,8 @@
 """Networks: recipes that size themselves by the parts beside them, or the user's own ``nn.Module``."""
 
 import copy
+from collections.abc import Sequence
 from math import prod
-from typing import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,13 @@ def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, 
     try:
         numbers = _tried(network, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{role}: {type(network).__name__} failed on an input of shape (2, {', '.join(map(str, inputs))}); {asked}: {error}") from error
+        raise ValueError(
+            f"{role}: {type(network).__name__} failed on an input of shape (2, {', '.join(map(str, inputs))}); {asked}: {error}"
+        ) from error
     if numbers != outputs:
-        raise ValueError(f"{role}: expected {outputs} numbers for each datum, got {numbers} from {type(network).__name__}; {asked}, so change its last layer")
+        raise ValueError(
+            f"{role}: expected {outputs} numbers for each datum, got {numbers} from {type(network).__name__}; {asked}, so change its last layer"
+        )
     return network
 
 

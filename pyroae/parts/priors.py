@@ -62,7 +62,9 @@ class Flat(Prior):
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Flat")
         self.limit = getattr(constraints, support, None)
         if not isinstance(self.limit, constraints.Constraint) or self.limit.event_dim != 0:
-            raise ValueError(f"Flat: expected the name of a constraint on one number, such as 'real', 'positive' or 'unit_interval', got {support!r}")
+            raise ValueError(
+                f"Flat: expected the name of a constraint on one number, such as 'real', 'positive' or 'unit_interval', got {support!r}"
+            )
 
     def forward(self) -> dist.Distribution:
         return dist.ImproperUniform(constraints.independent(self.limit, len(self.event_shape)), torch.Size(), self.event_shape)
@@ -80,11 +82,15 @@ class Given(Prior):
     def __init__(self, distribution: dist.Distribution):
         nn.Module.__init__(self)
         if not isinstance(distribution, torch.distributions.Distribution):
-            raise ValueError(f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}")
+            raise ValueError(
+                f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
+            )
         self.distribution = distribution
         self.event_shape = distribution.batch_shape + distribution.event_shape
         if len(self.event_shape) == 0:
-            raise ValueError(f"prior: expected a distribution over vectors, got one over single numbers; use .expand([size]) on {distribution}")
+            raise ValueError(
+                f"prior: expected a distribution over vectors, got one over single numbers; use .expand([size]) on {distribution}"
+            )
         self.learned = nn.ModuleList(_modules(distribution))
 
     def sized(self, event_shape):

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,7 +78,9 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: expected a file written by pa.save, got a truncated file or another format ({error})") from error
     if header.get("format") != _FORMAT:
-        raise ValueError(f"{path}: expected a model of format {_FORMAT!r}, got {header.get('format')!r}; it was not written by this version of pyroae")
+        raise ValueError(
+            f"{path}: expected a model of format {_FORMAT!r}, got {header.get('format')!r}; it was not written by this version of pyroae"
+        )
     try:
         structure = json.loads(header["structure"])
     except (KeyError, json.JSONDecodeError) as error:

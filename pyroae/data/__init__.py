@@ -1,0 +1,79 @@
+"""Data sets with their domain, shape and splits: real ones by name, files, folders of images, tensors."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..part import did_you_mean
+from .files import READERS, of_arrays, of_images
+from .named import NAMED
+from .splits import Binarize, DataSet, Domain, Split, binarized, parted
+
+__all__ = ["DataSet", "Split", "load"]
+
+
+def load(
+    data: str | os.PathLike | Tensor | np.ndarray = "digits",
+    *,
+    binarize: Binarize | None = None,
+    domain: Domain | None = None,
+    validation: float = 0.0,
+    test: float = 0.2,
+) -> DataSet:
+    """A data set by name, from a file or folder, or from a tensor; each x is a vector of floats.
+
+    Names: ``digits`` (8x8, inside scikit-learn), ``mnist``, ``fashion-mnist``, ``binarized-mnist`` (Larochelle's, as
+    ``.npz`` or ``.amat``), ``omniglot`` (Burda's ``chardata.mat``); they are looked for in the folder that the
+    environment variable ``PYROAE_DATA`` names, and the torchvision ones are downloaded where they are not there.
+    Files: ``.npy``, ``.npz`` (arrays ``train``, ``test``, ``valid`` or a single one), ``.csv``, ``.parquet``. 8-bit
+    integers are grey levels and become 0 to 1.
+
+    Args:
+        data: name, path, or the data themselves.
+        binarize: grey levels to 0 or 1: ``"threshold"`` at a half; ``"static"``, drawn once; ``"dynamic"``, training
+            data drawn afresh whenever they are used, the others once.
+        domain: what values x takes, where a file or tensor leaves that open; otherwise found from the values.
+        validation: share of the training data held out for validation, where the set has no such split of its own.
+        test: share held out for testing, where the set has no such split of its own.
+
+    Raises:
+        ValueError: an unknown name, a missing or damaged file, values that do not fit the domain.
+
+    >>> load("digits", binarize="dynamic")
+    DataSet('digits': 1,437 train, 360 test; (64,) numbers each, binary)
+    """
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"data: expected {name} as a share from 0 to less than 1, got {share!r}")
+    found = _find(data, domain, test)
+    if found.validation is None and validation:
+        train, held_out = parted(found.train, validation)
+        found = replace(found, train=train, validation=held_out)
+    return binarized(found, binarize) if binarize else found
+
+
+def _find(data, domain: Domain | None, test: float) -> DataSet:
+    if isinstance(data, (Tensor, np.ndarray)):
+        return of_arrays("tensor", {"train": np.asarray(data)}, domain, test)
+    name = os.fspath(data)
+    if name in NAMED:
+        if domain is not None:
+            raise ValueError(f"data: the domain of {name} is known; leave domain out")
+        return NAMED[name]()
+    path = Path(name)
+    if path.is_dir():
+        return of_images(path, test)
+    if path.suffix in READERS:
+        if not path.is_file():
+            raise ValueError(f"data: there is no file {name}")
+        try:
+            arrays = READERS[path.suffix](path)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"data: {name} cannot be read: {error}") from error
+        return of_arrays(path.stem, arrays, domain, test)
+    if path.suffix or path.parent != Path("."):
+        raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(READERS)}, got {name}")
+    raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))

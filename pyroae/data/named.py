@@ -1,0 +1,129 @@
+"""The data sets known by name."""
+
+import gzip
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .splits import DataSet, Split
+
+
+def _digits() -> DataSet:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    parts = train_test_split(x / 16, y, test_size=360, random_state=0, stratify=y)
+    train, test, *labels = (torch.as_tensor(part) for part in parts)
+    return DataSet("digits", Split(train.float(), labels[0], "unit"), Split(test.float(), labels[1], "unit"), image_shape=(8, 8))
+
+
+def _torchvision(name: str, kind: str) -> DataSet:
+    folder = _data_home() / kind / "raw"
+    if not any(folder.glob("train-images-idx3-ubyte*")):
+        folder = _download(kind)
+
+    def split(which: str) -> Split:
+        images, labels = _idx(folder / f"{which}-images-idx3-ubyte"), _idx(folder / f"{which}-labels-idx1-ubyte")
+        return Split(torch.from_numpy(images.reshape(len(images), -1)).float() / 255, torch.from_numpy(labels).long(), "unit")
+
+    return DataSet(name, split("train"), split("t10k"), image_shape=(28, 28))
+
+
+def _download(kind: str) -> Path:
+    from torchvision import datasets
+
+    cache = _cache()
+    try:
+        getattr(datasets, kind)(cache, download=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"data: {kind} is not in {_data_home()} and cannot be downloaded ({error}); put its .gz files into {_data_home() / kind / 'raw'}"
+        ) from error
+    return cache / kind / "raw"
+
+
+def _idx(path: Path) -> np.ndarray:
+    """An array of bytes in LeCun's IDX format, packed or not."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+        depth = content[3]
+        shape = np.frombuffer(content, ">i4", depth, offset=4)
+        return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * depth).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ValueError(f"data: {path} is missing or damaged ({error}); remove it and let it be downloaded again") from error
+
+
+def _binarized_mnist() -> DataSet:
+    folder = _data_home() / "binarized_mnist"
+    arrays = None
+    if (folder / "binarized_mnist.npz").exists():
+        with np.load(folder / "binarized_mnist.npz", allow_pickle=False) as packed:
+            arrays = {name: np.unpackbits(packed[name], axis=1)[:, :784] for name in ("train", "valid", "test")}
+    elif (folder / "binarized_mnist_train.amat").exists():
+        arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat") for name in ("train", "valid", "test")}
+    if arrays is None:
+        raise ValueError(
+            f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat in {folder}, found neither; set PYROAE_DATA to the folder above them"
+        )
+    splits = {name: Split(torch.from_numpy(rows).float(), None, "binary") for name, rows in arrays.items()}
+    return DataSet("binarized-mnist", splits["train"], splits["test"], splits["valid"], (28, 28))
+
+
+def _amat(path: Path) -> np.ndarray:
+    """Larochelle's text: lines of 784 zeros and ones with blanks between."""
+    if not path.is_file():
+        raise ValueError(f"data: there is no file {path}")
+    text = np.frombuffer(path.read_bytes(), np.uint8)
+    bits = text[(text == ord("0")) | (text == ord("1"))] - ord("0")
+    if len(bits) == 0 or len(bits) % 784 or not np.isin(text, list(b"01 \r\n")).all():
+        raise ValueError(f"data: expected lines of 784 zeros and ones in {path}, got something else")
+    return bits.reshape(-1, 784)
+
+
+def _omniglot() -> DataSet:
+    from scipy.io import loadmat
+
+    places = [_data_home() / "chardata.mat", _data_home() / "omniglot" / "chardata.mat"]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise ValueError(f"data: expected chardata.mat in {places[0].parent}, found none; set PYROAE_DATA to the folder that holds it")
+    content = loadmat(path)
+
+    def split(images: str, labels: str) -> Split:
+        upright = content[images].T.reshape(-1, 28, 28).transpose(0, 2, 1).reshape(-1, 784)  # stored column by column
+        classes = content[labels].argmax(0) if labels in content else None
+        return Split(torch.from_numpy(upright.astype(np.float32)), None if classes is None else torch.from_numpy(classes), "unit")
+
+    return DataSet("omniglot", split("data", "target"), split("testdata", "testtarget"), image_shape=(28, 28))
+
+
+NAMED: dict[str, Callable[[], DataSet]] = {
+    "digits": _digits,
+    "mnist": lambda: _torchvision("mnist", "MNIST"),
+    "fashion-mnist": lambda: _torchvision("fashion-mnist", "FashionMNIST"),
+    "binarized-mnist": _binarized_mnist,
+    "omniglot": _omniglot,
+}
+
+
+def _data_home() -> Path:
+    """The folder that PYROAE_DATA names, otherwise a cache of our own."""
+    named = os.environ.get("PYROAE_DATA")
+    if named and not Path(named).is_dir():
+        raise ValueError(f"data: PYROAE_DATA names the folder {named}, which is not there; correct or unset it")
+    return Path(named) if named else _cache()
+
+
+def _cache() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyroae"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+    except OSError:  # a home that cannot be written
+        return Path(tempfile.gettempdir()) / "pyroae"

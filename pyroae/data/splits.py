@@ -1,0 +1,84 @@
+"""Data in splits that state their domain, and how grey levels are binarized."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Domain = Literal["binary", "unit", "real", "counts", "categories"]
+Binarize = Literal["threshold", "static", "dynamic"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Data ``x`` of shape ``(N, *event)``, with labels where there are some."""
+
+    x: Tensor
+    labels: Tensor | None
+    domain: Domain
+    dynamic: bool = False  # binarized afresh whenever it is drawn
+
+    def draw(self, x: Tensor) -> Tensor:
+        """A batch as the model sees it: drawn from Bernoulli(x), on its device, under dynamic binarization."""
+        return torch.bernoulli(x) if self.dynamic else x
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+        return self.x.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Splits of one data set; ``image_shape`` says how to draw an x, where it is an image."""
+
+    name: str
+    train: Split
+    test: Split
+    validation: Split | None = None
+    image_shape: tuple[int, ...] | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """What values the entries of x take."""
+        return self.train.domain
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+        return self.train.event_shape
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(self, name)))
+        return f"DataSet({self.name!r}: {sizes}; {tuple(self.event_shape)} numbers each, {self.domain})"
+
+
+def parted(split: Split, share: float) -> tuple[Split, Split]:
+    """A split in two, at random but always the same."""
+    held_out = max(1, round(share * len(split)))
+    if held_out >= len(split):
+        raise ValueError(f"data: {len(split)} rows are too few to hold out a share of {share}")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    take = lambda rows: replace(split, x=split.x[rows], labels=None if split.labels is None else split.labels[rows])  # noqa: E731
+    return take(order[held_out:]), take(order[:held_out])
+
+
+def binarized(data: DataSet, how: Binarize) -> DataSet:
+    if how not in ("threshold", "static", "dynamic"):
+        raise ValueError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
+    if data.domain != "unit":
+        raise ValueError(
+            f"data: binarize={how!r} needs grey levels from 0 to 1, but {data.name} is {data.domain}; leave binarize out or rescale the data"
+        )
+    generator = torch.Generator().manual_seed(0)
+
+    def fixed(split: Split) -> Split:
+        x = (split.x > 0.5).float() if how == "threshold" else torch.bernoulli(split.x, generator=generator)
+        return replace(split, x=x, domain="binary")
+
+    train = replace(data.train, domain="binary", dynamic=True) if how == "dynamic" else fixed(data.train)
+    return replace(data, train=train, test=fixed(data.test), validation=data.validation and fixed(data.validation))

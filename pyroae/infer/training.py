@@ -129,8 +129,9 @@ def fit(
     _check_arguments(epochs, batch_size, lr, patience, validation)
     place = resolve_device(device)
     elbo = elbo or getattr(model, "objective", None) or default_elbo()
+    whole = model
     model, guide = programs.pair(model, guide)
-    pair = programs.modules(model, guide)
+    pair = programs.modules(whole, model, guide)
     check = getattr(model, "check", None)
     with programs.seeded(seed, place), pyro.validation_enabled(False):
         train = Batches(data, batch_size, place, shuffle=True, check=check)

@@ -1,0 +1,75 @@
+import math
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pyro import distributions as dist
+from torch import nn
+
+import pyroae as pa
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return pa.data.load("digits", binarize="threshold")
+
+
+@pytest.fixture(scope="session")
+def grey():
+    return pa.data.load("digits")
+
+
+@pytest.fixture
+def vae():
+    return small_vae()
+
+
+@pytest.fixture
+def real_data():
+    if not os.path.isdir(os.environ.get("PYROAE_DATA", "")):
+        pytest.skip("needs the MNIST files: set PYROAE_DATA to the folder that holds MNIST/raw")
+
+
+def small_vae(x=64, z=4, **parts):
+    parts = {"prior": pa.priors.Normal(z), "likelihood": pa.likelihoods.Bernoulli(x), "posterior": pa.posteriors.Normal()} | parts
+    return pa.Autoencoder(encoder=pa.nets.MLP(16), decoder=pa.nets.MLP(16), **parts)
+
+
+def linear_gaussian(d=7, k=3, noise=0.6, widen=1.0):
+    """z ~ N(0, I), x = W z + b + N(0, noise^2), W's columns orthogonal, so that the exact posterior is a diagonal Normal.
+
+    Returns the Autoencoder whose guide is that posterior with its scales times ``widen``, data, and log p(x) in closed form.
+    """
+    w = torch.linalg.qr(torch.randn(d, k, dtype=torch.float64)).Q * torch.linspace(0.5, 2.0, k, dtype=torch.float64)
+    b = torch.randn(d, dtype=torch.float64)
+    precision = 1 + w.square().sum(0) / noise**2  # diagonal
+    decoder, encoder = nn.Linear(k, d), nn.Linear(d, k)
+    with torch.no_grad():
+        decoder.weight.copy_(w), decoder.bias.copy_(b)
+        encoder.weight.copy_(w.T / noise**2 / precision[:, None])
+        encoder.bias.copy_(-(encoder.weight.double() @ b))
+    ae = pa.Autoencoder(
+        pa.priors.Normal(k),
+        pa.likelihoods.Normal(d, scale=noise),
+        pa.posteriors.Normal(scale=(widen / precision.sqrt()).tolist()),
+        encoder,
+        decoder,
+    ).double()
+    with torch.no_grad():  # in double precision
+        decoder.weight.copy_(w), decoder.bias.copy_(b)
+        encoder.weight.copy_(w.T / noise**2 / precision[:, None])
+        encoder.bias.copy_(-(encoder.weight @ b))
+        ae.posterior.scale.copy_(widen / precision.sqrt())
+        ae.likelihood.scale.fill_(noise)
+    marginal = dist.MultivariateNormal(b, w @ w.T + noise**2 * torch.eye(d, dtype=torch.float64))
+    x = marginal.sample((40,))
+    return SimpleNamespace(ae=ae, x=x, log_p=marginal.log_prob(x), precision=precision, w=w, b=b, noise=noise)
+
+
+LOG_2PI = math.log(2 * math.pi)

@@ -1,0 +1,178 @@
+import gzip
+import hashlib
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+import pyroae as pa
+from pyroae.data.named import _amat
+
+
+def test_digits_are_the_real_ones(grey):
+    from sklearn.datasets import load_digits
+
+    assert (len(grey.train), len(grey.test)) == (1437, 360) and grey.event_shape == (64,) and grey.image_shape == (8, 8)
+    both = torch.cat([grey.train.x, grey.test.x]) * 16
+    original = torch.from_numpy(load_digits().data).float()
+    assert torch.equal(both.sum(1).sort().values, original.sum(1).sort().values) and grey.domain == "unit"
+    assert grey.test.labels.bincount().min() >= 34  # every class in its share
+
+
+@pytest.mark.parametrize("name, mean, std", [("mnist", 0.13066, 0.30811), ("fashion-mnist", 0.28604, 0.35302)])
+def test_torchvisions_sets(name, mean, std, real_data):
+    found = pa.data.load(name)
+    assert (len(found.train), len(found.test)) == (60000, 10000) and found.event_shape == (784,) and found.image_shape == (28, 28)
+    assert found.train.x.mean().item() == pytest.approx(mean, abs=1e-4) and found.train.x.std().item() == pytest.approx(std, abs=1e-4)
+    assert found.test.labels.bincount().tolist() == found.test.labels.bincount(minlength=10).tolist() and found.domain == "unit"
+
+
+def test_binarized_mnist_is_larochelles(real_data):
+    found = pa.data.load("binarized-mnist")
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [50000, 10000, 10000] and found.domain == "binary"
+    text = np.full((10000, 2 * 784), ord(" "), np.uint8)
+    text[:, ::2], text[:, -1] = found.test.x.numpy() + ord("0"), ord("\n")
+    assert hashlib.md5(text.tobytes()).hexdigest() == "14e41ae11040adba6ab8cb291eda0dd8"
+
+
+def test_binarized_mnist_as_amat_text(tmp_path, monkeypatch):
+    folder = tmp_path / "binarized_mnist"
+    folder.mkdir()
+    bits = np.random.default_rng(0).integers(0, 2, (3, 784))
+    for name in ("train", "valid", "test"):
+        (folder / f"binarized_mnist_{name}.amat").write_text("".join(" ".join(map(str, row)) + "\n" for row in bits))
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    assert torch.equal(pa.data.load("binarized-mnist").validation.x, torch.from_numpy(bits).float())
+    (folder / "binarized_mnist_train.amat").write_text("0 1 2")
+    with pytest.raises(ValueError, match="784 zeros and ones"):
+        _amat(folder / "binarized_mnist_train.amat")
+
+
+def test_omniglot_is_turned_upright(tmp_path, monkeypatch):
+    upright = np.zeros((2, 28, 28))
+    upright[0, 3, :] = 1.0  # a horizontal bar
+    columns = {"data": upright.transpose(0, 2, 1).reshape(2, 784).T, "testdata": np.zeros((784, 1)), "target": np.eye(50)[:, :2]}
+    scipy.io.savemat(tmp_path / "chardata.mat", columns)
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    found = pa.data.load("omniglot")
+    assert torch.equal(found.train.x.reshape(2, 28, 28), torch.from_numpy(upright).float())
+    assert found.train.labels.tolist() == [0, 1] and found.domain == "unit"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_files_are_read_packed_or_not(packed, tmp_path, monkeypatch):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images, labels = np.random.default_rng(0).integers(0, 256, (4, 28, 28)), np.arange(4)
+    for which in ("train", "t10k"):
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            content = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.astype(np.uint8).tobytes()
+            name = folder / f"{which}-{kind}-ubyte"
+            (name.with_name(name.name + ".gz") if packed else name).write_bytes(gzip.compress(content) if packed else content)
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    found = pa.data.load("mnist")
+    assert torch.equal(found.train.x, torch.from_numpy(images.reshape(4, 784)).float() / 255) and found.test.labels.tolist() == [0, 1, 2, 3]
+    broken = next(folder.glob("train-images*"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        pa.data.load("mnist")
+
+
+def _write(path, array):
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, train=array[:8], test=array[8:])
+    elif path.suffix == ".csv":
+        np.savetxt(path, array, delimiter=",", header="a,b,c", comments="")
+    else:
+        pyarrow = pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({name: array[:, i] for i, name in enumerate("abc")}), path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+def test_files(suffix, tmp_path):
+    array = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    _write(tmp_path / f"table{suffix}", array)
+    found = pa.data.load(tmp_path / f"table{suffix}")
+    assert (len(found.train), len(found.test)) == (8, 2) and found.event_shape == (3,) and found.domain == "real"
+    rows = torch.cat([found.train.x, found.test.x]).numpy()
+    assert np.allclose(rows[rows[:, 0].argsort()], array[array[:, 0].argsort()])
+
+
+@pytest.mark.parametrize(
+    "values, domain",
+    [([[0, 1], [1, 1]], "binary"), ([[0.0, 0.5], [1.0, 0.2]], "unit"), ([[0, 7], [1, 1]], "counts"), ([[-1.0, 2.5], [0, 1]], "real"), ([[0.5, 2.5], [0, 1]], "real")],
+)
+def test_the_domain_is_found_from_the_values(values, domain):
+    assert pa.data.load(torch.tensor(values * 5)).domain == domain
+
+
+def test_a_domain_that_is_said_is_kept():
+    x = torch.tensor([[0.0, 1.0]] * 10)
+    assert pa.data.load(x, domain="unit").domain == "unit" and pa.data.load(x, domain="real").domain == "real"
+    assert pa.data.load(x, domain="categories").domain == "categories"
+
+
+@pytest.mark.parametrize("mode, shape", [("L", (5, 4)), ("RGB", (5, 4, 3))])
+def test_a_folder_of_images(mode, shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        folder = tmp_path / ("cats" if i % 2 else "dogs")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    found = pa.data.load(tmp_path)
+    assert found.image_shape == shape and found.domain == "unit" and len(found.train) + len(found.test) == 6
+    whole = torch.cat([found.train.x, found.test.x])
+    assert whole.sum().item() == pytest.approx(pixels.sum() / 255, rel=1e-5) and set(found.train.labels.tolist()) <= {0, 1}
+    assert len(found.train.labels) == len(found.train)
+
+
+def test_eight_bit_arrays_are_grey_levels():
+    x = np.random.default_rng(0).integers(0, 256, (10, 6, 5)).astype(np.uint8)
+    found = pa.data.load(x)
+    assert found.domain == "unit" and found.image_shape == (6, 5) and found.event_shape == (30,)
+
+
+# --- binarization ---
+
+
+def test_threshold_and_static(grey):
+    threshold, static = pa.data.load("digits", binarize="threshold"), pa.data.load("digits", binarize="static")
+    assert torch.equal(threshold.train.x, (grey.train.x > 0.5).float()) and threshold.domain == "binary"
+    assert torch.equal(static.train.x, pa.data.load("digits", binarize="static").train.x)
+    assert static.train.x.mean().item() == pytest.approx(grey.train.x.mean().item(), abs=0.01)
+    assert not static.train.dynamic and torch.equal(static.train.draw(static.train.x), static.train.x)
+
+
+def test_dynamic_draws_training_data_afresh_and_keeps_held_out_data(grey):
+    found = pa.data.load("digits", binarize="dynamic", validation=0.1)
+    assert found.domain == "binary" and found.train.dynamic and torch.equal(found.train.x[:0], grey.train.x[:0])
+    once, twice = found.train.draw(found.train.x), found.train.draw(found.train.x)
+    assert not torch.equal(once, twice) and set(once.unique().tolist()) == {0.0, 1.0}
+    for split in (found.test, found.validation):
+        assert not split.dynamic and set(split.x.unique().tolist()) == {0.0, 1.0}
+
+
+def test_validation_is_held_out_of_training(grey):
+    found = pa.data.load("digits", validation=0.25)
+    assert (len(found.train), len(found.validation), len(found.test)) == (1078, 359, 360)
+    together = torch.cat([found.train.x, found.validation.x])
+    assert torch.equal(together.sum(1).sort().values, grey.train.x.sum(1).sort().values)
+
+
+def test_read_only_data_are_not_touched(real_data, tmp_path, monkeypatch):
+    import os
+
+    source = os.environ["PYROAE_DATA"]
+    shutil.copytree(f"{source}/MNIST", tmp_path / "MNIST")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    pa.data.load("mnist")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before

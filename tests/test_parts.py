@@ -1,0 +1,255 @@
+"""One table of parts, each put through every test of its kind."""
+
+import json
+
+import pytest
+import scipy.stats
+import torch
+from pyro import distributions as dist
+from torch.distributions import constraints
+
+import pyroae as pa
+from pyroae.part import describe, kind_of, members, rebuild
+from pyroae.parts import networks
+
+# part -> (constructor, scipy's distribution of one entry where it has one)
+PRIORS = {
+    "Normal": (lambda: pa.priors.Normal(3, loc=0.5, scale=2.0), scipy.stats.norm(0.5, 2)),
+    "Normal, learned": (lambda: pa.priors.Normal(3, loc="learned", scale="per_dimension"), scipy.stats.norm(0, 1)),
+    "Laplace": (lambda: pa.priors.Laplace(3, scale=0.3), scipy.stats.laplace(0, 0.3)),
+    "Given, a batch": (lambda: pa.priors.Given(dist.StudentT(3.0, torch.zeros(3), 2.0)), scipy.stats.t(3, 0, 2)),
+    "Given, an event": (lambda: pa.priors.Given(dist.Normal(0.0, 1.0).expand([3]).to_event(1)), scipy.stats.norm(0, 1)),
+}
+
+# part -> (constructor, numbers of the decoder for one x, the same density by hand given the decoder's numbers)
+LIKELIHOODS = {
+    "Bernoulli": (lambda: pa.likelihoods.Bernoulli(3), 3, lambda h, x: scipy.stats.bernoulli(h.sigmoid()).logpmf(x)),
+    "ContinuousBernoulli": (lambda: pa.likelihoods.ContinuousBernoulli(3), 3, None),
+    "Normal, fixed": (lambda: pa.likelihoods.Normal(3, scale=0.5), 3, lambda h, x: scipy.stats.norm(h, 0.5).logpdf(x)),
+    "Normal, learned": (lambda: pa.likelihoods.Normal(3), 3, lambda h, x: scipy.stats.norm(h, 1).logpdf(x)),
+    "Normal, per dimension": (lambda: pa.likelihoods.Normal(3, scale="per_dimension"), 3, lambda h, x: scipy.stats.norm(h, 1).logpdf(x)),
+    "Normal, from the decoder": (
+        lambda: pa.likelihoods.Normal(3, scale=None),
+        6,
+        lambda h, x: scipy.stats.norm(h[..., :3], h[..., 3:].exp()).logpdf(x),
+    ),
+    "StudentT": (lambda: pa.likelihoods.FromPyro("StudentT", 3, df=4.0, scale=0.5), 3, lambda h, x: scipy.stats.t(4, h, 0.5).logpdf(x)),
+    "Gamma": (
+        lambda: pa.likelihoods.FromPyro("Gamma", 3),
+        6,
+        lambda h, x: scipy.stats.gamma(h[..., :3].exp(), scale=(-h[..., 3:]).exp()).logpdf(x),
+    ),
+    "Poisson": (lambda: pa.likelihoods.FromPyro("Poisson", 3), 3, lambda h, x: scipy.stats.poisson(h.exp()).logpmf(x)),
+    "Binomial": (
+        lambda: pa.likelihoods.FromPyro("Binomial", 3, total_count=16),
+        3,
+        lambda h, x: scipy.stats.binom(16, h.sigmoid()).logpmf(x),
+    ),
+    "NegativeBinomial": (
+        lambda: pa.likelihoods.FromPyro(dist.NegativeBinomial, 3, total_count=5),
+        3,
+        lambda h, x: scipy.stats.nbinom(5, 1 - h.sigmoid()).logpmf(x),
+    ),
+}
+
+# part -> (constructor, numbers of the encoder for one z of 3 numbers)
+POSTERIORS = {
+    "Normal": (lambda: pa.posteriors.Normal(3), 6),
+    "Normal, fixed scale": (lambda: pa.posteriors.Normal(3, scale=0.1), 3),
+    "Delta": (lambda: pa.posteriors.Delta(3), 3),
+    "Laplace": (lambda: pa.posteriors.FromPyro("Laplace", 3), 6),
+    "full covariance": (lambda: pa.posteriors.FromPyro("MultivariateNormal", 3), 3 + 9),
+}
+
+CORRUPTIONS = {
+    "Masking": lambda: pa.corruption.Masking(0.3),
+    "BernoulliMask": lambda: pa.corruption.BernoulliMask(0.3),
+    "Gaussian": lambda: pa.corruption.Gaussian(0.2),
+    "SaltPepper": lambda: pa.corruption.SaltPepper(0.3),
+}
+
+OTHERS = {
+    "MLP": lambda: pa.nets.MLP([300, 150], activation="Tanh", dropout=0.1),
+    "Penalised": lambda: pa.Penalised(pa.penalties.KLSparsity(0.3, target=0.2)),
+    "Flat": lambda: pa.priors.Flat(3, support="unit_interval"),
+}
+
+MODULES = {
+    **{f"prior {name}": row[0] for name, row in PRIORS.items()},
+    **{f"likelihood {name}": row[0] for name, row in LIKELIHOODS.items()},
+    **{f"posterior {name}": row[0] for name, row in POSTERIORS.items()},
+}
+ALL = {**MODULES, **{f"corruption {name}": make for name, make in CORRUPTIONS.items()}, **OTHERS}
+
+
+def test_the_tables_cover_every_part():
+    covered = {(kind_of(type(make())).__name__, type(make()).__name__) for make in ALL.values()}
+    covered |= {("Penalty", name) for name in ("KLSparsity", "L2", "Contractive")}  # tests/test_objectives.py
+    kinds = [pa.priors.Prior, pa.likelihoods.Likelihood, pa.posteriors.Posterior, pa.nets.Network]
+    kinds += [pa.corruption.Corruption, pa.penalties.Penalty, pa.objectives.Objective]
+    ours = {(kind.__name__, name) for kind in kinds for name, cls in members(kind).items() if cls.__module__.startswith("pyroae")}
+    assert ours == covered
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_density_is_scipys(name):
+    make, reference = PRIORS[name]
+    z = torch.randn(20, 3)
+    p = make()()
+    assert p.batch_shape == () and p.event_shape == (3,)
+    assert torch.allclose(p.log_prob(z).double(), torch.tensor(reference.logpdf(z).sum(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_samples_have_the_densitys_quantiles(name):
+    make, reference = PRIORS[name]
+    z = make()().sample((4000,))
+    assert z.shape == (4000, 3)
+    assert scipy.stats.kstest(z.flatten().detach().numpy(), reference.cdf).pvalue > 1e-3
+
+
+def test_flat_is_improper():
+    prior = pa.priors.Flat(3)
+    assert not prior.proper and prior().log_prob(torch.randn(5, 3)).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihood_density_is_scipys(name):
+    make, size, reference = LIKELIHOODS[name]
+    likelihood, h = make(), torch.randn(20, size)
+    p = likelihood(h)
+    assert likelihood.size == size and p.batch_shape == (20,) and p.event_shape == (3,)
+    x = p.sample()
+    likelihood.check(x)
+    if reference is not None:
+        assert torch.allclose(p.log_prob(x).double(), torch.as_tensor(reference(h, x)).sum(-1), atol=1e-3)
+
+
+@pytest.mark.parametrize("logit", [0.0, 0.01, -0.09, 0.11, 3.0, -40.0])
+def test_continuous_bernoulli_integrates_to_one(logit):
+    x = torch.linspace(0, 1, 200001, dtype=torch.float64)
+    p = pa.likelihoods.ContinuousBernoulli(1).double()(torch.tensor([logit], dtype=torch.float64))
+    assert torch.trapezoid(p.log_prob(x[:, None]).exp(), x).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_confident_wrong_pixel_costs_its_logit():
+    likelihood = pa.likelihoods.Bernoulli(1)
+    assert likelihood(torch.tensor([40.0])).log_prob(torch.tensor([0.0])).item() == pytest.approx(-40.0)
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_posterior_takes_leading_dimensions_and_passes_gradients(name):
+    make, size = POSTERIORS[name]
+    posterior, h = make(), torch.randn(2, 5, size, requires_grad=True)
+    q = posterior(h)
+    assert posterior.size == size and q.batch_shape == (2, 5) and q.event_shape == (3,)
+    q.rsample().sum().backward()
+    assert h.grad is not None and h.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("support, code", [("real", lambda h: h), ("unit_interval", torch.sigmoid), ("positive", torch.exp)])
+def test_a_point_lies_in_the_priors_support(support, code):
+    h = torch.randn(5, 3)
+    posterior = pa.posteriors.Delta().fitted(pa.priors.Flat(3, support=support))
+    assert torch.allclose(posterior(h).mean, code(h))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_parameter_gets_a_gradient_and_the_dtype_moves(name):
+    part = MODULES[name]().double()
+    h = (torch.randn(4, part.size, dtype=torch.float64),) if getattr(part, "size", 0) else ()
+    d = part(*h)
+    x = d.sample()
+    assert x.dtype == torch.float64
+    d.log_prob(x).sum().backward() if list(part.parameters()) else None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_is_written_as_json_and_rebuilt(name):
+    part = ALL[name]()
+    written = json.loads(json.dumps(describe(part)))
+    again = rebuild(written)
+    assert type(again) is type(part) and describe(again) == written
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_state_dict_round_trip(name):
+    part, other = MODULES[name](), MODULES[name]()
+    with torch.no_grad():
+        for p in part.parameters():
+            p.add_(0.7)
+    other.load_state_dict(part.state_dict())
+    h = (torch.randn(4, part.size),) if getattr(part, "size", 0) else ()
+    x = part(*h).sample()
+    assert torch.equal(part(*h).log_prob(x), other(*h).log_prob(x))
+
+
+def test_a_priors_transforms_are_trained_and_move(digits):
+    flow = dist.transforms.spline_coupling(4, 2, hidden_dims=[8])
+    base = dist.Normal(torch.zeros(4), torch.ones(4)).to_event(1)
+    prior = pa.priors.Given(dist.TransformedDistribution(base, [flow]))
+    ae = pa.Autoencoder(prior, pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    before = [p.clone() for p in flow.parameters()]
+    pa.fit(ae, digits.train, epochs=1, progress=False)
+    assert not any(torch.equal(a, b) for a, b in zip(before, ae.prior.parameters(), strict=True))
+    assert ae.double().prior().sample().dtype == torch.float64
+
+
+# --- corruption ---
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruption_is_fresh_and_keeps_shape_and_range(name, grey):
+    corrupt, x = CORRUPTIONS[name](), grey.test.x[:50].reshape(50, 8, 8)
+    once, twice = corrupt(x), corrupt(x)
+    assert once.shape == x.shape and not torch.equal(once, twice)
+    if name != "Gaussian":
+        assert once.min() >= x.min() and once.max() <= x.max()
+
+
+@pytest.mark.parametrize("fraction, size, masked", [(0.25, 10, 2), (0.29, 100, 29), (0.0, 10, 0), (1.0, 10, 10), (0.7, 10, 7)])
+def test_masking_sets_exactly_floor_of_the_fraction(fraction, size, masked):
+    assert ((pa.corruption.Masking(fraction)(torch.ones(6, size)) == 0).sum(1) == masked).all()
+
+
+def test_salt_and_pepper_is_half_salt():
+    noisy = pa.corruption.SaltPepper(0.4, low=-1.0, high=2.0)(torch.zeros(400, 100))
+    salt, pepper = (noisy == 2).float().mean().item(), (noisy == -1).float().mean().item()
+    assert salt == pytest.approx(0.2, abs=0.01) and pepper == pytest.approx(0.2, abs=0.01)
+
+
+def test_gaussian_noise_has_its_scale_and_bernoulli_mask_its_rate():
+    x = torch.ones(400, 100)
+    assert pa.corruption.Gaussian(0.3)(x).std().item() == pytest.approx(0.3, rel=0.02)
+    assert (pa.corruption.BernoulliMask(0.3)(x) == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+
+
+# --- networks ---
+
+
+def test_mlp_depth_activation_and_dropout():
+    network = pa.nets.MLP([300, 150], activation="tanh", dropout=0.5).build(torch.Size([8, 8]), 5)
+    assert [tuple(layer.weight.shape) for layer in network if hasattr(layer, "weight")] == [(300, 64), (150, 300), (5, 150)]
+    assert sum(isinstance(layer, torch.nn.Dropout) for layer in network) == 2
+    x = torch.randn(7, 8, 8)
+    assert not torch.equal(network.train()(x), network(x)) and torch.equal(network.eval()(x), network(x))
+    assert networks.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
+
+
+# --- a part from outside the package ---
+
+
+class Cauchy(pa.likelihoods.Likelihood):
+    """Real x with very heavy tails."""
+
+    def __init__(self, event_shape=None, scale="learned"):
+        super().__init__(dist.Cauchy, event_shape, scale=scale)
+
+
+def test_a_new_likelihood_is_a_few_lines_and_found_by_name(grey, tmp_path):
+    ae = pa.recipes.vae(grey).replace(likelihood=Cauchy())
+    pa.fit(ae, grey.train, epochs=1, progress=False)
+    pa.save(ae, tmp_path / "model.safetensors")
+    again = pa.load(tmp_path / "model.safetensors")
+    assert type(again.likelihood) is Cauchy and again.likelihood.family.support is constraints.real

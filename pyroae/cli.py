@@ -1,5 +1,6 @@
 """The command line: ``pyroae train``, ``pyroae parts``. Options are built from the signatures of the functions they call."""
 
+import inspect
 import sys
 
 USAGE = """usage: pyroae COMMAND ...
@@ -40,17 +41,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def parts(argv: list[str]):
     """List parts by kind, each with the first line of its documentation."""
-    from .options import kinds
-    from .part import did_you_mean, members
+    from .options import choices
+    from .part import did_you_mean
 
-    known = kinds()
-    for name in argv:
-        if name not in known:
-            raise ValueError(f"parts: there is no kind {name!r}" + did_you_mean(name, known))
-    for name in argv or known:
-        print(f"\n--{name}")
-        for part, cls in sorted(members(known[name]).items()):
-            print(f"  {part:22} {(cls.__doc__ or '').strip().splitlines()[0]}")
+    known = choices()
+    for option in argv:
+        if option not in known:
+            raise ValueError(f"parts: there is no kind {option!r}" + did_you_mean(option, known))
+    for option in argv or known:
+        print(f"\n--{option}")
+        for name, cls in sorted(known[option].items()):
+            print(f"  {name:22} {(inspect.getdoc(cls) or '').strip().partition(chr(10))[0]}")
 
 
 def train(argv: list[str]):

@@ -12,7 +12,7 @@ from .data import load
 from .infer.objectives import Objective
 from .infer.penalties import Penalty
 from .infer.training import fit
-from .part import did_you_mean, find, members
+from .part import did_you_mean, members
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
 from .parts.networks import Network
@@ -32,10 +32,12 @@ SWAPPABLE = {
 FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress"}
 
 
-def kinds() -> dict[str, type]:
-    """Every kind of part that ``pyroae parts`` lists, by the option it goes with."""
-    listed = {name: kind for name, kind in SWAPPABLE.items() if name not in ("objective", "decoder")}
-    return listed | {"objective": Objective, "objective.penalty": Penalty}
+def choices() -> dict[str, dict[str, type]]:
+    """The classes that can be named for each option."""
+    pyros = {name: cls for name, cls in vars(infer).items() if isinstance(cls, type) and issubclass(cls, infer.ELBO)}
+    elbos = {name: cls for name, cls in pyros.items() if cls is not infer.ELBO and not name.startswith("Jit")}
+    named = {name: members(kind) for name, kind in SWAPPABLE.items() if name != "objective"}
+    return named | {"objective": members(Objective) | elbos, "objective.penalty": members(Penalty)}
 
 
 def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
@@ -74,7 +76,7 @@ def _parser(recipe: str) -> ArgumentParser:
     parser.add_function_arguments(RECIPES[recipe], skip={"data"})
     parser.add_function_arguments(load)
     for name, kind in SWAPPABLE.items():
-        parser.add_argument(f"--{name}", type=kind | None, help=f"instead of the recipe's own; pyroae parts {name} lists them")
+        parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's own; pyroae parts {name} lists them")
     parser.add_function_arguments(fit, skip=FIT_SKIPS | {"epochs"})
     parser.add_argument(
         "--epochs", type=int | None, help="passes over the data; by default 20, or more where that makes fewer than 4,000 steps"
@@ -99,8 +101,8 @@ def _check_names(parser: ArgumentParser, argv: list[str]):
         if head not in SWAPPABLE:
             continue
         value = attached if equals else value
-        if not rest and value.isidentifier() and value not in ("null", "None"):
-            chosen[head] = _elbo(value) if head == "objective" else find(SWAPPABLE[head], value)
+        if not rest and value.isidentifier():
+            chosen[head] = _chosen(head, value)
         if len(rest) == 1 and head in chosen:
             _check_argument(chosen[head], rest[0], head)
         if rest and head not in chosen and "--config" not in argv:
@@ -115,8 +117,8 @@ def _check_argument(cls: type, name: str, head: str):
         raise ValueError(f"train: {head} {cls.__name__} has no argument {name!r}" + did_you_mean(name, known))
 
 
-def _elbo(name: str) -> type:
-    known = members(Objective) | {key: cls for key, cls in vars(infer).items() if isinstance(cls, type) and issubclass(cls, infer.ELBO)}
+def _chosen(option: str, name: str) -> type:
+    known = choices()[option]
     if name not in known:
-        raise ValueError(f"objective: there is no {name!r}" + did_you_mean(name, known))
+        raise ValueError(f"{option}: there is no {name!r}" + did_you_mean(name, known))
     return known[name]

@@ -28,7 +28,7 @@ def images(
     ax = ax or plt.subplots()[1]
     x = x.detach().cpu().flatten(1)
     if image_shape is None:
-        ax.imshow(x, aspect="auto", interpolation="nearest", cmap="viridis")
+        ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
         ax.set(xlabel="entry of x", ylabel="datum")
         return ax
     height, width, *colour = image_shape
@@ -36,7 +36,7 @@ def images(
     pad = max(1, height // 8)
     canvas = np.ones((rows * (height + pad) - pad, columns * (width + pad) - pad, *colour))
     low, high = limits
-    for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape)):
+    for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape).numpy()):
         top, left = i // columns * (height + pad), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = image
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

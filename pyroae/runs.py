@@ -11,10 +11,11 @@ from jsonargparse import Namespace
 
 from . import data, plots, storage
 from .autoencoder import Autoencoder
+from .checks import whole_number
 from .data import DataSet
 from .evaluation.importance import log_likelihood
 from .evaluation.terms import elbo_terms
-from .infer.training import fit
+from .infer.training import check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .parts.posteriors import Delta
 from .recipes import vae
@@ -36,6 +37,8 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
         ae.likelihood.check(split.draw(split.x))
     if settings.epochs is None:
         settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / settings.batch_size)))
+    whole_number("train", particles=settings.particles)
+    check_arguments(settings.epochs, settings.batch_size, settings.lr, settings.patience, found.validation, settings.device)
     folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
     start = time.perf_counter()
     history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
@@ -99,10 +102,9 @@ def _score(ae: Autoencoder, found: DataSet, particles: int) -> tuple[dict, list[
         lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {-kl:.2f}"]
         return results, [*lines, "test log p(x)  is not defined for a point posterior (Delta); a Normal posterior can be scored"]
     lines = [f"test ELBO      {elbo:.2f} nats/datum = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
-    try:
-        score = log_likelihood(ae, found.test, particles=particles, progress=True)
-    except ValueError as reason:
-        return results, [*lines, f"test log p(x)  {reason}"]
+    if not ae.prior.proper:
+        return results, [*lines, "test log p(x)  does not exist under an improper prior"]
+    score = log_likelihood(ae, found.test, particles=particles, progress=True)
     results |= {"log_likelihood": score.mean, "mc_se": score.mc_se, "data_se": score.data_se, "particles": particles}
     return results, [*lines, "test " + str(score).replace("log p(x) = ", "log p(x)  ", 1)]
 

@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from ..checks import whole_number
 from ..infer import programs
 from ..infer.programs import Program
 from .particles import Pass, as_data, base_of, passes
@@ -87,8 +88,7 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.rand(10, 16).round(), particles=100).values.shape
     torch.Size([10])
     """
-    if not isinstance(particles, int) or particles < 1:
-        raise ValueError(f"log_likelihood: expected particles as a whole number of at least 1, got {particles!r}")
+    whole_number("log_likelihood", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         x = as_data(x, programs.device_of(model, guide))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ..checks import whole_number
 from ..infer import programs
 from ..infer.programs import Program
 from .particles import Pass, as_data, passes
@@ -47,8 +48,7 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
     >>> bool((terms.kl >= 0).all()), terms.elbo.shape
     (True, torch.Size([10]))
     """
-    if not isinstance(particles, int) or particles < 1:
-        raise ValueError(f"elbo_terms: expected particles as a whole number of at least 1, got {particles!r}")
+    whole_number("elbo_terms", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         x = as_data(x, programs.device_of(model, guide))

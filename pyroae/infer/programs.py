@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import itertools
 import types
 from collections.abc import Callable, Iterator
@@ -98,20 +97,18 @@ def without_sync(elbo: ELBO) -> ELBO:
     same methods with those two replaced: by ``detach``, and by nothing.
     """
     quick = copy.copy(elbo)
-    quick.__class__ = _without_sync(type(elbo))
+    for name, method in _waiting(type(elbo)).items():
+        setattr(quick, name, types.MethodType(_rebound(method), quick))
     if isinstance(getattr(elbo, "elbo", None), ELBO):  # an objective around another one
         quick.elbo = without_sync(elbo.elbo)
     return quick
 
 
-@functools.cache
-def _without_sync(cls: type) -> type:
-    methods: dict[str, types.FunctionType] = {}
-    for name, method in itertools.chain.from_iterable(vars(base).items() for base in cls.__mro__):
-        if name not in methods and isinstance(method, types.FunctionType):
-            methods[name] = method
-    waiting = {name: m for name, m in methods.items() if {"torch_item", "warn_if_nan"} & set(m.__code__.co_names)}
-    return type(cls.__name__, (cls,), {name: _rebound(m) for name, m in waiting.items()})
+def _waiting(cls: type) -> dict[str, types.FunctionType]:
+    """The methods of a class that wait for the device."""
+    methods = {name: getattr(cls, name) for name in dir(cls)}
+    functions = {name: method for name, method in methods.items() if isinstance(method, types.FunctionType)}
+    return {name: function for name, function in functions.items() if {"torch_item", "warn_if_nan"} & set(function.__code__.co_names)}
 
 
 def _rebound(method: types.FunctionType) -> types.FunctionType:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
+from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
 from .objectives import default_elbo
@@ -126,8 +127,7 @@ def fit(
     >>> len(fit(vae, x, epochs=3, progress=False).loss)
     3
     """
-    _check_arguments(epochs, batch_size, lr, patience, validation)
-    place = resolve_device(device)
+    place = check_arguments(epochs, batch_size, lr, patience, validation, device)
     elbo = elbo or getattr(model, "objective", None) or default_elbo()
     whole = model
     model, guide = programs.pair(model, guide)
@@ -240,11 +240,11 @@ def _check_finite(row: dict):
             )
 
 
-def _check_arguments(epochs, batch_size, lr, patience, validation):
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", 1 if patience is None else patience)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"fit: expected {name} as a whole number of at least 1, got {value!r}")
+def check_arguments(epochs: int, batch_size: int, lr: float | None, patience: int | None, validation: Any, device: str) -> torch.device:
+    """``ValueError`` for arguments that ``fit`` would refuse; otherwise the device it would use."""
+    whole_number("fit", epochs=epochs, batch_size=batch_size, patience=1 if patience is None else patience)
     if lr is not None and not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
         raise ValueError(f"fit: expected lr as a positive number, got {lr!r}")
     if patience is not None and validation is None:
         raise ValueError("fit: patience waits for a better validation loss, but there are no validation data; give validation=...")
+    return resolve_device(device)

@@ -124,7 +124,7 @@ def pyro_family(family: str | type, owner: str) -> type:
 
 def of_one_entry(limit: Constraint) -> Constraint:
     """The constraint on a single entry of an event: ``real`` for ``real_vector``."""
-    while isinstance(limit, constraints.independent):
+    while hasattr(limit, "base_constraint"):
         limit = limit.base_constraint
     return limit
 

@@ -1,0 +1,149 @@
+"""The main job from end to end, through the command line."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import pyroae as pa
+from pyroae.cli import main
+
+QUICK = ["--epochs", "2", "--particles", "20"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv, capsys):
+    assert main([*argv]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def settings(run_name):
+    with open(f"runs/{run_name}/settings.json") as file:
+        return json.load(file)
+
+
+def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
+    report = run("train", "--epochs", "30", "--particles", "50", capsys=capsys)
+    folder = tmp_path / "runs/vae-digits-1"
+    assert {path.name for path in folder.iterdir()} == {
+        "settings.json",
+        "model.safetensors",
+        "history.csv",
+        "results.json",
+        "reconstructions.png",
+        "samples.png",
+    }
+    results = json.loads((folder / "results.json").read_text())
+    assert f"test ELBO      {results['elbo']:.2f}" in report and "Monte-Carlo s.e." in report and "runs/vae-digits-1" in report
+    assert results["elbo"] == pytest.approx(results["reconstruction"] - results["kl"]) and results["elbo"] < results["log_likelihood"]
+    with open(folder / "history.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 30 and losses[-1] < losses[0]
+    for name in ("reconstructions.png", "samples.png"):
+        with Image.open(folder / name) as image:
+            assert image.width > 400 and len(image.convert("L").getcolors()) > 20
+    again = pa.elbo_terms(pa.load(folder / "model.safetensors"), pa.data.load("digits", binarize="dynamic").test)
+    assert again.elbo.mean().item() == pytest.approx(results["elbo"], rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "vae"])
+def test_every_recipe_by_name(recipe, capsys):
+    report = run("train", recipe, *QUICK, capsys=capsys)
+    assert ("not defined for a point posterior" in report) == (recipe != "vae")
+    assert settings(f"{recipe}-digits-1")["recipe"] == recipe
+
+
+SWAPS = {
+    "prior": (["--prior", "Laplace", "--prior.scale", ".5"], lambda ae: ae.prior().base_dist.scale[0].item() == 0.5),
+    "likelihood": (["--likelihood", "Normal", "--likelihood.scale", "per_dimension"], lambda ae: ae.likelihood.raw_scale.shape == (64,)),
+    "likelihood from Pyro": (
+        ["--likelihood", "FromPyro", "--likelihood.family", "StudentT"],
+        lambda ae: ae.likelihood.family.__name__ == "StudentT",
+    ),
+    "posterior": (["--posterior", "Delta"], lambda ae: isinstance(ae.posterior, pa.posteriors.Delta)),
+    "encoder": (["--encoder", "MLP", "--encoder.hidden", "[30,20]", "--encoder.activation", "Tanh"], lambda ae: len(ae.encoder) == 5),
+    "decoder": (["--decoder", "MLP", "--decoder.hidden", "[]"], lambda ae: len(ae.decoder) == 1),
+    "corruption": (["--corruption", "SaltPepper", "--corruption.fraction", ".3"], lambda ae: ae.corruption.fraction == 0.3),
+    "objective": (["--objective", "RenyiELBO", "--objective.num_particles", "3"], lambda ae: ae.objective.num_particles == 3),
+    "penalty": (
+        ["--objective", "Penalised", "--objective.penalty", "L2", "--objective.penalty.weight", ".2"],
+        lambda ae: ae.objective.penalty.weight == 0.2,
+    ),
+    "hidden and code": (["--hidden", "[40,30]", "--code", "5"], lambda ae: ae.prior.event_shape == (5,) and ae.encoder[0].out_features == 40),
+}
+
+
+@pytest.mark.parametrize("name", SWAPS)
+def test_every_part_is_swappable_by_name(name, capsys):
+    options, holds = SWAPS[name]
+    run("train", "vae", *options, *QUICK, capsys=capsys)
+    assert holds(pa.load("runs/vae-digits-1/model.safetensors"))
+
+
+def test_optimizer_scheduler_and_early_stopping(capsys):
+    options = ["--optimizer", "AdamW", "--optimizer.weight_decay", ".1", "--optimizer.lr", ".004"]
+    options += ["--scheduler", "StepLR", "--scheduler.step_size", "1", "--validation", ".1", "--patience", "3"]
+    run("train", *options, *QUICK, capsys=capsys)
+    with open("runs/vae-digits-1/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.004, 0.0004]) and "validation_loss" in rows[0]
+
+
+def test_settings_repeat_the_run(capsys):
+    run("train", "denoising", "--corruption", "Gaussian", "--seed", "3", *QUICK, capsys=capsys)
+    written = settings("denoising-digits-1")
+    assert written.pop("recipe") == "denoising"
+    with open("again.json", "w") as file:
+        json.dump(written, file)
+    run("train", "denoising", "--config", "again.json", capsys=capsys)
+    weights = [pa.load(f"runs/denoising-digits-{i}/model.safetensors").state_dict() for i in (1, 2)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_yaml_config_and_print_config(capsys):
+    with open("config.yaml", "w") as file:
+        file.write("prior: {class_path: Laplace, init_args: {scale: 0.5}}\nepochs: 2\nparticles: 20\n")
+    run("train", "vae", "--config", "config.yaml", capsys=capsys)
+    assert isinstance(pa.load("runs/vae-digits-1/model.safetensors").prior, pa.priors.Laplace)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "vae", "--prior", "Laplace", "--print_config"])
+    assert stopped.value.code == 0 and "pyroae.parts.priors.Laplace" in capsys.readouterr().out
+
+
+def test_out_names_the_folder_and_data_may_be_a_file(capsys, tmp_path):
+    x = torch.randn(60, 5)
+    (tmp_path / "table.csv").write_text("\n".join(",".join(map(str, row)) for row in x.tolist()))
+    report = run("train", "--data", "table.csv", "--out", "here/now", *QUICK, capsys=capsys)
+    assert "here/now" in report and (tmp_path / "here/now/reconstructions.png").exists() and "(5,) numbers each, real" in report
+
+
+def test_grey_levels_are_binarized_only_where_no_likelihood_was_chosen(capsys):
+    assert "binarized afresh" in run("train", *QUICK, capsys=capsys) and settings("vae-digits-1")["binarize"] == "dynamic"
+    chosen = run("train", "--likelihood", "ContinuousBernoulli", *QUICK, capsys=capsys)
+    assert "unit" in chosen and "binarized afresh" not in chosen
+
+
+def test_epochs_by_default_are_enough_for_a_small_set(capsys):
+    run("train", "--batch_size", "1437", "--particles", "2", "--lr", "1e-5", "--hidden", "[]", capsys=capsys)
+    assert settings("vae-digits-1")["epochs"] == 4000
+
+
+def test_parts_lists_every_kind(capsys):
+    listed = run("parts", capsys=capsys)
+    for name in ("Laplace", "ContinuousBernoulli", "Delta", "MLP", "SaltPepper", "Penalised", "Contractive", "TraceMeanField_ELBO"):
+        assert f"  {name} " in listed
+    assert "MLP" not in run("parts", "prior", capsys=capsys)
+
+
+def test_help_fits_a_screen(capsys):
+    assert len(run("--help", capsys=capsys).splitlines()) <= 24
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "contractive", "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "--weight" in text and "--binarize" in text and "--scheduler" in text

@@ -104,7 +104,8 @@ class Autoencoder(PyroModule):
         for part, role in ((prior, "prior"), (likelihood, "likelihood")):
             if part.event_shape is None:
                 raise ValueError(
-                    f"{role} {type(part).__name__}: expected the shape of one event as its first argument, got none; for example {type(part).__name__}(64)"
+                    f"{role} {type(part).__name__}: expected the shape of one event as its first argument, "
+                    f"got none; for example {type(part).__name__}(64)"
                 )
         posterior = posterior.fitted(prior)
         self._recipes = {"encoder": encoder, "decoder": decoder}
@@ -163,7 +164,8 @@ class Autoencoder(PyroModule):
         """``n`` codes from the prior, shape ``(n, *z_event)``; ``ValueError`` where it is improper."""
         if not self.prior.proper:
             raise ValueError(
-                f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; use a proper prior such as pa.priors.Normal"
+                f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; "
+                f"use a proper prior such as pa.priors.Normal"
             )
         return self.prior().sample(torch.Size([n]))
 
@@ -171,7 +173,7 @@ class Autoencoder(PyroModule):
         """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
 
         >>> import pyroae as pa
-        >>> vae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(128), pa.nets.MLP(128))
+        >>> vae = pa.recipes.vae(pa.data.load("digits"))
         >>> vae.replace(prior=pa.priors.Laplace(16)).encode(torch.zeros(5, 64)).event_shape
         torch.Size([16])
 

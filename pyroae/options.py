@@ -3,8 +3,10 @@
 import inspect
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pyro import infer
 
@@ -46,7 +48,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
     Raises:
         ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
     """
-    name = argv[0] if argv and not argv[0].startswith("-") else "vae"
+    name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv) or "vae"
     if name not in RECIPES:
         raise ValueError(f"train: there is no recipe {name!r}" + did_you_mean(name, RECIPES))
     parser = _parser(name)
@@ -54,6 +56,8 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
     _check_names(parser, given)
     try:
         settings = parser.parse_args(given)
+        if settings.recipe != name:
+            raise ValueError(f"train: the recipe is {name!r} but the config is of {settings.recipe!r}; leave the recipe out")
         return RECIPES[name], parser.instantiate(settings), json.loads(parser.dump(settings, format="json"))
     except ArgumentError as error:
         raise ValueError("train: " + " ".join(str(error).split())) from error
@@ -73,6 +77,7 @@ def _parser(recipe: str) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
+    parser.add_argument("--recipe", type=str, default=recipe, help="the recipe, where it is not named first")
     parser.add_function_arguments(RECIPES[recipe], skip={"data"})
     parser.add_function_arguments(load)
     for name, kind in SWAPPABLE.items():
@@ -85,6 +90,20 @@ def _parser(recipe: str) -> ArgumentParser:
     parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
     return parser
+
+
+def _recipe_by_option(argv: list[str]) -> str | None:
+    """The recipe that --recipe or a config file among the arguments names."""
+    options = [token.split("=", 1) for token in argv if "=" in token] + [*zip(argv, argv[1:])]
+    files = [value for option, value in options if option == "--config"]
+    for option, value in options:
+        if option == "--recipe":
+            return value
+    try:
+        content = [yaml.safe_load(Path(file).read_text()) for file in files]
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):  # said better by the parser
+        return None
+    return next((str(found["recipe"]) for found in content if isinstance(found, dict) and "recipe" in found), None)
 
 
 def _check_names(parser: ArgumentParser, argv: list[str]):

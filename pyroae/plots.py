@@ -71,7 +71,13 @@ def reconstructions(
 
 
 def samples(
-    ae: Autoencoder, n: int = 60, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, ax: Axes | None = None
+    ae: Autoencoder,
+    n: int = 60,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    columns: int = 10,
+    ax: Axes | None = None,
 ) -> Axes:
     """Means of p(x|z) for ``n`` codes drawn from the prior.
 
@@ -79,7 +85,7 @@ def samples(
         ValueError: the prior is improper.
     """
     with torch.no_grad():
-        ax = images(ae.decode(ae.sample_prior(n)).mean, image_shape, limits, ax=ax)
+        ax = images(ae.decode(ae.sample_prior(n)).mean, image_shape, limits, columns=columns, ax=ax)
     ax.set_title("Samples: mean of p(x|z), z from the prior")
     return ax
 

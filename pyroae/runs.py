@@ -30,7 +30,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
         ValueError: bad settings or data, or a folder that is already in use; nothing is written then.
     """
     torch.manual_seed(settings.seed or 0)
-    found = _load(recipe, settings, written)
+    found, note = _load(recipe, settings, written)
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
     for split in (found.train, found.test):
@@ -46,32 +46,31 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     with storage.atomic(folder / "history.csv") as path:
         history.to_csv(path)
     with storage.atomic(folder / "settings.json") as path:
-        path.write_text(json.dumps({"recipe": recipe.__name__} | written, indent=2))
+        path.write_text(json.dumps(written, indent=2))
     storage.save(ae, folder / "model.safetensors")
     results, report = _score(ae, found, settings.particles)
     with storage.atomic(folder / "results.json") as path:
         path.write_text(json.dumps(results | {"training_seconds": seconds}, indent=2))
     drawn = _draw(ae, found, folder)
-    binarized = (
-        "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)" if found.train.dynamic else ""
-    )
     return "\n".join(
         [
-            f"data           {found!r}{binarized}",
-            f"trained        {recipe.__name__}, {len(history.rows)} epochs in {seconds:.1f} s on {ae.device.type}, last training loss {history.loss[-1]:.2f} nats/datum",
+            f"data           {found!r}{note}",
+            f"trained        {recipe.__name__}, {len(history.rows)} epochs in {seconds:.1f} s on {ae.device.type}, "
+            f"last training loss {history.loss[-1]:.2f} nats/datum",
             *report,
             f"run folder     {folder}: settings.json, model.safetensors, history.csv, results.json, {', '.join(drawn)}",
         ]
     )
 
 
-def _load(recipe: Callable, settings: Namespace, written: dict) -> DataSet:
-    """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual."""
+def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:
+    """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so."""
     found = data.load(**arguments_of(data.load, settings))
     if recipe is vae and found.domain == "unit" and settings.likelihood is None:
         settings.binarize = written["binarize"] = "dynamic"
         found = data.load(**arguments_of(data.load, settings))
-    return found
+        return found, "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)"
+    return found, ""
 
 
 def _folder(asked: str | None, name: str) -> Path:
@@ -80,7 +79,8 @@ def _folder(asked: str | None, name: str) -> Path:
         folder = Path(asked)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
-                f"train: {folder} exists and is not empty; nothing is ever overwritten, so name another folder with --out or remove that one"
+                f"train: {folder} exists and is not empty; nothing is ever overwritten, "
+                f"so name another folder with --out or remove that one"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -76,7 +76,10 @@ PYTHON = {
     "an encoder of the wrong input": (lambda: built(encoder=nn.Linear(63, 8)), ["encoder", "(2, 64)", "failed"]),
     "a network that is none": (lambda: built(encoder=torch.relu), ["encoder", "nn.Module", "builtin_function"]),
     "a network that returns two things": (lambda: built(encoder=nn.LSTM(64, 8)), ["encoder", "tuple"]),
-    "prior and posterior that disagree in size": (lambda: built(posterior=pa.posteriors.Normal(5)), ["(4,)", "(5,)", "leave the posterior's shape out"]),
+    "prior and posterior that disagree in size": (
+        lambda: built(posterior=pa.posteriors.Normal(5)),
+        ["(4,)", "(5,)", "leave the posterior's shape out"],
+    ),
     "prior and posterior that disagree in support": (
         lambda: built(prior=pa.priors.Flat(4, support="unit_interval")),
         ["posterior Normal", "between 0 and 1", "Delta"],
@@ -94,7 +97,10 @@ PYTHON = {
     "a misspelt source of a scale": (lambda: pa.likelihoods.Normal(4, scale="lerned"), ["'learned'", "'lerned'"]),
     "a misspelt Pyro distribution": (lambda: pa.likelihoods.FromPyro("StudenT", 4), ["'StudenT'", "did you mean 'StudentT'"]),
     "a misspelt parameter": (lambda: pa.likelihoods.FromPyro("StudentT", 4, sclae=1.0), ["'sclae'", "did you mean 'scale'"]),
-    "a distribution that does not say enough": (lambda: pa.likelihoods.FromPyro("Categorical", 4), ["Categorical", "'logits'", "Conditional of its own"]),
+    "a distribution that does not say enough": (
+        lambda: pa.likelihoods.FromPyro("Categorical", 4),
+        ["Categorical", "'logits'", "Conditional of its own"],
+    ),
     "an unknown support": (lambda: pa.priors.Flat(4, support="reals"), ["'unit_interval'", "'reals'"]),
     "an unknown activation": (lambda: mlp(8, activation="Rely"), ["'Rely'", "did you mean"]),
     "a negative width": (lambda: mlp([8, -3]), ["positive whole numbers", "[8, -3]"]),
@@ -121,7 +127,10 @@ PYTHON = {
     "a model without its guide": (lambda: quiet(global_model, X), ["guide=...", "function"]),
     "zero particles": (lambda: pa.log_likelihood(small_vae(), X, particles=0), ["particles", "at least 1", "got 0"]),
     "particles as a float": (lambda: pa.elbo_terms(small_vae(), X, particles=1e3), ["particles", "1000.0"]),
-    "log p(x) of a point posterior": (lambda: pa.log_likelihood(built(posterior=pa.posteriors.Delta()), X), ["Delta", "density", "pa.posteriors.Normal"]),
+    "log p(x) of a point posterior": (
+        lambda: pa.log_likelihood(built(posterior=pa.posteriors.Delta()), X),
+        ["Delta", "density", "pa.posteriors.Normal"],
+    ),
     "log p(x) under an improper prior": (lambda: pa.log_likelihood(built(prior=pa.priors.Flat(4)), X), ["improper", "pa.priors.Normal"]),
     "log p(x) of a program that does not split into data": (
         lambda: pa.log_likelihood(global_model, X, guide=global_guide),
@@ -134,7 +143,10 @@ PYTHON = {
     "binarizing real data": (lambda: pa.data.load(torch.randn(10, 3), binarize="static"), ["0 to 1", "real", "rescale"]),
     "binarizing twice": (lambda: pa.data.load(X, binarize="dynamic"), ["binary", "leave binarize out"]),
     "an unknown way to binarize": (lambda: pa.data.load("digits", binarize="random"), ["'dynamic'", "'random'"]),
-    "a domain that does not hold": (lambda: pa.data.load(torch.randn(10, 3), domain="counts"), ["said to be counts", "are real", "domain='real'"]),
+    "a domain that does not hold": (
+        lambda: pa.data.load(torch.randn(10, 3), domain="counts"),
+        ["said to be counts", "are real", "domain='real'"],
+    ),
     "an unknown domain": (lambda: pa.data.load(X, domain="grey"), ["real, binary, unit", "'grey'"]),
     "NaN in a file": (lambda: pa.data.load(with_nan()), ["finite", "1 of 20 rows", "drop or fill"]),
     "text in an array": (lambda: pa.data.load(np.array([["a", "b"]] * 5)), ["numbers", "<U1"]),
@@ -234,6 +246,7 @@ COMMANDS = {
     "a folder that is a file": (["train", "--out", "used/precious.txt"], ["precious.txt exists"]),
     "a config that is not there": (["train", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "a config with an unknown setting": (["train", "--config", "used/bad.yaml"], ["epoks"]),
+    "a config of another recipe": (["train", "vae", "--config", "used/other.yaml"], ["'vae'", "'sparse'", "leave the recipe out"]),
     "an unknown device": (["train", "--device", "gpu0"], ["'cuda'", "'gpu0'"]),
     "a size of zero": (["train", "--code", "0"], ["positive whole number", "got 0"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),
@@ -246,6 +259,7 @@ def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, t
     (tmp_path / "used").mkdir()
     (tmp_path / "used/precious.txt").write_text("years of work")
     (tmp_path / "used/bad.yaml").write_text("epoks: 3")
+    (tmp_path / "used/other.yaml").write_text("recipe: sparse")
     argv, words = COMMANDS[name]
     assert main(argv) == 2
     out, err = capsys.readouterr()

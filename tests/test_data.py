@@ -70,7 +70,9 @@ def test_idx_files_are_read_packed_or_not(packed, tmp_path, monkeypatch):
     images, labels = np.random.default_rng(0).integers(0, 256, (4, 28, 28)), np.arange(4)
     for which in ("train", "t10k"):
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            content = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.astype(np.uint8).tobytes()
+            content = (
+                struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.astype(np.uint8).tobytes()
+            )
             name = folder / f"{which}-{kind}-ubyte"
             (name.with_name(name.name + ".gz") if packed else name).write_bytes(gzip.compress(content) if packed else content)
     monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
@@ -91,9 +93,8 @@ def _write(path, array):
         np.savetxt(path, array, delimiter=",", header="a,b,c", comments="")
     else:
         pyarrow = pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.table({name: array[:, i] for i, name in enumerate("abc")}), path)
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({name: array[:, i] for i, name in enumerate("abc")}), path)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
@@ -108,7 +109,13 @@ def test_files(suffix, tmp_path):
 
 @pytest.mark.parametrize(
     "values, domain",
-    [([[0, 1], [1, 1]], "binary"), ([[0.0, 0.5], [1.0, 0.2]], "unit"), ([[0, 7], [1, 1]], "counts"), ([[-1.0, 2.5], [0, 1]], "real"), ([[0.5, 2.5], [0, 1]], "real")],
+    [
+        ([[0, 1], [1, 1]], "binary"),
+        ([[0.0, 0.5], [1.0, 0.2]], "unit"),
+        ([[0, 7], [1, 1]], "counts"),
+        ([[-1.0, 2.5], [0, 1]], "real"),
+        ([[0.5, 2.5], [0, 1]], "real"),
+    ],
 )
 def test_the_domain_is_found_from_the_values(values, domain):
     assert pa.data.load(torch.tensor(values * 5)).domain == domain

@@ -110,7 +110,9 @@ def test_bits_per_dim():
 # --- evaluation changes nothing ---
 
 
-@pytest.mark.parametrize("judge", [lambda ae, x: pa.log_likelihood(ae, x, particles=50), pa.elbo_terms], ids=["log_likelihood", "elbo_terms"])
+@pytest.mark.parametrize(
+    "judge", [lambda ae, x: pa.log_likelihood(ae, x, particles=50), pa.elbo_terms], ids=["log_likelihood", "elbo_terms"]
+)
 def test_evaluation_leaves_everything_as_it_was(judge, digits):
     encoder = torch.nn.Sequential(torch.nn.BatchNorm1d(64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 8))
     ae = small_vae(corruption=pa.corruption.Masking(0.5)).replace(encoder=encoder).train()

@@ -190,7 +190,9 @@ def test_l2_penalty_is_a_normal_prior(grey):
     [Trace_ELBO(), TraceMeanField_ELBO(num_particles=3), Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)],
     ids=["Trace", "sequential", "vectorized"],
 )
-@pytest.mark.parametrize("penalty", [pa.penalties.L2(1.0), pa.penalties.KLSparsity(), pa.penalties.Contractive(0.1)], ids=["L2", "KL", "contractive"])
+@pytest.mark.parametrize(
+    "penalty", [pa.penalties.L2(1.0), pa.penalties.KLSparsity(), pa.penalties.Contractive(0.1)], ids=["L2", "KL", "contractive"]
+)
 def test_a_penalty_adds_the_same_around_any_elbo(penalty, elbo, grey):
     ae, x = pa.recipes.contractive(grey, code=6), grey.test.x[:20]
     added = pa.Penalised(penalty, elbo).loss(ae.model, ae.guide, x) - elbo.loss(ae.model, ae.guide, x)
@@ -213,7 +215,9 @@ def test_penalised_works_in_plain_svi_and_with_a_users_function(grey):
     assert losses[-1] < losses[0] and svi.evaluate_loss(x) < losses[0]
 
 
-@pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceMeanField_ELBO(), pa.Penalised(pa.penalties.L2())], ids=["Trace", "TraceMeanField", "Penalised"])
+@pytest.mark.parametrize(
+    "elbo", [Trace_ELBO(), TraceMeanField_ELBO(), pa.Penalised(pa.penalties.L2())], ids=["Trace", "TraceMeanField", "Penalised"]
+)
 def test_without_sync_changes_neither_loss_nor_gradient(elbo, digits):
     ae, x, results = small_vae(), digits.test.x[:20], []
     for each in (elbo, without_sync(elbo)):

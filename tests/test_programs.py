@@ -12,7 +12,13 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, Trace
 
 import pyroae as pa
 
-ELBOS = [Trace_ELBO(), TraceMeanField_ELBO(), TraceGraph_ELBO(), RenyiELBO(num_particles=3), Trace_ELBO(num_particles=4, vectorize_particles=True)]
+ELBOS = [
+    Trace_ELBO(),
+    TraceMeanField_ELBO(),
+    TraceGraph_ELBO(),
+    RenyiELBO(num_particles=3),
+    Trace_ELBO(num_particles=4, vectorize_particles=True),
+]
 IDS = ["Trace", "TraceMeanField", "TraceGraph", "Renyi", "vectorized"]
 
 
@@ -61,7 +67,9 @@ def test_nuts_samples_the_exact_posterior():
     assert torch.allclose(z.mean(0), q.mean[0], atol=0.15) and torch.allclose(z.std(0), q.stddev[0], rtol=0.25)
 
 
-@pytest.mark.parametrize("make_second", [lambda first: small_vae(), copy.deepcopy, lambda first: first.replace()], ids=["new", "deepcopy", "replace"])
+@pytest.mark.parametrize(
+    "make_second", [lambda first: small_vae(), copy.deepcopy, lambda first: first.replace()], ids=["new", "deepcopy", "replace"]
+)
 def test_two_lives_in_one_process(make_second, vae, digits):
     x, second = digits.train.x[:64], make_second(vae)
     before = [p.clone() for p in second.parameters()]

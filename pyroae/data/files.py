@@ -107,7 +107,8 @@ def _split(name: str, array: np.ndarray, domain: Domain | None) -> Split:
     x = x.float() / 255 if grey and x.max() > 1 else x.float()
     if not bool(torch.isfinite(x).all()):
         raise ValueError(
-            f"data: expected finite numbers in {name}, got NaN or infinity in {int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows; drop or fill them"
+            f"data: expected finite numbers in {name}, "
+            f"got NaN or infinity in {int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows; drop or fill them"
         )
     found = _domain(x)
     _check_domain(name, x, found, domain or found)
@@ -130,5 +131,6 @@ def _check_domain(name: str, x: Tensor, found: Domain, asked: Domain):
         raise ValueError(f"data: expected domain as one of real, {', '.join(allowed)}, got {asked!r}")
     if asked in allowed and found not in allowed[asked]:
         raise ValueError(
-            f"data: {name} was said to be {asked}, but its values from {x.min().item():.4g} to {x.max().item():.4g} are {found}; rescale them or say domain={found!r}"
+            f"data: {name} was said to be {asked}, but its values from {x.min().item():.4g} to {x.max().item():.4g} "
+            f"are {found}; rescale them or say domain={found!r}"
         )

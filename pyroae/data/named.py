@@ -42,7 +42,8 @@ def _download(kind: str) -> Path:
         getattr(datasets, kind)(cache, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"data: {kind} is not in {_data_home()} and cannot be downloaded ({error}); put its .gz files into {_data_home() / kind / 'raw'}"
+            f"data: {kind} is not in {_data_home()} and cannot be downloaded ({error}); "
+            f"put its .gz files into {_data_home() / kind / 'raw'}"
         ) from error
     return cache / kind / "raw"
 
@@ -69,7 +70,8 @@ def _binarized_mnist() -> DataSet:
         arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat") for name in ("train", "valid", "test")}
     if arrays is None:
         raise ValueError(
-            f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat in {folder}, found neither; set PYROAE_DATA to the folder above them"
+            f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat "
+            f"in {folder}, found neither; set PYROAE_DATA to the folder above them"
         )
     splits = {name: Split(torch.from_numpy(rows).float(), None, "binary") for name, rows in arrays.items()}
     return DataSet("binarized-mnist", splits["train"], splits["test"], splits["valid"], (28, 28))

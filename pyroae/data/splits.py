@@ -72,7 +72,8 @@ def binarized(data: DataSet, how: Binarize) -> DataSet:
         raise ValueError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
     if data.domain != "unit":
         raise ValueError(
-            f"data: binarize={how!r} needs grey levels from 0 to 1, but {data.name} is {data.domain}; leave binarize out or rescale the data"
+            f"data: binarize={how!r} needs grey levels from 0 to 1, but {data.name} is {data.domain}; "
+            f"leave binarize out or rescale the data"
         )
     generator = torch.Generator().manual_seed(0)
 

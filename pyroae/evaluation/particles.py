@@ -118,7 +118,8 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
 def _check_site(site: dict, n: int):
     if not any(frame.vectorized and frame.dim == -1 and frame.size == n for frame in site["cond_indep_stack"]):
         raise ValueError(
-            f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), so log p(x) does not split into data; put it in pyro.plate('data', len(x))"
+            f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), "
+            f"so log p(x) does not split into data; put it in pyro.plate('data', len(x))"
         )
 
 

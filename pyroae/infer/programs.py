@@ -1,4 +1,4 @@
-"""What every user of a (model, guide) pair needs: finding it, looking at it without changing it, running it without waiting for the device."""
+"""What every user of a (model, guide) pair needs: to find it, to look without changing it, to run it without waiting."""
 
 import contextlib
 import copy

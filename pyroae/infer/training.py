@@ -236,7 +236,8 @@ def _check_finite(row: dict):
     for name in ("loss", "validation_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             raise ValueError(
-                f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; try a lower lr, and look at the data's range and the penalty's domain"
+                f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; "
+                f"try a lower lr, and look at the data's range and the penalty's domain"
             )
 
 

@@ -100,7 +100,8 @@ class Conditional(nn.Module):
         deep, family_dim = self.limits[name].event_dim, _event_dim(self.family)
         if deep > 0 and family_dim == 0:
             raise ValueError(
-                f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; write a Conditional of its own for it"
+                f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; "
+                f"write a Conditional of its own for it"
             )
         return self.event_shape[: len(self.event_shape) - family_dim] + self.event_shape[-1:] * deep
 

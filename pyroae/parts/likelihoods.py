@@ -40,7 +40,8 @@ class Likelihood(Conditional, Part):
         if not bool(inside.all()):
             outside = 1 - inside.double().mean().item()
             raise ValueError(
-                f"{owner}: expected every entry of x to be {in_words(support)}, got entries from {x.min().item():.4g} to {x.max().item():.4g}, "
+                f"{owner}: expected every entry of x to be {in_words(support)}, "
+                f"got entries from {x.min().item():.4g} to {x.max().item():.4g}, "
                 f"{outside:.1%} of the data outside; {self.remedy}"
             )
 

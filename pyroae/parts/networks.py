@@ -77,7 +77,8 @@ def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, 
         ) from error
     if numbers != outputs:
         raise ValueError(
-            f"{role}: expected {outputs} numbers for each datum, got {numbers} from {type(network).__name__}; {asked}, so change its last layer"
+            f"{role}: expected {outputs} numbers for each datum, got {numbers} from {type(network).__name__}; "
+            f"{asked}, so change its last layer"
         )
     return network
 

@@ -1,0 +1,17 @@
+"""Results that take minutes: uv run pytest -m slow."""
+
+import json
+import re
+
+import pytest
+
+from pyroae.cli import main
+
+
+@pytest.mark.slow
+def test_mnist_reaches_the_promised_elbo(real_data, tmp_path, capsys):
+    options = "--data mnist --likelihood Bernoulli --binarize dynamic --epochs 20 --hidden 400 --code 20 --particles 10"
+    assert main(["train", "vae", *options.split(), "--out", str(tmp_path / "run")]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["elbo"] > -102
+    assert re.search(r"20 epochs in \d+\.\d s", capsys.readouterr().out)

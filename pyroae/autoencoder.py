@@ -147,8 +147,8 @@ class Autoencoder(PyroModule):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x|z) at the mean of q(z|x), shape ``(B, *event)``."""
-        return self.decode(self.encode(x).mean).mean
+        """The mean of p(x|z) (of categories, the likeliest) at the mean of q(z|x), shape ``(B, *event)``."""
+        return self.likelihood.picture(self.decode(self.encode(x).mean))
 
     @torch.no_grad()
     def sample(self, n: int = 1) -> Tensor:

@@ -79,6 +79,8 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {str(key): describe(item) for key, item in value.items()}}
     if isinstance(value, torch.Tensor):
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Part):
@@ -118,6 +120,8 @@ def rebuild(description: Any) -> Any:
     if not isinstance(description, dict):
         return description
     fields = dict(description)
+    if isinstance(fields.get("dict"), dict):
+        return {key: rebuild(item) for key, item in fields["dict"].items()}
     if "tensor" in fields:
         return torch.tensor(fields["tensor"], dtype=getattr(torch, fields["dtype"]))
     if "module" in fields:

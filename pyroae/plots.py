@@ -85,7 +85,7 @@ def samples(
         ValueError: the prior is improper.
     """
     with torch.no_grad():
-        ax = images(ae.decode(ae.sample_prior(n)).mean, image_shape, limits, columns=columns, ax=ax)
+        ax = images(ae.likelihood.picture(ae.decode(ae.sample_prior(n))), image_shape, limits, columns=columns, ax=ax)
     ax.set_title("Samples: mean of p(x|z), z from the prior")
     return ax
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -33,24 +34,63 @@ LIKELIHOODS = {
         6,
         lambda h, x: scipy.stats.norm(h[..., :3], h[..., 3:].exp()).logpdf(x),
     ),
-    "StudentT": (lambda: pa.likelihoods.FromPyro("StudentT", 3, df=4.0, scale=0.5), 3, lambda h, x: scipy.stats.t(4, h, 0.5).logpdf(x)),
-    "Gamma": (
-        lambda: pa.likelihoods.FromPyro("Gamma", 3),
-        6,
-        lambda h, x: scipy.stats.gamma(h[..., :3].exp(), scale=(-h[..., 3:]).exp()).logpdf(x),
+    "Laplace": (lambda: pa.likelihoods.Laplace(3, scale=0.5), 3, lambda h, x: scipy.stats.laplace(h, 0.5).logpdf(x)),
+    "StudentT": (lambda: pa.likelihoods.StudentT(3, df=4.0, scale=0.5), 3, lambda h, x: scipy.stats.t(4, h, 0.5).logpdf(x)),
+    "LogNormal": (lambda: pa.likelihoods.LogNormal(3), 3, lambda h, x: scipy.stats.lognorm(1, scale=h.exp()).logpdf(x)),
+    "Gamma": (lambda: pa.likelihoods.Gamma(3), 6, lambda h, x: scipy.stats.gamma(h[..., :3].exp(), scale=(-h[..., 3:]).exp()).logpdf(x)),
+    "Beta": (lambda: pa.likelihoods.Beta(3), 6, lambda h, x: scipy.stats.beta(h[..., :3].exp(), h[..., 3:].exp()).logpdf(x)),
+    "Poisson": (lambda: pa.likelihoods.Poisson(3), 3, lambda h, x: scipy.stats.poisson(h.exp()).logpmf(x)),
+    "NegativeBinomial": (
+        lambda: pa.likelihoods.NegativeBinomial(3, total_count=5.0),
+        3,
+        lambda h, x: scipy.stats.nbinom(5, 1 - h.sigmoid()).logpmf(x),
     ),
-    "Poisson": (lambda: pa.likelihoods.FromPyro("Poisson", 3), 3, lambda h, x: scipy.stats.poisson(h.exp()).logpmf(x)),
-    "Binomial": (
+    "NegativeBinomial, learned": (
+        lambda: pa.likelihoods.NegativeBinomial(3),
+        3,
+        lambda h, x: scipy.stats.geom(1 - h.sigmoid(), -1).logpmf(x),
+    ),
+    "ZeroInflatedNegativeBinomial": (
+        lambda: pa.likelihoods.ZeroInflatedNegativeBinomial(3),
+        6,
+        lambda h, x: zero_inflated(h[..., 3:].sigmoid(), scipy.stats.geom(1 - h[..., :3].sigmoid(), -1), x),
+    ),
+    "Categorical": (lambda: pa.likelihoods.Categorical(3, categories=4), 12, lambda h, x: picked(h.reshape(-1, 3, 4), x.long())),
+    "GreyLevels": (lambda: pa.likelihoods.GreyLevels(3, levels=5), 15, lambda h, x: picked(h.reshape(-1, 3, 5), (4 * x).round().long())),
+    "DiscretizedLogistic": (
+        lambda: pa.likelihoods.DiscretizedLogistic(3, scale=0.3, levels=9),
+        3,
+        lambda h, x: level_mass(scipy.stats.logistic(h, 0.3), x, 9),
+    ),
+    "LogisticMixture": (lambda: pa.likelihoods.LogisticMixture(3, components=2, levels=9), 18, None),
+    "Product": (
+        lambda: pa.likelihoods.Product({"a": pa.likelihoods.Normal(2), "b": pa.likelihoods.Poisson(1)}),
+        3,
+        lambda h, x: np.hstack([scipy.stats.norm(h[:, :2]).logpdf(x[:, :2]), scipy.stats.poisson(h[:, 2:].exp()).logpmf(x[:, 2:])]),
+    ),
+    "from Pyro": (
         lambda: pa.likelihoods.FromPyro("Binomial", 3, total_count=16),
         3,
         lambda h, x: scipy.stats.binom(16, h.sigmoid()).logpmf(x),
     ),
-    "NegativeBinomial": (
-        lambda: pa.likelihoods.FromPyro(dist.NegativeBinomial, 3, total_count=5),
-        3,
-        lambda h, x: scipy.stats.nbinom(5, 1 - h.sigmoid()).logpmf(x),
-    ),
 }
+
+
+def zero_inflated(gate, counts, x):
+    gate, x = gate.numpy(), x.numpy()
+    return np.log(gate * (x == 0) + (1 - gate) * counts.pmf(x))
+
+
+def picked(logits, index):
+    return logits.log_softmax(-1).gather(-1, index[..., None])[..., 0]
+
+
+def level_mass(logistic, x, levels):
+    half = 0.5 / (levels - 1)
+    below = np.where(x < half, 0.0, logistic.cdf(x - half))
+    above = np.where(x > 1 - half, 1.0, logistic.cdf(x + half))
+    return np.log(above - below)
+
 
 # part -> (constructor, numbers of the encoder for one z of 3 numbers)
 POSTERIORS = {
@@ -122,7 +162,7 @@ def test_likelihood_density_is_scipys(name):
     x = p.sample()
     likelihood.check(x)
     if reference is not None:
-        assert torch.allclose(p.log_prob(x).double(), torch.as_tensor(reference(h, x)).sum(-1), atol=1e-3)
+        assert torch.allclose(p.log_prob(x).double(), torch.as_tensor(reference(h, x)).double().sum(-1), atol=1e-3)
 
 
 @pytest.mark.parametrize("logit", [0.0, 0.01, -0.09, 0.11, 3.0, -40.0])
@@ -130,6 +170,42 @@ def test_continuous_bernoulli_integrates_to_one(logit):
     x = torch.linspace(0, 1, 200001, dtype=torch.float64)
     p = pa.likelihoods.ContinuousBernoulli(1).double()(torch.tensor([logit], dtype=torch.float64))
     assert torch.trapezoid(p.log_prob(x[:, None]).exp(), x).item() == pytest.approx(1.0, abs=1e-6)
+
+
+GREY = {
+    "GreyLevels": pa.likelihoods.GreyLevels(1),
+    "DiscretizedLogistic": pa.likelihoods.DiscretizedLogistic(1),
+    "LogisticMixture": pa.likelihoods.LogisticMixture(1),
+}
+
+
+@pytest.mark.parametrize("name", GREY)
+def test_grey_levels_have_probabilities_that_sum_to_one_and_the_right_mean(name):
+    likelihood, levels = GREY[name].double(), torch.linspace(0, 1, 256, dtype=torch.float64)[:, None]
+    for h in (torch.randn(likelihood.size), 8 * torch.randn(likelihood.size), torch.full((likelihood.size,), -9.0)):
+        p = likelihood(h.double())
+        mass = p.log_prob(levels).exp()
+        assert mass.sum().item() == pytest.approx(1.0, abs=1e-9)
+        assert p.mean.item() == pytest.approx((mass * levels[:, 0]).sum().item(), abs=1e-9)
+    x = p.sample((4000,))
+    assert x.mean().item() == pytest.approx(p.mean.item(), abs=0.02)
+
+
+def test_a_discretized_logistic_loses_nothing_far_from_its_mean():
+    p = pa.likelihoods.DiscretizedLogistic(1, scale=0.001)(torch.tensor([0.0]))
+    assert p.log_prob(torch.tensor([0.5])).item() == pytest.approx(-(0.5 - 0.5 / 255) / 0.001, rel=1e-3)
+
+
+def test_a_table_of_mixed_columns_is_refused_by_column_and_trained():
+    table = pa.likelihoods.Product(
+        {"age": pa.likelihoods.Normal(1), "visits": pa.likelihoods.Poisson(1), "town": pa.likelihoods.Categorical(1, categories=3)}
+    )
+    x = torch.stack([torch.randn(200), torch.poisson(torch.full((200,), 3.0)), torch.randint(3, (200,)).float()], 1)
+    ae = pa.Autoencoder(pa.priors.Normal(2), table, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    losses = pa.fit(ae, x, epochs=10, lr=1e-2, batch_size=50, progress=False).loss
+    assert losses[-1] < losses[0] and set(ae.reconstruct(x)[:, 2].tolist()) <= {0.0, 1.0, 2.0}
+    with pytest.raises(ValueError, match="column 'visits'.*a whole number, not negative.*from -1"):
+        table.check(torch.tensor([[0.3, -1.0, 2.0]]))
 
 
 def test_a_confident_wrong_pixel_costs_its_logit():

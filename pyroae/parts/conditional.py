@@ -14,7 +14,11 @@ from ..part import did_you_mean
 
 Shape = int | Sequence[int]
 
-_EQUIVALENT = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))  # the first is the default
+_EQUIVALENT = (  # the first is the default
+    ("logits", "probs"),
+    ("gate_logits", "gate"),
+    ("scale_tril", "covariance_matrix", "precision_matrix"),
+)
 
 
 class Conditional(nn.Module):
@@ -34,6 +38,7 @@ class Conditional(nn.Module):
         family: a Pyro distribution class.
         event_shape: shape of one event, or ``None`` until it is known.
         limits: constraints to use instead of the family's own.
+        length: how long a parameter is that is a vector for each single entry, such as a Categorical's logits.
         parameters: what is given for the family's parameters.
 
     Raises:
@@ -44,13 +49,13 @@ class Conditional(nn.Module):
     size: int  # numbers it reads from the network
     widths: list[int]  # the same, parameter by parameter
 
-    def __init__(self, family: type, event_shape: Shape | None, limits: dict[str, Constraint] | None = None, **parameters):
+    def __init__(self, family: type, event_shape: Shape | None, limits: dict[str, Constraint] | None = None, length: int = 0, **parameters):
         super().__init__()
         given = {name: value for name, value in parameters.items() if value is not None}
         self.family = family
         self.event_shape = None if event_shape is None else as_shape(event_shape, type(self).__name__)
         self.limits = limits or _in_use(family, given, type(self).__name__)
-        self.widths = []
+        self.widths, self.length = [], length
         if self.event_shape is not None:
             for name in self.limits:
                 self._place(name, given.get(name))
@@ -63,8 +68,12 @@ class Conditional(nn.Module):
     def forward(self, h: Tensor | None = None) -> dist.Distribution:
         """The distribution given a network's output ``h`` of shape ``(..., size)``."""
         numbers = iter(() if h is None else h.split(self.widths, -1))
-        d = self.family(**{name: self._value(name, numbers) for name in self.limits})
+        d = self.make(**{name: self._value(name, numbers) for name in self.limits})
         return d.to_event(len(self.event_shape) - d.event_dim)
+
+    def make(self, **parameters: Tensor) -> dist.Distribution:
+        """The distribution of single entries, from their parameters."""
+        return self.family(**parameters)
 
     def extra_repr(self) -> str:
         """What it was made with."""
@@ -98,10 +107,12 @@ class Conditional(nn.Module):
     def _shape(self, name: str) -> torch.Size:
         """A parameter's shape for one event: the batch part of the event, then the event's length as often as its constraint asks."""
         deep, family_dim = self.limits[name].event_dim, _event_dim(self.family)
+        if deep > 0 and family_dim == 0 and self.length:
+            return self.event_shape + torch.Size([self.length])
         if deep > 0 and family_dim == 0:
             raise ValueError(
                 f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; "
-                f"write a Conditional of its own for it"
+                "write a Conditional of its own for it"
             )
         return self.event_shape[: len(self.event_shape) - family_dim] + self.event_shape[-1:] * deep
 
@@ -140,6 +151,9 @@ def in_words(limit: Constraint) -> str:
         constraints.positive: "positive",
         constraints.nonnegative_integer: "a whole number, not negative",
     }
+    if isinstance(limit, (type(constraints.interval(0, 1)), type(constraints.integer_interval(0, 1)))):
+        whole = "a whole number " if limit.is_discrete else ""
+        return words.get(limit, f"{whole}from {limit.lower_bound} to {limit.upper_bound}")
     return words.get(limit, str(limit))
 
 

@@ -2,7 +2,8 @@
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ..part import Part
 from . import distributions
@@ -13,6 +14,14 @@ class Likelihood(Conditional, Part):
     """A distribution over one x given the decoder's output; refuses data outside its support."""
 
     remedy = "choose a likelihood whose support holds these data"
+
+    def support(self, like: Tensor) -> constraints.Constraint:
+        """What values x may take, as a constraint that can check tensors like that one."""
+        return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
+
+    def picture(self, p: dist.Distribution) -> Tensor:
+        """What to show of p(x|z): its mean."""
+        return p.mean
 
     def check_shape(self, x: Tensor):
         """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
@@ -35,7 +44,7 @@ class Likelihood(Conditional, Part):
         if not bool(torch.isfinite(x).all()):
             bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
             raise ValueError(f"{owner}: expected finite numbers, got NaN or infinity in {bad} of {len(x)} rows; drop or fill them")
-        support = self(torch.zeros(self.size, device=x.device)).support
+        support = self.support(x)
         inside = support.check(x)
         if not bool(inside.all()):
             outside = 1 - inside.double().mean().item()
@@ -85,6 +94,161 @@ class Normal(Likelihood):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
+class Laplace(Likelihood):
+    """Real x: absolute error; the scale as in Normal."""
+
+    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
+        super().__init__(dist.Laplace, event_shape, scale=scale)
+
+
+class StudentT(Likelihood):
+    """Real x with heavy tails, so that outliers cost little; the scale as in Normal."""
+
+    def __init__(self, event_shape: Shape | None = None, df: float | str | None = 4.0, scale: float | str | None = "learned"):
+        super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
+
+
+class LogNormal(Likelihood):
+    """Positive x whose logarithm is Normal; the scale as in Normal."""
+
+    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
+        super().__init__(dist.LogNormal, event_shape, scale=scale)
+
+
+class Gamma(Likelihood):
+    """Positive x: concentration and rate from the decoder, unless given."""
+
+    def __init__(self, event_shape: Shape | None = None, concentration: float | str | None = None, rate: float | str | None = None):
+        super().__init__(dist.Gamma, event_shape, concentration=concentration, rate=rate)
+
+
+class Beta(Likelihood):
+    """x strictly between 0 and 1: both concentrations from the decoder."""
+
+    remedy = "the ends 0 and 1 have no density here: use ContinuousBernoulli, or squeeze the data away from them"
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.Beta, event_shape)
+
+    def support(self, like):
+        """Without the ends, where the density is infinite or 0."""
+        return constraints.independent(distributions.open_unit_interval, len(self.event_shape))
+
+
+class Poisson(Likelihood):
+    """Counts: the rate from the decoder."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.Poisson, event_shape)
+
+
+class NegativeBinomial(Likelihood):
+    """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given."""
+
+    def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
+        super().__init__(dist.NegativeBinomial, event_shape, limits=_counted("logits"), total_count=total_count)
+
+
+class ZeroInflatedNegativeBinomial(Likelihood):
+    """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given."""
+
+    def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
+        limits = _counted("logits", "gate_logits")
+        super().__init__(dist.ZeroInflatedNegativeBinomial, event_shape, limits=limits, total_count=total_count)
+
+
+class Categorical(Likelihood):
+    """Categories: every entry of x is one of the whole numbers 0 to categories - 1."""
+
+    def __init__(self, event_shape: Shape | None = None, categories: int = 2):
+        super().__init__(distributions.Categorical, event_shape, length=categories)
+
+    def picture(self, p):
+        """What to show of p(x|z): the likeliest category (categories have no mean)."""
+        return p.base_dist.logits.argmax(-1).to(p.base_dist.logits.dtype)
+
+
+class GreyLevels(Likelihood):
+    """Grey levels 0 to 1 in equal steps, each with a probability of its own: a Categorical that knows its levels."""
+
+    remedy = "8-bit images divided by 255 have 256 levels; say levels=... for others"
+
+    def __init__(self, event_shape: Shape | None = None, levels: int = 256):
+        super().__init__(distributions.GreyCategorical, event_shape, limits={"logits": constraints.real_vector}, length=levels)
+
+
+class DiscretizedLogistic(Likelihood):
+    """Grey levels 0 to 1 in equal steps: the probability of a level is the Logistic's mass around it; the scale as in Normal.
+
+    Kingma et al. 2016, section 4 of the appendix; Salimans et al. 2017, section 2.1. The probabilities sum to 1.
+    """
+
+    remedy = GreyLevels.remedy
+
+    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None, levels: int = 256):
+        super().__init__(distributions.DiscretizedLogistic, event_shape, scale=scale)
+        self.levels = levels
+
+    def make(self, **parameters):
+        """The distribution of single entries."""
+        return self.family(**parameters, levels=self.levels)
+
+
+class LogisticMixture(DiscretizedLogistic):
+    """Grey levels by a mixture of discretized Logistics, its weights, means and scales from the decoder (Salimans et al. 2017)."""
+
+    def __init__(self, event_shape: Shape | None = None, components: int = 5, levels: int = 256):
+        limits = {name: constraints.independent(limit, 1) for name, limit in _MIXED.items()}
+        Conditional.__init__(self, distributions.DiscretizedLogistic, event_shape, limits=limits, length=components)
+        self.levels = levels
+
+    def make(self, logits, loc, scale):
+        """The distribution of single entries."""
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), super().make(loc=loc, scale=scale))
+
+
+_MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constraints.positive}
+
+
+class Product(Likelihood):
+    """Columns of different kinds side by side, by name: real, count, binary, category.
+
+    x has the columns one after another; a refusal names the column.
+
+    >>> table = Product({"age": Normal(1), "visits": Poisson(1), "smokes": Bernoulli(1), "town": Categorical(1, categories=7)})
+    >>> table.event_shape, table.size
+    (torch.Size([4]), 10)
+    """
+
+    def __init__(self, columns: dict[str, Likelihood]):
+        nn.Module.__init__(self)
+        for name, column in columns.items():
+            if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
+                raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
+        self.columns = nn.ModuleDict(columns)
+        self.lengths = [column.event_shape[0] for column in columns.values()]
+        self.widths = [column.size for column in columns.values()]
+        self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The joint distribution of the columns, independent given z."""
+        pieces = h.split(self.widths, -1)
+        return distributions.Beside([column(piece) for column, piece in zip(self.columns.values(), pieces)])
+
+    def picture(self, p):
+        """Each column's own picture."""
+        return torch.cat([column.picture(part) for column, part in zip(self.columns.values(), p.parts)], -1)
+
+    def check(self, x):
+        """As every likelihood's, column by column."""
+        self.check_shape(x)
+        for (name, column), part in zip(self.columns.items(), x.split(self.lengths, -1)):
+            try:
+                column.check(part)
+            except ValueError as error:
+                raise ValueError(f"column {name!r}: {error}") from None
+
+
 class FromPyro(Likelihood):
     """Any Pyro distribution by name; what is not given as a keyword comes from the decoder.
 
@@ -96,4 +260,9 @@ class FromPyro(Likelihood):
         super().__init__(pyro_family(family, "FromPyro"), event_shape, **parameters)
 
 
-BY_DOMAIN = {"binary": Bernoulli, "unit": ContinuousBernoulli, "real": Normal, "counts": lambda: FromPyro("Poisson")}
+def _counted(*logits: str) -> dict[str, constraints.Constraint]:
+    """Constraints of a distribution of counts; the number of failures is positive rather than whole."""
+    return {"total_count": constraints.positive} | dict.fromkeys(logits, constraints.real)
+
+
+BY_DOMAIN = {"binary": Bernoulli, "unit": ContinuousBernoulli, "real": Normal, "counts": NegativeBinomial}

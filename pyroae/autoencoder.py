@@ -10,6 +10,7 @@ from pyro import distributions as dist
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from .parts import networks
 from .parts.corruption import Corruption
@@ -33,7 +34,7 @@ class Model(PyroModule):
         if x is not None:
             self.likelihood.check_shape(x)
         with pyro.plate("data", n if x is None else len(x)):
-            z = pyro.sample("z", self.prior())
+            z = self.prior.draw()
             return pyro.sample("x", self.conditional(z), obs=x)
 
     def conditional(self, z: Tensor) -> dist.Distribution:
@@ -57,11 +58,15 @@ class Guide(PyroModule):
         if self.training and self.corruption is not None:
             x = self.corruption(x)
         with pyro.plate("data", len(x)):
-            return pyro.sample("z", self.conditional(x))
+            return self.posterior.draw(self.numbers(x))
 
     def conditional(self, x: Tensor) -> dist.Distribution:
         """q(z|x) for ``x`` of shape ``(..., *event)``, as it is given: no corruption here."""
-        return self.posterior(networks.apply(self.encoder, x, self.x_dim))
+        return self.posterior(self.numbers(x))
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """The encoder's output, ``(..., size)``."""
+        return networks.apply(self.encoder, x, self.x_dim)
 
 
 class Autoencoder(PyroModule):
@@ -110,10 +115,11 @@ class Autoencoder(PyroModule):
         posterior = posterior.fitted(prior)
         self._recipes = {"encoder": encoder, "decoder": decoder}
         encoder = networks.fit_between(encoder, likelihood.event_shape, posterior.size, "encoder")
-        decoder = networks.fit_between(decoder, prior.event_shape, likelihood.size, "decoder")
+        decoder = networks.fit_between(decoder, prior.event_shape, likelihood.size, "decoder", encoder)
         self.model = Model(prior, likelihood, decoder)
         self.guide = Guide(posterior, encoder, corruption, len(likelihood.event_shape))
         self.objective = objective
+        prior.meet(self.guide, likelihood)
 
     prior = property(lambda self: self.model.prior)
     likelihood = property(lambda self: self.model.likelihood)
@@ -132,6 +138,18 @@ class Autoencoder(PyroModule):
         """The constructor's arguments: parts as they are now, networks as the recipes they were given as."""
         parts = {name: getattr(self, name) for name in ("prior", "likelihood", "posterior")}
         return parts | self._recipes | {"corruption": self.corruption, "objective": self.objective}
+
+    @property
+    def has_closed_form_kl(self) -> bool:
+        """Whether Pyro knows KL(q(z|x) || p(z)) in closed form; otherwise it is estimated from the draws."""
+        if len(self.prior.sites) > 1:
+            return False
+        try:
+            like = next(self.parameters(), torch.zeros(()))
+            kl_divergence(self.encode(like.new_zeros(1, *self.likelihood.event_shape)), self.prior())
+        except NotImplementedError:
+            return False
+        return True
 
     def encode(self, x: Tensor) -> dist.Distribution:
         """q(z|x) for clean ``x`` of shape ``(B, *event)``."""
@@ -167,7 +185,7 @@ class Autoencoder(PyroModule):
                 f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; "
                 f"use a proper prior such as pa.priors.Normal"
             )
-        return self.prior().sample(torch.Size([n]))
+        return self.prior.sample(n)
 
     def replace(self, **changes) -> "Autoencoder":
         """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
@@ -193,9 +211,9 @@ class Autoencoder(PyroModule):
             parts["posterior"] = old.posterior.remade(event_shape=None)
         new = Autoencoder(**parts)
         if "encoder" not in changes and new._encoder_ends() == old._encoder_ends():
-            new.guide.encoder = old.encoder
+            new.encoder.load_state_dict(old.encoder.state_dict())
         if "decoder" not in changes and new._decoder_ends() == old._decoder_ends():
-            new.model.decoder = old.decoder
+            new.decoder.load_state_dict(old.decoder.state_dict())
         return new.to(self.device).train(self.training)
 
     def _encoder_ends(self) -> tuple:

@@ -18,6 +18,7 @@ from .evaluation.terms import elbo_terms
 from .infer.training import check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .parts.posteriors import Delta
+from .parts.priors import VampPrior
 from .recipes import vae
 
 _STEPS = 4000  # what a small data set needs
@@ -33,6 +34,8 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     found, note = _load(recipe, settings, written)
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
+    if isinstance(ae.prior, VampPrior):
+        ae.prior.start_from(found.train.draw(found.train.x))
     for split in (found.train, found.test):
         ae.likelihood.check(split.draw(split.x))
     if settings.epochs is None:
@@ -55,7 +58,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     return "\n".join(
         [
             f"data           {found!r}{note}",
-            f"trained        {recipe.__name__}, {len(history.rows)} epochs in {seconds:.1f} s on {ae.device.type}, "
+            f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
             f"last training loss {history.loss[-1]:.2f} nats/datum",
             *report,
             f"run folder     {folder}: settings.json, model.safetensors, history.csv, results.json, {', '.join(drawn)}",

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyro
 import pytest
 import scipy.stats
 import torch
@@ -18,6 +19,9 @@ PRIORS = {
     "Normal": (lambda: pa.priors.Normal(3, loc=0.5, scale=2.0), scipy.stats.norm(0.5, 2)),
     "Normal, learned": (lambda: pa.priors.Normal(3, loc="learned", scale="per_dimension"), scipy.stats.norm(0, 1)),
     "Laplace": (lambda: pa.priors.Laplace(3, scale=0.3), scipy.stats.laplace(0, 0.3)),
+    "SoftLaplace": (lambda: pa.priors.SoftLaplace(3), scipy.stats.hypsecant()),
+    "StudentT": (lambda: pa.priors.StudentT(3, df=4.0, scale=0.5), scipy.stats.t(4, 0, 0.5)),
+    "Logistic": (lambda: pa.priors.Logistic(3, scale=0.5), scipy.stats.logistic(0, 0.5)),
     "Given, a batch": (lambda: pa.priors.Given(dist.StudentT(3.0, torch.zeros(3), 2.0)), scipy.stats.t(3, 0, 2)),
     "Given, an event": (lambda: pa.priors.Given(dist.Normal(0.0, 1.0).expand([3]).to_event(1)), scipy.stats.norm(0, 1)),
 }
@@ -97,8 +101,13 @@ POSTERIORS = {
     "Normal": (lambda: pa.posteriors.Normal(3), 6),
     "Normal, fixed scale": (lambda: pa.posteriors.Normal(3, scale=0.1), 3),
     "Delta": (lambda: pa.posteriors.Delta(3), 3),
-    "Laplace": (lambda: pa.posteriors.FromPyro("Laplace", 3), 6),
-    "full covariance": (lambda: pa.posteriors.FromPyro("MultivariateNormal", 3), 3 + 9),
+    "from Pyro": (lambda: pa.posteriors.FromPyro("Laplace", 3), 6),
+    "Laplace": (lambda: pa.posteriors.Laplace(3), 6),
+    "StudentT": (lambda: pa.posteriors.StudentT(3), 6),
+    "FullNormal": (lambda: pa.posteriors.FullNormal(3), 3 + 9),
+    "LowRankNormal": (lambda: pa.posteriors.LowRankNormal(3, rank=2), 3 + 6 + 3),
+    "Flow": (lambda: pa.posteriors.Flow(3), 6),
+    "Flow on StudentT": (lambda: pa.posteriors.Flow(3, base=pa.posteriors.StudentT()), 6),
 }
 
 CORRUPTIONS = {
@@ -111,15 +120,32 @@ CORRUPTIONS = {
 OTHERS = {
     "MLP": lambda: pa.nets.MLP([300, 150], activation="Tanh", dropout=0.1),
     "Penalised": lambda: pa.Penalised(pa.penalties.KLSparsity(0.3, target=0.2)),
+    "Linear": lambda: pa.nets.Linear(),
+    "GatedMLP": lambda: pa.nets.GatedMLP([30, 20]),
+    "Residual": lambda: pa.nets.Residual(30, blocks=3),
+    "Tied": lambda: pa.nets.Tied("Sigmoid"),
+    "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
+    "Deconv": lambda: pa.nets.Deconv([16, 8]),
     "Flat": lambda: pa.priors.Flat(3, support="unit_interval"),
+    "VampPrior": lambda: pa.priors.VampPrior(3, components=7),
+    "Hierarchical prior": lambda: pa.priors.Hierarchical(3, top=2, hidden=[5, 5]),
+    "Hierarchical posterior": lambda: pa.posteriors.Hierarchical(3, hidden=[5, 5]),
+}
+
+LEARNED_PRIORS = {
+    "Uniform": lambda: pa.priors.Uniform(2, low=-2.0, high=1.0),
+    "GaussianMixture": lambda: pa.priors.GaussianMixture(2, components=4),
+    "Flow, affine": lambda: pa.priors.Flow(2, kind="affine", layers=2, hidden=8),
 }
 
 MODULES = {
+    **{f"prior {name}": make for name, make in LEARNED_PRIORS.items() if name != "Uniform"},
+    "prior Flow, spline": lambda: pa.priors.Flow(3, layers=2, hidden=8),
     **{f"prior {name}": row[0] for name, row in PRIORS.items()},
     **{f"likelihood {name}": row[0] for name, row in LIKELIHOODS.items()},
     **{f"posterior {name}": row[0] for name, row in POSTERIORS.items()},
 }
-ALL = {**MODULES, **{f"corruption {name}": make for name, make in CORRUPTIONS.items()}, **OTHERS}
+ALL = {**MODULES, "Uniform": LEARNED_PRIORS["Uniform"], **{f"corruption {name}": make for name, make in CORRUPTIONS.items()}, **OTHERS}
 
 
 def test_the_tables_cover_every_part():
@@ -146,6 +172,40 @@ def test_prior_samples_have_the_densitys_quantiles(name):
     z = make()().sample((4000,))
     assert z.shape == (4000, 3)
     assert scipy.stats.kstest(z.flatten().detach().numpy(), reference.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", LEARNED_PRIORS)
+def test_a_prior_integrates_to_one_and_its_samples_follow_it(name):
+    torch.manual_seed(3)
+    p = LEARNED_PRIORS[name]().double()()
+    axis = torch.linspace(-9, 9, 1801, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        mass = p.log_prob(z).exp() if name != "Uniform" else p.log_prob(z).exp() * p.support.check(z)
+        drawn = p.sample((20000,))
+    cell = (axis[1] - axis[0]) ** 2
+    assert (mass.sum() * cell).item() == pytest.approx(1.0, abs=2e-2 if name == "Uniform" else 2e-3)
+    assert torch.allclose((z * mass[:, None]).sum(0) * cell, drawn.mean(0), atol=0.07)
+    inside = ((z**2).sum(1) < 1).double()
+    assert (inside * mass).sum().item() * cell.item() == pytest.approx(((drawn**2).sum(1) < 1).double().mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["spline", "affine"])
+def test_a_flows_density_is_its_bases_times_the_jacobian(kind):
+    prior = pa.priors.Flow(3, kind=kind, layers=3, hidden=8).double()
+    with torch.no_grad():
+        for p in prior.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    flow, x = prior.distribution, 1.5 * torch.randn(20, 3, dtype=torch.float64)
+
+    def push(one):
+        for step in flow.transforms:
+            one = step(one)
+        return one
+
+    z = push(x).detach().clone()
+    jacobians = torch.stack([torch.autograd.functional.jacobian(lambda one: push(one[None])[0], row) for row in x])
+    assert torch.allclose(prior().log_prob(z), flow.base_dist.log_prob(x) - torch.linalg.slogdet(jacobians)[1], atol=1e-6)
 
 
 def test_flat_is_improper():
@@ -236,6 +296,8 @@ def test_every_parameter_gets_a_gradient_and_the_dtype_moves(name):
     h = (torch.randn(4, part.size, dtype=torch.float64),) if getattr(part, "size", 0) else ()
     d = part(*h)
     x = d.sample()
+    if name.startswith("prior"):  # transforms remember what they drew; Pyro inverts autoregressive ones in float32 alone
+        x = x.clone()
     assert x.dtype == torch.float64
     d.log_prob(x).sum().backward() if list(part.parameters()) else None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
@@ -257,7 +319,7 @@ def test_state_dict_round_trip(name):
             p.add_(0.7)
     other.load_state_dict(part.state_dict())
     h = (torch.randn(4, part.size),) if getattr(part, "size", 0) else ()
-    x = part(*h).sample()
+    x = part(*h).sample().clone()
     assert torch.equal(part(*h).log_prob(x), other(*h).log_prob(x))
 
 
@@ -302,6 +364,63 @@ def test_gaussian_noise_has_its_scale_and_bernoulli_mask_its_rate():
 
 
 # --- networks ---
+
+IMAGES = torch.Size([64])
+NETWORKS = {
+    "MLP": (lambda: pa.nets.MLP([30, 20]), lambda: pa.nets.MLP([20, 30])),
+    "Linear": (lambda: pa.nets.Linear(), lambda: pa.nets.Linear()),
+    "GatedMLP": (lambda: pa.nets.GatedMLP([30, 20]), lambda: pa.nets.GatedMLP(30)),
+    "Residual": (lambda: pa.nets.Residual(30), lambda: pa.nets.Residual(30, blocks=1)),
+    "Conv": (lambda: pa.nets.Conv([8, 16]), lambda: pa.nets.Deconv([16, 8])),
+}
+
+
+@pytest.mark.parametrize(
+    "likelihood", [lambda: pa.likelihoods.Bernoulli(64), lambda: pa.likelihoods.Normal(64, scale=None)], ids=["1", "2"]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_size_themselves_and_learn(name, likelihood, digits):
+    encoder, decoder = NETWORKS[name]
+    decoder = (lambda: pa.nets.Deconv([16, 8], image=(1, 8, 8))) if name == "Conv" else decoder
+    ae = pa.Autoencoder(pa.priors.Normal(4), likelihood(), pa.posteriors.Normal(), encoder(), decoder())
+    assert ae.decode(torch.randn(2, 3, 4)).batch_shape == (2, 3)
+    losses = pa.fit(ae, digits.train, epochs=4, batch_size=64, progress=False).loss
+    assert losses[-1] < losses[0] and all(p.grad is not None for p in ae.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_convolutions_on_images_as_they_are(shape):
+    likelihood = pa.likelihoods.Normal(shape, scale=1.0)
+    ae = pa.Autoencoder(
+        pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), pa.nets.Conv([8, 16]), pa.nets.Deconv([16, 8], image=shape)
+    )
+    assert ae.reconstruct(torch.randn(2, *shape)).shape == (2, *shape)
+
+
+def test_a_tied_decoder_shares_the_encoders_matrices(digits):
+    parts = pa.likelihoods.Bernoulli(64), pa.posteriors.Delta(), pa.nets.MLP([30, 20], activation="Sigmoid"), pa.nets.Tied("Sigmoid")
+    ae = pa.Autoencoder(pa.priors.Flat(10), *parts)
+    matrices = [layer.weight for layer in ae.encoder if hasattr(layer, "weight")]
+    assert sum(p.dim() == 2 for p in ae.parameters()) == len(matrices) == 3
+    x = digits.test.x[:20]
+    z = ae.encode(x).mean
+    by_hand = z
+    for matrix, bias in zip(matrices[::-1], ae.decoder.biases):
+        by_hand = (by_hand.sigmoid() if by_hand is not z else by_hand) @ matrix + bias
+    assert torch.allclose(ae.decode(z).base_dist.logits, by_hand, atol=1e-5)
+    copies = [matrix.detach().clone().requires_grad_() for matrix in matrices]
+    once = torch.autograd.grad(-ae.decode(z.detach()).log_prob(x).sum() - ae.decode(z).log_prob(x).sum() * 0, matrices)
+    both = torch.autograd.grad(-ae.decode(ae.encode(x).mean).log_prob(x).sum(), matrices)
+    h = x
+    biases = [layer.bias for layer in ae.encoder if hasattr(layer, "bias")]
+    for i, (matrix, bias) in enumerate(zip(copies, biases, strict=True)):  # the encoder's use alone
+        h = (h.sigmoid() if i else h) @ matrix.t() + bias
+    alone = torch.autograd.grad(-ae.decode(h).log_prob(x).sum(), copies)
+    assert all(torch.allclose(b, o + a, atol=1e-3) for b, o, a in zip(both, once, alone, strict=True))
+    losses = pa.fit(ae, digits.train, epochs=4, lr=1e-2, progress=False).loss
+    other = ae.replace(corruption=pa.corruption.Masking(0.1))
+    assert losses[-1] < losses[0] and torch.equal(other.reconstruct(x), ae.reconstruct(x))
+    assert other.decoder._layers[-1] is other.encoder[0] and other.encoder[0] is not ae.encoder[0]
 
 
 def test_mlp_depth_activation_and_dropout():

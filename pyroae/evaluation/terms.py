@@ -1,5 +1,6 @@
 """The ELBO and the two terms it splits into, for each datum."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +59,15 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
         kl = torch.zeros_like(reconstruction)
         for each in passes(model, guide, x, particles):
             reconstruction[each.rows] += sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed).sum(0)
-            kl[each.rows] += sum(_kl(each, name) for name in each.latents).sum(0)
+            kl[each.rows] += _kl(each).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
 
-def _kl(each: Pass, name: str) -> Tensor:
-    q, p = each.guide.nodes[name], each.model.nodes[name]
-    try:
-        return each.per_datum(kl_divergence(q["fn"], p["fn"]))
-    except NotImplementedError:
-        return each.per_datum(q["log_prob"] - p["log_prob"])
+def _kl(each: Pass) -> Tensor:
+    """KL(q || p) of all latent sites, ``(particles, data)``: in closed form for one site where Pyro knows it."""
+    sites = [(each.guide.nodes[name], each.model.nodes[name]) for name in each.latents]
+    if len(sites) == 1:
+        ((q, p),) = sites
+        with contextlib.suppress(NotImplementedError):
+            return each.per_datum(kl_divergence(q["fn"], p["fn"]))
+    return sum(each.per_datum(q["log_prob"] - p["log_prob"]) for q, p in sites)

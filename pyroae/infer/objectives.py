@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
@@ -14,9 +14,13 @@ from .penalties import Penalty
 from .programs import Program, sites
 
 
-def default_elbo() -> ELBO:
-    """``TraceMeanField_ELBO``: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere."""
-    return TraceMeanField_ELBO(max_plate_nesting=1)
+def default_elbo(latent_sites: int = 1) -> ELBO:
+    """The ELBO for a guide of so many latent sites.
+
+    For one, ``TraceMeanField_ELBO``: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. For several,
+    ``Trace_ELBO``: one may depend on another, and then the closed form of each would be wrong.
+    """
+    return TraceMeanField_ELBO() if latent_sites == 1 else Trace_ELBO()
 
 
 class Objective(Part, ELBO):

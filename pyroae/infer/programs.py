@@ -47,12 +47,10 @@ def sites(trace: poutine.Trace, observed: bool) -> dict[str, dict]:
     return {name: site for name, site in drawn.items() if site["is_observed"] == observed}
 
 
-def parameters(model: Program, guide: Program, *args) -> list[torch.Tensor]:
-    """Every tensor that training the pair on ``args`` can change, each once: its modules' own, and those it asks Pyro's store for."""
-    found = {id(p): p for module in modules(model, guide) for p in module.parameters() if p.requires_grad}
-    with torch.no_grad():
-        stored = [site for trace in traces(model, guide, *args) for site in trace.nodes.values() if site["type"] == "param"]
-    for site in stored:
+def parameters(pair: list[nn.Module], seen: tuple[poutine.Trace, poutine.Trace]) -> list[torch.Tensor]:
+    """Every tensor that training can change, each once: the modules' own, and those that the traces asked Pyro's store for."""
+    found = {id(p): p for module in pair for p in module.parameters() if p.requires_grad}
+    for site in [site for trace in seen for site in trace.nodes.values() if site["type"] == "param"]:
         free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
         found[id(free)] = free
     return list(found.values())

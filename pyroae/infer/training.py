@@ -30,6 +30,7 @@ _GLANCE = 0.5  # seconds between two looks at the running loss
 class History:
     """What training saw: a row for each epoch, losses in nats a datum."""
 
+    objective: str  # the ELBO it was trained with
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> list[float]:
@@ -51,7 +52,7 @@ class History:
         if not self.rows:
             return "History(no epochs)"
         last = self.rows[-1]
-        return f"History({len(self.rows)} epochs, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats a datum)"
+        return f"History({len(self.rows)} epochs of {self.objective}, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats a datum)"
 
 
 class Step:
@@ -102,7 +103,7 @@ def fit(
         model: an Autoencoder, or a Pyro model of a batch ``x``, with ``guide``.
         data: a tensor ``(N, *event)``, a split of ``pa.data.load(...)``, a Dataset or a DataLoader.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO.
+        elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
         batch_size: data in a step (a DataLoader brings its own).
         lr: learning rate; by default 1e-3, or the given optimizer's own.
@@ -128,8 +129,7 @@ def fit(
     3
     """
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
-    elbo = elbo or getattr(model, "objective", None) or default_elbo()
-    whole = model
+    elbo, whole = elbo or getattr(model, "objective", None), model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     check = getattr(model, "check", None)
@@ -138,7 +138,10 @@ def fit(
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, check=check)
         for module in pair:
             module.to(place).train()
-        free = programs.parameters(model, guide, next(iter(train)))
+        with torch.no_grad():
+            seen = programs.traces(model, guide, next(iter(train)))
+        elbo = elbo or default_elbo(len(programs.sites(seen[1], observed=False)))
+        free = programs.parameters(pair, seen)
         if not free:
             raise ValueError(
                 "fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)"
@@ -146,7 +149,7 @@ def fit(
         step = Step(model, guide, elbo, _optimizer(optimizer, free, lr))
         schedule = scheduler(step.optimizer) if scheduler else None
         best = _Best(patience, free + [buffer for module in pair for buffer in module.buffers()])
-        history = History()
+        history = History(type(elbo).__name__)
         start = time.perf_counter()
         with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
             for epoch in range(1, epochs + 1):

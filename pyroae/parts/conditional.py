@@ -97,7 +97,7 @@ class Conditional(nn.Module):
         if value is None:
             self.widths.append(prod(shape))
         elif isinstance(value, str):
-            learned = {"learned": shape[len(shape) - limit.event_dim :], "per_dimension": shape}
+            learned = {"learned": shape[len(shape) - _depth(limit) :], "per_dimension": shape}
             if value not in learned:
                 raise ValueError(f"{owner}: {name} is a number, 'learned', 'per_dimension' or None (from the network), got {value!r}")
             self.register_parameter(f"raw_{name}", nn.Parameter(torch.zeros(learned[value])))
@@ -106,7 +106,7 @@ class Conditional(nn.Module):
 
     def _shape(self, name: str) -> torch.Size:
         """A parameter's shape for one event: the batch part of the event, then the event's length as often as its constraint asks."""
-        deep, family_dim = self.limits[name].event_dim, _event_dim(self.family)
+        deep, family_dim = _depth(self.limits[name]), _depth(self.family.support)
         if deep > 0 and family_dim == 0 and self.length:
             return self.event_shape + torch.Size([self.length])
         if deep > 0 and family_dim == 0:
@@ -159,6 +159,8 @@ def in_words(limit: Constraint) -> str:
 
 def _in_use(family: type, given: dict, owner: str) -> dict[str, Constraint]:
     known = family.arg_constraints
+    if not isinstance(known, dict):
+        raise ValueError(f"{owner}: {family.__name__} does not state what values its parameters may take; write a part of its own for it")
     for name in given:
         if name not in known:
             raise ValueError(f"{owner}: {family.__name__} has no parameter {name!r}" + did_you_mean(name, known))
@@ -170,10 +172,11 @@ def _in_use(family: type, given: dict, owner: str) -> dict[str, Constraint]:
     return {name: limit for name, limit in known.items() if name not in unused}
 
 
-def _event_dim(family: type) -> int:
+def _depth(limit: Constraint) -> int:
+    """How many dimensions a constrained value takes; 0 where that is not stated (a Delta, a Uniform's ends)."""
     try:
-        return family.support.event_dim
-    except NotImplementedError:  # Pyro's Delta: as many as it is told
+        return limit.event_dim
+    except NotImplementedError:
         return 0
 
 

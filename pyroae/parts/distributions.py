@@ -36,7 +36,11 @@ class Categorical(dist.Categorical):
         return super().sample(sample_shape).to(self.logits.dtype)
 
 
-class _Grey(constraints.Constraint):
+class InUnitInterval(constraints.Constraint):
+    """A constraint narrower than the unit interval."""
+
+
+class _Grey(InUnitInterval):
     """``levels`` equal steps from 0 to 1."""
 
     is_discrete, event_dim = True, 0
@@ -52,7 +56,7 @@ class _Grey(constraints.Constraint):
         return f"one of {self.levels} equally spaced grey levels from 0 to 1"
 
 
-class _OpenUnitInterval(constraints.Constraint):
+class _OpenUnitInterval(InUnitInterval):
     is_discrete, event_dim = False, 0
 
     def check(self, value: Tensor) -> Tensor:

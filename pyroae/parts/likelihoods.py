@@ -7,7 +7,7 @@ from torch.distributions import constraints
 
 from ..part import Part
 from . import distributions
-from .conditional import Conditional, Shape, in_words, pyro_family
+from .conditional import Conditional, Shape, in_words, of_one_entry, pyro_family
 
 
 class Likelihood(Conditional, Part):
@@ -18,6 +18,12 @@ class Likelihood(Conditional, Part):
     def support(self, like: Tensor) -> constraints.Constraint:
         """What values x may take, as a constraint that can check tensors like that one."""
         return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
+
+    @property
+    def bounded(self) -> bool:
+        """Whether x lies between 0 and 1."""
+        limit = of_one_entry(self.support(torch.zeros(())))
+        return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
 
     def picture(self, p: dist.Distribution) -> Tensor:
         """What to show of p(x|z): its mean."""

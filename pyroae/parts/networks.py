@@ -2,19 +2,20 @@
 
 import copy
 from collections.abc import Sequence
-from math import prod
+from math import isqrt, prod
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import whole_number
 from ..part import Part, did_you_mean
 
 
 class Network(Part):
     """A recipe for a network: ``build`` gives a module from events of shape ``inputs`` to ``outputs`` numbers."""
 
-    def build(self, inputs: torch.Size, outputs: int) -> nn.Module:
-        """A fresh module, ``(..., *inputs) -> (..., outputs)``."""
+    def build(self, inputs: torch.Size, outputs: int, encoder: nn.Module | None = None) -> nn.Module:
+        """A fresh module, ``(..., *inputs) -> (..., outputs)``; a decoder's recipe is shown the encoder."""
         raise NotImplementedError
 
 
@@ -31,20 +32,141 @@ class MLP(Network):
     """
 
     def __init__(self, hidden: int | Sequence[int] = 128, activation: str = "ReLU", dropout: float = 0.0):
-        self.widths = [hidden] if isinstance(hidden, int) else list(hidden)
-        if not all(isinstance(width, int) and width > 0 for width in self.widths):
-            raise ValueError(f"MLP: expected hidden as positive whole numbers, got {hidden!r}")
+        self.widths = _widths(hidden, "MLP")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MLP: expected dropout from 0 to less than 1, got {dropout!r}")
         self.activation, self.dropout = _activation(activation), dropout
 
-    def build(self, inputs, outputs):
+    def build(self, inputs, outputs, encoder=None):
         widths = [prod(inputs), *self.widths]
-        layers: list[nn.Module] = [nn.Flatten(-len(inputs))] if len(inputs) > 1 else []
+        layers = _flatten(inputs)
         for width, wider in zip(widths, widths[1:]):
-            layers += [nn.Linear(width, wider), self.activation()]
+            layers += self.layer(width, wider)
             layers += [nn.Dropout(self.dropout)] if self.dropout else []
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+    def layer(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """One hidden layer."""
+        return [nn.Linear(inputs, outputs), self.activation()]
+
+
+class Linear(MLP):
+    """A single linear map, as in PCA and its relatives."""
+
+    def __init__(self):
+        super().__init__([])
+
+
+class GatedMLP(MLP):
+    """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018)."""
+
+    def __init__(self, hidden: int | Sequence[int] = 128, dropout: float = 0.0):
+        super().__init__(hidden, dropout=dropout)
+
+    def layer(self, inputs, outputs):
+        """One hidden layer: twice as many numbers, half of which gate the others."""
+        return [nn.Linear(inputs, 2 * outputs), nn.GLU(-1)]
+
+
+class Residual(Network):
+    """A linear map to ``width`` numbers, then blocks of two layers that are added to what they are given (He et al. 2016)."""
+
+    def __init__(self, width: int = 128, blocks: int = 2, activation: str = "ReLU"):
+        whole_number("Residual", width=width, blocks=blocks)
+        self.width, self.blocks, self.activation = width, blocks, _activation(activation)
+
+    def build(self, inputs, outputs, encoder=None):
+        blocks = [_Block(self.width, self.activation) for _ in range(self.blocks)]
+        return nn.Sequential(
+            *_flatten(inputs), nn.Linear(prod(inputs), self.width), *blocks, self.activation(), nn.Linear(self.width, outputs)
+        )
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, activation: type[nn.Module]):
+        super().__init__()
+        self.inner = nn.Sequential(activation(), nn.Linear(width, width), activation(), nn.Linear(width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.inner(h)
+
+
+class Tied(Network):
+    """A decoder with the encoder's matrices, transposed, in reverse order; only its biases are its own.
+
+    For an encoder of fully connected layers and a point posterior: the code is as wide as the encoder's output. Each
+    matrix's gradient is the sum of both uses.
+    """
+
+    def __init__(self, activation: str = "ReLU"):
+        self.activation = _activation(activation)
+
+    def build(self, inputs, outputs, encoder=None):
+        layers = [module for module in encoder.modules() if isinstance(module, nn.Linear)] if encoder is not None else []
+        if not layers or layers[-1].out_features != prod(inputs) or layers[0].in_features != outputs:
+            got = f"{layers[0].in_features} and {layers[-1].out_features}" if layers else "no linear layer"
+            raise ValueError(
+                f"Tied: expected an encoder of fully connected layers from {outputs} to {prod(inputs)} numbers, got {got}; "
+                "it goes with an MLP encoder, the posterior Delta and a likelihood that needs one number for each entry"
+            )
+        return _Transposed(layers[::-1], self.activation(), len(inputs))
+
+
+class _Transposed(nn.Module):
+    def __init__(self, layers: list[nn.Linear], activation: nn.Module, event_dim: int):
+        super().__init__()
+        self._layers = tuple(layers)  # the encoder's: no parameters of this module
+        self.activation, self.event_dim = activation, event_dim
+        self.biases = nn.ParameterList(torch.zeros(layer.in_features) for layer in layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = z.flatten(-self.event_dim)
+        for layer, bias in zip(self._layers[:-1], self.biases):
+            h = self.activation(nn.functional.linear(h, layer.weight.t(), bias))
+        return nn.functional.linear(h, self._layers[-1].weight.t(), self.biases[-1])
+
+
+class Conv(Network):
+    """Convolutions of stride 2, then a linear map: an encoder of images.
+
+    Args:
+        channels: of each convolution; every one halves height and width.
+        image: channels, height and width of one x that is given flat; by default one square channel.
+        activation: as in ``MLP``.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64), image: Sequence[int] | None = None, activation: str = "ReLU"):
+        self.channels, self.image, self.activation = _widths(channels, "Conv"), image, _activation(activation)
+
+    def build(self, inputs, outputs, encoder=None):
+        image = _image(self.image, inputs, len(self.channels), "Conv")
+        layers: list[nn.Module] = [nn.Flatten(-len(inputs)), nn.Unflatten(-1, image)]
+        for thin, thick in zip([image[0], *self.channels], self.channels):
+            layers += [nn.Conv2d(thin, thick, 4, stride=2, padding=1), self.activation()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(self.channels[-1] * prod(image[1:]) // 4 ** len(self.channels), outputs))
+
+
+class Deconv(Network):
+    """A linear map, then transposed convolutions of stride 2: a decoder of images, the mirror of ``Conv``.
+
+    Args:
+        channels: before each transposed convolution; every one doubles height and width.
+        image: channels, height and width of one x; by default one square channel.
+        activation: as in ``MLP``.
+    """
+
+    def __init__(self, channels: Sequence[int] = (64, 32), image: Sequence[int] | None = None, activation: str = "ReLU"):
+        self.channels, self.image, self.activation = _widths(channels, "Deconv"), image, _activation(activation)
+
+    def build(self, inputs, outputs, encoder=None):
+        depth = len(self.channels)
+        image = _image(self.image, torch.Size([outputs]), depth, "Deconv", whole=self.image is None)
+        small = [side // 2**depth for side in image[1:]]
+        layers: list[nn.Module] = [*_flatten(inputs), nn.Linear(prod(inputs), self.channels[0] * prod(small))]
+        layers += [nn.Unflatten(-1, (self.channels[0], *small)), self.activation()]
+        for thick, thin in zip(self.channels, [*self.channels[1:], outputs // prod(image[1:])]):
+            layers += [nn.ConvTranspose2d(thick, thin, 4, stride=2, padding=1), self.activation()]
+        return nn.Sequential(*layers[:-1], nn.Flatten())
 
 
 def apply(network: nn.Module, x: Tensor, event_dim: int) -> Tensor:
@@ -58,14 +180,14 @@ def apply(network: nn.Module, x: Tensor, event_dim: int) -> Tensor:
     return network(x.reshape(-1, *event)).reshape(*batch, -1)
 
 
-def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, role: str) -> nn.Module:
+def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, role: str, encoder: nn.Module | None = None) -> nn.Module:
     """A recipe's module, or the user's own, tried once on zeros.
 
     Raises:
         ValueError: not a network, or one whose input or output has the wrong size.
     """
     if isinstance(network, Network):
-        return network.build(inputs, outputs)
+        return network.build(inputs, outputs, encoder)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
     asked = f"it maps {tuple(inputs)} to {outputs} numbers"
@@ -95,9 +217,32 @@ def _tried(network: nn.Module, inputs: torch.Size) -> int:
     return out[0].numel()
 
 
+def _widths(widths: int | Sequence[int], owner: str) -> list[int]:
+    found = [widths] if isinstance(widths, int) else list(widths)
+    if not all(isinstance(width, int) and width > 0 for width in found):
+        raise ValueError(f"{owner}: expected widths as positive whole numbers, got {widths!r}")
+    return found
+
+
+def _flatten(inputs: torch.Size) -> list[nn.Module]:
+    return [nn.Flatten(-len(inputs))] if len(inputs) > 1 else []
+
+
+def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner: str, whole: bool = True) -> tuple[int, int, int]:
+    """Channels, height and width: as they are given, as the event has them, or of one square channel."""
+    side = isqrt(prod(shape))
+    found = tuple(image or (shape if len(shape) == 3 else (1, side, side)))
+    if len(found) != 3 or prod(shape) % prod(found) or (whole and prod(found) != prod(shape)) or any(s % 2**halvings for s in found[1:]):
+        raise ValueError(
+            f"{owner}: expected images of {prod(shape)} numbers whose height and width can be halved {halvings} times, "
+            f"got channels, height and width {found}; say image=(channels, height, width) or change the number of channels given"
+        )
+    return found
+
+
 def _activation(name: str) -> type[nn.Module]:
     known = {key: getattr(nn, key) for key in nn.modules.activation.__all__}
     matches = [cls for key, cls in known.items() if key.lower() == str(name).lower()]
     if not matches:
-        raise ValueError(f"MLP: torch.nn has no activation {name!r}" + did_you_mean(str(name), known))
+        raise ValueError(f"activation: torch.nn has no activation {name!r}" + did_you_mean(str(name), known))
     return matches[0]

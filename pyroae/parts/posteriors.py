@@ -1,15 +1,27 @@
 """Posteriors q(z|x): conditionals on the encoder's output, sized by the prior."""
 
+import pyro
+import torch
 from pyro import distributions as dist
+from pyro.distributions import transforms
+from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..checks import whole_number
 from ..part import Part
-from .conditional import Conditional, Shape, in_words, pyro_family
+from .conditional import Conditional, Shape, as_shape, in_words, pyro_family
+from .networks import MLP, apply
 from .priors import Prior
 
 
 class Posterior(Conditional, Part):
     """A distribution over one z given the encoder's output."""
+
+    sites = ("z",)
+
+    def draw(self, h: Tensor) -> Tensor:
+        """The Pyro statements that draw z inside the plate over the data."""
+        return pyro.sample("z", self(h))
 
     def fitted(self, prior: Prior) -> "Posterior":
         """This posterior for that prior's z.
@@ -22,6 +34,11 @@ class Posterior(Conditional, Part):
             raise ValueError(
                 f"posterior {name}: expected z of the prior's shape {tuple(shape)}, got {tuple(self.event_shape)}; "
                 "leave the posterior's shape out and it follows the prior"
+            )
+        if set(self.sites) != set(prior.sites):
+            raise ValueError(
+                f"posterior {name}: draws {' and '.join(self.sites)}, but the prior {type(prior).__name__} {' and '.join(prior.sites)}; "
+                "priors and posteriors with several levels go together, such as pa.priors.Hierarchical and pa.posteriors.Hierarchical"
             )
         return self._within(prior.support).sized(shape)
 
@@ -39,6 +56,109 @@ class Normal(Posterior):
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
         super().__init__(dist.Normal, event_shape, scale=scale)
+
+
+class Laplace(Posterior):
+    """Independent Laplaces: location and scale from the encoder."""
+
+    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
+        super().__init__(dist.Laplace, event_shape, scale=scale)
+
+
+class StudentT(Posterior):
+    """Independent Student's t: location and scale from the encoder; heavy tails make importance weights safe."""
+
+    def __init__(self, event_shape: Shape | None = None, df: float | str | None = 5.0, scale: float | str | None = None):
+        super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
+
+
+class FullNormal(Posterior):
+    """A Normal with a full covariance: mean and Cholesky factor from the encoder."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.MultivariateNormal, event_shape)
+
+
+class LowRankNormal(Posterior):
+    """A Normal with covariance W W' + diagonal: mean, W of the given rank and the diagonal from the encoder."""
+
+    def __init__(self, event_shape: Shape | None = None, rank: int = 2):
+        whole_number("LowRankNormal", rank=rank)
+        self.__dict__["rank"] = rank
+        super().__init__(dist.LowRankMultivariateNormal, event_shape)
+
+    def _shape(self, name):
+        return self.event_shape + torch.Size([self.rank]) if name == "cov_factor" else super()._shape(name)
+
+
+class Flow(Posterior):
+    """Another posterior pushed through inverse autoregressive transforms (Kingma et al. 2016).
+
+    Args:
+        event_shape: shape of one z.
+        base: the posterior transformed; by default Normal.
+        layers: how many transforms; the entries are reversed between two of them.
+        hidden: width of each transform's hidden layer.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, base: Posterior | None = None, layers: int = 2, hidden: int = 64):
+        nn.Module.__init__(self)
+        whole_number("Flow", layers=layers, hidden=hidden)
+        base = base or Normal()
+        self.family, self.widths, self.size = base.family, [], 0
+        self.event_shape = base.event_shape if event_shape is None else as_shape(event_shape, "Flow")
+        if self.event_shape is not None:
+            self.base = base.sized(self.event_shape)
+            self.widths, self.size = self.base.widths, self.base.size
+            steps = [transforms.affine_autoregressive(self.event_shape[0], hidden_dims=[hidden]) for _ in range(layers)]
+            self.steps = nn.ModuleList(steps)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """q(z|x), whose draws are fast; the density of other values takes a step for each entry."""
+        flip = transforms.Permute(torch.arange(self.event_shape[0], device=h.device).flip(0), cache_size=1)
+        chain = [step for each in self.steps for step in (each, flip)]
+        return TransformedPosterior(self.base(h), chain)
+
+
+class TransformedPosterior(dist.TransformedDistribution):
+    """A transformed distribution that names a middle where a mean is asked for."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The transformed mean of the base: a point in the middle, not the mean itself."""
+        point = self.base_dist.mean
+        for step in self.transforms:
+            point = step(point)
+        return point
+
+
+class Hierarchical(Posterior):
+    """q(z|x) q(z2|z), for the prior of the same name: Normals, the second from the first through a network.
+
+    Args:
+        event_shape: shape of z, the level next to x.
+        hidden: widths of the network's hidden layers.
+        activation: as in ``pa.nets.MLP``.
+    """
+
+    sites = ("z", "z2")
+
+    def __init__(self, event_shape: Shape | None = None, hidden: int | list[int] = 128, activation: str = "Tanh", top: int | None = None):
+        super().__init__(dist.Normal, event_shape)
+        self.upper = None if top is None else Conditional(dist.Normal, top)
+        if self.upper is not None and self.event_shape is not None:
+            self.network = MLP(hidden, activation).build(self.event_shape, self.upper.size)
+
+    def fitted(self, prior):
+        """As every posterior's, with the size of z2 from the prior too."""
+        top = getattr(prior, "top", None)
+        sound = top is None or (self.upper is not None and self.upper.event_shape == top.event_shape)
+        return super(Hierarchical, self if sound else self.remade(top=top.event_shape[0])).fitted(prior)
+
+    def draw(self, h):
+        z = pyro.sample("z", self(h))
+        pyro.sample("z2", self.upper(apply(self.network, z, len(self.event_shape))))
+        return z
 
 
 class Delta(Posterior):

@@ -1,0 +1,163 @@
+"""Priors, posteriors and likelihoods together: every pair that makes sense trains, scores, copies and comes back."""
+
+import copy
+
+import pytest
+import torch
+from conftest import linear_gaussian
+from pyro import distributions as dist
+from torch.distributions import kl_divergence
+
+import pyroae as pa
+
+PRIORS = {
+    "Normal": lambda: pa.priors.Normal(4),
+    "Laplace": lambda: pa.priors.Laplace(4),
+    "SoftLaplace": lambda: pa.priors.SoftLaplace(4),
+    "StudentT": lambda: pa.priors.StudentT(4),
+    "Logistic": lambda: pa.priors.Logistic(4),
+    "GaussianMixture": lambda: pa.priors.GaussianMixture(4, components=3),
+    "VampPrior": lambda: pa.priors.VampPrior(4, components=5),
+    "Flow": lambda: pa.priors.Flow(4, layers=2, hidden=8),
+    "Pyro's": lambda: dist.StudentT(3.0, torch.zeros(4), 1.0),
+}
+POSTERIORS = {
+    "Normal": lambda: pa.posteriors.Normal(),
+    "Laplace": lambda: pa.posteriors.Laplace(),
+    "StudentT": lambda: pa.posteriors.StudentT(),
+    "FullNormal": lambda: pa.posteriors.FullNormal(),
+    "LowRankNormal": lambda: pa.posteriors.LowRankNormal(),
+    "Flow": lambda: pa.posteriors.Flow(hidden=8),
+}
+LIKELIHOODS = {
+    "Bernoulli": lambda: pa.likelihoods.Bernoulli(64),
+    "ContinuousBernoulli": lambda: pa.likelihoods.ContinuousBernoulli(64),
+    "Normal": lambda: pa.likelihoods.Normal(64),
+    "Laplace": lambda: pa.likelihoods.Laplace(64),
+    "StudentT": lambda: pa.likelihoods.StudentT(64),
+    "GreyLevels": lambda: pa.likelihoods.GreyLevels(64, levels=17),
+    "DiscretizedLogistic": lambda: pa.likelihoods.DiscretizedLogistic(64, levels=17),
+    "LogisticMixture": lambda: pa.likelihoods.LogisticMixture(64, components=2, levels=17),
+}
+COUNTED = {
+    "Poisson": lambda: pa.likelihoods.Poisson(64),
+    "NegativeBinomial": lambda: pa.likelihoods.NegativeBinomial(64),
+    "ZeroInflatedNegativeBinomial": lambda: pa.likelihoods.ZeroInflatedNegativeBinomial(64),
+    "Categorical": lambda: pa.likelihoods.Categorical(64, categories=17),
+}
+HIERARCHICAL = lambda: pa.priors.Hierarchical(4, top=2, hidden=8), lambda: pa.posteriors.Hierarchical(hidden=8)  # noqa: E731
+
+
+def make(prior, posterior, likelihood):
+    return pa.Autoencoder(prior(), likelihood(), posterior(), pa.nets.MLP(16), pa.nets.MLP(16))
+
+
+def improves(ae, x):
+    before = pa.elbo_terms(ae, x).elbo.mean().item()
+    history = pa.fit(ae, x, epochs=3, batch_size=64, lr=3e-3, progress=False, seed=0)
+    after = pa.elbo_terms(ae, x).elbo.mean().item()
+    assert after > before and all(p.grad is not None and p.grad.isfinite().all() for p in ae.parameters())
+    return history
+
+
+def scores(ae, x):
+    """ELBO <= log p(x), give or take what both are uncertain of."""
+    score, terms = pa.log_likelihood(ae, x, particles=100), pa.elbo_terms(ae, x, particles=50)
+    assert score.values.isfinite().all() and score.mean > terms.elbo.mean().item() - 4 * score.mc_se - 0.3
+
+
+def survives_copying(ae, x, tmp_path):
+    pa.save(ae, tmp_path / "model.safetensors")
+    for other in (copy.deepcopy(ae), ae.replace(), pa.load(tmp_path / "model.safetensors")):
+        assert torch.equal(other.reconstruct(x), ae.reconstruct(x))
+        assert torch.equal(pa.elbo_terms(other, x).elbo, pa.elbo_terms(ae, x).elbo)
+        assert not {id(p) for p in other.parameters()} & {id(p) for p in ae.parameters()}
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_prior_and_posterior(prior, posterior, digits, tmp_path):
+    ae, x = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Bernoulli"]), digits.test.x
+    assert improves(ae, x).objective == "TraceMeanField_ELBO"
+    scores(ae, x[:20])
+    survives_copying(ae, x[:5], tmp_path)
+    assert ae.sample(3).shape == (3, 64)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS | COUNTED)
+def test_likelihood(likelihood, grey, tmp_path):
+    x = grey.test.x if likelihood in LIKELIHOODS else 16 * grey.test.x
+    x = x.round() if likelihood == "Bernoulli" else x
+    ae = make(PRIORS["Normal"], POSTERIORS["Normal"], (LIKELIHOODS | COUNTED)[likelihood])
+    improves(ae, x)
+    scores(ae, x[:20])
+    survives_copying(ae, x[:5], tmp_path)
+    ae.likelihood.check(ae.sample(10))
+
+
+def test_hierarchical(digits, tmp_path):
+    ae, x = make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]), digits.test.x
+    assert improves(ae, x).objective == "Trace_ELBO"
+    scores(ae, x[:20])
+    survives_copying(ae, x[:5], tmp_path)
+    assert ae.sample(3).shape == (3, 64)
+    assert make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]).replace(prior=pa.priors.Hierarchical(5, top=3)).sample(2).shape == (2, 64)
+
+
+def test_hierarchical_elbo_is_trace_elbos(digits):
+    from pyro.infer import Trace_ELBO
+
+    ae, x = make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]), digits.test.x[:50]
+    elbo = pa.elbo_terms(ae, x, particles=300).elbo
+    loss = Trace_ELBO(num_particles=300, vectorize_particles=True, max_plate_nesting=1).loss(ae.model, ae.guide, x)
+    assert elbo.mean().item() == pytest.approx(-loss / 50, abs=0.05)
+
+
+@pytest.mark.parametrize("prior", [lambda: pa.priors.Normal(4), HIERARCHICAL[0]], ids=["one level", "two"])
+def test_levels_that_do_not_match_are_named(prior):
+    posterior = HIERARCHICAL[1] if prior is not HIERARCHICAL[0] else POSTERIORS["Normal"]
+    with pytest.raises(ValueError, match="posterior .*draws z.*Hierarchical"):
+        make(prior, posterior, LIKELIHOODS["Bernoulli"])
+
+
+@pytest.mark.parametrize(
+    "prior, posterior",
+    [("Normal", "Normal"), ("Laplace", "Laplace"), ("Laplace", "Normal"), ("Normal", "Laplace")],
+)
+def test_closed_form_kl_is_the_monte_carlo_one(prior, posterior):
+    ae = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Normal"]).double()
+    q, p = ae.encode(torch.randn(5, 64).double()), ae.prior()
+    z = q.sample((40000,))
+    difference = q.log_prob(z) - p.log_prob(z)
+    assert ae.has_closed_form_kl
+    assert ((difference.mean(0) - kl_divergence(q, p.expand([5]))).abs() < 5 * difference.std(0) / 200).all()
+
+
+def test_a_user_can_ask_whether_the_kl_is_in_closed_form():
+    assert not make(PRIORS["StudentT"], POSTERIORS["Normal"], LIKELIHOODS["Bernoulli"]).has_closed_form_kl
+    assert not make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]).has_closed_form_kl
+
+
+def test_a_full_covariance_posterior_can_be_the_exact_one():
+    exact = linear_gaussian()
+    ae = exact.ae.replace(posterior=pa.posteriors.FullNormal(), encoder=torch.nn.Linear(7, 3 + 9)).double()
+    with torch.no_grad():
+        ae.encoder.weight.zero_(), ae.encoder.bias.zero_()
+        ae.encoder.weight[:3], ae.encoder.bias[:3] = exact.ae.encoder.weight, exact.ae.encoder.bias
+        ae.encoder.bias[3:] = torch.diag(-0.5 * exact.precision.log()).flatten()  # the log of the diagonal of the Cholesky factor
+    assert torch.allclose(pa.log_likelihood(ae, exact.x, particles=10).values, exact.log_p, atol=1e-9)
+
+
+def test_vamp_prior_is_the_mixture_of_its_posteriors_encoded_once_a_step(digits):
+    ae, rows = make(PRIORS["VampPrior"], POSTERIORS["Normal"], LIKELIHOODS["Bernoulli"]), []
+    ae.prior.start_from(digits.train.x)
+    pseudo = ae.prior.raw.sigmoid()
+    assert ((pseudo > 0) & (pseudo < 1)).all() and ((pseudo > 0.5).float().mean() - digits.train.x.mean()).abs() < 0.1
+    z = torch.randn(7, 4)
+    q = ae.encode(pseudo)
+    mixture = torch.stack([q.log_prob(one) for one in z]).logsumexp(1) - torch.tensor(5.0).log()
+    assert torch.allclose(ae.prior().log_prob(z), mixture, atol=1e-4)
+    ae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    loss = dist and pa.objectives.default_elbo().differentiable_loss(ae.model, ae.guide, digits.test.x[:30])
+    loss.backward()
+    assert rows == [30, 5] and ae.prior.raw.grad.abs().sum() > 0

@@ -161,3 +161,13 @@ def test_vamp_prior_is_the_mixture_of_its_posteriors_encoded_once_a_step(digits)
     loss = dist and pa.objectives.default_elbo().differentiable_loss(ae.model, ae.guide, digits.test.x[:30])
     loss.backward()
     assert rows == [30, 5] and ae.prior.raw.grad.abs().sum() > 0
+
+
+def test_a_flow_posterior_remembers_its_draws(digits, monkeypatch):
+    """Inverting an autoregressive transform takes a step for each entry; training and scoring need not."""
+    from pyro.distributions.transforms import AffineAutoregressive
+
+    ae = make(PRIORS["Normal"], lambda: pa.posteriors.Flow(hidden=8, layers=3), LIKELIHOODS["Bernoulli"])
+    monkeypatch.setattr(AffineAutoregressive, "_inverse", lambda self, y: pytest.fail("inverted a transform of its own draw"))
+    pa.fit(ae, digits.test.x, epochs=1, progress=False)
+    pa.log_likelihood(ae, digits.test.x[:10], particles=50)

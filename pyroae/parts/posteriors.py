@@ -115,8 +115,8 @@ class Flow(Posterior):
 
     def forward(self, h: Tensor) -> dist.Distribution:
         """q(z|x), whose draws are fast; the density of other values takes a step for each entry."""
-        flip = transforms.Permute(torch.arange(self.event_shape[0], device=h.device).flip(0), cache_size=1)
-        chain = [step for each in self.steps for step in (each, flip)]
+        order = torch.arange(self.event_shape[0], device=h.device).flip(0)
+        chain = [step for each in self.steps for step in (each, transforms.Permute(order, cache_size=1))]  # each remembers its own draw
         return TransformedPosterior(self.base(h), chain)
 
 

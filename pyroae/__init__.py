@@ -14,6 +14,7 @@ _HOME = {
     "load": "storage",
     "save": "storage",
     "log_likelihood": "evaluation.importance",
+    "impute": "evaluation.imputation",
     "elbo_terms": "evaluation.terms",
 }
 _MODULES = {

@@ -49,9 +49,10 @@ class Model(PyroModule):
 class Guide(PyroModule):
     """The encoder's program q(z|x): site ``z`` in the plate ``data``. While training it sees x through the corruption."""
 
-    def __init__(self, posterior: Posterior, encoder: nn.Module, corruption: Corruption | None, x_dim: int):
+    def __init__(self, posterior: Posterior, encoder: nn.Module, corruption: Corruption | None, likelihood: Likelihood):
         super().__init__()
-        self.posterior, self.encoder, self.corruption, self.x_dim = posterior, encoder, corruption, x_dim
+        self.posterior, self.encoder, self.corruption = posterior, encoder, corruption
+        self.x_dim, self.has_holes, self.mask = len(likelihood.event_shape), likelihood.has_holes, likelihood.mask
 
     def forward(self, x: Tensor, n: int = 1) -> Tensor:
         """Sample z given ``x`` of shape ``(B, *event)``."""
@@ -65,7 +66,11 @@ class Guide(PyroModule):
         return self.posterior(self.numbers(x))
 
     def numbers(self, x: Tensor) -> Tensor:
-        """The encoder's output, ``(..., size)``."""
+        """The encoder's output, ``(..., size)``; it sees 0 where x is missing, and with ``mask`` what was seen behind it."""
+        if self.has_holes:
+            seen = ~x.isnan()
+            x = x.masked_fill(~seen, 0.0)
+            x = torch.cat([x, seen.to(x.dtype)], -self.x_dim) if self.mask else x
         return networks.apply(self.encoder, x, self.x_dim)
 
 
@@ -114,10 +119,11 @@ class Autoencoder(PyroModule):
                 )
         posterior = posterior.fitted(prior)
         self._recipes = {"encoder": encoder, "decoder": decoder}
-        encoder = networks.fit_between(encoder, likelihood.event_shape, posterior.size, "encoder")
+        first, *rest = likelihood.event_shape
+        encoder = networks.fit_between(encoder, torch.Size([first * (1 + likelihood.mask), *rest]), posterior.size, "encoder")
         decoder = networks.fit_between(decoder, prior.event_shape, likelihood.size, "decoder", encoder)
         self.model = Model(prior, likelihood, decoder)
-        self.guide = Guide(posterior, encoder, corruption, len(likelihood.event_shape))
+        self.guide = Guide(posterior, encoder, corruption, likelihood)
         self.objective = objective
         prior.meet(self.guide, likelihood)
 
@@ -217,7 +223,7 @@ class Autoencoder(PyroModule):
         return new.to(self.device).train(self.training)
 
     def _encoder_ends(self) -> tuple:
-        return self.likelihood.event_shape, self.posterior.widths
+        return self.likelihood.event_shape, self.likelihood.mask, self.posterior.widths
 
     def _decoder_ends(self) -> tuple:
         return self.prior.event_shape, self.likelihood.widths

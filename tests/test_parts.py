@@ -126,6 +126,7 @@ OTHERS = {
     "Tied": lambda: pa.nets.Tied("Sigmoid"),
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),
+    "Missing": lambda: pa.likelihoods.Missing(pa.likelihoods.Normal(3), mask=True),
     "Flat": lambda: pa.priors.Flat(3, support="unit_interval"),
     "VampPrior": lambda: pa.priors.VampPrior(3, components=7),
     "Hierarchical prior": lambda: pa.priors.Hierarchical(3, top=2, hidden=[5, 5]),

@@ -22,6 +22,7 @@ def load(
     domain: Domain | None = None,
     validation: float = 0.0,
     test: float = 0.2,
+    missing: bool = False,
 ) -> DataSet:
     """A data set by name, from a file or folder, or from a tensor; each x is a vector of floats.
 
@@ -38,6 +39,7 @@ def load(
         domain: what values x takes, where a file or tensor leaves that open; otherwise found from the values.
         validation: share of the training data held out for validation, where the set has no such split of its own.
         test: share held out for testing, where the set has no such split of its own.
+        missing: NaN stands for an entry that was not seen, for ``pa.likelihoods.Missing``; otherwise it is refused.
 
     Raises:
         ValueError: an unknown name, a missing or damaged file, values that do not fit the domain.
@@ -48,16 +50,16 @@ def load(
     for name, share in (("validation", validation), ("test", test)):
         if not 0.0 <= share < 1.0:
             raise ValueError(f"data: expected {name} as a share from 0 to less than 1, got {share!r}")
-    found = _find(data, domain, test)
+    found = _find(data, domain, test, missing)
     if found.validation is None and validation:
         train, held_out = parted(found.train, validation)
         found = replace(found, train=train, validation=held_out)
     return binarized(found, binarize) if binarize else found
 
 
-def _find(data, domain: Domain | None, test: float) -> DataSet:
+def _find(data, domain: Domain | None, test: float, missing: bool) -> DataSet:
     if isinstance(data, (Tensor, np.ndarray)):
-        return of_arrays("tensor", {"train": np.asarray(data)}, domain, test)
+        return of_arrays("tensor", {"train": np.asarray(data)}, domain, test, missing)
     name = os.fspath(data)
     if name in NAMED:
         if domain is not None:
@@ -73,7 +75,7 @@ def _find(data, domain: Domain | None, test: float) -> DataSet:
             arrays = READERS[path.suffix](path)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(f"data: {name} cannot be read: {error}") from error
-        return of_arrays(path.stem, arrays, domain, test)
+        return of_arrays(path.stem, arrays, domain, test, missing)
     if path.suffix or path.parent != Path("."):
         raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(READERS)}, got {name}")
     raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))

@@ -74,15 +74,15 @@ def of_images(folder: Path, test: float) -> DataSet:
             raise ValueError(
                 f"data: expected images of one size, got {images[0].shape} in {paths[0].name} and {images[-1].shape} in {path.name}"
             )
-    whole = of_arrays(folder.name, {"train": np.stack(images)}, "unit", 0.0)
+    whole = of_arrays(folder.name, {"train": np.stack(images)}, "unit", 0.0, False)
     names = sorted({path.parent for path in paths})
     labels = torch.tensor([names.index(path.parent) for path in paths]) if len(names) > 1 else None
     return _with_test(replace(whole, train=replace(whole.train, labels=labels)), test)
 
 
-def of_arrays(name: str, arrays: dict[str, np.ndarray], domain: Domain | None, test: float) -> DataSet:
+def of_arrays(name: str, arrays: dict[str, np.ndarray], domain: Domain | None, test: float, missing: bool) -> DataSet:
     shape = np.asarray(arrays["train"]).shape
-    splits = {key: _split(name, array, domain) for key, array in arrays.items() if key in ("train", "valid", "validation", "test")}
+    splits = {key: _split(name, array, domain, missing) for key, array in arrays.items() if key in ("train", "valid", "validation", "test")}
     image_shape = shape[1:] if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else None
     held_out = splits.get("valid", splits.get("validation"))
     whole = DataSet(name, splits["train"], splits.get("test", splits["train"]), held_out, image_shape)
@@ -96,7 +96,7 @@ def _with_test(whole: DataSet, test: float) -> DataSet:
     return replace(whole, train=train, test=held_out)
 
 
-def _split(name: str, array: np.ndarray, domain: Domain | None) -> Split:
+def _split(name: str, array: np.ndarray, domain: Domain | None, missing: bool) -> Split:
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"data: expected numbers in {name}, got entries of type {array.dtype}")
@@ -105,13 +105,14 @@ def _split(name: str, array: np.ndarray, domain: Domain | None) -> Split:
     x = torch.from_numpy(np.ascontiguousarray(array)).flatten(1)
     grey = x.dtype == torch.uint8 and domain in (None, "unit")
     x = x.float() / 255 if grey and x.max() > 1 else x.float()
-    if not bool(torch.isfinite(x).all()):
+    seen = x[~x.isnan()] if missing else x
+    if not bool(torch.isfinite(seen).all()):
         raise ValueError(
             f"data: expected finite numbers in {name}, "
-            f"got NaN or infinity in {int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows; drop or fill them"
+            f"got NaN or infinity in {int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows; drop or fill them, or say missing=True"
         )
-    found = _domain(x)
-    _check_domain(name, x, found, domain or found)
+    found = _domain(seen)
+    _check_domain(name, seen, found, domain or found)
     return Split(x, None, domain or found)
 
 

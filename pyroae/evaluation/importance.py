@@ -101,16 +101,9 @@ def log_likelihood(
                 _check_weighable(each)
                 done.append(Weights(each.rows.stop - each.rows.start, particles, x.device))
                 last = each.rows
-            done[-1].add(_log_weights(each))
+            done[-1].add(each.log_weights())
         columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in ("log_mean", "standard_error", "ess", "khat")]
     return Estimate(*columns, particles=particles, dimensions=x[0].numel())
-
-
-def _log_weights(each: Pass) -> Tensor:
-    """log p(x, z) - log q(z|x), ``(particles, data)``."""
-    log_p = sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed + each.latents)
-    log_q = sum(each.per_datum(each.guide.nodes[name]["log_prob"]) for name in each.latents)
-    return log_p - log_q
 
 
 def _check_weighable(each: Pass):

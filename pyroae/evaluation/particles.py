@@ -37,6 +37,11 @@ class Pass:
         summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
         return summed.double().expand(self.particles, n)
 
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z|x), ``(particles, data)``."""
+        log_p = sum(self.per_datum(self.model.nodes[name]["log_prob"]) for name in self.observed + self.latents)
+        return log_p - sum(self.per_datum(self.guide.nodes[name]["log_prob"]) for name in self.latents)
+
     @property
     def latents(self) -> list[str]:
         """The sites that the guide draws."""

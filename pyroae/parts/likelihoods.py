@@ -14,6 +14,8 @@ class Likelihood(Conditional, Part):
     """A distribution over one x given the decoder's output; refuses data outside its support."""
 
     remedy = "choose a likelihood whose support holds these data"
+    has_holes = False  # whether NaN in x stands for what was not seen
+    mask = False  # whether the encoder is told what was seen
 
     def support(self, like: Tensor) -> constraints.Constraint:
         """What values x may take, as a constraint that can check tensors like that one."""
@@ -216,6 +218,46 @@ class LogisticMixture(DiscretizedLogistic):
 _MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constraints.positive}
 
 
+class Missing(Likelihood):
+    """Another likelihood, for data some of whose entries are missing: NaN. They count for nothing in p(x|z).
+
+    The encoder is given 0 in their place, and, with ``mask``, which entries were seen beside them: twice as many numbers.
+    ``pa.impute`` draws what is missing (Mattei & Frellsen 2019).
+
+    >>> Missing(Normal(3, scale=1.0))(torch.zeros(3)).log_prob(torch.tensor([0.0, torch.nan, torch.nan])).round(decimals=4)
+    tensor(-0.9189)
+    """
+
+    def __init__(self, of: Likelihood, mask: bool = False):
+        nn.Module.__init__(self)
+        if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing)):
+            raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
+        self.of, self.mask, self.has_holes = of, mask, True
+        self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
+
+    def sized(self, event_shape):
+        """This likelihood for events of that shape."""
+        return self if self.event_shape == event_shape else Missing(self.of.sized(event_shape), self.mask)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The distribution of the entries that were seen, given the decoder's output."""
+        return distributions.Seen(self.of(h).base_dist, len(self.event_shape), self._fill(h))
+
+    def _fill(self, like: Tensor) -> float:
+        support = of_one_entry(self.of.support(like))
+        candidates = torch.tensor([0.0, 0.5, 1.0], dtype=like.dtype)
+        return candidates[support.check(candidates)][0].item()
+
+    def picture(self, p):
+        """What the likelihood of complete data shows."""
+        return self.of.picture(p.entries.to_event(len(self.event_shape)))
+
+    def check(self, x):
+        """As the likelihood of complete data does, on the entries that are there."""
+        self.check_shape(x)
+        self.of.check(x.masked_fill(x.isnan(), self._fill(x.new_zeros(()))))
+
+
 class Product(Likelihood):
     """Columns of different kinds side by side, by name: real, count, binary, category.
 
@@ -232,6 +274,7 @@ class Product(Likelihood):
             if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
                 raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
         self.columns = nn.ModuleDict(columns)
+        self.has_holes = any(column.has_holes for column in columns.values())
         self.lengths = [column.event_shape[0] for column in columns.values()]
         self.widths = [column.size for column in columns.values()]
         self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SMALL = {"vae": {"epochs": 1, "particles": 5, "hidden": 16}}
+SMALL = {
+    "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
+    "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "components": 3}, "priors.json"),
+}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")])
@@ -15,5 +18,6 @@ def test_example(name, tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main(**SMALL[name])
-    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
+    arguments, made = SMALL[name]
+    module.main(**arguments)
+    assert [path.name for path in tmp_path.iterdir()] == [made]

@@ -171,3 +171,70 @@ def test_a_flow_posterior_remembers_its_draws(digits, monkeypatch):
     monkeypatch.setattr(AffineAutoregressive, "_inverse", lambda self, y: pytest.fail("inverted a transform of its own draw"))
     pa.fit(ae, digits.test.x, epochs=1, progress=False)
     pa.log_likelihood(ae, digits.test.x[:10], particles=50)
+
+
+# --- codes that are categories, bits or directions ---
+
+
+def test_categories_are_summed_out_exactly(digits, tmp_path):
+    """With z enumerated, the loss at the exact posterior is -log p(x), a sum over the categories written out here."""
+    ae = make(lambda: pa.priors.OneHot(4, logits="learned"), pa.posteriors.OneHot, LIKELIHOODS["Bernoulli"])
+    x = digits.test.x[:30]
+    joint = torch.stack([ae.prior().log_prob(z) + ae.decode(z).log_prob(x) for z in torch.eye(4)], 1)  # (30, 4)
+    objective = pa.objectives.default_elbo([{"infer": {"enumerate": "parallel"}}])
+    q = ae.encode(x).logits.log_softmax(-1)
+    by_hand = (q.exp() * (joint - q)).sum()
+    assert objective.loss(ae.model, ae.guide, x) == pytest.approx(-by_hand.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(-by_hand, list(ae.parameters()), retain_graph=True)]
+    gradients.append(torch.autograd.grad(objective.differentiable_loss(ae.model, ae.guide, x), list(ae.parameters())))
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(*gradients, strict=True))
+    assert improves(ae, digits.test.x).objective == "TraceEnum_ELBO"
+    scores(ae, x)
+    survives_copying(ae, x, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prior, posterior",
+    [
+        (pa.priors.OneHot, pa.posteriors.OneHotStraightThrough),
+        (pa.priors.Bernoulli, pa.posteriors.BernoulliStraightThrough),
+        (pa.priors.Sphere, pa.posteriors.ProjectedNormal),
+    ],
+)
+def test_codes_off_the_real_line(prior, posterior, digits, tmp_path):
+    ae, x = make(lambda: prior(3), posterior, LIKELIHOODS["Bernoulli"]), digits.test.x
+    z = ae.encode(x[:7]).sample()
+    assert ae.prior.support.check(z).all() if prior is pa.priors.Bernoulli else ae.prior().support.check(z).all()
+    improves(ae, x)
+    scores(ae, x[:20])
+    survives_copying(ae, x[:5], tmp_path)
+    assert ae.sample(3).shape == (3, 64)
+
+
+def test_the_exact_posterior_over_categories_gives_log_p(digits):
+    """Importance weights of discrete codes: with q = p(z|x) every weight is p(x)."""
+    ae, x = make(lambda: pa.priors.OneHot(4), pa.posteriors.OneHot, LIKELIHOODS["Bernoulli"]), digits.test.x[:30]
+    joint = torch.stack([ae.prior().log_prob(z) + ae.decode(z).log_prob(x) for z in torch.eye(4)], 1).detach()
+    ae.guide.encoder = torch.nn.Identity()
+    ae.guide.numbers = lambda x: joint
+    assert torch.allclose(pa.log_likelihood(ae, x, particles=7).values.float(), joint.logsumexp(1), atol=1e-3)
+
+
+def test_the_sphere_has_its_area():
+    area = {2: 2 * torch.pi, 3: 4 * torch.pi}
+    for size, expected in area.items():
+        log_p = pa.priors.Sphere(size)().log_prob(torch.eye(size)[0]).item()
+        assert log_p == pytest.approx(-torch.tensor(expected).log().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prior, posterior, words",
+    [
+        (lambda: pa.priors.Normal(4), pa.posteriors.OneHot, "categories or bits.*OneHot"),
+        (lambda: pa.priors.OneHot(4), pa.posteriors.Normal, "draws any real z.*Delta"),
+        (lambda: pa.priors.Sphere(5), pa.posteriors.ProjectedNormal, "2, 3 and 4 dimensions, got 5"),
+    ],
+)
+def test_codes_that_do_not_fit_are_named(prior, posterior, words):
+    with pytest.raises(ValueError, match=words):
+        make(prior, posterior, LIKELIHOODS["Bernoulli"])

@@ -133,8 +133,19 @@ OTHERS = {
     "Hierarchical posterior": lambda: pa.posteriors.Hierarchical(3, hidden=[5, 5]),
 }
 
+DISCRETE = {
+    "prior OneHot": lambda: pa.priors.OneHot(3, logits="learned"),
+    "prior Bernoulli": lambda: pa.priors.Bernoulli(3, logits="per_dimension"),
+    "posterior OneHot": lambda: pa.posteriors.OneHot(3),
+    "posterior OneHotStraightThrough": lambda: pa.posteriors.OneHotStraightThrough(3),
+    "posterior BernoulliStraightThrough": lambda: pa.posteriors.BernoulliStraightThrough(3),
+    "posterior ProjectedNormal": lambda: pa.posteriors.ProjectedNormal(3),
+    "prior Sphere": lambda: pa.priors.Sphere(3),
+}
+
 LEARNED_PRIORS = {
     "Uniform": lambda: pa.priors.Uniform(2, low=-2.0, high=1.0),
+    "SpikeSlab": lambda: pa.priors.SpikeSlab(2, share=0.4, slab=1.5, spike=0.2),
     "GaussianMixture": lambda: pa.priors.GaussianMixture(2, components=4),
     "Flow, affine": lambda: pa.priors.Flow(2, kind="affine", layers=2, hidden=8),
 }
@@ -146,7 +157,13 @@ MODULES = {
     **{f"likelihood {name}": row[0] for name, row in LIKELIHOODS.items()},
     **{f"posterior {name}": row[0] for name, row in POSTERIORS.items()},
 }
-ALL = {**MODULES, "Uniform": LEARNED_PRIORS["Uniform"], **{f"corruption {name}": make for name, make in CORRUPTIONS.items()}, **OTHERS}
+ALL = {
+    **MODULES,
+    **DISCRETE,
+    "Uniform": LEARNED_PRIORS["Uniform"],
+    **{f"corruption {name}": make for name, make in CORRUPTIONS.items()},
+    **OTHERS,
+}
 
 
 def test_the_tables_cover_every_part():

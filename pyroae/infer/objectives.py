@@ -1,11 +1,11 @@
 """Objectives of this project: Pyro ELBOs, usable wherever Pyro's own are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
@@ -14,13 +14,16 @@ from .penalties import Penalty
 from .programs import Program, sites
 
 
-def default_elbo(latent_sites: int = 1) -> ELBO:
-    """The ELBO for a guide of so many latent sites.
+def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
+    """The ELBO for a guide with these latent sites, one by default.
 
-    For one, ``TraceMeanField_ELBO``: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. For several,
-    ``Trace_ELBO``: one may depend on another, and then the closed form of each would be wrong.
+    ``TraceMeanField_ELBO`` for one: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. ``Trace_ELBO``
+    for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
+    site asks to be summed out.
     """
-    return TraceMeanField_ELBO() if latent_sites == 1 else Trace_ELBO()
+    if any(site.get("infer", {}).get("enumerate") for site in latent):
+        return TraceEnum_ELBO(max_plate_nesting=1)
+    return TraceMeanField_ELBO() if len(list(latent)) == 1 else Trace_ELBO()
 
 
 class Objective(Part, ELBO):

@@ -140,7 +140,7 @@ def fit(
             module.to(place).train()
         with torch.no_grad():
             seen = programs.traces(model, guide, next(iter(train)))
-        elbo = elbo or default_elbo(len(programs.sites(seen[1], observed=False)))
+        elbo = elbo or default_elbo(programs.sites(seen[1], observed=False).values())
         free = programs.parameters(pair, seen)
         if not free:
             raise ValueError(

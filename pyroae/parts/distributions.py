@@ -1,5 +1,7 @@
 """Distributions that Pyro lacks, or whose tails it cuts off."""
 
+from math import lgamma, log, pi
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -34,6 +36,42 @@ class Categorical(dist.Categorical):
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draw whole numbers."""
         return super().sample(sample_shape).to(self.logits.dtype)
+
+
+class BernoulliStraightThrough(dist.Bernoulli):
+    """Bernoulli whose draws pass gradients on as if they were their probabilities (Bengio et al. 2013)."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw 0 or 1 with the gradient of ``probs``."""
+        return self.sample(sample_shape) + (self.probs - self.probs.detach())
+
+
+class UniformSphere(TorchDistribution):
+    """Uniform on the unit sphere in ``size`` dimensions, whose area is 2 pi^(size/2) / Gamma(size/2)."""
+
+    arg_constraints = {}
+    support = dist.constraints.sphere
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None):
+        self.like = like  # (..., size): its shape, type and device
+        super().__init__(like.shape[:-1], like.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same distribution for a larger batch."""
+        return UniformSphere(self.like.expand(torch.Size(batch_shape) + self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the log of the sphere's area."""
+        half = self.event_shape[0] / 2
+        log_area = log(2) + half * log(pi) - lgamma(half)
+        return value.new_full(torch.broadcast_shapes(value.shape[:-1], self.batch_shape), -log_area)
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:
+        """Normalised Normal draws."""
+        z = torch.randn(self._extended_shape(sample_shape), dtype=self.like.dtype, device=self.like.device)
+        return z / z.norm(dim=-1, keepdim=True)
 
 
 class InUnitInterval(constraints.Constraint):

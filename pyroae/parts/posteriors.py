@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 from ..checks import whole_number
 from ..part import Part
+from . import distributions
 from .conditional import Conditional, Shape, as_shape, in_words, pyro_family
 from .networks import MLP, apply
 from .priors import Prior
@@ -18,10 +19,11 @@ class Posterior(Conditional, Part):
     """A distribution over one z given the encoder's output."""
 
     sites = ("z",)
+    infer: dict = {}  # what Pyro is told about its site
 
     def draw(self, h: Tensor) -> Tensor:
         """The Pyro statements that draw z inside the plate over the data."""
-        return pyro.sample("z", self(h))
+        return pyro.sample("z", self(h), infer=self.infer)
 
     def fitted(self, prior: Prior) -> "Posterior":
         """This posterior for that prior's z.
@@ -43,6 +45,11 @@ class Posterior(Conditional, Part):
         return self._within(prior.support).sized(shape)
 
     def _within(self, support: constraints.Constraint) -> "Posterior":
+        if self.family.support.is_discrete and not support.is_discrete:
+            raise ValueError(
+                f"posterior {type(self).__name__}: draws categories or bits, but the prior's z is {in_words(support)}; "
+                "use the prior OneHot or Bernoulli that goes with it"
+            )
         if support is not constraints.real and self.family.support is constraints.real:
             raise ValueError(
                 f"posterior {type(self).__name__}: draws any real z, but the prior's z is {in_words(support)}; "
@@ -89,6 +96,38 @@ class LowRankNormal(Posterior):
 
     def _shape(self, name):
         return self.event_shape + torch.Size([self.rank]) if name == "cov_factor" else super()._shape(name)
+
+
+class ProjectedNormal(Posterior):
+    """A direction on the unit sphere, for the prior Sphere: a Normal around the encoder's output, projected; in 2 to 4 dimensions."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.ProjectedNormal, event_shape)
+        if self.event_shape is not None and not 2 <= self.event_shape[-1] <= 4:
+            raise ValueError(f"ProjectedNormal: Pyro knows its density in 2, 3 and 4 dimensions, got {self.event_shape[-1]}")
+
+
+class OneHot(Posterior):
+    """A category, for the prior OneHot: summed out exactly, under TraceEnum_ELBO, so meant for few categories."""
+
+    infer = {"enumerate": "parallel"}
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.OneHotCategorical, event_shape)
+
+
+class OneHotStraightThrough(Posterior):
+    """A category, for the prior OneHot: drawn, its gradient that of its probabilities (biased; Bengio et al. 2013)."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.OneHotCategoricalStraightThrough, event_shape)
+
+
+class BernoulliStraightThrough(Posterior):
+    """Bits, for the prior Bernoulli: drawn, their gradient that of their probabilities (biased; Bengio et al. 2013)."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(distributions.BernoulliStraightThrough, event_shape)
 
 
 class Flow(Posterior):

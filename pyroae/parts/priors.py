@@ -12,6 +12,7 @@ from torch.distributions import Transform, constraints, transform_to
 from ..checks import whole_number
 from ..part import Part
 from .conditional import Conditional, Shape, as_shape, of_one_entry
+from .distributions import UniformSphere
 from .networks import MLP, apply
 
 
@@ -90,6 +91,52 @@ class Uniform(Conditional, Prior):
         super().__init__(dist.Uniform, event_shape, limits=limits, low=low, high=high)
         if not low < high:
             raise ValueError(f"Uniform: expected low < high, got low={low!r} and high={high!r}")
+
+
+class SpikeSlab(Prior):
+    """Each number of z is, with probability ``share``, of the wide slab, otherwise of the narrow spike at 0: sparse codes.
+
+    Both are Normals around 0 (George & McCulloch 1993).
+    """
+
+    def __init__(self, event_shape: Shape | None = None, share: float = 0.2, slab: float = 1.0, spike: float = 0.05):
+        nn.Module.__init__(self)
+        if not (0.0 < share < 1.0 and 0.0 < spike < slab):
+            raise ValueError(f"SpikeSlab: expected share between 0 and 1 and 0 < spike < slab, got {share!r}, {spike!r} and {slab!r}")
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "SpikeSlab")
+        self.register_buffer("weights", torch.tensor([share, 1 - share]))
+        self.register_buffer("scales", torch.tensor([slab, spike]))
+
+    def forward(self) -> dist.Distribution:
+        normals = dist.Normal(torch.zeros_like(self.scales), self.scales).expand([*self.event_shape, 2])
+        mixed = dist.MixtureSameFamily(dist.Categorical(self.weights.expand([*self.event_shape, 2])), normals)
+        return mixed.to_event(len(self.event_shape))
+
+
+class Sphere(Prior):
+    """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018)."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        nn.Module.__init__(self)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Sphere")
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return UniformSphere(self.like.expand(self.event_shape))
+
+
+class OneHot(Conditional, Prior):
+    """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned."""
+
+    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+        super().__init__(dist.OneHotCategorical, event_shape, logits=logits)
+
+
+class Bernoulli(Conditional, Prior):
+    """Independent bits; the logits may be learned."""
+
+    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+        super().__init__(dist.Bernoulli, event_shape, logits=logits)
 
 
 class GaussianMixture(Prior):

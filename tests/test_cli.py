@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -146,3 +147,56 @@ def test_help_fits_a_screen(capsys):
         main(["train", "contractive", "--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0 and "--weight" in text and "--binarize" in text and "--scheduler" in text
+
+
+PRIORS = ["Normal", "Laplace", "SoftLaplace", "StudentT", "Logistic", "SpikeSlab", "GaussianMixture", "VampPrior", "Flow"]
+OTHER_CODES = [
+    ("Uniform", "Delta"),
+    ("Flat", "Delta"),
+    ("Hierarchical", "Hierarchical"),
+    ("OneHot", "OneHot"),
+    ("OneHot", "OneHotStraightThrough"),
+    ("Bernoulli", "BernoulliStraightThrough"),
+    ("Sphere", "ProjectedNormal"),
+]
+POSTERIORS = ["Normal", "Laplace", "StudentT", "FullNormal", "LowRankNormal", "Flow"]
+
+
+@pytest.mark.parametrize(
+    "prior, posterior", [(prior, "Normal") for prior in PRIORS] + [("Normal", posterior) for posterior in POSTERIORS[1:]] + OTHER_CODES
+)
+def test_every_prior_and_posterior_by_name(prior, posterior, capsys):
+    run("train", "--prior", prior, "--posterior", posterior, "--code", "3", *QUICK, capsys=capsys)
+    ae = pa.load("runs/vae-digits-1/model.safetensors")
+    assert (type(ae.prior).__name__, type(ae.posterior).__name__) == (prior, posterior)
+
+
+LIKELIHOODS = {
+    "unit": ["ContinuousBernoulli", "Normal", "Laplace", "StudentT", "LogisticMixture"],
+    "binary": ["Bernoulli", "Categorical"],
+    "levels": ["GreyLevels", "DiscretizedLogistic", "LogisticMixture"],
+    "counts": ["Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial"],
+    "positive": ["Gamma", "LogNormal"],
+    "inside": ["Beta"],
+}
+DOMAINS = {
+    "unit": lambda u: (u * 255).round() / 255,
+    "binary": torch.round,
+    "levels": lambda u: (u * 255).round() / 255,
+    "counts": lambda u: (u * 9).round(),
+    "positive": lambda u: u + 0.1,
+    "inside": lambda u: 0.1 + 0.8 * u,
+}
+
+
+@pytest.mark.parametrize("domain, likelihood", [(domain, name) for domain, names in LIKELIHOODS.items() for name in names])
+def test_every_likelihood_by_name(domain, likelihood, capsys, tmp_path):
+    np.save(tmp_path / "x.npy", DOMAINS[domain](torch.rand(60, 6)).numpy())
+    run("train", "--data", "x.npy", "--likelihood", likelihood, *QUICK, capsys=capsys)
+    assert type(pa.load("runs/vae-x-1/model.safetensors").likelihood).__name__ == likelihood
+
+
+@pytest.mark.parametrize("encoder, decoder", [("Linear", "Linear"), ("GatedMLP", "Residual"), ("Conv", "Deconv"), ("MLP", "Tied")])
+def test_every_network_by_name(encoder, decoder, capsys):
+    options = ["--posterior", "Delta"] if decoder == "Tied" else []
+    run("train", "--encoder", encoder, "--decoder", decoder, *options, *QUICK, capsys=capsys)

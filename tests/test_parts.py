@@ -120,6 +120,9 @@ CORRUPTIONS = {
 OTHERS = {
     "MLP": lambda: pa.nets.MLP([300, 150], activation="Tanh", dropout=0.1),
     "Penalised": lambda: pa.Penalised(pa.penalties.KLSparsity(0.3, target=0.2)),
+    "IWAE": lambda: pa.objectives.IWAE(5, gradient="dreg"),
+    "CIWAE": lambda: pa.objectives.CIWAE(5, beta=0.2),
+    "Tempered": lambda: pa.objectives.Tempered(2.0),
     "Linear": lambda: pa.nets.Linear(),
     "GatedMLP": lambda: pa.nets.GatedMLP([30, 20]),
     "Residual": lambda: pa.nets.Residual(30, blocks=3),

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
-from .objectives import default_elbo
+from .objective import default_elbo
 from .programs import Program
 
 _GLANCE = 0.5  # seconds between two looks at the running loss

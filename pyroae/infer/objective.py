@@ -1,0 +1,45 @@
+"""What an objective is: a Pyro ELBO; and which one is used by default."""
+
+from collections.abc import Iterable
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor
+
+from ..part import Part
+from .programs import Program
+
+
+def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
+    """The ELBO for a guide with these latent sites, one by default.
+
+    ``TraceMeanField_ELBO`` for one: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. ``Trace_ELBO``
+    for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
+    site asks to be summed out.
+    """
+    if any(site.get("infer", {}).get("enumerate") for site in latent):
+        return TraceEnum_ELBO(max_plate_nesting=1)
+    return TraceMeanField_ELBO() if len(list(latent)) == 1 else Trace_ELBO()
+
+
+class Objective(Part, ELBO):
+    """A Pyro ELBO of ours: a subclass writes ``differentiable_loss``, in nats summed over the batch."""
+
+    def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:
+        """The loss to differentiate."""
+        raise NotImplementedError
+
+    def _get_trace(self, model, guide, args, kwargs):
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def loss(self, model: Program, guide: Program, *args, **kwargs) -> float:
+        """The loss as a number."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args, **kwargs) -> float:
+        """The loss as a number, its gradient added to the parameters'."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()

@@ -102,7 +102,7 @@ def _score(ae: Autoencoder, found: DataSet, particles: int) -> tuple[dict, list[
     elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
     results = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
     if isinstance(ae.posterior, Delta):
-        lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {-kl:.2f}"]
+        lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
         return results, [*lines, "test log p(x)  is not defined for a point posterior (Delta); a Normal posterior can be scored"]
     lines = [f"test ELBO      {elbo:.2f} nats/datum = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
     if not ae.prior.proper:

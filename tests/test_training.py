@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import small_vae
 from pyro import distributions as dist
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyroae as pa
@@ -20,7 +20,17 @@ def test_every_recipe_learns(grey):
         assert history.loss[-1] < history.loss[0] - 0.1, name
 
 
-@pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceGraph_ELBO(), RenyiELBO(num_particles=3), pa.Penalised(pa.penalties.L2())])
+ELBOS = [
+    Trace_ELBO(),
+    TraceGraph_ELBO(),
+    TraceEnum_ELBO(max_plate_nesting=1),
+    RenyiELBO(num_particles=3),
+    ReweightedWakeSleep(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+    pa.Penalised(pa.penalties.L2()),
+]
+
+
+@pytest.mark.parametrize("elbo", ELBOS, ids=lambda elbo: type(elbo).__name__)
 def test_any_elbo(elbo, digits):
     history = quiet(small_vae(), digits.train, elbo=elbo, validation=digits.test, epochs=6, batch_size=32, seed=0)
     assert history.loss[-1] < history.loss[0] and history["validation_loss"][-1] < history["validation_loss"][0]

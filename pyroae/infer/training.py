@@ -71,12 +71,16 @@ class Step:
         else:
             loss = self.elbo.loss_and_grads(self.model, self.guide, x)
         self.optimizer.step()
-        return torch.as_tensor(loss).detach()
+        return _first(loss)
 
     def loss(self, x: Tensor) -> Tensor:
         """The summed loss without a step."""
-        evaluate = self.elbo.differentiable_loss if self.differentiable else self.elbo.loss
-        return torch.as_tensor(evaluate(self.model, self.guide, x)).detach()
+        return _first(self.elbo.loss(self.model, self.guide, x))
+
+
+def _first(loss) -> Tensor:
+    """A loss as a tensor; ReweightedWakeSleep gives one for the model and one for the guide, of which the model's is the bound."""
+    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
 
 
 def fit(

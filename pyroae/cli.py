@@ -6,6 +6,7 @@ import sys
 USAGE = """usage: pyroae COMMAND ...
 
   pyroae train [RECIPE] [options]    train a model, score it, draw it, write a run folder
+  pyroae evaluate RUN [--particles N]   score a run again, with 5,000 importance samples by default
   pyroae parts [KIND]                list everything that can be swapped in by name
 
 Recipes: vae (the default), autoencoder, denoising, sparse, sparse_kl, contractive.
@@ -24,13 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    commands = {"train": train, "parts": parts}
+    commands = {"train": train, "evaluate": evaluate, "parts": parts}
     if argv[0] not in commands:
         print(f"pyroae: there is no command {argv[0]!r}; the commands are {', '.join(commands)} (see pyroae --help)", file=sys.stderr)
         return 2
     try:
         commands[argv[0]](argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"pyroae: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -60,3 +61,11 @@ def train(argv: list[str]):
     from .runs import carry_out
 
     print(carry_out(*parse_train(argv)))
+
+
+def evaluate(argv: list[str]):
+    """Score a run's model on its test data again."""
+    from .options import parse_evaluate
+    from .runs import evaluate
+
+    print(evaluate(**parse_evaluate(argv)))

@@ -63,6 +63,21 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         raise ValueError("train: " + " ".join(str(error).split())) from error
 
 
+def parse_evaluate(argv: list[str]) -> dict[str, Any]:
+    """The arguments of ``evaluate``.
+
+    Raises:
+        ValueError: an unknown option or a value of the wrong type.
+    """
+    parser = ArgumentParser(prog="pyroae evaluate", description="Score a run's model on its test data again.", exit_on_error=False)
+    parser.add_argument("run", type=str, help="the run folder")
+    parser.add_argument("--particles", type=int, default=5000, help="importance samples for each test datum's log p(x)")
+    try:
+        return parser.parse_args(argv).as_dict()
+    except ArgumentError as error:
+        raise ValueError("evaluate: " + " ".join(str(error).split())) from error
+
+
 def arguments_of(function: Callable, settings: Namespace) -> dict[str, Any]:
     """Those of the settings that are a function's options."""
     skipped = {load: set(), fit: FIT_SKIPS}.get(function, {"data"})

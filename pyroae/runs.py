@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,42 +27,79 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     """Train, score and draw what the settings ask for; returns a short report.
 
     Raises:
-        ValueError: bad settings or data, or a folder that is already in use; nothing is written then.
+        ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; nothing is written then.
     """
     torch.manual_seed(settings.seed or 0)
     found, note = _load(recipe, settings, written)
+    ae = _built(recipe, settings, found)
+    _settle(settings, written, found)
+    folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
+    try:
+        history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
+    except ValueError:
+        folder.rmdir()
+        raise
+    storage.save(ae, folder / "model.safetensors")
+    with storage.atomic(folder / "history.csv") as path:
+        history.to_csv(path)
+    _write_json(folder / "settings.json", written)
+    results, report = _score(ae, found, settings.particles)
+    seconds, loss = history["seconds"][-1], history.loss[-1]
+    _write_json(folder / "results.json", results | {"training_seconds": seconds})
+    files = ["settings.json", "model.safetensors", "history.csv", "results.json", *_draw(ae, found, folder)]
+    return "\n".join(
+        [
+            f"data           {found!r}{note}",
+            f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
+            f"last training loss {loss:.2f} nats/datum",
+            *report,
+            f"run folder     {folder}: {', '.join(files)}",
+        ]
+    )
+
+
+def evaluate(run: str, particles: int = 5000) -> str:
+    """Score a run's model on its test data again, with so many particles; writes ``evaluation-PARTICLES.json`` beside it.
+
+    Raises:
+        ValueError: a folder that is no run, or bad particles.
+    """
+    whole_number("evaluate", particles=particles)
+    folder = Path(run)
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"evaluate: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
+    ae = storage.load(folder / "model.safetensors")
+    found = data.load(**arguments_of(data.load, settings))
+    results, report = _score(ae, found, particles)
+    written = folder / f"evaluation-{particles}.json"
+    _write_json(written, results)
+    return "\n".join([f"data           {found!r}", *report, f"written        {written}"])
+
+
+def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder:
+    """The recipe's model with the parts that were named, checked against the data."""
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
     if isinstance(ae.prior, VampPrior):
         ae.prior.start_from(found.train.draw(found.train.x))
     for split in (found.train, found.test):
         ae.likelihood.check(split.draw(split.x))
+    return ae
+
+
+def _settle(settings: Namespace, written: dict, found: DataSet):
+    """Fill in the number of epochs, and refuse what training or scoring would refuse later."""
     if settings.epochs is None:
-        settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / settings.batch_size)))
+        settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / max(1, settings.batch_size))))
     whole_number("train", particles=settings.particles)
     check_arguments(settings.epochs, settings.batch_size, settings.lr, settings.patience, found.validation, settings.device)
-    folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
-    start = time.perf_counter()
-    history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
-    seconds = time.perf_counter() - start
-    with storage.atomic(folder / "history.csv") as path:
-        history.to_csv(path)
-    with storage.atomic(folder / "settings.json") as path:
-        path.write_text(json.dumps(written, indent=2))
-    storage.save(ae, folder / "model.safetensors")
-    results, report = _score(ae, found, settings.particles)
-    with storage.atomic(folder / "results.json") as path:
-        path.write_text(json.dumps(results | {"training_seconds": seconds}, indent=2))
-    drawn = _draw(ae, found, folder)
-    return "\n".join(
-        [
-            f"data           {found!r}{note}",
-            f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
-            f"last training loss {history.loss[-1]:.2f} nats/datum",
-            *report,
-            f"run folder     {folder}: settings.json, model.safetensors, history.csv, results.json, {', '.join(drawn)}",
-        ]
-    )
+
+
+def _write_json(path: Path, content: dict):
+    with storage.atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:
@@ -83,7 +119,7 @@ def _folder(asked: str | None, name: str) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
                 f"train: {folder} exists and is not empty; nothing is ever overwritten, "
-                f"so name another folder with --out or remove that one"
+                "so name another folder with --out or remove that one"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

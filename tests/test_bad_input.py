@@ -226,7 +226,7 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 
 
 COMMANDS = {
-    "unknown command": (["trane"], ["'trane'", "train, parts"]),
+    "unknown command": (["trane"], ["'trane'", "train, evaluate, parts"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
     "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean 'epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),
@@ -247,6 +247,9 @@ COMMANDS = {
     "a config that is not there": (["train", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "a config with an unknown setting": (["train", "--config", "used/bad.yaml"], ["epoks"]),
     "a config of another recipe": (["train", "vae", "--config", "used/other.yaml"], ["'vae'", "'sparse'", "leave the recipe out"]),
+    "evaluating what is no run": (["evaluate", "used"], ["run folder", "runs/vae-digits-1", "got used"]),
+    "evaluating with no particles": (["evaluate", "used", "--particles", "0"], ["particles", "at least 1", "got 0"]),
+    "evaluating nothing": (["evaluate"], ["run"]),
     "an unknown device": (["train", "--device", "gpu0"], ["'cuda'", "'gpu0'"]),
     "a size of zero": (["train", "--code", "0"], ["positive whole number", "got 0"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),
@@ -267,3 +270,11 @@ def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, t
     assert "Traceback" not in err and len(err.strip().splitlines()) == 1 and err.startswith("pyroae: ") and out == ""
     assert (tmp_path / "used/precious.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["used"]
+
+
+def test_a_run_whose_loss_is_not_finite_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--lr", "1e30", "--epochs", "2"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("pyroae: fit: the loss is") and "lower lr" in last
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -200,3 +200,12 @@ def test_every_likelihood_by_name(domain, likelihood, capsys, tmp_path):
 def test_every_network_by_name(encoder, decoder, capsys):
     options = ["--posterior", "Delta"] if decoder == "Tied" else []
     run("train", "--encoder", encoder, "--decoder", decoder, *options, *QUICK, capsys=capsys)
+
+
+def test_a_run_is_evaluated_again(capsys, tmp_path):
+    run("train", *QUICK, capsys=capsys)
+    first = json.loads((tmp_path / "runs/vae-digits-1/results.json").read_text())
+    report = run("evaluate", "runs/vae-digits-1", "--particles", "200", capsys=capsys)
+    again = json.loads((tmp_path / "runs/vae-digits-1/evaluation-200.json").read_text())
+    assert again["elbo"] == first["elbo"] and again["log_likelihood"] > first["elbo"] and again["particles"] == 200
+    assert "evaluation-200.json" in report and f"{again['log_likelihood']:.2f}" in report

@@ -81,6 +81,7 @@ def of_images(folder: Path, test: float) -> DataSet:
 
 
 def of_arrays(name: str, arrays: dict[str, np.ndarray], domain: Domain | None, test: float, missing: bool) -> DataSet:
+    """Arrays named train, and perhaps test and valid, as a data set; a test split is held out where there is none."""
     shape = np.asarray(arrays["train"]).shape
     splits = {key: _split(name, array, domain, missing) for key, array in arrays.items() if key in ("train", "valid", "validation", "test")}
     image_shape = shape[1:] if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else None

@@ -68,6 +68,7 @@ def parted(split: Split, share: float) -> tuple[Split, Split]:
 
 
 def binarized(data: DataSet, how: Binarize) -> DataSet:
+    """Grey levels as 0 or 1, in the way asked for; ``ValueError`` for data that are no grey levels."""
     if how not in ("threshold", "static", "dynamic"):
         raise ValueError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
     if data.domain != "unit":

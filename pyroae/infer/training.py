@@ -4,7 +4,7 @@ import csv
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class Step:
         self.model, self.guide, self.optimizer = model, guide, optimizer
         self.elbo = programs.without_sync(elbo)
         self.differentiable = hasattr(elbo, "differentiable_loss")
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer changes."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def __call__(self, x: Tensor) -> Tensor:
         self.optimizer.zero_grad()
@@ -145,34 +150,34 @@ def fit(
         with torch.no_grad():
             seen = programs.traces(model, guide, next(iter(train)))
         elbo = elbo or default_elbo(programs.sites(seen[1], observed=False).values())
-        free = programs.parameters(pair, seen)
-        if not free:
-            raise ValueError(
-                "fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)"
-            )
-        step = Step(model, guide, elbo, _optimizer(optimizer, free, lr))
-        schedule = scheduler(step.optimizer) if scheduler else None
-        best = _Best(patience, free + [buffer for module in pair for buffer in module.buffers()])
+        step = Step(model, guide, elbo, _optimizer(optimizer, programs.parameters(pair, seen), lr))
+        best = _Best(patience, [*step.parameters, *(buffer for module in pair for buffer in module.buffers())])
         history = History(type(elbo).__name__)
-        start = time.perf_counter()
-        with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
-            for epoch in range(1, epochs + 1):
-                bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-                row = {"epoch": epoch, "loss": _train(step, train, bar)}
-                if held_out is not None:
-                    row["validation_loss"] = _validate(step, held_out, pair)
-                row |= {"lr": step.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
-                history.rows.append(row)
-                _check_finite(row)
-                _advance(schedule, row)
-                for callback in callbacks:
-                    callback(row)
-                if best.exhausted(row):
-                    break
+        for row in _epochs(step, train, held_out, pair, epochs, scheduler, progress):
+            history.rows.append(row)
+            _check_finite(row)
+            for callback in callbacks:
+                callback(row)
+            if best.exhausted(row):
+                break
         best.restore()
     for module in pair:
         module.eval()
     return history
+
+
+def _epochs(step: Step, train: Batches, held_out: Batches | None, pair: list, epochs: int, scheduler, progress: bool) -> Iterator[dict]:
+    """Train epoch by epoch; a row for each."""
+    schedule, start = scheduler(step.optimizer) if scheduler else None, time.perf_counter()
+    with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
+        for epoch in range(1, epochs + 1):
+            bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            row = {"epoch": epoch, "loss": _train(step, train, bar)}
+            if held_out is not None:
+                row["validation_loss"] = _validate(step, held_out, pair)
+            row |= {"lr": step.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+            _advance(schedule, row)
+            yield row
 
 
 def _train(step: Step, batches: Batches, bar: tqdm) -> float:
@@ -225,6 +230,8 @@ class _Best:
 def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
+    if not free:
+        raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
     make = optimizer or functools.partial(torch.optim.Adam, fused=True)
     made = make(free) if lr is None else make(free, lr=lr)
     if not isinstance(made, Optimizer):

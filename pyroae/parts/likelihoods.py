@@ -232,7 +232,7 @@ class Missing(Likelihood):
         nn.Module.__init__(self)
         if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing)):
             raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
-        self.of, self.mask, self.has_holes = of, mask, True
+        self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
         self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
 
     def sized(self, event_shape):
@@ -244,9 +244,12 @@ class Missing(Likelihood):
         return distributions.Seen(self.of(h).base_dist, len(self.event_shape), self._fill(h))
 
     def _fill(self, like: Tensor) -> float:
-        support = of_one_entry(self.of.support(like))
-        candidates = torch.tensor([0.0, 0.5, 1.0], dtype=like.dtype)
-        return candidates[support.check(candidates)][0].item()
+        """A value inside the support, found once."""
+        if self.fill is None:
+            support = of_one_entry(self.of.support(like))
+            candidates = torch.tensor([0.0, 0.5, 1.0])
+            self.fill = candidates[support.check(candidates)][0].item()
+        return self.fill
 
     def picture(self, p):
         """What the likelihood of complete data shows."""

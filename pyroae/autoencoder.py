@@ -41,7 +41,7 @@ class Model(PyroModule):
         """p(x|z) for ``z`` of shape ``(..., *z_event)``."""
         return self.likelihood(networks.apply(self.decoder, z, len(self.prior.event_shape)))
 
-    def check(self, x: Tensor):
+    def check_data(self, x: Tensor):
         """``ValueError`` unless ``x`` are data that this likelihood can have produced."""
         self.likelihood.check(x)
 

@@ -25,6 +25,9 @@ class Part:
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
+        for name in kwargs.keys() - signature.parameters.keys():
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+                raise TypeError(f"{cls.__name__} has no argument {name!r}" + did_you_mean(name, list(signature.parameters)[1:]))
         _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
         self.__dict__["arguments"] = arguments = {}
         for name, value in given:
@@ -45,9 +48,9 @@ def members(kind: type) -> dict[str, type]:
     """Every class of a kind that is defined now, by name."""
     below = {}
     for cls in kind.__subclasses__():
-        if not cls.__name__.startswith("_"):
-            below[cls.__name__] = cls
-        below.update(members(cls))
+        for name, found in {cls.__name__: cls, **members(cls)}.items():
+            if not name.startswith("_") and not (name in below and below[name].__module__.startswith("pyroae.")):
+                below[name] = found  # of two with one name, ours
     return below
 
 
@@ -99,8 +102,10 @@ def describe(value: Any) -> Any:
 def _constructor_arguments(value) -> dict[str, Any]:
     """The constructor arguments of a Pyro object, read back from its attributes (``probs`` only where it was given)."""
     names = [name for name in inspect.signature(type(value)).parameters if name != "validate_args"]
-    if "logits" in names and "probs" in names:
-        names.remove("probs")
+    alternatives = {"logits": {"probs"}, "scale_tril": {"covariance_matrix", "precision_matrix"}}
+    for name, others in alternatives.items():
+        if name in names:
+            names = [other for other in names if other not in others]
     found = {}
     for name in names:
         item = getattr(value, _ALIASES.get(name, name), None)

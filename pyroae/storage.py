@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from .autoencoder import Autoencoder
+from .infer import objectives, penalties  # noqa: F401 (a file may name any part, so all must be defined)
 from .part import describe, did_you_mean, rebuild
 
 _FORMAT = "pyroae-1"
@@ -37,11 +38,23 @@ def save(ae: Autoencoder, path: str | os.PathLike):
     Raises:
         ValueError: a part that JSON cannot hold, or a folder that is not there.
     """
+    if not isinstance(ae, Autoencoder):
+        raise ValueError(
+            f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is saved by safetensors.torch.save_model"
+        )
     structure = {name: describe(part) for name, part in ae.parts.items()}
+    for name in structure.keys() - {"encoder", "decoder"}:
+        if '"module"' in json.dumps(structure[name]):
+            raise ValueError(f"save: the {name} holds a module that JSON cannot; use a part of pyroae's such as pa.priors.Flow")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in ae.state_dict().items()}
+    if Path(path).is_dir():
+        raise ValueError(f"save: {path} is a folder; name a file in it, such as {Path(path) / 'model.safetensors'}")
     if not Path(path).parent.is_dir():
         raise ValueError(f"save: the folder {Path(path).parent} is not there; make it first")
-    content = to_bytes(weights, {"format": _FORMAT, "structure": json.dumps(structure)})
+    try:
+        content = to_bytes(weights, {"format": _FORMAT, "structure": json.dumps(structure)})
+    except RuntimeError as error:
+        raise ValueError(f"save: two weights share memory; tie a decoder with pa.nets.Tied ({error})") from error
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
@@ -63,7 +76,7 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
     try:
         ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
         ae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32)).load_state_dict(weights)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the model in it cannot be rebuilt: {error}") from error
     return ae.eval()
 
@@ -83,7 +96,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         )
     try:
         structure = json.loads(header["structure"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: its structure is not JSON ({error}); the file is damaged") from error
     if not isinstance(structure, dict):
         raise ValueError(f"{path}: expected its structure to be a JSON object, got {type(structure).__name__}; the file is damaged")

@@ -15,7 +15,7 @@ from .particles import Pass, as_data, base_of, passes
 from .weights import Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Estimate:
     """log p(x) of each datum in nats, and how far to trust it."""
 
@@ -53,6 +53,8 @@ class Estimate:
             return text + ", no k-hat below 25 particles"
         bad = (self.khat > 0.7).double().mean().item()
         return text + f", k-hat {self.khat.median().item():.2f} (max {self.khat.max().item():.2f}, {bad:.1%} > .7)"
+
+    __repr__ = __str__
 
 
 def log_likelihood(
@@ -92,8 +94,8 @@ def log_likelihood(
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check"):
-            model.check(x)
+        if hasattr(model, "check_data"):
+            model.check_data(x)
         done: list[Weights] = []
         last = None
         for each in passes(model, guide, x, particles, progress):

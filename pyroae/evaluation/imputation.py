@@ -44,8 +44,8 @@ def impute(
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check"):
-            model.check(x)
+        if hasattr(model, "check_data"):
+            model.check_data(x)
         best = torch.full((draws, len(x)), -torch.inf, dtype=torch.float64, device=x.device)
         chosen = x.expand(draws, *x.shape).clone()
         for each in passes(model, guide, x, particles):

@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,8 +31,12 @@ class Pass:
     guide: poutine.Trace
     nesting: int
 
+    def log_prob(self, site: dict) -> Tensor:
+        """A site's log-probability as ``(particles, data)``, whatever scale its plates or handlers give it."""
+        return self.per_datum(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]))
+
     def per_datum(self, log_prob: Tensor) -> Tensor:
-        """A site's log-probability as ``(particles, data)`` in float64, plates in between summed over."""
+        """Terms of a site as ``(particles, data)`` in float64, plates in between summed over."""
         n = self.rows.stop - self.rows.start
         between = tuple(range(-self.nesting, -1))
         summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
@@ -39,8 +44,8 @@ class Pass:
 
     def log_weights(self) -> Tensor:
         """log p(x, z) - log q(z|x), ``(particles, data)``."""
-        log_p = sum(self.per_datum(self.model.nodes[name]["log_prob"]) for name in self.observed + self.latents)
-        return log_p - sum(self.per_datum(self.guide.nodes[name]["log_prob"]) for name in self.latents)
+        log_p = sum(self.log_prob(self.model.nodes[name]) for name in self.observed + self.latents)
+        return log_p - sum(self.log_prob(self.guide.nodes[name]) for name in self.latents)
 
     @property
     def latents(self) -> list[str]:
@@ -68,7 +73,8 @@ def as_data(data: Any, device: torch.device) -> Tensor:
 
 def passes(model: Program, guide: Program, x: Tensor, particles: int, progress: bool = False) -> Iterator[Pass]:
     """Every particle of every datum, pass by pass; all passes of a datum follow one another."""
-    rows = max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max(1, x[0].numel()))))
+    widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
+    rows = max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
     with tqdm(total=len(x), disable=not progress, unit="datum", desc="importance weights") as bar:
         for start in range(0, len(x), _DATA):
             part = x[start : start + _DATA]
@@ -103,6 +109,7 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
     """
     model_trace, guide_trace = programs.traces(model, guide, x)
     latent, observed = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=True)
+    _check_sites(latent, programs.sites(model_trace, observed=False), observed)
     for site in [*latent.values(), *programs.sites(model_trace, observed=False).values(), *observed.values()]:
         _check_site(site, len(x))
     nesting = max(-frame.dim for site in [*latent.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
@@ -118,6 +125,16 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
             return pyro.sample(site["name"], site["fn"])
 
     return drawer, nesting
+
+
+def _check_sites(guides: dict, models: dict, observed: dict):
+    if guides.keys() != models.keys():
+        raise ValueError(
+            f"the guide draws {', '.join(sorted(guides)) or 'nothing'} but the model's latent sites are {', '.join(sorted(models)) or 'none'}; "
+            "the two must draw the same sites (auxiliary ones, as of an AutoGuide, are not supported)"
+        )
+    if not observed:
+        raise ValueError("the model observes nothing; give its sample statement obs=x")
 
 
 def _check_site(site: dict, n: int):

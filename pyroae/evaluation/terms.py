@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -14,7 +15,7 @@ from ..infer.programs import Program
 from .particles import Pass, as_data, passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Terms:
     """ELBO = reconstruction - KL, nats, one value a datum."""
 
@@ -29,6 +30,8 @@ class Terms:
     def __str__(self) -> str:
         elbo, reconstruction, kl = (term.mean().item() for term in (self.elbo, self.reconstruction, self.kl))
         return f"ELBO = {elbo:.2f} nats/datum (reconstruction {reconstruction:.2f} - KL {kl:.2f})"
+
+    __repr__ = __str__
 
 
 def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: int = 10, seed: int | None = 0) -> Terms:
@@ -53,12 +56,12 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check"):
-            model.check(x)
+        if hasattr(model, "check_data"):
+            model.check_data(x)
         reconstruction = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         kl = torch.zeros_like(reconstruction)
         for each in passes(model, guide, x, particles):
-            reconstruction[each.rows] += sum(each.per_datum(each.model.nodes[name]["log_prob"]) for name in each.observed).sum(0)
+            reconstruction[each.rows] += sum(each.log_prob(each.model.nodes[name]) for name in each.observed).sum(0)
             kl[each.rows] += _kl(each).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
@@ -69,5 +72,5 @@ def _kl(each: Pass) -> Tensor:
     if len(sites) == 1:
         ((q, p),) = sites
         with contextlib.suppress(NotImplementedError):
-            return each.per_datum(kl_divergence(q["fn"], p["fn"]))
-    return sum(each.per_datum(q["log_prob"] - p["log_prob"]) for q, p in sites)
+            return each.per_datum(scale_and_mask(kl_divergence(q["fn"], p["fn"]), mask=q["mask"]))
+    return sum(each.log_prob(q) - each.log_prob(p) for q, p in sites)

@@ -40,13 +40,14 @@ class Weights:
     def khat(self) -> Tensor:
         """Shape of the generalised Pareto distribution fitted to the largest weights, ``(n,)``; NaN below 25 particles.
 
-        Above 0.7 the estimate is unreliable (Vehtari et al. 2024). 0 where the largest weights are all equal: no tail.
+        Above 0.7 the estimate is unreliable (Vehtari et al. 2024). 0 where the largest weights are equal but for rounding: no tail.
         """
         if self.tail < 5:
             return torch.full_like(self.log_sum, math.nan)
         w = (self.largest - self.largest[0]).exp()  # (tail + 1, n), largest first
         exceedances = (w[:-1] - w[-1]).flip(0)  # ascending
-        flat = exceedances[-1] < 1e-10
+        noise = 32 * torch.finfo(torch.float32).eps * self.largest[0].abs().clamp(min=1)  # programs run in float32
+        flat = exceedances[-1] < noise
         k = pareto_shape(torch.where(flat, torch.ones_like(exceedances), exceedances))
         return torch.where(flat, torch.zeros_like(k), torch.where(k.isnan(), torch.full_like(k, math.inf), k))
 

@@ -141,7 +141,7 @@ def fit(
     elbo, whole = elbo or getattr(model, "objective", None), model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
-    check = getattr(model, "check", None)
+    check = getattr(model, "check_data", None)
     with programs.seeded(seed, place), pyro.validation_enabled(False):
         train = Batches(data, batch_size, place, shuffle=True, check=check)
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, check=check)

@@ -42,7 +42,7 @@ def main(
         vae = pa.Autoencoder(
             prior=prior,
             likelihood=pa.likelihoods.Bernoulli(tuple(images.event_shape)),
-            posterior=pa.posteriors.Hierarchical(hidden) if name == "two levels" else pa.posteriors.Normal(),
+            posterior=pa.posteriors.Hierarchical(hidden=hidden) if name == "two levels" else pa.posteriors.Normal(),
             encoder=pa.nets.GatedMLP([hidden, hidden]),
             decoder=pa.nets.GatedMLP([hidden, hidden]),
         )
@@ -55,17 +55,9 @@ def main(
         unreliable = (score.khat > 0.7).double().mean().item()
         columns = {"log p(x)": score.mean, "Monte-Carlo s.e.": score.mc_se, "sampling s.e.": score.data_se, "k-hat > .7": unreliable}
         rows.append({"prior": name, **columns, "ELBO": terms.elbo.mean().item(), "KL": terms.kl.mean().item(), "seconds": seconds})
+        settings = {"code": code, "hidden": hidden, "epochs": epochs, "components": components, "particles": particles}
+        Path(out).write_text(json.dumps({"settings": {"data": data, "seed": seed} | settings, "rows": rows}, indent=2))
     print(table(rows))
-    settings = {
-        "data": data,
-        "code": code,
-        "hidden": hidden,
-        "epochs": epochs,
-        "components": components,
-        "particles": particles,
-        "seed": seed,
-    }
-    Path(out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
 
 
 def priors(code: int, components: int) -> dict[str, pa.priors.Prior]:

@@ -117,7 +117,8 @@ class Autoencoder(PyroModule):
                     f"{role} {type(part).__name__}: expected the shape of one event as its first argument, "
                     f"got none; for example {type(part).__name__}(64)"
                 )
-        posterior = posterior.fitted(prior)
+        prior, likelihood, corruption = _own(prior), _own(likelihood), _own(corruption)
+        posterior = _own(posterior.fitted(prior))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         first, *rest = likelihood.event_shape
         encoder = networks.fit_between(encoder, torch.Size([first * (1 + likelihood.mask), *rest]), posterior.size, "encoder")
@@ -242,6 +243,14 @@ class Autoencoder(PyroModule):
 
 def _as_prior(prior) -> Prior:
     return prior if isinstance(prior, Prior) else Given(prior)
+
+
+def _own(part):
+    """The part itself, or a copy where another Autoencoder has it already: two models share no parameters."""
+    if part is not None:
+        part = copy.deepcopy(part) if part.__dict__.get("_taken") else part
+        part.__dict__["_taken"] = True
+    return part
 
 
 def _require(part, kind, role: str, example: str):

@@ -1,6 +1,7 @@
 """The command line: ``pyroae train``, ``pyroae parts``. Options are built from the signatures of the functions they call."""
 
 import inspect
+import os
 import sys
 
 USAGE = """usage: pyroae COMMAND ...
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not make every step wait for spinning threads
     commands = {"train": train, "evaluate": evaluate, "parts": parts}
     if argv[0] not in commands:
         print(f"pyroae: there is no command {argv[0]!r}; the commands are {', '.join(commands)} (see pyroae --help)", file=sys.stderr)

@@ -37,7 +37,8 @@ FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progr
 def choices() -> dict[str, dict[str, type]]:
     """The classes that can be named for each option."""
     pyros = {name: cls for name, cls in vars(infer).items() if isinstance(cls, type) and issubclass(cls, infer.ELBO)}
-    elbos = {name: cls for name, cls in pyros.items() if cls is not infer.ELBO and not name.startswith("Jit")}
+    unusable = (infer.ELBO, infer.TraceTailAdaptive_ELBO)  # abstract; without a loss
+    elbos = {name: cls for name, cls in pyros.items() if cls not in unusable and not name.startswith("Jit")}
     named = {name: members(kind) for name, kind in SWAPPABLE.items() if name != "objective"}
     return named | {"objective": members(Objective) | elbos, "objective.penalty": members(Penalty)}
 
@@ -54,6 +55,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
     parser = _parser(name)
     given = argv[1:] if argv and argv[0] == name else argv
     _check_names(parser, given)
+    _check_overridden(name, given)
     try:
         settings = parser.parse_args(given)
         if settings.recipe != name:
@@ -94,7 +96,10 @@ def _parser(recipe: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
     parser.add_argument("--recipe", type=str, default=recipe, help="the recipe, where it is not named first")
     parser.add_function_arguments(RECIPES[recipe], skip={"data"})
-    parser.add_function_arguments(load)
+    parser.add_argument(
+        "--data", type=str, default="digits", help="digits, mnist, fashion-mnist, binarized-mnist, omniglot, a file or a folder"
+    )
+    parser.add_function_arguments(load, skip={"data"})
     for name, kind in SWAPPABLE.items():
         parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's own; pyroae parts {name} lists them")
     parser.add_function_arguments(fit, skip=FIT_SKIPS | {"epochs"})
@@ -135,13 +140,25 @@ def _check_names(parser: ArgumentParser, argv: list[str]):
         if head not in SWAPPABLE:
             continue
         value = attached if equals else value
+        if not rest and "." in value:
+            chosen[head] = None  # a class of the user's own, by its path; jsonargparse finds it
         if not rest and value.isidentifier():
             chosen[head] = _chosen(head, value)
-        if len(rest) == 1 and head in chosen:
+        if len(rest) == 1 and chosen.get(head):
             _check_argument(chosen[head], rest[0], head)
         if rest and head not in chosen and "--config" not in argv:
             raise ValueError(
                 f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)"
+            )
+
+
+def _check_overridden(recipe: str, argv: list[str]):
+    """Refuse a recipe's own option beside a part that takes its place."""
+    given = {token.removeprefix("--").partition("=")[0] for token in argv if token.startswith("--")}
+    for option, part in (("scale", "prior"), ("weight", "objective"), ("target", "objective")):
+        if option in given and part in given and option in inspect.signature(RECIPES[recipe]).parameters:
+            raise ValueError(
+                f"train: --{option} sets the {recipe} recipe's own {part}, and --{part} replaces it; give --{part}'s arguments instead"
             )
 
 

@@ -27,7 +27,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     """Train, score and draw what the settings ask for; returns a short report.
 
     Raises:
-        ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; nothing is written then.
+        ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; no folder is left then.
     """
     torch.manual_seed(settings.seed or 0)
     found, note = _load(recipe, settings, written)
@@ -36,13 +36,13 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
     try:
         history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
-    except ValueError:
+    except BaseException:
         folder.rmdir()
         raise
     storage.save(ae, folder / "model.safetensors")
     with storage.atomic(folder / "history.csv") as path:
         history.to_csv(path)
-    _write_json(folder / "settings.json", written)
+    _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
     results, report = _score(ae, found, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
     _write_json(folder / "results.json", results | {"training_seconds": seconds})

@@ -39,9 +39,7 @@ def save(ae: Autoencoder, path: str | os.PathLike):
         ValueError: a part that JSON cannot hold, or a folder that is not there.
     """
     if not isinstance(ae, Autoencoder):
-        raise ValueError(
-            f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is saved by safetensors.torch.save_model"
-        )
+        raise ValueError(f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is for safetensors.torch.save_model")
     structure = {name: describe(part) for name, part in ae.parts.items()}
     for name in structure.keys() - {"encoder", "decoder"}:
         if '"module"' in json.dumps(structure[name]):

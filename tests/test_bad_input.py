@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import small_vae
 from pyro import distributions as dist
+from pyro.infer import RenyiELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from torch import nn
 
 import pyroae as pa
@@ -152,11 +153,49 @@ PYTHON = {
     "text in an array": (lambda: pa.data.load(np.array([["a", "b"]] * 5)), ["numbers", "<U1"]),
     "a list of numbers instead of rows": (lambda: pa.data.load(np.zeros(5)), ["at least one row", "(5,)"]),
     "a validation share of everything": (lambda: pa.data.load("digits", validation=1.0), ["less than 1", "1.0"]),
+    "a test share of nothing": (lambda: pa.data.load(X, test=0.0), ["greater than 0", "0.0"]),
+    "a test share of a set with a test split": (lambda: pa.data.load("digits", test=0.3), ["digits has", "leave test out"]),
+    "a penalised ELBO without a differentiable loss": (
+        lambda: pa.Penalised(pa.penalties.L2(), RenyiELBO()),
+        ["differentiable_loss", "RenyiELBO"],
+    ),
+    "an ELBO class for an ELBO": (lambda: quiet(small_vae(), X, elbo=RenyiELBO), ["pyro.infer.Trace_ELBO()", "RenyiELBO"]),
+    "an ELBO without a loss": (lambda: quiet(small_vae(), X, elbo=TraceTailAdaptive_ELBO(num_particles=2)), ["no loss", "IWAE"]),
+    "no particles in an ELBO": (lambda: quiet(small_vae(), X, elbo=RenyiELBO(num_particles=0)), ["num_particles", "at least 1"]),
+    "another model's optimizer": (
+        lambda: quiet(small_vae(), X, optimizer=torch.optim.Adam(small_vae().parameters())),
+        ["this model's parameters", "torch.optim.Adam itself"],
+    ),
+    "an optimizer that needs a closure": (lambda: quiet(small_vae(), X, optimizer=torch.optim.LBFGS), ["dense gradients", "LBFGS"]),
+    "a posterior off its prior's support": (
+        lambda: built(prior=dist.Dirichlet(torch.ones(4)), posterior=pa.posteriors.FullNormal()),
+        ["outside the support", "posterior FullNormal"],
+    ),
+    "a mean-field ELBO for draws without gradients": (
+        lambda: quiet(built(prior=pa.priors.Bernoulli(4), posterior=pa.posteriors.FromPyro("Bernoulli")), X, elbo=TraceMeanField_ELBO()),
+        ["reparameterised", "'z'", "TraceGraph_ELBO"],
+    ),
+    "a Pyro prior to be trained": (
+        lambda: built(prior=dist.Normal(torch.zeros(4, requires_grad=True), 1.0)),
+        ["not trained", "loc='learned'"],
+    ),
+    "a guide that draws another site": (lambda: pa.log_likelihood(global_model, X, guide=lambda x: None), ["guide draws nothing", "w"]),
+    "saving what is no Autoencoder": (lambda: pa.save(nn.Linear(2, 2), "x.safetensors"), ["Autoencoder", "Linear"]),
+    "saving to a folder": (lambda: pa.save(small_vae(), "."), ["is a folder", "model.safetensors"]),
+    "an unknown argument of a part": (lambda: _as_value_error(lambda: pa.priors.Normal(3, scal=2.0)), ["Normal", "did you mean 'scale'"]),
     "too few rows to hold any out": (lambda: pa.data.load(X[:1]), ["1 rows are too few", "0.2"]),
     "saving into a folder that is not there": (lambda: pa.save(small_vae(), "nowhere/model.safetensors"), ["nowhere", "make it first"]),
     "loading what is not there": (lambda: pa.load("nowhere.safetensors"), ["no such file", "pa.save"]),
     "loading with an unknown part": (lambda: _saved_and_loaded(encodr=mlp(8)), ["'encodr'", "did you mean 'encoder'"]),
 }
+
+
+def _as_value_error(call):
+    """Python's own error for a wrong argument is a TypeError."""
+    try:
+        call()
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _saved_and_loaded(**parts):
@@ -250,6 +289,10 @@ COMMANDS = {
     "evaluating what is no run": (["evaluate", "used"], ["run folder", "runs/vae-digits-1", "got used"]),
     "evaluating with no particles": (["evaluate", "used", "--particles", "0"], ["particles", "at least 1", "got 0"]),
     "evaluating nothing": (["evaluate"], ["run"]),
+    "a recipe's option beside the part that replaces it": (
+        ["train", "sparse", "--scale", "2", "--prior", "Normal"],
+        ["--scale", "--prior"],
+    ),
     "an unknown device": (["train", "--device", "gpu0"], ["'cuda'", "'gpu0'"]),
     "a size of zero": (["train", "--code", "0"], ["positive whole number", "got 0"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),

@@ -8,7 +8,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
-    "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "components": 3}, "priors.json"),
+    "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
 }
 
 

@@ -170,3 +170,33 @@ def test_corruption_acts_only_in_training_and_only_on_the_encoders_input(vae, di
     ae.guide(x)
     ae.eval().guide(x)
     assert (seen[0] == 0).all() and torch.equal(seen[1], x) and torch.equal(trace.nodes["x"]["value"], x)
+
+
+def test_parts_given_to_two_autoencoders_are_not_shared(digits):
+    likelihood, prior = pa.likelihoods.Normal(64), pa.priors.Normal(4, scale="learned")
+    first, second = small_vae(likelihood=likelihood, prior=prior), small_vae(likelihood=likelihood, prior=prior)
+    assert first.likelihood is likelihood and not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+
+
+def test_draws_without_gradients_are_trained_by_the_score_function():
+    """z ~ Bernoulli(.5), x ~ N(3 z, 1), every x is 3: q(z = 1) goes to .989."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(3 * z, 1.0), obs=x)
+
+    def guide(x):
+        logit = pyro.param("test_logit", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=logit))
+
+    history = pa.fit(model, torch.full((200,), 3.0), guide=guide, epochs=150, lr=0.05, batch_size=100, progress=False, seed=0)
+    assert history.objective == "TraceGraph_ELBO" and pyro.param("test_logit").sigmoid().item() > 0.95
+
+
+def test_an_elbo_changed_by_a_callback_is_changed_in_training(vae, digits):
+    objective = pa.objectives.Tempered(0.0)
+    anneal = lambda row: setattr(objective, "beta", 1000.0)  # noqa: E731
+    history = pa.fit(vae, digits.train, elbo=objective, epochs=2, callbacks=[anneal], lr=1e-9, progress=False)
+    assert history.loss[1] > history.loss[0] + 10

@@ -165,3 +165,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         pa.save(small_vae(z=5), path)
     assert path.read_bytes() == good and [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("recipe", ["vae", "sparse_kl", "contractive"])
+def test_a_fresh_process_loads_it(recipe, tmp_path):
+    import subprocess
+
+    pa.save(getattr(pa.recipes, recipe)(pa.data.load("digits")), tmp_path / "model.safetensors")
+    code = f"import pyroae; pyroae.load({str(tmp_path / 'model.safetensors')!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)

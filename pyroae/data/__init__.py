@@ -21,7 +21,7 @@ def load(
     binarize: Binarize | None = None,
     domain: Domain | None = None,
     validation: float = 0.0,
-    test: float = 0.2,
+    test: float | None = None,
     missing: bool = False,
 ) -> DataSet:
     """A data set by name, from a file or folder, or from a tensor; each x is a vector of floats.
@@ -38,7 +38,7 @@ def load(
             data drawn afresh whenever they are used, the others once.
         domain: what values x takes, where a file or tensor leaves that open; otherwise found from the values.
         validation: share of the training data held out for validation, where the set has no such split of its own.
-        test: share held out for testing, where the set has no such split of its own.
+        test: share held out for testing, where the set has no such split of its own; by default 0.2.
         missing: NaN stands for an entry that was not seen, for ``pa.likelihoods.Missing``; otherwise it is refused.
 
     Raises:
@@ -47,9 +47,10 @@ def load(
     >>> load("digits", binarize="dynamic")
     DataSet('digits': 1,437 train, 360 test; (64,) numbers each, binary)
     """
-    for name, share in (("validation", validation), ("test", test)):
-        if not 0.0 <= share < 1.0:
-            raise ValueError(f"data: expected {name} as a share from 0 to less than 1, got {share!r}")
+    if not 0.0 <= validation < 1.0:
+        raise ValueError(f"data: expected validation as a share from 0 to less than 1, got {validation!r}")
+    if test is not None and not 0.0 < test < 1.0:
+        raise ValueError(f"data: expected test as a share greater than 0 and less than 1, got {test!r}")
     found = _find(data, domain, test, missing)
     if found.validation is None and validation:
         train, held_out = parted(found.train, validation)
@@ -57,13 +58,13 @@ def load(
     return binarized(found, binarize) if binarize else found
 
 
-def _find(data, domain: Domain | None, test: float, missing: bool) -> DataSet:
+def _find(data, domain: Domain | None, test: float | None, missing: bool) -> DataSet:
     if isinstance(data, (Tensor, np.ndarray)):
         return of_arrays("tensor", {"train": np.asarray(data)}, domain, test, missing)
     name = os.fspath(data)
     if name in NAMED:
-        if domain is not None:
-            raise ValueError(f"data: the domain of {name} is known; leave domain out")
+        if domain is not None or test is not None:
+            raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if domain is None else 'domain'} out")
         return NAMED[name]()
     path = Path(name)
     if path.is_dir():

@@ -63,38 +63,47 @@ def of_images(folder: Path, test: float) -> DataSet:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
     if not paths:
         raise ValueError(f"data: expected images (.png, .jpg, ...) in the folder {folder}, found none")
-    images = []
+    images, grey = [], True
     for path in paths:
         try:
             with Image.open(path) as image:
-                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")))
+                grey = grey if images else image.mode in ("1", "L", "LA", "I", "I;16")
+                images.append(_pixels(image, grey))
         except OSError as error:
             raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"data: expected images of one size, got {images[0].shape} in {paths[0].name} and {images[-1].shape} in {path.name}"
             )
-    whole = of_arrays(folder.name, {"train": np.stack(images)}, "unit", 0.0, False)
     names = sorted({path.parent for path in paths})
     labels = torch.tensor([names.index(path.parent) for path in paths]) if len(names) > 1 else None
-    return _with_test(replace(whole, train=replace(whole.train, labels=labels)), test)
+    return of_arrays(folder.name, {"train": np.stack(images)}, "unit", test, False, labels)
 
 
-def of_arrays(name: str, arrays: dict[str, np.ndarray], domain: Domain | None, test: float, missing: bool) -> DataSet:
+def _pixels(image, grey: bool) -> np.ndarray:
+    """An image as bytes; 16-bit grey levels are scaled down."""
+    if grey and image.mode in ("I", "I;16"):
+        return (np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def of_arrays(
+    name: str,
+    arrays: dict[str, np.ndarray],
+    domain: Domain | None,
+    test: float | None,
+    missing: bool,
+    labels: Tensor | None = None,
+) -> DataSet:
     """Arrays named train, and perhaps test and valid, as a data set; a test split is held out where there is none."""
     shape = np.asarray(arrays["train"]).shape
     splits = {key: _split(name, array, domain, missing) for key, array in arrays.items() if key in ("train", "valid", "validation", "test")}
     image_shape = shape[1:] if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else None
-    held_out = splits.get("valid", splits.get("validation"))
-    whole = DataSet(name, splits["train"], splits.get("test", splits["train"]), held_out, image_shape)
-    return whole if "test" in splits else _with_test(whole, test)
-
-
-def _with_test(whole: DataSet, test: float) -> DataSet:
-    if not test:
-        return whole
-    train, held_out = parted(whole.train, test)
-    return replace(whole, train=train, test=held_out)
+    train = replace(splits["train"], labels=labels)
+    held_out = splits.get("test")
+    if held_out is None:
+        train, held_out = parted(train, 0.2 if test is None else test)
+    return DataSet(name, train, held_out, splits.get("valid", splits.get("validation")), image_shape)
 
 
 def _split(name: str, array: np.ndarray, domain: Domain | None, missing: bool) -> Split:

@@ -10,7 +10,7 @@ Domain = Literal["binary", "unit", "real", "counts", "categories"]
 Binarize = Literal["threshold", "static", "dynamic"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Split:
     """Data ``x`` of shape ``(N, *event)``, with labels where there are some."""
 
@@ -31,8 +31,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} of {tuple(self.event_shape)} numbers, {self.domain}{', binarized afresh' if self.dynamic else ''})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class DataSet:
     """Splits of one data set; ``image_shape`` says how to draw an x, where it is an image."""
 

@@ -120,6 +120,8 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
 
     def drawer(_):
         with contextlib.ExitStack() as stack:
+            if site["mask"] is not None:
+                stack.enter_context(poutine.mask(mask=site["mask"]))
             for frame in plates:
                 stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
             return pyro.sample(site["name"], site["fn"])
@@ -130,7 +132,7 @@ def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
 def _check_sites(guides: dict, models: dict, observed: dict):
     if guides.keys() != models.keys():
         raise ValueError(
-            f"the guide draws {', '.join(sorted(guides)) or 'nothing'} but the model's latent sites are {', '.join(sorted(models)) or 'none'}; "
+            f"the guide draws {', '.join(sorted(guides)) or 'nothing'} but the model's latents are {', '.join(sorted(models)) or 'none'}; "
             "the two must draw the same sites (auxiliary ones, as of an AutoGuide, are not supported)"
         )
     if not observed:

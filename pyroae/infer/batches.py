@@ -37,7 +37,8 @@ class Batches:
             self.check = check
         else:
             raise ValueError(
-                f"expected data as a tensor (N, *event), a split of pa.data.load(...), a Dataset or a DataLoader, got {type(data).__name__}"
+                "expected data as a tensor (N, *event), a split such as pa.data.load(...).train, a Dataset or a DataLoader, "
+                f"got {type(data).__name__}"
             )
         self.data = data
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
@@ -16,11 +16,34 @@ def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
 
     ``TraceMeanField_ELBO`` for one: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. ``Trace_ELBO``
     for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
-    site asks to be summed out.
+    site asks to be summed out, ``TraceGraph_ELBO`` where one cannot be reparameterised and takes the score function.
     """
+    latent = list(latent)
     if any(site.get("infer", {}).get("enumerate") for site in latent):
         return TraceEnum_ELBO(max_plate_nesting=1)
-    return TraceMeanField_ELBO() if len(list(latent)) == 1 else Trace_ELBO()
+    if not all(reparameterised(site) for site in latent):
+        return TraceGraph_ELBO()
+    return TraceMeanField_ELBO() if len(latent) == 1 else Trace_ELBO()
+
+
+def reparameterised(site: dict) -> bool:
+    """Whether a guide's site passes gradients through its draws."""
+    return "fn" not in site or getattr(site["fn"], "has_rsample", False)
+
+
+def check_elbo(elbo: ELBO, latent: Iterable[dict]):
+    """``ValueError`` for what is no usable ELBO, or one that would train this guide wrongly without a word."""
+    if not isinstance(elbo, ELBO):
+        raise ValueError(f"fit: expected elbo as a Pyro ELBO such as pyro.infer.Trace_ELBO(), got {elbo!r}")
+    if elbo.num_particles < 1:
+        raise ValueError(f"fit: expected num_particles of the ELBO as at least 1, got {elbo.num_particles!r}")
+    if isinstance(elbo, TraceTailAdaptive_ELBO):
+        raise ValueError("fit: TraceTailAdaptive_ELBO reports no loss; use it in pyro.infer.SVI, or pa.objectives.IWAE here")
+    stuck = [site["name"] for site in latent if not reparameterised(site) and not site["infer"].get("enumerate")]
+    if stuck and isinstance(elbo, TraceMeanField_ELBO):
+        raise ValueError(
+            f"fit: TraceMeanField_ELBO needs reparameterised draws, which the guide's site {stuck[0]!r} lacks; use TraceGraph_ELBO"
+        )
 
 
 class Objective(Part, ELBO):

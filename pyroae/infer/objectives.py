@@ -26,7 +26,7 @@ class Penalised(Objective):
     The guide runs once; the penalty sees its first latent site, so p(x, z) and every evaluation stay free of it.
 
     Args:
-        penalty: a part such as ``Contractive``, or any function of x, z and q giving nats a datum.
+        penalty: a part such as ``Contractive``, or any function of x, z and q giving nats a datum: one for each, or their mean.
         elbo: the ELBO penalised; by default ``TraceMeanField_ELBO``.
     """
 
@@ -36,6 +36,8 @@ class Penalised(Objective):
             raise ValueError(
                 f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
             )
+        if elbo is not None and not hasattr(elbo, "differentiable_loss"):
+            raise ValueError(f"Penalised: expected an ELBO with a differentiable_loss, such as Trace_ELBO, got {type(elbo).__name__}")
         self.penalty, self.elbo = penalty, elbo or default_elbo()
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
@@ -56,7 +58,8 @@ class Penalised(Objective):
         with poutine.trace() as tape:
             result = guide(x, *args, **kwargs)
         site = next(iter(sites(tape.trace, observed=False).values()))
-        return result, len(x) * site["scale"] * self.penalty(x, site["value"], site["fn"])
+        penalty = self.penalty(x, site["value"], site["fn"])  # one number, or one for each datum
+        return result, len(x) * site["scale"] * penalty.mean()
 
 
 class IWAE(Objective):

@@ -68,7 +68,8 @@ class KLSparsity(Penalty):
 class Contractive(Penalty):
     r"""Squared Frobenius norm of the encoder's Jacobian, for any encoder (Rifai et al. 2011, eq. 2).
 
-    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x).
+    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x). The code of a datum must depend on that datum
+    alone: no batch normalisation in training mode.
 
     Args:
         weight: w.

@@ -1,7 +1,8 @@
 """What every user of a (model, guide) pair needs: to find it, to look without changing it, to run it without waiting."""
 
 import contextlib
-import copy
+import functools
+import inspect
 import itertools
 import types
 from collections.abc import Callable, Iterator
@@ -23,9 +24,10 @@ def pair(model: Any, guide: Program | None = None) -> tuple[Program, Program]:
     Raises:
         ValueError: a bare model without its guide.
     """
+    both = hasattr(model, "model") and hasattr(model, "guide")
     if guide is not None:
-        return model, guide
-    if hasattr(model, "model") and hasattr(model, "guide"):
+        return model.model if both else model, guide
+    if both:
         return model.model, model.guide
     raise ValueError(f"expected an Autoencoder, or a Pyro model with guide=..., got {type(model).__name__} without a guide")
 
@@ -89,24 +91,25 @@ def looking(*programs: Program, seed: int | None) -> Iterator[None]:
 
 
 def without_sync(elbo: ELBO) -> ELBO:
-    """The same ELBO, whose ``differentiable_loss`` never waits for the device.
+    """The same ELBO, whose loss and gradient wait for the device no more than they must.
 
-    Pyro's ELBOs read their loss back (``torch_item``) and look for NaN (``warn_if_nan``) on every step. The copy runs the
-    same methods with those two replaced: by ``detach``, and by nothing.
+    Pyro's ELBOs read their loss back (``torch_item``) and look for NaN (``warn_if_nan``) on every step. The ELBO returned
+    shares its attributes with the one given, and runs the same methods with those two replaced: by ``detach``, and by
+    nothing. (RenyiELBO and TraceEnum_ELBO read values back in other ways too.)
     """
-    quick = copy.copy(elbo)
-    for name, method in _waiting(type(elbo)).items():
-        setattr(quick, name, types.MethodType(_rebound(method), quick))
-    if isinstance(getattr(elbo, "elbo", None), ELBO):  # an objective around another one
-        quick.elbo = without_sync(elbo.elbo)
+    quick = object.__new__(_quick(type(elbo)))
+    quick.__dict__ = elbo.__dict__
     return quick
 
 
-def _waiting(cls: type) -> dict[str, types.FunctionType]:
-    """The methods of a class that wait for the device."""
-    methods = {name: getattr(cls, name) for name in dir(cls)}
-    functions = {name: method for name, method in methods.items() if isinstance(method, types.FunctionType)}
-    return {name: function for name, function in functions.items() if {"torch_item", "warn_if_nan"} & set(function.__code__.co_names)}
+@functools.cache
+def _quick(cls: type) -> type:
+    functions = {name: getattr(cls, name) for name in dir(cls) if isinstance(getattr(cls, name), types.FunctionType)}
+    waiting = {name: function for name, function in functions.items() if {"torch_item", "warn_if_nan"} & set(function.__code__.co_names)}
+    methods = {name: _rebound(function) for name, function in waiting.items()}
+    if "elbo" in inspect.signature(cls).parameters:  # an objective around another one
+        methods["elbo"] = property(lambda self: without_sync(self.__dict__["elbo"]))
+    return type(f"_Quick{cls.__name__}", (cls,), methods)
 
 
 def _rebound(method: types.FunctionType) -> types.FunctionType:

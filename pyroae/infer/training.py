@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
-from .objective import default_elbo
+from .objective import check_elbo, default_elbo
 from .programs import Program
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
@@ -138,31 +138,37 @@ def fit(
     3
     """
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
-    elbo, whole = elbo or getattr(model, "objective", None), model
+    elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     check = getattr(model, "check_data", None)
     with programs.seeded(seed, place), pyro.validation_enabled(False):
+        for module in pair:
+            module.to(place)
         train = Batches(data, batch_size, place, shuffle=True, check=check)
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, check=check)
         for module in pair:
-            module.to(place).train()
+            module.train()
         with torch.no_grad():
             seen = programs.traces(model, guide, next(iter(train)))
-        elbo = elbo or default_elbo(programs.sites(seen[1], observed=False).values())
+        latent = programs.sites(seen[1], observed=False).values()
+        elbo = default_elbo(latent) if elbo is None else elbo
+        check_elbo(elbo, latent)
         step = Step(model, guide, elbo, _optimizer(optimizer, programs.parameters(pair, seen), lr))
         best = _Best(patience, [*step.parameters, *(buffer for module in pair for buffer in module.buffers())])
         history = History(type(elbo).__name__)
-        for row in _epochs(step, train, held_out, pair, epochs, scheduler, progress):
-            history.rows.append(row)
-            _check_finite(row)
-            for callback in callbacks:
-                callback(row)
-            if best.exhausted(row):
-                break
-        best.restore()
-    for module in pair:
-        module.eval()
+        try:
+            for row in _epochs(step, train, held_out, pair, epochs, scheduler, progress):
+                history.rows.append(row)
+                _check_finite(row)
+                for callback in callbacks:
+                    callback(row)
+                if best.exhausted(row):
+                    break
+        finally:
+            best.restore()
+            for module in pair:
+                module.eval()
     return history
 
 
@@ -229,13 +235,20 @@ class _Best:
 
 def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
+        if lr is not None or not {id(p) for group in optimizer.param_groups for p in group["params"]} & {id(p) for p in free}:
+            raise ValueError(
+                "fit: expected an optimizer made with this model's parameters, and no lr beside it; or torch.optim.Adam itself"
+            )
         return optimizer
     if not free:
         raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
     make = optimizer or functools.partial(torch.optim.Adam, fused=True)
-    made = make(free) if lr is None else make(free, lr=lr)
-    if not isinstance(made, Optimizer):
-        raise ValueError(f"fit: expected optimizer to give a torch optimizer when called with parameters and lr, got {type(made).__name__}")
+    try:
+        made = make(free) if lr is None else make(free, lr=lr)
+    except TypeError as error:
+        raise ValueError(f"fit: expected optimizer as a function of the parameters, and of lr where that is given: {error}") from error
+    if not isinstance(made, Optimizer) or isinstance(made, (torch.optim.LBFGS, torch.optim.SparseAdam)):
+        raise ValueError(f"fit: expected optimizer to make a torch optimizer for dense gradients, got {type(made).__name__}")
     return made
 
 

@@ -1,5 +1,7 @@
 """Likelihoods p(x|z): conditionals that know which data they are for."""
 
+import itertools
+
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
@@ -21,6 +23,11 @@ class Likelihood(Conditional, Part):
         """What values x may take, as a constraint that can check tensors like that one."""
         return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
 
+    def _beside(self, x: Tensor) -> Tensor:
+        """``x`` where this part's own tensors are."""
+        own = next(itertools.chain(self.parameters(), self.buffers()), x)
+        return x.to(own.device)
+
     @property
     def bounded(self) -> bool:
         """Whether x lies between 0 and 1."""
@@ -28,8 +35,12 @@ class Likelihood(Conditional, Part):
         return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
 
     def picture(self, p: dist.Distribution) -> Tensor:
-        """What to show of p(x|z): its mean."""
-        return p.mean
+        """What to show of p(x|z): its mean, or its mode where it has no mean."""
+        mean = p.mean
+        try:
+            return torch.where(mean.isfinite(), mean, p.mode)
+        except (NotImplementedError, AttributeError):
+            return mean
 
     def check_shape(self, x: Tensor):
         """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
@@ -46,7 +57,7 @@ class Likelihood(Conditional, Part):
     def check(self, x: Tensor):
         """``ValueError`` unless ``x`` has the right shape, at least one row, no NaN, and every entry is in the support."""
         self.check_shape(x)
-        owner = type(self).__name__
+        x, owner = self._beside(x), type(self).__name__
         if len(x) == 0:
             raise ValueError(f"{owner}: expected at least one datum, got x of shape {tuple(x.shape)}")
         if not bool(torch.isfinite(x).all()):

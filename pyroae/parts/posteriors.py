@@ -1,5 +1,7 @@
 """Posteriors q(z|x): conditionals on the encoder's output, sized by the prior."""
 
+import itertools
+
 import pyro
 import torch
 from pyro import distributions as dist
@@ -42,7 +44,24 @@ class Posterior(Conditional, Part):
                 f"posterior {name}: draws {' and '.join(self.sites)}, but the prior {type(prior).__name__} {' and '.join(prior.sites)}; "
                 "priors and posteriors with several levels go together, such as pa.priors.Hierarchical and pa.posteriors.Hierarchical"
             )
-        return self._within(prior.support).sized(shape)
+        fitted = self._within(prior.support).sized(shape)
+        fitted._check_inside(prior)
+        return fitted
+
+    @torch.no_grad()
+    def _check_inside(self, prior: Prior):
+        """Draw a few z for random numbers from an encoder, and see whether the prior has mass there."""
+        try:
+            with torch.random.fork_rng([]):
+                like = next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))
+                inside = prior.accepts(self(torch.randn(16, self.size, dtype=like.dtype, device=like.device)).sample())
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise ValueError(f"posterior {type(self).__name__}: cannot draw codes for the prior {type(prior).__name__}: {error}") from error
+        if not inside:
+            raise ValueError(
+                f"posterior {type(self).__name__}: draws z outside the support of the prior {type(prior).__name__}; "
+                "use a posterior with that support, or a prior on the real line"
+            )
 
     def _within(self, support: constraints.Constraint) -> "Posterior":
         if self.family.support.is_discrete and not support.is_discrete:

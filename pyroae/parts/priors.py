@@ -32,6 +32,10 @@ class Prior(Part, nn.Module):
         """``n`` draws of z, ``(n, *event_shape)``."""
         return self().sample(torch.Size([n]))
 
+    def accepts(self, z: torch.Tensor) -> bool:
+        """Whether all of ``z`` ``(n, *event_shape)`` is where this prior has mass."""
+        return bool(self().support.check(z).all())
+
     def meet(self, guide: nn.Module, likelihood: Conditional):
         """Called by the Autoencoder once its guide is there, for a prior that is made of the posterior."""
 
@@ -180,6 +184,10 @@ class VampPrior(Prior):
         self.event_shape = None if event_shape is None else as_shape(event_shape, "VampPrior")
         self.components = components
 
+    def accepts(self, z):
+        """Everything: its posteriors cover what they cover."""
+        return True
+
     def meet(self, guide, likelihood):
         self._guide = (guide,)  # no submodule: its parameters are the guide's
         bounded = likelihood.bounded
@@ -226,6 +234,10 @@ class Hierarchical(Prior):
     def forward(self) -> dist.Distribution:
         """p(z2); p(z|z2) is ``given(z2)``."""
         return self.top()
+
+    def accepts(self, z):
+        """Everything: z is Normal."""
+        return True
 
     def given(self, z2: torch.Tensor) -> dist.Distribution:
         """p(z|z2)."""
@@ -283,6 +295,10 @@ class Given(Prior):
         if len(self.event_shape) == 0:
             raise ValueError(
                 f"prior: expected a distribution over vectors, got one over single numbers; use .expand([size]) on {distribution}"
+            )
+        if any(tensor.requires_grad for tensor in _tensors(distribution)):
+            raise ValueError(
+                "prior: a Pyro distribution's own tensors are not trained; use a part such as pa.priors.Normal(8, loc='learned')"
             )
         self.learned = nn.ModuleList(_modules(distribution))
 
@@ -349,6 +365,14 @@ def _modules(value) -> list[nn.Module]:
         return [value]
     items = value if isinstance(value, (list, tuple)) else _held(value).values()
     return [module for item in items for module in _modules(item)]
+
+
+def _tensors(value) -> list[torch.Tensor]:
+    """The tensors that a distribution holds, those of modules left out."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return [tensor for item in items for tensor in _tensors(item)]
 
 
 def _mapped(value, fn):

@@ -54,7 +54,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         raise ValueError(f"train: there is no recipe {name!r}" + did_you_mean(name, RECIPES))
     parser = _parser(name)
     given = argv[1:] if argv and argv[0] == name else argv
-    _check_names(parser, given)
+    given = _spelled_out(given, _check_names(parser, given))
     _check_overridden(name, given)
     try:
         settings = parser.parse_args(given)
@@ -126,8 +126,19 @@ def _recipe_by_option(argv: list[str]) -> str | None:
     return next((str(found["recipe"]) for found in content if isinstance(found, dict) and "recipe" in found), None)
 
 
-def _check_names(parser: ArgumentParser, argv: list[str]):
-    """Name the nearest known option, part or argument where one is not known."""
+def _spelled_out(argv: list[str], chosen: dict[str, type | None]) -> list[str]:
+    """The arguments with ``--likelihood.df`` as the parser wants it where the class chosen takes any keyword."""
+    spelled = []
+    for token in argv:
+        head, _, rest = token.removeprefix("--").partition(".")
+        cls = chosen.get(head) if token.startswith("--") else None
+        own = cls is None or rest.partition("=")[0].partition(".")[0] in {"", *inspect.signature(cls).parameters}
+        spelled.append(token if own else f"--{head}.dict_kwargs.{rest}")
+    return spelled
+
+
+def _check_names(parser: ArgumentParser, argv: list[str]) -> dict[str, type | None]:
+    """Name the nearest known option, part or argument where one is not known; returns the parts that were named."""
     options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
     chosen = {}
     for token, value in zip(argv, [*argv[1:], ""]):
@@ -150,6 +161,7 @@ def _check_names(parser: ArgumentParser, argv: list[str]):
             raise ValueError(
                 f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)"
             )
+    return chosen
 
 
 def _check_overridden(recipe: str, argv: list[str]):

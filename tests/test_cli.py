@@ -67,6 +67,10 @@ SWAPS = {
         ["--likelihood", "FromPyro", "--likelihood.family", "StudentT"],
         lambda ae: ae.likelihood.family.__name__ == "StudentT",
     ),
+    "keywords of Pyro's": (
+        ["--likelihood", "FromPyro", "--likelihood.family", "StudentT", "--likelihood.df", "3", "--likelihood.scale", "learned"],
+        lambda ae: ae.likelihood.df[0].item() == 3 and ae.likelihood.raw_scale.shape == (),
+    ),
     "posterior": (["--posterior", "Delta"], lambda ae: isinstance(ae.posterior, pa.posteriors.Delta)),
     "encoder": (["--encoder", "MLP", "--encoder.hidden", "[30,20]", "--encoder.activation", "Tanh"], lambda ae: len(ae.encoder) == 5),
     "decoder": (["--decoder", "MLP", "--decoder.hidden", "[]"], lambda ae: len(ae.decoder) == 1),
@@ -209,3 +213,14 @@ def test_a_run_is_evaluated_again(capsys, tmp_path):
     again = json.loads((tmp_path / "runs/vae-digits-1/evaluation-200.json").read_text())
     assert again["elbo"] == first["elbo"] and again["log_likelihood"] > first["elbo"] and again["particles"] == 200
     assert "evaluation-200.json" in report and f"{again['log_likelihood']:.2f}" in report
+
+
+def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch):
+    source = ["import pyroae as pa", "from pyro import distributions as dist", "class Heavy(pa.likelihoods.Likelihood):"]
+    source += ["    def __init__(self, event_shape=None, scale: float | str = 'learned'):"]
+    source += ["        super().__init__(dist.Cauchy, event_shape, scale=scale)"]
+    (tmp_path / "my_parts.py").write_text("\n".join(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    run("train", "--likelihood", "my_parts.Heavy", "--likelihood.scale", ".3", *QUICK, capsys=capsys)
+    ae = pa.load("runs/vae-digits-1/model.safetensors")
+    assert type(ae.likelihood).__name__ == "Heavy" and ae.reconstruct(torch.rand(2, 64)).isfinite().all()

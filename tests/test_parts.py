@@ -457,7 +457,7 @@ def test_mlp_depth_activation_and_dropout():
 class Cauchy(pa.likelihoods.Likelihood):
     """Real x with very heavy tails."""
 
-    def __init__(self, event_shape=None, scale="learned"):
+    def __init__(self, event_shape=None, scale: float | str = "learned"):
         super().__init__(dist.Cauchy, event_shape, scale=scale)
 
 

@@ -190,7 +190,7 @@ class Autoencoder(PyroModule):
         if not self.prior.proper:
             raise ValueError(
                 f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; "
-                f"use a proper prior such as pa.priors.Normal"
+                "use a proper prior such as pa.priors.Normal"
             )
         return self.prior.sample(n)
 
@@ -208,7 +208,7 @@ class Autoencoder(PyroModule):
         for name in changes:
             if name not in self.parts:
                 raise ValueError(f"replace: there is no part {name!r}; the parts are {', '.join(self.parts)}")
-        old = copy.deepcopy(self)
+        old = copy.deepcopy(self).cpu()  # where new parts are; the result goes back
         parts = old.parts | changes
         parts["prior"] = _as_prior(parts["prior"])
         for name in ("prior", "likelihood"):

@@ -17,7 +17,6 @@ from .evaluation.terms import elbo_terms
 from .infer.training import check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .parts.posteriors import Delta
-from .parts.priors import VampPrior
 from .recipes import vae
 
 _STEPS = 4000  # what a small data set needs
@@ -82,8 +81,7 @@ def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder
     """The recipe's model with the parts that were named, checked against the data."""
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
-    if isinstance(ae.prior, VampPrior):
-        ae.prior.start_from(found.train.draw(found.train.x))
+    ae.prior.start_from(found.train.draw(found.train.x))
     for split in (found.train, found.test):
         ae.likelihood.check(split.draw(split.x))
     return ae

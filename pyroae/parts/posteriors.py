@@ -72,7 +72,7 @@ class Posterior(Conditional, Part):
         if support is not constraints.real and self.family.support is constraints.real:
             raise ValueError(
                 f"posterior {type(self).__name__}: draws any real z, but the prior's z is {in_words(support)}; "
-                f"use a prior on the real line or the posterior Delta"
+                "use a prior on the real line or the posterior Delta"
             )
         return self
 

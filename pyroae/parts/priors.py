@@ -36,6 +36,9 @@ class Prior(Part, nn.Module):
         """Whether all of ``z`` ``(n, *event_shape)`` is where this prior has mass."""
         return bool(self().support.check(z).all())
 
+    def start_from(self, x: torch.Tensor):
+        """Called before training, for a prior that takes its first values from the data."""
+
     def meet(self, guide: nn.Module, likelihood: Conditional):
         """Called by the Autoencoder once its guide is there, for a prior that is made of the posterior."""
 

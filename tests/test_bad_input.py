@@ -70,7 +70,7 @@ PYTHON = {
     "integers": (lambda: quiet(small_vae(), X.to(torch.uint8)), ["floating point", "torch.uint8", "x.float()"]),
     "a NumPy array": (lambda: quiet(small_vae(), X.numpy()), ["tensor (N, *event)", "ndarray"]),
     "empty data": (lambda: quiet(small_vae(), X[:0]), ["at least one datum", "(0, 64)"]),
-    "empty data scored": (lambda: pa.log_likelihood(small_vae(), X[:0]), ["at least one row", "(0, 64)"]),
+    "empty data scored": (lambda: pa.log_likelihood(small_vae(), X[:0]), ["at least one datum", "(0, 64)"]),
     "a code of the wrong size": (lambda: small_vae().decode(torch.zeros(2, 5)), ["(..., 4)", "(2, 5)"]),
     "an encoder of the wrong width": (lambda: built(encoder=nn.Linear(64, 7)), ["encoder", "8 numbers", "got 7", "last layer"]),
     "a decoder of the wrong width": (lambda: built(decoder=nn.Linear(4, 63)), ["decoder", "64 numbers", "got 63", "last layer"]),

@@ -88,7 +88,7 @@ def test_batches_are_a_fresh_shuffle_of_all_rows():
     from pyroae.infer.batches import Batches
 
     batches = Batches(torch.arange(1000.0)[:, None], 7, torch.device("cpu"), shuffle=True)
-    first, second = torch.cat(list(batches)), torch.cat(list(batches))
+    first, second = (torch.cat([x for (x,) in batches]) for _ in range(2))
     assert len(batches) == 143 and not torch.equal(first, second)
     assert first.sort(0).values.flatten().tolist() == second.sort(0).values.flatten().tolist() == list(range(1000))
 
@@ -190,3 +190,29 @@ def test_cuda_trains_and_scores_without_a_sync(digits):
             step(x)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
+    """A regression with a latent offset for each datum: x ~ N(a y, 1 + 1) once it is integrated out."""
+
+    def model(x, y):
+        slope = pyro.param("test_slope", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(slope * y + z, 1.0), obs=x)
+
+    def guide(x, y):
+        slope = pyro.param("test_guess", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - slope * y) / 2, 0.5**0.5))
+
+    y = torch.randn(500)
+    x = 3 * y + 2**0.5 * torch.randn(500)
+    for data in ((x, y), TensorDataset(x, y)):
+        pyro.get_param_store().clear()
+        pa.fit(model, data, guide=guide, epochs=60, lr=0.05, elbo=Trace_ELBO(), progress=False, seed=0)
+        assert pyro.param("test_slope").item() == pytest.approx(3.0, abs=0.3)
+    exact = dist.Normal(pyro.param("test_slope").detach() * y, 2**0.5).log_prob(x)
+    assert torch.allclose(pa.log_likelihood(model, (x, y), guide=guide, particles=2000).values.float(), exact, atol=0.15)
+    with pytest.raises(ValueError, match="as many rows"):
+        pa.fit(model, (x, y[:3]), guide=guide)

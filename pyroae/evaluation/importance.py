@@ -74,8 +74,9 @@ def log_likelihood(
     in float64. Parameters, modes and the caller's random state are left as they were.
 
     Args:
-        model: an Autoencoder, or any Pyro model of a batch ``x`` whose sites are all in one plate over the data.
-        x: a tensor ``(N, *event)`` or a split of ``pa.data.load(...)``.
+        model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, whose sites are
+            all in one plate over the data.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` (then it is log p(x|y)) or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: K.
         seed: of the draws; ``None`` goes on with the caller's random state.
@@ -93,19 +94,17 @@ def log_likelihood(
     whole_number("log_likelihood", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
-        x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check_data"):
-            model.check_data(x)
+        args = as_data(x, model, guide)
         done: list[Weights] = []
         last = None
-        for each in passes(model, guide, x, particles, progress):
+        for each in passes(model, guide, args, particles, progress):
             if each.rows != last:
                 _check_weighable(each)
-                done.append(Weights(each.rows.stop - each.rows.start, particles, x.device))
+                done.append(Weights(each.rows.stop - each.rows.start, particles, args[0].device))
                 last = each.rows
             done[-1].add(each.log_weights())
         columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in ("log_mean", "standard_error", "ess", "khat")]
-    return Estimate(*columns, particles=particles, dimensions=x[0].numel())
+    return Estimate(*columns, particles=particles, dimensions=args[0][0].numel())
 
 
 def _check_weighable(each: Pass):

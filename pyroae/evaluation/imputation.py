@@ -28,7 +28,8 @@ def impute(
     Args:
         model: an Autoencoder whose likelihood is ``pa.likelihoods.Missing``, or any Pyro model of a batch ``x`` whose
             site ``x`` takes NaN for missing, with ``guide``.
-        x: a tensor ``(N, *event)`` with NaN where entries are missing, or a split of ``pa.data.load(..., missing=True)``.
+        x: a tensor ``(N, *event)`` with NaN where entries are missing, a tuple ``(x, y)`` of it, or a split of
+            ``pa.data.load(..., missing=True)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: how many for each datum.
         particles: codes that the draws are chosen from, for each datum.
@@ -43,12 +44,11 @@ def impute(
     whole_number("impute", draws=draws, particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
-        x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check_data"):
-            model.check_data(x)
+        args = as_data(x, model, guide)
+        x = args[0]
         best = torch.full((draws, len(x)), -torch.inf, dtype=torch.float64, device=x.device)
         chosen = x.expand(draws, *x.shape).clone()
-        for each in passes(model, guide, x, particles):
+        for each in passes(model, guide, args, particles):
             keys, drawn = _race(each, draws)
             rows = each.rows
             wins = keys > best[:, rows]

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..infer import programs
+from ..infer.batches import Args, as_tensors, check_data
 from ..infer.programs import Program
 
 _DATA = 64  # data whose posteriors are held at once
@@ -58,67 +59,69 @@ class Pass:
         return list(programs.sites(self.model, observed=True))
 
 
-def as_data(data: Any, device: torch.device) -> Tensor:
-    """Data to judge as one tensor: a tensor as it is, a split as it is drawn.
+def as_data(data: Any, model: Program, guide: Program) -> Args:
+    """Data to judge, checked and where the programs are: what they are called with. A split is drawn once.
 
     Raises:
-        ValueError: another type, or no data.
+        ValueError: another type, no data, or data that the model refuses.
     """
-    x = data.draw(data.x) if hasattr(data, "draw") else data
-    if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
-        got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"expected data as a tensor (N, *event) with at least one row, or a split of pa.data.load(...), got {got}")
-    return x.to(device)
+    x, *rest = as_tensors(data, model)
+    device = programs.device_of(model, guide)
+    args = tuple(column.to(device) for column in (data.draw(x) if hasattr(data, "draw") else x, *rest))
+    check_data(model, args)
+    return args
 
 
-def passes(model: Program, guide: Program, x: Tensor, particles: int, progress: bool = False) -> Iterator[Pass]:
+def passes(model: Program, guide: Program, args: Args, particles: int, progress: bool = False) -> Iterator[Pass]:
     """Every particle of every datum, pass by pass; all passes of a datum follow one another."""
+    x = args[0]
     widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
     rows = max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
     with tqdm(total=len(x), disable=not progress, unit="datum", desc="importance weights") as bar:
         for start in range(0, len(x), _DATA):
-            part = x[start : start + _DATA]
+            part = tuple(column[start : start + _DATA] for column in args)
+            n = len(part[0])
             drawer, nesting = _encoded(model, guide, part)
-            left, at_once = particles, max(1, rows // len(part))
+            left, at_once = particles, max(1, rows // n)
             while left:
                 k = min(at_once, left)
-                yield _one_pass(model, drawer, part, slice(start, start + len(part)), k, nesting)
+                yield _one_pass(model, drawer, part, slice(start, start + n), k, nesting)
                 left -= k
-            bar.update(len(part))
+            bar.update(n)
 
 
-def _one_pass(model, guide, x, rows, k, nesting) -> Pass:
-    model_trace, guide_trace = programs.traces(_on_particles(model, k, nesting), _on_particles(guide, k, nesting), x)
+def _one_pass(model, guide, args, rows, k, nesting) -> Pass:
+    model_trace, guide_trace = programs.traces(_on_particles(model, k, nesting), _on_particles(guide, k, nesting), *args)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
     return Pass(rows, k, model_trace, guide_trace, nesting)
 
 
 def _on_particles(program: Program, k: int, nesting: int) -> Program:
-    def run(x):
+    def run(*args):
         with pyro.plate("_particles", k, dim=-1 - nesting):
-            return program(x)
+            return program(*args)
 
     return run
 
 
-def _encoded(model: Program, guide: Program, x: Tensor) -> tuple[Program, int]:
+def _encoded(model: Program, guide: Program, args: Args) -> tuple[Program, int]:
     """The guide with its encoder's work done, and how deep the programs nest plates.
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
-    model_trace, guide_trace = programs.traces(model, guide, x)
+    model_trace, guide_trace = programs.traces(model, guide, *args)
     latent, observed = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=True)
     _check_sites(latent, programs.sites(model_trace, observed=False), observed)
     for site in [*latent.values(), *programs.sites(model_trace, observed=False).values(), *observed.values()]:
-        _check_site(site, len(x))
+        _check_site(site, len(args[0]))
     nesting = max(-frame.dim for site in [*latent.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
     if len(latent) != 1:
         return guide, nesting
     (site,) = latent.values()
     plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
-    def drawer(_):
+    def drawer(*_):
         with contextlib.ExitStack() as stack:
             if site["mask"] is not None:
                 stack.enter_context(poutine.mask(mask=site["mask"]))

@@ -40,8 +40,8 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
     The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws.
 
     Args:
-        model: an Autoencoder, or any Pyro model of a batch ``x``, with ``guide``.
-        x: a tensor ``(N, *event)`` or a split of ``pa.data.load(...)``.
+        model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: draws for each datum.
         seed: of the draws.
@@ -55,12 +55,10 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
     whole_number("elbo_terms", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
-        x = as_data(x, programs.device_of(model, guide))
-        if hasattr(model, "check_data"):
-            model.check_data(x)
-        reconstruction = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        args = as_data(x, model, guide)
+        reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)
-        for each in passes(model, guide, x, particles):
+        for each in passes(model, guide, args, particles):
             reconstruction[each.rows] += sum(each.log_prob(each.model.nodes[name]) for name in each.observed).sum(0)
             kl[each.rows] += _kl(each).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())

@@ -1,6 +1,7 @@
 """Mini-batches on the device, from a tensor, a split of a data set, a Dataset or a DataLoader."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,62 +11,101 @@ from torch.utils.data import DataLoader, Dataset
 _BLOCK = 64  # batches gathered at once, so that a batch is a contiguous slice
 
 
-class Batches:
-    """One epoch of batches each time it is iterated; ``len`` is their number, ``rows`` that of the data.
+Args = tuple[Tensor, ...]  # what a program is called with: x, or x and y
 
-    Tensors live on the device where they fit into a quarter of its free memory. An object with a tensor ``x`` and a
-    method ``draw`` (a split of ``pa.data.load``) has ``draw`` applied to each batch, on the device.
+
+class Batches:
+    """One epoch of batches each time it is iterated; ``len`` is their number. A batch is what the programs are called with.
+
+    Tensors live on the device where they fit into a quarter of its free memory. A split of ``pa.data.load`` has its
+    method ``draw`` applied to each batch of x, on the device.
+
+    Args:
+        data: as ``as_tensors`` takes them, or a Dataset or a DataLoader.
+        batch_size: rows in a batch.
+        device: where the batches go.
+        shuffle: whether each epoch has an order of its own.
+        model: its ``takes_labels`` says whether labels go with x, its ``check_data`` looks at the data first.
 
     Raises:
         ValueError: data of another type, or none at all.
     """
 
-    def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, check: Callable[[Tensor], None] | None = None):
-        self.device, self.batch_size, self.shuffle = device, batch_size, shuffle
+    def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None):
+        self.device, self.batch_size, self.shuffle, self.model = device, batch_size, shuffle, model
         self.draw = getattr(data, "draw", None) or (lambda x: x)
-        data = getattr(data, "x", data) if not isinstance(data, Dataset | DataLoader) else data
-        self.check = None
         if isinstance(data, Dataset):
             data = DataLoader(data, batch_size, shuffle=shuffle)
-        if isinstance(data, Tensor):
-            if data.dim() == 0 or len(data) == 0:
-                raise ValueError(f"expected at least one datum, got a tensor of shape {tuple(data.shape)}")
-            if check:
-                check(self.draw(data))
-            data = data.to(device) if _fits(data, device) else data
-        elif isinstance(data, DataLoader):
-            self.check = check
-        else:
-            raise ValueError(
-                "expected data as a tensor (N, *event), a split such as pa.data.load(...).train, a Dataset or a DataLoader, "
-                f"got {type(data).__name__}"
-            )
+        if not isinstance(data, DataLoader):
+            data = as_tensors(data, model)
+            check_data(model, (self.draw(data[0]), *data[1:]))
+            data = tuple(column.to(device) for column in data) if _fits(data, device) else data
         self.data = data
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size) if isinstance(self.data, Tensor) else len(self.data)
+        return -(-len(self.data[0]) // self.batch_size) if isinstance(self.data, tuple) else len(self.data)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return self._of_tensor() if isinstance(self.data, Tensor) else self._of_loader()
+    def __iter__(self) -> Iterator[Args]:
+        return self._of_tensors() if isinstance(self.data, tuple) else self._of_loader()
 
-    def _of_tensor(self) -> Iterator[Tensor]:
-        n, x = len(self.data), self.data
-        order = torch.randperm(n, device=x.device) if self.shuffle else None
+    def _of_tensors(self) -> Iterator[Args]:
+        n, device = len(self.data[0]), self.data[0].device
+        order = torch.randperm(n, device=device) if self.shuffle else None
         for start in range(0, n, self.batch_size * _BLOCK):
             rows = slice(start, start + self.batch_size * _BLOCK)
-            for batch in x[rows if order is None else order[rows]].split(self.batch_size):
-                yield self.draw(batch.to(self.device, non_blocking=True))
+            block = [column[rows if order is None else order[rows]].split(self.batch_size) for column in self.data]
+            for batch in zip(*block):
+                x, *rest = (column.to(self.device, non_blocking=True) for column in batch)
+                yield self.draw(x), *rest
 
-    def _of_loader(self) -> Iterator[Tensor]:
+    def _of_loader(self) -> Iterator[Args]:
         for batch in self.data:
-            batch = batch[0] if isinstance(batch, (list, tuple)) else batch
-            if self.check:  # still on the host, so looking at it waits for no device
-                self.check(batch)
-            yield batch.to(self.device, non_blocking=True)
+            batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+            batch = batch[: 2 if takes_labels(self.model) else 1]
+            check_data(self.model, batch)  # still on the host, so looking at it waits for no device
+            yield tuple(column.to(self.device, non_blocking=True) for column in batch)
 
 
-def _fits(x: Tensor, device: torch.device) -> bool:
-    return device.type != "cuda" or x.nbytes < torch.cuda.mem_get_info(device)[0] / 4
+def takes_labels(model: Any) -> bool:
+    """Whether a model is called with labels beside x: what it says itself, otherwise whether it asks for a second argument."""
+    if hasattr(model, "takes_labels") or not callable(model):
+        return getattr(model, "takes_labels", False)
+    asked = inspect.signature(getattr(model, "forward", model)).parameters.values()
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in asked) > 1
+
+
+def check_data(model: Any, args: Args):
+    """Let the model look at data, where it knows how."""
+    if hasattr(model, "check_data"):
+        model.check_data(*args)
+
+
+def as_tensors(data: Any, model: Any = None) -> Args:
+    """What a program is called with: ``(x,)`` for a tensor, a tuple ``(x, y)`` as it is; a split's x, with labels if the model takes them.
+
+    Raises:
+        ValueError: another type, no rows, tensors of different lengths, or a split without the labels that the model takes.
+    """
+    if hasattr(data, "labels") and takes_labels(model):
+        if data.labels is None:
+            raise ValueError("this model takes labels, but the data have none; give data as a tuple (x, y), or data with labels")
+        data = (data.x, data.labels)
+    data = getattr(data, "x", data)
+    data = data if isinstance(data, tuple) else (data,)
+    if not all(isinstance(column, Tensor) for column in data):
+        raise ValueError(
+            "expected data as a tensor (N, *event), a tuple (x, y) of tensors, a split such as pa.data.load(...).train, or, to train on, "
+            f"a Dataset or a DataLoader, got {' and '.join(type(column).__name__ for column in data)}"
+        )
+    if data[0].dim() == 0 or len(data[0]) == 0:
+        raise ValueError(f"expected at least one datum, got a tensor of shape {tuple(data[0].shape)}")
+    if any(column.shape[:1] != data[0].shape[:1] for column in data):
+        raise ValueError(f"expected x and y with as many rows, got the shapes {' and '.join(str(tuple(c.shape)) for c in data)}")
+    return data
+
+
+def _fits(data: Args, device: torch.device) -> bool:
+    return device.type != "cuda" or sum(column.nbytes for column in data) < torch.cuda.mem_get_info(device)[0] / 4
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

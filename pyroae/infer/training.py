@@ -56,7 +56,7 @@ class History:
 
 
 class Step:
-    """One optimisation step of a (model, guide): ``step(x)`` returns the batch's summed loss, left on the device."""
+    """One optimisation step of a (model, guide): ``step(*args)`` returns the batch's summed loss, left on the device."""
 
     def __init__(self, model: Program, guide: Program, elbo: ELBO, optimizer: Optimizer):
         self.model, self.guide, self.optimizer = model, guide, optimizer
@@ -68,19 +68,19 @@ class Step:
         """What the optimizer changes."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *args: Tensor) -> Tensor:
         self.optimizer.zero_grad()
         if self.differentiable:
-            loss = self.elbo.differentiable_loss(self.model, self.guide, x)
+            loss = self.elbo.differentiable_loss(self.model, self.guide, *args)
             loss.backward()
         else:
-            loss = self.elbo.loss_and_grads(self.model, self.guide, x)
+            loss = self.elbo.loss_and_grads(self.model, self.guide, *args)
         self.optimizer.step()
         return _first(loss)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, *args: Tensor) -> Tensor:
         """The summed loss without a step."""
-        return _first(self.elbo.loss(self.model, self.guide, x))
+        return _first(self.elbo.loss(self.model, self.guide, *args))
 
 
 def _first(loss) -> Tensor:
@@ -109,8 +109,8 @@ def fit(
     """Train a model and its guide; afterwards they are on the device, in evaluation mode.
 
     Args:
-        model: an Autoencoder, or a Pyro model of a batch ``x``, with ``guide``.
-        data: a tensor ``(N, *event)``, a split of ``pa.data.load(...)``, a Dataset or a DataLoader.
+        model: an Autoencoder, or a Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
+        data: a tensor ``(N, *event)``, a tuple ``(x, y)``, a split of ``pa.data.load(...)``, a Dataset or a DataLoader.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
@@ -141,16 +141,15 @@ def fit(
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
-    check = getattr(model, "check_data", None)
     with programs.seeded(seed, place), pyro.validation_enabled(False):
         for module in pair:
             module.to(place)
-        train = Batches(data, batch_size, place, shuffle=True, check=check)
-        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, check=check)
+        train = Batches(data, batch_size, place, shuffle=True, model=model)
+        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model)
         for module in pair:
             module.train()
         with torch.no_grad():
-            seen = programs.traces(model, guide, next(iter(train)))
+            seen = programs.traces(model, guide, *next(iter(train)))
         latent = programs.sites(seen[1], observed=False).values()
         elbo = default_elbo(latent) if elbo is None else elbo
         check_elbo(elbo, latent)
@@ -189,9 +188,9 @@ def _epochs(step: Step, train: Batches, held_out: Batches | None, pair: list, ep
 def _train(step: Step, batches: Batches, bar: tqdm) -> float:
     """One epoch; the loss stays on the device and is looked at twice a second."""
     total, rows, glanced = torch.zeros((), dtype=torch.float64, device=batches.device), 0, time.perf_counter()
-    for x in batches:
-        total += step(x)
-        rows += len(x)
+    for batch in batches:
+        total += step(*batch)
+        rows += len(batch[0])
         bar.update()
         if not bar.disable and time.perf_counter() - glanced > _GLANCE:
             glanced = time.perf_counter()
@@ -205,9 +204,9 @@ def _validate(step: Step, batches: Batches, pair: list) -> float:
     """The loss of held-out data, with the same noise after every epoch."""
     total, rows = torch.zeros((), dtype=torch.float64, device=batches.device), 0
     with programs.looking(*pair, seed=0):
-        for x in batches:
-            total += step.loss(x)
-            rows += len(x)
+        for batch in batches:
+            total += step.loss(*batch)
+            rows += len(batch[0])
     return total.item() / rows
 
 

@@ -34,7 +34,7 @@ def main(data: str = "digits", code: int = 8, hidden: int = 128, epochs: int = 2
 
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(1, 2))
-    pa.plots.reconstructions(vae, images.test.x[:15], images.image_shape, ax=above)
+    pa.plots.reconstructions(vae, images.test.x[:15], image_shape=images.image_shape, ax=above)
     pa.plots.samples(vae, 60, images.image_shape, columns=15, ax=below)
     figure.savefig(out, dpi=110)
 

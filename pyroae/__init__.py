@@ -22,6 +22,7 @@ _MODULES = {
     "likelihoods": "parts.likelihoods",
     "posteriors": "parts.posteriors",
     "nets": "parts.networks",
+    "conditions": "parts.conditions",
     "corruption": "parts.corruption",
     "objectives": "infer.objectives",
     "penalties": "infer.penalties",

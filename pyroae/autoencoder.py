@@ -12,7 +12,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from .parts import networks
+from .parts import conditions, networks
+from .parts.conditions import Condition
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
 from .parts.networks import Network
@@ -25,53 +26,70 @@ _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's
 class Model(PyroModule):
     """The generative program p(z) p(x|z): sites ``z`` and ``x`` in the plate ``data``."""
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module):
+    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None):
         super().__init__()
-        self.prior, self.likelihood, self.decoder = prior, likelihood, decoder
+        self.prior, self.likelihood, self.decoder, self.condition = prior, likelihood, decoder, condition
 
-    def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` data where it is ``None``; returns x."""
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int | None = None) -> Tensor:
+        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` data where it is ``None``; returns x. ``y`` is for the condition."""
         if x is not None:
             self.likelihood.check_shape(x)
-        with pyro.plate("data", n if x is None else len(x)):
-            z = self.prior.draw()
-            return pyro.sample("x", self.conditional(z), obs=x)
+        given = [len(each) for each in (x, y) if each is not None]
+        n = given[0] if given else n or 1
+        c = conditions.read(self.condition, y, n)
+        with pyro.plate("data", n):
+            return pyro.sample("x", self.conditional(self.prior.draw(c), c), obs=x)
 
-    def conditional(self, z: Tensor) -> dist.Distribution:
-        """p(x|z) for ``z`` of shape ``(..., *z_event)``."""
-        return self.likelihood(networks.apply(self.decoder, z, len(self.prior.event_shape)))
+    def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
+        """p(x|z) for what the decoder sees, ``(..., *code_shape)``, and the condition's numbers."""
+        return self.likelihood(networks.apply(self.decoder, z, len(self.prior.code_shape), conditions.shown(self.condition, c)))
 
-    def check_data(self, x: Tensor):
-        """``ValueError`` unless ``x`` are data that this likelihood can have produced."""
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it is called with labels or covariates beside x."""
+        return self.condition is not None
+
+    def check_data(self, x: Tensor, y: Tensor | None = None):
+        """``ValueError`` unless ``x`` are data that this likelihood can have produced, and ``y`` what the condition takes."""
         self.likelihood.check(x)
+        if conditions.read(self.condition, y, len(x)) is not None:
+            self.condition.check(y)
 
 
 class Guide(PyroModule):
     """The encoder's program q(z|x): site ``z`` in the plate ``data``. While training it sees x through the corruption."""
 
-    def __init__(self, posterior: Posterior, encoder: nn.Module, corruption: Corruption | None, likelihood: Likelihood):
+    def __init__(
+        self,
+        posterior: Posterior,
+        encoder: nn.Module,
+        corruption: Corruption | None,
+        condition: Condition | None,
+        likelihood: Likelihood,
+    ):
         super().__init__()
-        self.posterior, self.encoder, self.corruption = posterior, encoder, corruption
+        self.posterior, self.encoder, self.corruption, self.condition = posterior, encoder, corruption, condition
         self.x_dim, self.has_holes, self.mask = len(likelihood.event_shape), likelihood.has_holes, likelihood.mask
 
-    def forward(self, x: Tensor, n: int = 1) -> Tensor:
-        """Sample z given ``x`` of shape ``(B, *event)``."""
+    def forward(self, x: Tensor, y: Tensor | None = None, n: int | None = None) -> Tensor:
+        """Sample z given ``x`` of shape ``(B, *event)`` and ``y`` for the condition."""
         if self.training and self.corruption is not None:
             x = self.corruption(x)
+        c = conditions.read(self.condition, y, len(x))
         with pyro.plate("data", len(x)):
-            return self.posterior.draw(self.numbers(x))
+            return self.posterior.draw(self.numbers(x, c), c)
 
-    def conditional(self, x: Tensor) -> dist.Distribution:
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> dist.Distribution:
         """q(z|x) for ``x`` of shape ``(..., *event)``, as it is given: no corruption here."""
-        return self.posterior(self.numbers(x))
+        return self.posterior(self.numbers(x, c))
 
-    def numbers(self, x: Tensor) -> Tensor:
+    def numbers(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """The encoder's output, ``(..., size)``; it sees 0 where x is missing, and with ``mask`` what was seen behind it."""
         if self.has_holes:
             seen = ~x.isnan()
             x = x.masked_fill(~seen, 0.0)
             x = torch.cat([x, seen.to(x.dtype)], -self.x_dim) if self.mask else x
-        return networks.apply(self.encoder, x, self.x_dim)
+        return networks.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
 
 
 class Autoencoder(PyroModule):
@@ -83,6 +101,7 @@ class Autoencoder(PyroModule):
         posterior: q(z|x); takes its size from the prior.
         encoder: x to the posterior's numbers; a recipe such as ``pa.nets.MLP(128)`` or an ``nn.Module``, tried once here.
         decoder: z to the likelihood's numbers, likewise.
+        condition: what is known beside x, such as labels; given to prior, encoder and decoder: p(z|y) p(x|z,y), q(z|x,y).
         corruption: applied to the encoder's input while training, and only then.
         objective: the Pyro ELBO that ``fit`` uses when it is given none.
 
@@ -102,6 +121,7 @@ class Autoencoder(PyroModule):
         posterior: Posterior,
         encoder: Network | nn.Module,
         decoder: Network | nn.Module,
+        condition: Condition | None = None,
         corruption: Corruption | None = None,
         objective: ELBO | None = None,
     ):
@@ -109,6 +129,7 @@ class Autoencoder(PyroModule):
         prior = _as_prior(prior)
         _require(likelihood, Likelihood, "likelihood", "pa.likelihoods.Bernoulli(64)")
         _require(posterior, Posterior, "posterior", "pa.posteriors.Normal()")
+        _require(condition, Condition | None, "condition", "pa.conditions.Labels(10)")
         _require(corruption, Corruption | None, "corruption", "pa.corruption.Masking(.25)")
         _require(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
         for part, role in ((prior, "prior"), (likelihood, "likelihood")):
@@ -121,10 +142,12 @@ class Autoencoder(PyroModule):
         posterior = _own(posterior.fitted(prior))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         first, *rest = likelihood.event_shape
-        encoder = networks.fit_between(encoder, torch.Size([first * (1 + likelihood.mask), *rest]), posterior.size, "encoder")
-        decoder = networks.fit_between(decoder, prior.event_shape, likelihood.size, "decoder", encoder)
-        self.model = Model(prior, likelihood, decoder)
-        self.guide = Guide(posterior, encoder, corruption, likelihood)
+        beside = conditions.width(condition)
+        x_shape = networks.widened(torch.Size([first * (1 + likelihood.mask), *rest]), beside)
+        encoder = networks.fit_between(encoder, x_shape, posterior.size, "encoder")
+        decoder = networks.fit_between(decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder)
+        self.model = Model(prior, likelihood, decoder, condition)
+        self.guide = Guide(posterior, encoder, corruption, condition, likelihood)
         self.objective = objective
         prior.meet(self.guide, likelihood)
 
@@ -133,6 +156,7 @@ class Autoencoder(PyroModule):
     decoder = property(lambda self: self.model.decoder)
     posterior = property(lambda self: self.guide.posterior)
     encoder = property(lambda self: self.guide.encoder)
+    condition = property(lambda self: self.model.condition)
     corruption = property(lambda self: self.guide.corruption)
 
     @property
@@ -144,7 +168,7 @@ class Autoencoder(PyroModule):
     def parts(self) -> dict[str, Any]:
         """The constructor's arguments: parts as they are now, networks as the recipes they were given as."""
         parts = {name: getattr(self, name) for name in ("prior", "likelihood", "posterior")}
-        return parts | self._recipes | {"corruption": self.corruption, "objective": self.objective}
+        return parts | self._recipes | {"condition": self.condition, "corruption": self.corruption, "objective": self.objective}
 
     @property
     def has_closed_form_kl(self) -> bool:
@@ -153,46 +177,57 @@ class Autoencoder(PyroModule):
             return False
         try:
             like = next(self.parameters(), torch.zeros(()))
-            kl_divergence(self.encode(like.new_zeros(1, *self.likelihood.event_shape)), self.prior())
+            c = None if self.condition is None else like.new_zeros(1, self.condition.size)
+            kl_divergence(self.guide.conditional(like.new_zeros(1, *self.likelihood.event_shape), c), self.prior.given(c))
         except NotImplementedError:
             return False
         return True
 
-    def encode(self, x: Tensor) -> dist.Distribution:
-        """q(z|x) for clean ``x`` of shape ``(B, *event)``."""
-        self.likelihood.check_shape(x)
-        return self.guide.conditional(x.to(self.device))
+    def encode(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """q(z|x) for clean ``x`` of shape ``(B, *event)``, and ``y`` for the condition."""
+        return self.guide.conditional(*self._shown(x, y))
 
-    def decode(self, z: Tensor) -> dist.Distribution:
-        """p(x|z) for ``z`` of shape ``(..., *z_event)``."""
-        shape = self.prior.event_shape
+    def decode(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """p(x|z) for what the decoder sees, ``(..., *code_shape)``: z, with the class behind it under ClassAndStyle."""
+        shape = self.prior.code_shape
         if z.shape[z.dim() - len(shape) :] != shape:
             raise ValueError(f"decode: expected z of shape (..., {', '.join(map(str, shape))}), got {tuple(z.shape)}")
-        return self.model.conditional(z.to(self.device))
+        return self.model.conditional(z.to(self.device), self._context(y, z.shape[-len(shape) - 1] if z.dim() > len(shape) else 1))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x|z) (of categories, the likeliest) at the mean of q(z|x), shape ``(B, *event)``."""
-        return self.likelihood.picture(self.decode(self.encode(x).mean))
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of p(x|z) (of categories, the likeliest) at the middle of q(z|x), shape ``(B, *event)``."""
+        x, c = self._shown(x, y)
+        z = self.prior.code(*self.posterior.centre(self.guide.numbers(x, c)))
+        return self.likelihood.picture(self.model.conditional(z, c))
 
     @torch.no_grad()
-    def sample(self, n: int = 1) -> Tensor:
-        """``n`` draws from p(x), shape ``(n, *event)``: z from the prior, then x given z.
+    def sample(self, n: int = 1, y: Tensor | None = None) -> Tensor:
+        """``n`` draws from p(x), or one for each row of ``y`` from p(x|y), shape ``(n, *event)``: z from the prior, then x given z.
 
         Raises:
             ValueError: the prior is improper.
         """
-        return self.decode(self.sample_prior(n)).sample()
+        return self.decode(self.sample_prior(n, y), y).sample()
+
+    def _shown(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        self.likelihood.check_shape(x)
+        return x.to(self.device), self._context(y, len(x))
+
+    def _context(self, y: Tensor | None, n: int) -> Tensor | None:
+        """The condition's numbers for ``n`` data."""
+        return conditions.read(self.condition, y.to(self.device) if isinstance(y, Tensor) else y, n)
 
     @torch.no_grad()
-    def sample_prior(self, n: int = 1) -> Tensor:
-        """``n`` codes from the prior, shape ``(n, *z_event)``; ``ValueError`` where it is improper."""
+    def sample_prior(self, n: int = 1, y: Tensor | None = None) -> Tensor:
+        """``n`` codes from the prior, or one for each row of ``y``, shape ``(n, *code_shape)``; ``ValueError`` where it is improper."""
         if not self.prior.proper:
             raise ValueError(
                 f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; "
                 "use a proper prior such as pa.priors.Normal"
             )
-        return self.prior.sample(n)
+        n = n if y is None else len(y)
+        return self.prior.sample(n, self._context(y, n))
 
     def replace(self, **changes) -> "Autoencoder":
         """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
@@ -224,10 +259,10 @@ class Autoencoder(PyroModule):
         return new.to(self.device).train(self.training)
 
     def _encoder_ends(self) -> tuple:
-        return self.likelihood.event_shape, self.likelihood.mask, self.posterior.widths
+        return self.likelihood.event_shape, self.likelihood.mask, self.posterior.widths, conditions.width(self.condition)
 
     def _decoder_ends(self) -> tuple:
-        return self.prior.event_shape, self.likelihood.widths
+        return self.prior.code_shape, self.likelihood.widths, conditions.width(self.condition)
 
     def __deepcopy__(self, memo: dict) -> "Autoencoder":
         """A copy that shares nothing, not even its name in Pyro's parameter store."""

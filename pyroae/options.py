@@ -15,6 +15,7 @@ from .infer.objectives import Objective
 from .infer.penalties import Penalty
 from .infer.training import fit
 from .part import did_you_mean, members
+from .parts.conditions import Condition
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
 from .parts.networks import Network
@@ -28,6 +29,7 @@ SWAPPABLE = {
     "posterior": Posterior,
     "encoder": Network,
     "decoder": Network,
+    "condition": Condition,
     "corruption": Corruption,
     "objective": infer.ELBO,
 }

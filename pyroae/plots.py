@@ -47,20 +47,27 @@ def images(
 
 
 def reconstructions(
-    ae: Autoencoder, x: Tensor, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, ax: Axes | None = None
+    ae: Autoencoder,
+    x: Tensor,
+    y: Tensor | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    ax: Axes | None = None,
 ) -> Axes:
     """Held-out data above what the model makes of them; with a corruption, the corrupted data and theirs too.
 
     Args:
         ae: the model.
         x: data that were not trained on, ``(N, *event)``; a dozen or so.
+        y: their labels or covariates, for a model with a condition.
         image_shape, limits: as in ``images``.
         ax: where to draw.
     """
-    rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x)}
+    rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x, y)}
     if ae.corruption is not None:
         noisy = ae.corruption(x.to(ae.device))
-        rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy)}
+        rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), ax=ax)
     if image_shape is not None:
         _name_rows(ax, list(rows), image_shape[0])
@@ -76,17 +83,24 @@ def samples(
     image_shape: tuple[int, ...] | None = None,
     limits: Limits = (0.0, 1.0),
     *,
+    y: Tensor | None = None,
     columns: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """Means of p(x|z) for ``n`` codes drawn from the prior.
+    """Means of p(x|z) for ``n`` codes drawn from the prior, or one for each row of ``y``.
+
+    Under the condition Labels there is a column for each class.
 
     Raises:
         ValueError: the prior is improper.
     """
+    title = "Samples: mean of p(x|z), z from the prior"
+    if y is None and ae.condition is not None and not ae.condition.optional:
+        y, columns = ae.condition.spread(n), ae.condition.size
+        title = f"Samples: mean of p(x|z,y), z from the prior, y = 0 to {columns - 1} from left to right"
     with torch.no_grad():
-        ax = images(ae.likelihood.picture(ae.decode(ae.sample_prior(n))), image_shape, limits, columns=columns, ax=ax)
-    ax.set_title("Samples: mean of p(x|z), z from the prior")
+        ax = images(ae.likelihood.picture(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, ax=ax)
+    ax.set_title(title)
     return ax
 
 

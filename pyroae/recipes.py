@@ -4,6 +4,7 @@ from .autoencoder import Autoencoder
 from .data import DataSet, Split
 from .infer.objectives import Penalised
 from .infer.penalties import Contractive, KLSparsity
+from .parts.conditions import Labels
 from .parts.corruption import Masking
 from .parts.likelihoods import BY_DOMAIN, Bernoulli, Likelihood, Normal
 from .parts.networks import MLP
@@ -56,6 +57,14 @@ def vae(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencod
     return Autoencoder(NormalPrior(code), likelihood(tuple(data.event_shape)), NormalPosterior(), MLP(hidden), MLP(_mirrored(hidden)))
 
 
+def conditional(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencoder:
+    """Conditional VAE (Sohn et al. 2015): encoder and decoder are told the label; samples are drawn by class."""
+    split = getattr(data, "train", data)
+    if split.labels is None:
+        raise ValueError("conditional: expected data with labels, such as digits, got none; use vae, or a condition and data of your own")
+    return vae(data, code, hidden).replace(condition=Labels(int(split.labels.max()) + 1))
+
+
 def _pointwise(data: DataSet | Split) -> Likelihood:
     """Cross-entropy for binary data, otherwise squared error: a Normal of scale 1."""
     shape = tuple(data.event_shape)
@@ -66,4 +75,4 @@ def _mirrored(hidden: Hidden) -> Hidden:
     return hidden if isinstance(hidden, int) else hidden[::-1]
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (vae, autoencoder, denoising, sparse, sparse_kl, contractive)}
+RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive)}

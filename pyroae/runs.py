@@ -13,11 +13,12 @@ from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.importance import log_likelihood
+from .evaluation.particles import as_data
 from .evaluation.terms import elbo_terms
 from .infer.training import check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .parts.posteriors import Delta
-from .recipes import vae
+from .recipes import conditional, vae
 
 _STEPS = 4000  # what a small data set needs
 
@@ -83,7 +84,7 @@ def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
     ae.prior.start_from(found.train.draw(found.train.x))
     for split in (found.train, found.test):
-        ae.likelihood.check(split.draw(split.x))
+        as_data(split, ae.model, ae.guide)
     return ae
 
 
@@ -103,7 +104,7 @@ def _write_json(path: Path, content: dict):
 def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:
     """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so."""
     found = data.load(**arguments_of(data.load, settings))
-    if recipe is vae and found.domain == "unit" and settings.likelihood is None:
+    if recipe in (vae, conditional) and found.domain == "unit" and settings.likelihood is None:
         settings.binarize = written["binarize"] = "dynamic"
         found = data.load(**arguments_of(data.load, settings))
         return found, "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)"
@@ -148,11 +149,12 @@ def _score(ae: Autoencoder, found: DataSet, particles: int) -> tuple[dict, list[
 
 def _draw(ae: Autoencoder, found: DataSet, folder: Path) -> list[str]:
     """Write the pictures that exist for this model; returns their names."""
-    pictures = {"reconstructions.png": (plots.reconstructions, found.test.x[:12]), "samples.png": (plots.samples, 60)}
+    first = as_data(found.test, ae.model, ae.guide)
+    pictures = {"reconstructions.png": (plots.reconstructions, *(each[:12] for each in first)), "samples.png": (plots.samples, 60)}
     limits = (0.0, 1.0) if found.domain in ("binary", "unit") else (found.train.x.min().item(), found.train.x.max().item())
     if not ae.prior.proper:
         del pictures["samples.png"]
-    for name, (draw, what) in pictures.items():
+    for name, (draw, *what) in pictures.items():
         with storage.atomic(folder / name) as path:
-            plots.save(draw, path, ae, what, found.image_shape, limits)
+            plots.save(draw, path, ae, *what, image_shape=found.image_shape, limits=limits)
     return list(pictures)

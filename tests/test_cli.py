@@ -74,6 +74,15 @@ SWAPS = {
     "posterior": (["--posterior", "Delta"], lambda ae: isinstance(ae.posterior, pa.posteriors.Delta)),
     "encoder": (["--encoder", "MLP", "--encoder.hidden", "[30,20]", "--encoder.activation", "Tanh"], lambda ae: len(ae.encoder) == 5),
     "decoder": (["--decoder", "MLP", "--decoder.hidden", "[]"], lambda ae: len(ae.decoder) == 1),
+    "condition": (["--condition", "Labels", "--condition.classes", "10"], lambda ae: ae.encoder[0].in_features == 74),
+    "prior with a condition": (
+        ["--condition", "Labels", "--prior", "Conditioned", "--prior.family", "Laplace"],
+        lambda ae: ae.prior.network[0].in_features == 10,
+    ),
+    "prior from Pyro": (
+        ["--prior", "FromPyro", "--prior.family", "Gumbel", "--prior.loc", "0", "--prior.scale", "learned"],
+        lambda ae: ae.prior.family.__name__ == "Gumbel",
+    ),
     "corruption": (["--corruption", "SaltPepper", "--corruption.fraction", ".3"], lambda ae: ae.corruption.fraction == 0.3),
     "objective": (["--objective", "RenyiELBO", "--objective.num_particles", "3"], lambda ae: ae.objective.num_particles == 3),
     "penalty": (
@@ -162,6 +171,10 @@ OTHER_CODES = [
     ("OneHot", "OneHotStraightThrough"),
     ("Bernoulli", "BernoulliStraightThrough"),
     ("Sphere", "ProjectedNormal"),
+    ("RelaxedOneHot", "RelaxedOneHot"),
+    ("RelaxedBernoulli", "RelaxedBernoulli"),
+    ("Clusters", "Clusters"),
+    ("ClassAndStyle", "Clusters"),
 ]
 POSTERIORS = ["Normal", "Laplace", "StudentT", "FullNormal", "LowRankNormal", "Flow"]
 
@@ -176,7 +189,7 @@ def test_every_prior_and_posterior_by_name(prior, posterior, capsys):
 
 
 LIKELIHOODS = {
-    "unit": ["ContinuousBernoulli", "Normal", "Laplace", "StudentT", "LogisticMixture"],
+    "unit": ["ContinuousBernoulli", "Normal", "OptimalNormal", "Laplace", "StudentT", "LogisticMixture"],
     "binary": ["Bernoulli", "Categorical"],
     "levels": ["GreyLevels", "DiscretizedLogistic", "LogisticMixture"],
     "counts": ["Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial"],

@@ -37,6 +37,7 @@ LIKELIHOODS = {
     "StudentT": lambda: pa.likelihoods.StudentT(64),
     "GreyLevels": lambda: pa.likelihoods.GreyLevels(64, levels=17),
     "DiscretizedLogistic": lambda: pa.likelihoods.DiscretizedLogistic(64, levels=17),
+    "OptimalNormal": lambda: pa.likelihoods.OptimalNormal(64),
     "LogisticMixture": lambda: pa.likelihoods.LogisticMixture(64, components=2, levels=17),
 }
 COUNTED = {
@@ -93,6 +94,29 @@ def test_likelihood(likelihood, grey, tmp_path):
     scores(ae, x[:20])
     survives_copying(ae, x[:5], tmp_path)
     ae.likelihood.check(ae.sample(10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", LIKELIHOODS | COUNTED)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_posterior_and_likelihood(prior, posterior, likelihood, grey):
+    x = grey.test.x if likelihood in LIKELIHOODS else 16 * grey.test.x
+    x = x.round() if likelihood == "Bernoulli" else x
+    improves(make(PRIORS[prior], POSTERIORS[posterior], (LIKELIHOODS | COUNTED)[likelihood]), x)
+
+
+def test_the_optimal_scale_is_the_root_mean_squared_error(grey):
+    """In training the loss is that of the best scale, found by hand; its gradient is that of D/2 log(mean squared error)."""
+    ae, x = make(PRIORS["Normal"], lambda: pa.posteriors.Delta(), LIKELIHOODS["OptimalNormal"]), grey.train.x[:100]
+    error = lambda: (x - ae.likelihood(ae.decoder(ae.encoder(x))).mean).square().mean()  # noqa: E731
+    loss = pa.objectives.default_elbo().differentiable_loss(ae.train().model, ae.guide, x)
+    log_p = -100 * 64 / 2 * ((2 * torch.pi * error()).log() + 1) + ae.prior().log_prob(ae.encoder(x)).sum()
+    assert loss.item() == pytest.approx(-log_p.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(each, ae.decoder[0].weight)[0] for each in (loss, -log_p)]
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-3)
+    pa.fit(ae, grey.train, epochs=60, batch_size=64, progress=False)
+    assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=0.1)  # what evaluation uses
 
 
 def test_hierarchical(digits, tmp_path):
@@ -199,6 +223,8 @@ def test_categories_are_summed_out_exactly(digits, tmp_path):
         (pa.priors.OneHot, pa.posteriors.OneHotStraightThrough),
         (pa.priors.Bernoulli, pa.posteriors.BernoulliStraightThrough),
         (pa.priors.Sphere, pa.posteriors.ProjectedNormal),
+        (pa.priors.RelaxedOneHot, pa.posteriors.RelaxedOneHot),
+        (pa.priors.RelaxedBernoulli, pa.posteriors.RelaxedBernoulli),
     ],
 )
 def test_codes_off_the_real_line(prior, posterior, digits, tmp_path):
@@ -216,7 +242,7 @@ def test_the_exact_posterior_over_categories_gives_log_p(digits):
     ae, x = make(lambda: pa.priors.OneHot(4), pa.posteriors.OneHot, LIKELIHOODS["Bernoulli"]), digits.test.x[:30]
     joint = torch.stack([ae.prior().log_prob(z) + ae.decode(z).log_prob(x) for z in torch.eye(4)], 1).detach()
     ae.guide.encoder = torch.nn.Identity()
-    ae.guide.numbers = lambda x: joint
+    ae.guide.numbers = lambda x, c: joint
     assert torch.allclose(pa.log_likelihood(ae, x, particles=7).values.float(), joint.logsumexp(1), atol=1e-3)
 
 

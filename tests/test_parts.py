@@ -22,6 +22,7 @@ PRIORS = {
     "SoftLaplace": (lambda: pa.priors.SoftLaplace(3), scipy.stats.hypsecant()),
     "StudentT": (lambda: pa.priors.StudentT(3, df=4.0, scale=0.5), scipy.stats.t(4, 0, 0.5)),
     "Logistic": (lambda: pa.priors.Logistic(3, scale=0.5), scipy.stats.logistic(0, 0.5)),
+    "from Pyro": (lambda: pa.priors.FromPyro("Gumbel", 3, loc=0.5, scale="learned"), scipy.stats.gumbel_r(0.5, 1)),
     "Given, a batch": (lambda: pa.priors.Given(dist.StudentT(3.0, torch.zeros(3), 2.0)), scipy.stats.t(3, 0, 2)),
     "Given, an event": (lambda: pa.priors.Given(dist.Normal(0.0, 1.0).expand([3]).to_event(1)), scipy.stats.norm(0, 1)),
 }
@@ -38,6 +39,7 @@ LIKELIHOODS = {
         6,
         lambda h, x: scipy.stats.norm(h[..., :3], h[..., 3:].exp()).logpdf(x),
     ),
+    "OptimalNormal": (lambda: pa.likelihoods.OptimalNormal(3).eval(), 3, lambda h, x: scipy.stats.norm(h, 1).logpdf(x)),
     "Laplace": (lambda: pa.likelihoods.Laplace(3, scale=0.5), 3, lambda h, x: scipy.stats.laplace(h, 0.5).logpdf(x)),
     "StudentT": (lambda: pa.likelihoods.StudentT(3, df=4.0, scale=0.5), 3, lambda h, x: scipy.stats.t(4, h, 0.5).logpdf(x)),
     "LogNormal": (lambda: pa.likelihoods.LogNormal(3), 3, lambda h, x: scipy.stats.lognorm(1, scale=h.exp()).logpdf(x)),
@@ -106,6 +108,8 @@ POSTERIORS = {
     "StudentT": (lambda: pa.posteriors.StudentT(3), 6),
     "FullNormal": (lambda: pa.posteriors.FullNormal(3), 3 + 9),
     "LowRankNormal": (lambda: pa.posteriors.LowRankNormal(3, rank=2), 3 + 6 + 3),
+    "RelaxedOneHot": (lambda: pa.posteriors.RelaxedOneHot(3), 3),
+    "RelaxedBernoulli": (lambda: pa.posteriors.RelaxedBernoulli(3), 3),
     "Flow": (lambda: pa.posteriors.Flow(3), 6),
     "Flow on StudentT": (lambda: pa.posteriors.Flow(3, base=pa.posteriors.StudentT()), 6),
 }
@@ -130,6 +134,13 @@ OTHERS = {
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),
     "Missing": lambda: pa.likelihoods.Missing(pa.likelihoods.Normal(3), mask=True),
+    "ClassAndStyle": lambda: pa.priors.ClassAndStyle(3, classes=4),
+    "Conditioned": lambda: pa.priors.Conditioned(3, "Laplace", hidden=[5, 5]),
+    "Clusters posterior": lambda: pa.posteriors.Clusters(3, features=5, classes=2),
+    "Clusters prior": lambda: pa.priors.Clusters(3, clusters=4),
+    "Labels": lambda: pa.conditions.Labels(3),
+    "PartialLabels": lambda: pa.conditions.PartialLabels(3),
+    "Covariates": lambda: pa.conditions.Covariates(3),
     "Flat": lambda: pa.priors.Flat(3, support="unit_interval"),
     "VampPrior": lambda: pa.priors.VampPrior(3, components=7),
     "Hierarchical prior": lambda: pa.priors.Hierarchical(3, top=2, hidden=[5, 5]),
@@ -138,6 +149,8 @@ OTHERS = {
 
 DISCRETE = {
     "prior OneHot": lambda: pa.priors.OneHot(3, logits="learned"),
+    "prior RelaxedOneHot": lambda: pa.priors.RelaxedOneHot(3, temperature=0.3),
+    "prior RelaxedBernoulli": lambda: pa.priors.RelaxedBernoulli(3, temperature=0.3),
     "prior Bernoulli": lambda: pa.priors.Bernoulli(3, logits="per_dimension"),
     "posterior OneHot": lambda: pa.posteriors.OneHot(3),
     "posterior OneHotStraightThrough": lambda: pa.posteriors.OneHotStraightThrough(3),
@@ -171,9 +184,9 @@ ALL = {
 
 def test_the_tables_cover_every_part():
     covered = {(kind_of(type(make())).__name__, type(make()).__name__) for make in ALL.values()}
-    covered |= {("Penalty", name) for name in ("KLSparsity", "L2", "Contractive")}  # tests/test_objectives.py
+    covered |= {("Penalty", name) for name in ("KLSparsity", "L2", "Contractive", "Classification")}  # tests/test_objectives.py
     kinds = [pa.priors.Prior, pa.likelihoods.Likelihood, pa.posteriors.Posterior, pa.nets.Network]
-    kinds += [pa.corruption.Corruption, pa.penalties.Penalty, pa.objectives.Objective]
+    kinds += [pa.conditions.Condition, pa.corruption.Corruption, pa.penalties.Penalty, pa.objectives.Objective]
     ours = {(kind.__name__, name) for kind in kinds for name, cls in members(kind).items() if cls.__module__.startswith("pyroae")}
     assert ours == covered
 

@@ -51,7 +51,7 @@ def test_sites_and_plate(vae, digits):
 
 
 def test_predictive_draws_from_it(vae, digits):
-    draws = Predictive(vae.model, num_samples=7)(None, 3)
+    draws = Predictive(vae.model, num_samples=7)(None, n=3)
     assert draws["x"].shape == (7, 3, 64) and draws["z"].shape == (7, 3, 4)
     posterior = Predictive(vae.guide, num_samples=7)(digits.test.x[:3])
     assert posterior["z"].shape == (7, 3, 4)

@@ -117,6 +117,20 @@ class Conditional(nn.Module):
         return self.event_shape[: len(self.event_shape) - family_dim] + self.event_shape[-1:] * deep
 
 
+class Relaxed(Conditional):
+    """A conditional on the logits of a family that has a temperature beside them."""
+
+    def __init__(self, family: type, event_shape: Shape | None, temperature: float, **parameters):
+        super().__init__(family, event_shape, **parameters)
+        if not temperature > 0.0:
+            raise ValueError(f"{type(self).__name__}: expected a positive temperature, got {temperature!r}")
+        self.temperature = temperature
+
+    def make(self, logits):
+        """The distribution of single entries."""
+        return self.family(logits.new_full((), self.temperature), logits=logits)
+
+
 def as_shape(shape: Shape, owner: str) -> torch.Size:
     """``8`` or ``(1, 28, 28)`` as a ``torch.Size``; ``ValueError`` unless every entry is a positive whole number."""
     entries = [shape] if isinstance(shape, int) else shape

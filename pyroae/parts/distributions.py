@@ -1,5 +1,6 @@
 """Distributions that Pyro lacks, or whose tails it cuts off."""
 
+from collections.abc import Callable
 from math import lgamma, log, pi
 
 import torch
@@ -46,6 +47,81 @@ class BernoulliStraightThrough(dist.Bernoulli):
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
         """Draw 0 or 1 with the gradient of ``probs``."""
         return self.sample(sample_shape) + (self.probs - self.probs.detach())
+
+
+class BestScaled(dist.Normal):
+    """Normals around ``loc``, all with the scale under which the values asked for are likeliest: their root mean squared error.
+
+    Args:
+        loc: the means.
+        scale: the scale of draws.
+        found: called with the scale that ``log_prob`` has found.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, found: Callable[[Tensor], None], validate_args: bool | None = None):
+        self.found = found
+        super().__init__(loc, scale, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same for a larger batch."""
+        return BestScaled(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.found, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Its gradient is that of the likelihood with the scale maximised out: at its best value the scale's own is 0."""
+        scale = (value - self.loc).detach().square().mean().sqrt()
+        self.found(scale)
+        return dist.Normal(self.loc, scale).log_prob(value)
+
+
+class RelaxedOneHotCategorical(dist.RelaxedOneHotCategorical):
+    """Pyro's, whose draws stay off the simplex's border, where single precision would put them and the density is no number."""
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw a point of the simplex."""
+        z = super().rsample(sample_shape)
+        return z.clamp(min=torch.finfo(z.dtype).tiny)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities: a point in the middle, not the mean itself."""
+        return self.probs
+
+
+class RelaxedBits(dist.RelaxedBernoulli):
+    """Pyro's RelaxedBernoulli, whose draws stay off the ends 0 and 1, where single precision would put them."""
+
+    arg_constraints = {"logits": constraints.real}
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw numbers between 0 and 1."""
+        z = super().rsample(sample_shape)
+        return z.clamp(torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities: a point in the middle, not the mean itself."""
+        return self.probs
+
+
+class Told(dist.OneHotCategorical):
+    """A category as it is guessed, and for certain where it is told.
+
+    Args:
+        logits: of the guess, ``(..., K)``.
+        told: ``(..., K)``, one-hot where the category is known, 0 where it is not; ``None``: nowhere.
+    """
+
+    def __init__(self, logits: Tensor, told: Tensor | None = None, validate_args: bool | None = None):
+        self.guess = dist.OneHotCategorical(logits=logits)
+        self.told = torch.zeros_like(logits) if told is None else told.to(logits.dtype)
+        known = self.told.sum(-1, keepdim=True) > 0
+        certain = 100.0 * (self.told - 1)  # exp(-100) is as good as 0, and its logarithm is finite
+        super().__init__(logits=torch.where(known, certain, logits), validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same for a larger batch."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        return Told(self.guess.logits.expand(shape), self.told.expand(shape), validate_args=False)
 
 
 class UniformSphere(TorchDistribution):

@@ -113,6 +113,25 @@ class Normal(Likelihood):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
+class OptimalNormal(Likelihood):
+    r"""Real x: squared error with the one scale that is best for each batch (the sigma-VAE of Rybkin et al. 2021, eq. 5).
+
+    In training :math:`s^2 = \frac{1}{BD} \sum (x - \mu)^2`, with nothing to tune or to learn; a running mean of it is the scale
+    afterwards, so that p(x|z) of one datum does not depend on others.
+    """
+
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__(dist.Normal, event_shape, scale=1.0)
+
+    def make(self, loc, scale):
+        """The distribution of single entries."""
+        return distributions.BestScaled(loc, scale, self._remember) if self.training else dist.Normal(loc, scale)
+
+    @torch.no_grad()
+    def _remember(self, scale: Tensor):
+        self.scale.copy_(self.scale.square().lerp(scale.square(), 0.05).sqrt())
+
+
 class Laplace(Likelihood):
     """Real x: absolute error; the scale as in Normal."""
 
@@ -241,7 +260,7 @@ class Missing(Likelihood):
 
     def __init__(self, of: Likelihood, mask: bool = False):
         nn.Module.__init__(self)
-        if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing)):
+        if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing, OptimalNormal)):
             raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
         self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
         self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths

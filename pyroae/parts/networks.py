@@ -169,15 +169,35 @@ class Deconv(Network):
         return nn.Sequential(*layers[:-1], nn.Flatten())
 
 
-def apply(network: nn.Module, x: Tensor, event_dim: int) -> Tensor:
+def apply(network: nn.Module, x: Tensor, event_dim: int, c: Tensor | None = None) -> Tensor:
     """``network`` on ``x`` of shape ``(..., *event)``, as a matrix of flat outputs ``(..., outputs)``.
 
-    The network itself sees one leading dimension, whatever the particles and plates in front.
+    The network itself sees one leading dimension, whatever the particles and plates in front. ``c`` of shape
+    ``(..., size)`` is given to it beside x, as ``widened`` says.
     """
+    if c is not None:
+        x, event_dim = beside(x, c, event_dim)
     batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
     if len(batch) == 1:
         return network(x).flatten(1)
     return network(x.reshape(-1, *event)).reshape(*batch, -1)
+
+
+def beside(x: Tensor, c: Tensor, event_dim: int) -> tuple[Tensor, int]:
+    """x and c as one event, and how many dimensions that has: further planes of an image, otherwise the end of a vector."""
+    x = x if event_dim in (1, 3) else x.flatten(-event_dim)
+    planes = event_dim == 3
+    c = c.to(x.dtype)[..., None, None].expand(*c.shape, *x.shape[-2:]) if planes else c.to(x.dtype)
+    dims = 3 if planes else 1
+    batch = torch.broadcast_shapes(x.shape[:-dims], c.shape[:-dims])
+    return torch.cat([part.expand(*batch, *part.shape[-dims:]) for part in (x, c)], -dims), dims
+
+
+def widened(event: torch.Size, size: int) -> torch.Size:
+    """The shape of an event with ``size`` numbers beside it: as many planes of an image, otherwise at the end of a vector."""
+    if not size:
+        return event
+    return torch.Size([event[0] + size, *event[1:]] if len(event) == 3 else [prod(event) + size])
 
 
 def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, role: str, encoder: nn.Module | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from ..checks import whole_number
 from ..part import Part
 from . import distributions
-from .conditional import Conditional, Shape, as_shape, in_words, pyro_family
+from .conditional import Conditional, Relaxed, Shape, as_shape, in_words, pyro_family
 from .networks import MLP, apply
 from .priors import Prior
 
@@ -23,9 +23,13 @@ class Posterior(Conditional, Part):
     sites = ("z",)
     infer: dict = {}  # what Pyro is told about its site
 
-    def draw(self, h: Tensor) -> Tensor:
-        """The Pyro statements that draw z inside the plate over the data."""
+    def draw(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        """The Pyro statements that draw z inside the plate over the data, given what the encoder says and the condition's numbers."""
         return pyro.sample("z", self(h), infer=self.infer)
+
+    def centre(self, h: Tensor) -> tuple[Tensor, ...]:
+        """A point in the middle: z, and the level above where the decoder may see it."""
+        return (self(h).mean,)
 
     def fitted(self, prior: Prior) -> "Posterior":
         """This posterior for that prior's z.
@@ -149,6 +153,20 @@ class BernoulliStraightThrough(Posterior):
         super().__init__(distributions.BernoulliStraightThrough, event_shape)
 
 
+class RelaxedOneHot(Relaxed, Posterior):
+    """A point of the simplex, for the prior of the same name: the Concrete distribution around the encoder's logits."""
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
+        super().__init__(distributions.RelaxedOneHotCategorical, event_shape, temperature)
+
+
+class RelaxedBernoulli(Relaxed, Posterior):
+    """Numbers between 0 and 1, for the prior of the same name: binary Concrete around the encoder's logits."""
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
+        super().__init__(distributions.RelaxedBits, event_shape, temperature)
+
+
 class Flow(Posterior):
     """Another posterior pushed through inverse autoregressive transforms (Kingma et al. 2016).
 
@@ -213,10 +231,70 @@ class Hierarchical(Posterior):
         sound = top is None or (self.upper is not None and self.upper.event_shape == top.event_shape)
         return super(Hierarchical, self if sound else self.remade(top=top.event_shape[0])).fitted(prior)
 
-    def draw(self, h):
+    def draw(self, h, c=None):
         z = pyro.sample("z", self(h))
         pyro.sample("z2", self.upper(apply(self.network, z, len(self.event_shape))))
         return z
+
+
+class Clusters(Posterior):
+    """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
+
+    The encoder gives the category's logits and ``features`` numbers, from which, with the category beside them, a network
+    makes z. ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x)
+    is certain of it.
+
+    Args:
+        event_shape: shape of one z, a number.
+        features: how many.
+        hidden: widths of the network's hidden layers.
+        activation: as in ``pa.nets.MLP``.
+    """
+
+    sites = ("z", "y")
+
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        features: int = 64,
+        hidden: int | list[int] = 128,
+        activation: str = "ReLU",
+        classes: int | None = None,
+    ):
+        super().__init__(dist.Normal, event_shape)
+        whole_number("Clusters", features=features)
+        self.classes = classes
+        if classes is not None and self.event_shape is not None:
+            self.layer = Conditional(dist.Normal, self.event_shape)
+            self.network = MLP(hidden, activation).build(torch.Size([features + classes]), self.layer.size)
+            self.widths, self.size = [classes, features], classes + features
+
+    def fitted(self, prior):
+        """As every posterior's, with the number of classes from the prior."""
+        top = getattr(prior, "top", None)
+        sound = top is None or self.classes == top.event_shape[0]
+        return super(Clusters, self if sound else self.remade(classes=top.event_shape[0])).fitted(prior)
+
+    def forward(self, h):
+        """q(z|x), a mixture over the categories."""
+        logits, features = h.split(self.widths, -1)
+        each = torch.eye(self.classes, dtype=h.dtype, device=h.device)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
+
+    def below(self, features: Tensor, y: Tensor) -> dist.Distribution:
+        """q(z|x, y)."""
+        return self.layer(apply(self.network, features, 1, y))
+
+    def centre(self, h):
+        """The mean of z in the likeliest category, and that category."""
+        logits, features = h.split(self.widths, -1)
+        y = nn.functional.one_hot(logits.argmax(-1), self.classes).to(h.dtype)
+        return self.below(features, y).mean, y
+
+    def draw(self, h, c=None):
+        logits, features = h.split(self.widths, -1)
+        y = pyro.sample("y", distributions.Told(logits, c), infer={"enumerate": "parallel"})
+        pyro.sample("z", self.below(features, y))
 
 
 class Delta(Posterior):

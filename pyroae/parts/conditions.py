@@ -1,0 +1,114 @@
+"""Conditions: what is known beside x, a label or covariates, as numbers that the parts are given."""
+
+import torch
+from torch import Tensor
+
+from ..checks import whole_number
+from ..part import Part
+
+
+class Condition(Part):
+    """Turns ``y`` into numbers ``(B, size)``."""
+
+    size: int  # numbers for one datum
+    shown = True  # whether encoder and decoder see them; otherwise the prior and the posterior alone do
+    optional = False  # whether the model can do without y
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """y as numbers ``(..., size)``. Looks at no value."""
+        raise NotImplementedError
+
+    def check_shape(self, y: Tensor, n: int):
+        """``ValueError`` unless ``y`` has one row for each of ``n`` data."""
+        raise NotImplementedError
+
+    def check(self, y: Tensor):
+        """``ValueError`` unless the values of ``y`` are possible."""
+
+    def spread(self, n: int) -> Tensor:
+        """y for ``n`` pictures, every kind in turn; ``ValueError`` where there are no kinds."""
+        raise ValueError(f"condition {type(self).__name__}: has no classes to draw one by one; give y")
+
+    def _expect(self, sound: bool, expected: str, y):
+        if not sound:
+            got = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"condition {type(self).__name__}: expected y as {expected}, got {got}")
+
+
+class Labels(Condition):
+    """A class for each datum: y of shape ``(B,)``, whole numbers from 0; parts see it as a one-hot vector.
+
+    >>> Labels(3)(torch.tensor([0, 2]))
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    """
+
+    def __init__(self, classes: int = 10):
+        whole_number("Labels", classes=classes)
+        self.size = self.classes = classes
+
+    def __call__(self, y):
+        return (y[..., None] == torch.arange(self.classes, device=y.device)).to(torch.get_default_dtype())
+
+    def spread(self, n):
+        return torch.arange(n) % self.classes
+
+    def check_shape(self, y, n):
+        self._expect(isinstance(y, Tensor) and y.shape == (n,), f"one label for each datum, shape ({n},)", y)
+
+    def check(self, y):
+        lowest = -1 if self.optional else 0
+        if not bool(((y >= lowest) & (y < self.classes) & (y == y.round())).all()):
+            raise ValueError(
+                f"condition {type(self).__name__}: expected labels as whole numbers from {lowest} to {self.classes - 1}, "
+                f"got values from {y.min().item():g} to {y.max().item():g}"
+            )
+
+
+class PartialLabels(Labels):
+    """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014)."""
+
+    shown, optional = False, True
+
+
+class Covariates(Condition):
+    """Numbers for each datum: y of shape ``(B, size)``, as they are."""
+
+    def __init__(self, size: int = 1):
+        whole_number("Covariates", size=size)
+        self.size = size
+
+    def __call__(self, y):
+        return y
+
+    def check_shape(self, y, n):
+        sound = isinstance(y, Tensor) and y.shape == (n, self.size) and y.is_floating_point()
+        self._expect(sound, f"floating-point numbers of shape ({n}, {self.size})", y)
+
+    def check(self, y):
+        if not bool(y.isfinite().all()):
+            raise ValueError("condition Covariates: expected finite numbers, got NaN or infinity")
+
+
+def width(condition: Condition | None) -> int:
+    """How many numbers encoder and decoder are given beside their own."""
+    return condition.size if condition is not None and condition.shown else 0
+
+
+def shown(condition: Condition | None, c: Tensor | None) -> Tensor | None:
+    """Of the condition's numbers, those that encoder and decoder are given."""
+    return c if width(condition) else None
+
+
+def read(condition: Condition | None, y: Tensor | None, n: int) -> Tensor | None:
+    """The numbers for ``n`` data.
+
+    Raises:
+        ValueError: y is missing, of the wrong shape, or given to a model without a condition.
+    """
+    if condition is None and y is not None:
+        raise ValueError("this model has no condition and takes x alone; build it with condition=pa.conditions.Labels(10), or leave y out")
+    if condition is None or (y is None and condition.optional):
+        return None
+    condition.check_shape(y, n)
+    return condition(y)

@@ -1,0 +1,49 @@
+"""Priors p(z): conditionals that need no network."""
+
+from .base import Prior
+from .conditioned import Conditioned
+from .given import Flow, Given
+from .levels import ClassAndStyle, Clusters, Hierarchical
+from .mixtures import GaussianMixture, VampPrior
+from .plain import (
+    Bernoulli,
+    Flat,
+    FromPyro,
+    Laplace,
+    Logistic,
+    Normal,
+    OneHot,
+    RelaxedBernoulli,
+    RelaxedOneHot,
+    SoftLaplace,
+    Sphere,
+    SpikeSlab,
+    StudentT,
+    Uniform,
+)
+
+__all__ = [
+    "Bernoulli",
+    "ClassAndStyle",
+    "Clusters",
+    "Conditioned",
+    "Flat",
+    "Flow",
+    "FromPyro",
+    "GaussianMixture",
+    "Given",
+    "Hierarchical",
+    "Laplace",
+    "Logistic",
+    "Normal",
+    "OneHot",
+    "Prior",
+    "RelaxedBernoulli",
+    "RelaxedOneHot",
+    "SoftLaplace",
+    "Sphere",
+    "SpikeSlab",
+    "StudentT",
+    "Uniform",
+    "VampPrior",
+]

@@ -1,0 +1,47 @@
+"""A prior that depends on what is known beside x."""
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+
+from ..conditional import Conditional, Shape, as_shape, of_one_entry, pyro_family
+from ..networks import MLP, apply
+from .base import Prior
+
+
+class Conditioned(Prior):
+    """p(z|y): a Pyro distribution whose parameters come from the condition through a network (Sohn et al. 2015).
+
+    Args:
+        event_shape: shape of one z.
+        family: name of the Pyro distribution.
+        hidden: widths of the network's hidden layers.
+        activation: as in ``pa.nets.MLP``.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, family: str = "Normal", hidden: int | list[int] = 128, activation: str = "ReLU"):
+        nn.Module.__init__(self)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Conditioned")
+        self.layer = Conditional(pyro_family(family, "Conditioned"), self.event_shape)
+        self.network_recipe = MLP(hidden, activation)
+
+    def meet(self, guide, likelihood):
+        if guide.condition is None:
+            raise ValueError("Conditioned: expected an Autoencoder with a condition such as pa.conditions.Labels(10), got none")
+        if not hasattr(self, "network") or self.network[0].in_features != guide.condition.size:
+            self.network = self.network_recipe.build(torch.Size([guide.condition.size]), self.layer.size)
+
+    def given(self, c: Tensor | None) -> dist.Distribution:
+        """p(z|y), with batch shape ``(B,)``."""
+        return self.layer(apply(self.network, c.to(next(self.network.parameters()).dtype), 1))
+
+    def sample(self, n, c=None):
+        return self.given(c).sample()
+
+    def accepts(self, z):
+        return bool(self.support.check(z).all())
+
+    @property
+    def support(self):
+        """The constraint on a single entry of z."""
+        return of_one_entry(self.layer.family.support)

@@ -1,0 +1,127 @@
+"""Any Pyro distribution as a prior, and flows among them."""
+
+import copy
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import transforms
+from torch import nn
+from torch.distributions import Transform
+
+from ...checks import whole_number
+from ..conditional import Conditional, Shape, as_shape
+from .base import Prior
+
+
+class Given(Prior):
+    """Any Pyro distribution, as it is.
+
+    Its batch shape, if any, counts as part of the event; the parameters of its transforms are trained.
+
+    >>> Given(dist.StudentT(3.0, torch.zeros(8), 1.0))().event_shape
+    torch.Size([8])
+    """
+
+    def __init__(self, distribution: dist.Distribution):
+        nn.Module.__init__(self)
+        if not isinstance(distribution, torch.distributions.Distribution):
+            raise ValueError(
+                f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
+            )
+        self.distribution = distribution
+        self.event_shape = distribution.batch_shape + distribution.event_shape
+        if len(self.event_shape) == 0:
+            raise ValueError(
+                f"prior: expected a distribution over vectors, got one over single numbers; use .expand([size]) on {distribution}"
+            )
+        if any(tensor.requires_grad for tensor in _tensors(distribution)):
+            raise ValueError(
+                "prior: a Pyro distribution's own tensors are not trained; use a part such as pa.priors.Normal(8, loc='learned')"
+            )
+        self.learned = nn.ModuleList(_modules(distribution))
+
+    def sized(self, event_shape):
+        return self
+
+    def __getstate__(self) -> dict:
+        """For copying: transforms remember their last values, which are no leaves."""
+        clear = getattr(self.distribution, "clear_cache", None)
+        if clear:
+            clear()
+        return self.__dict__
+
+    def forward(self) -> dist.Distribution:
+        return self.distribution.to_event(len(self.distribution.batch_shape))
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.distribution = _mapped(self.distribution, fn)
+        return self
+
+
+class Flow(Given):
+    """A normalizing flow: a Normal pushed through learned coupling transforms.
+
+    Args:
+        event_shape: shape of one z, a number of at least 2.
+        kind: ``"spline"`` (Durkan et al. 2019; Dolatabadi et al. 2020) or ``"affine"`` (Dinh et al. 2017).
+        layers: how many transforms; the entries are reversed between two of them.
+        hidden: width of each transform's hidden layer.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, kind: str = "spline", layers: int = 4, hidden: int = 64):
+        makers = {"spline": transforms.spline_coupling, "affine": transforms.affine_coupling}
+        if kind not in makers:
+            raise ValueError(f"Flow: expected kind as one of {', '.join(makers)}, got {kind!r}")
+        whole_number("Flow", layers=layers, hidden=hidden)
+        shape = None if event_shape is None else as_shape(event_shape, "Flow")
+        if shape is None:
+            nn.Module.__init__(self)
+            self.event_shape = None
+            return
+        if len(shape) != 1 or shape[0] < 2:
+            raise ValueError(f"Flow: expected z as a vector of at least 2 numbers, got the shape {tuple(shape)}")
+        learned = [makers[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
+        with torch.no_grad():  # start near the identity; Pyro's splines start wild
+            for parameter in nn.ModuleList(learned).parameters():
+                parameter.mul_(0.1)
+        flip = torch.arange(shape[0]).flip(0)
+        steps = [step for each in learned for step in (each, transforms.Permute(flip))]
+        super().__init__(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
+
+    sized = Conditional.sized
+
+
+def _held(value) -> dict:
+    """What a distribution or transform holds, one level down; not a transform's inverse, which holds it in turn."""
+    holds = isinstance(value, (torch.distributions.Distribution, Transform)) and not isinstance(value, nn.Module)
+    return {name: item for name, item in vars(value).items() if name != "_inv"} if holds else {}
+
+
+def _modules(value) -> list[nn.Module]:
+    if isinstance(value, nn.Module):
+        return [value]
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return [module for item in items for module in _modules(item)]
+
+
+def _tensors(value) -> list[torch.Tensor]:
+    """The tensors that a distribution holds, those of modules left out."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+def _mapped(value, fn):
+    """A copy of a distribution with ``fn`` applied to every tensor in it that no module owns."""
+    if isinstance(value, torch.Tensor):
+        return fn(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(item, fn) for item in value)
+    held = _held(value)
+    if not held:
+        return value
+    copied = copy.copy(value)
+    copied.__dict__.update({name: _mapped(item, fn) for name, item in held.items()})
+    return copied

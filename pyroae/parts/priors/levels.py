@@ -1,0 +1,128 @@
+"""Priors of two levels: one drawn first, and z given it."""
+
+import pyro
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ...checks import whole_number
+from ..conditional import Conditional, Shape, as_shape
+from ..networks import MLP, apply
+from .base import Prior
+from .plain import Normal, OneHot
+
+
+class _Levels(Prior):
+    """p(top) p(z|top): a subclass states ``top``, a prior, and ``below``; ``sites`` names z and the top."""
+
+    support = constraints.real
+    top: Prior
+
+    def below(self, top: Tensor) -> dist.Distribution:
+        """p(z|top)."""
+        raise NotImplementedError
+
+    def forward(self) -> dist.Distribution:
+        """p(top); p(z|top) is ``below(top)``."""
+        return self.top()
+
+    def accepts(self, z):
+        """Everything: z is Normal."""
+        return True
+
+    def draw(self, c=None):
+        top = pyro.sample(self.sites[1], self.top())
+        return self.code(pyro.sample("z", self.below(top)), top)
+
+    def sample(self, n, c=None):
+        top = self.top().sample(torch.Size([n]))
+        return self.code(self.below(top).sample(), top)
+
+
+class Hierarchical(_Levels):
+    """Two levels, p(z2) p(z|z2): a Normal z2, and a Normal z whose mean and scale come from it through a network.
+
+    It goes with the posterior of the same name; their z2 is integrated out of p(x) like z (Burda et al. 2016, section 5).
+
+    Args:
+        event_shape: shape of z, the level next to x.
+        top: how many numbers z2 has.
+        hidden: widths of the network's hidden layers.
+        activation: as in ``pa.nets.MLP``.
+    """
+
+    sites = ("z", "z2")
+
+    def __init__(self, event_shape: Shape | None = None, top: int = 4, hidden: int | list[int] = 128, activation: str = "Tanh"):
+        nn.Module.__init__(self)
+        whole_number("Hierarchical", top=top)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Hierarchical")
+        self.top, self.network_recipe = Normal(top), MLP(hidden, activation)
+        if self.event_shape is not None:
+            self.layer = Conditional(dist.Normal, self.event_shape)
+            self.network = self.network_recipe.build(self.top.event_shape, self.layer.size)
+
+    def below(self, top):
+        return self.layer(apply(self.network, top, 1))
+
+
+class Clusters(_Levels):
+    """A category y and, given it, a Normal z of its own: the GaussianMixture with its component as a site of the program.
+
+    With the posterior of the same name y is summed out exactly, under TraceEnum_ELBO, and the encoder says which cluster
+    a datum belongs to: the Gaussian-mixture VAE (Jiang et al. 2017; Dilokthanakul et al. 2016).
+
+    Args:
+        event_shape: shape of one z, a number.
+        clusters: how many; their weights, means and scales are learned.
+        spread: standard deviation of the means at the start.
+    """
+
+    sites = ("z", "y")
+
+    def __init__(self, event_shape: Shape | None = None, clusters: int = 10, spread: float = 1.0):
+        nn.Module.__init__(self)
+        whole_number("Clusters", clusters=clusters)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Clusters")
+        self.top = OneHot(clusters, logits="per_dimension")
+        if self.event_shape is not None:
+            self.loc = nn.Parameter(spread * torch.randn(clusters, *self.event_shape))
+            self.raw_scale = nn.Parameter(torch.zeros(clusters, *self.event_shape))
+
+    def below(self, top):
+        loc, scale = (torch.tensordot(top, each, 1) for each in (self.loc, self.raw_scale.exp()))
+        return dist.Normal(loc, scale).to_event(len(self.event_shape))
+
+
+class ClassAndStyle(_Levels):
+    """A class y and, independent of it, a style z ~ N(0, I); the decoder sees both: M2 (Kingma et al. 2014, eq. 2).
+
+    With the posterior ``Clusters`` and the condition ``PartialLabels`` it learns from few labels: those of the others are
+    summed out.
+
+    Args:
+        event_shape: shape of the style z, a number.
+        classes: how many, equally likely.
+    """
+
+    sites = ("z", "y")
+
+    def __init__(self, event_shape: Shape | None = None, classes: int = 10):
+        nn.Module.__init__(self)
+        whole_number("ClassAndStyle", classes=classes)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "ClassAndStyle")
+        self.top, self.style = OneHot(classes), Normal(self.event_shape)
+
+    @property
+    def code_shape(self):
+        return torch.Size([self.event_shape.numel() + self.top.event_shape[0]])
+
+    def below(self, top):
+        return self.style()
+
+    def code(self, z, top=None):
+        """z, then y."""
+        z = z.flatten(-len(self.event_shape))
+        batch = torch.broadcast_shapes(z.shape[:-1], top.shape[:-1])
+        return torch.cat([z.expand(*batch, -1), top.expand(*batch, -1)], -1)

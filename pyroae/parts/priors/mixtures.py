@@ -1,0 +1,76 @@
+"""Learned mixtures."""
+
+import torch
+from pyro import distributions as dist
+from torch import nn
+from torch.distributions import constraints, transform_to
+
+from ...checks import whole_number
+from ..conditional import Shape, as_shape
+from .base import Prior
+
+
+class GaussianMixture(Prior):
+    """A mixture of diagonal Normals whose weights, means and scales are learned.
+
+    Args:
+        event_shape: shape of one z, a number.
+        components: how many Normals.
+        spread: standard deviation of the means at the start.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
+        nn.Module.__init__(self)
+        whole_number("GaussianMixture", components=components)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "GaussianMixture")
+        if self.event_shape is not None:
+            self.logits = nn.Parameter(torch.zeros(components))
+            self.loc = nn.Parameter(spread * torch.randn(components, *self.event_shape))
+            self.raw_scale = nn.Parameter(torch.zeros(components, *self.event_shape))
+
+    def forward(self) -> dist.Distribution:
+        normals = dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape))
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), normals)
+
+
+class VampPrior(Prior):
+    r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
+
+    The pseudo-inputs are encoded once a step, not once a datum. They start at random; ``start_from`` puts them on data.
+
+    Args:
+        event_shape: shape of one z.
+        components: K.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape | None = None, components: int = 100):
+        nn.Module.__init__(self)
+        whole_number("VampPrior", components=components)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "VampPrior")
+        self.components = components
+
+    def accepts(self, z):
+        """Everything: its posteriors cover what they cover."""
+        return True
+
+    def meet(self, guide, likelihood):
+        if guide.condition is not None and guide.condition.shown:
+            raise ValueError("VampPrior: its pseudo-inputs have no labels, so it takes no condition; use GaussianMixture or Conditioned")
+        self._guide = (guide,)  # no submodule: its parameters are the guide's
+        bounded = likelihood.bounded
+        self._squash = constraints.unit_interval if bounded else constraints.real
+        shape = (self.components, *likelihood.event_shape)
+        if not hasattr(self, "raw") or self.raw.shape != shape:
+            self.raw = nn.Parameter(torch.randn(shape) - (2.0 if bounded else 0.0))
+
+    @torch.no_grad()
+    def start_from(self, x: torch.Tensor):
+        """Put the pseudo-inputs on ``components`` of the data, drawn at random."""
+        rows = x[torch.randint(len(x), (self.components,), device=x.device)].to(self.raw)
+        self.raw.copy_(transform_to(self._squash).inv(rows * 0.98 + 0.01) if self._squash is constraints.unit_interval else rows)
+
+    def forward(self) -> dist.Distribution:
+        posteriors = self._guide[0].conditional(transform_to(self._squash)(self.raw))
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.raw.new_zeros(self.components)), posteriors)

@@ -1,0 +1,170 @@
+"""Priors without a part of their own to learn but numbers: one distribution, fixed or learned."""
+
+import torch
+from pyro import distributions as dist
+from torch import nn
+from torch.distributions import constraints
+
+from ..conditional import Conditional, Relaxed, Shape, as_shape, pyro_family
+from ..distributions import RelaxedBits, RelaxedOneHotCategorical, UniformSphere
+from .base import Prior
+
+
+class Normal(Conditional, Prior):
+    """Independent Normals, N(loc, scale^2) in each dimension; fixed, or with ``"learned"`` ones.
+
+    >>> Normal(8)().event_shape
+    torch.Size([8])
+    """
+
+    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+        super().__init__(dist.Normal, event_shape, loc=loc, scale=scale)
+
+
+class Laplace(Conditional, Prior):
+    r"""Independent Laplaces, for sparse codes: with a Delta posterior an L1 penalty of weight 1 / scale.
+
+    :math:`-\log p(z) = \sum_j |z_j - loc| / scale + \log(2\,scale)`.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+        super().__init__(dist.Laplace, event_shape, loc=loc, scale=scale)
+
+
+class SoftLaplace(Conditional, Prior):
+    """Independent soft Laplaces: a smooth peak with Laplace's tails."""
+
+    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+        super().__init__(dist.SoftLaplace, event_shape, loc=loc, scale=scale)
+
+
+class StudentT(Conditional, Prior):
+    """Independent Student's t: tails that a code far out can afford."""
+
+    def __init__(self, event_shape: Shape | None = None, df: float | str = 5.0, loc: float | str = 0.0, scale: float | str = 1.0):
+        super().__init__(dist.StudentT, event_shape, df=df, loc=loc, scale=scale)
+
+
+class Logistic(Conditional, Prior):
+    """Independent Logistics."""
+
+    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+        super().__init__(dist.Logistic, event_shape, loc=loc, scale=scale)
+
+
+class Uniform(Conditional, Prior):
+    """Independent Uniforms from low to high, for codes with borders; a Delta posterior is squashed into them."""
+
+    def __init__(self, event_shape: Shape | None = None, low: float = -1.0, high: float = 1.0):
+        limits = {"low": constraints.dependent, "high": constraints.dependent}
+        super().__init__(dist.Uniform, event_shape, limits=limits, low=low, high=high)
+        if not low < high:
+            raise ValueError(f"Uniform: expected low < high, got low={low!r} and high={high!r}")
+
+
+class SpikeSlab(Prior):
+    """Each number of z is, with probability ``share``, of the wide slab, otherwise of the narrow spike at 0: sparse codes.
+
+    Both are Normals around 0 (George & McCulloch 1993).
+    """
+
+    def __init__(self, event_shape: Shape | None = None, share: float = 0.2, slab: float = 1.0, spike: float = 0.05):
+        nn.Module.__init__(self)
+        if not (0.0 < share < 1.0 and 0.0 < spike < slab):
+            raise ValueError(f"SpikeSlab: expected share between 0 and 1 and 0 < spike < slab, got {share!r}, {spike!r} and {slab!r}")
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "SpikeSlab")
+        self.register_buffer("weights", torch.tensor([share, 1 - share]))
+        self.register_buffer("scales", torch.tensor([slab, spike]))
+
+    def forward(self) -> dist.Distribution:
+        normals = dist.Normal(torch.zeros_like(self.scales), self.scales).expand([*self.event_shape, 2])
+        mixed = dist.MixtureSameFamily(dist.Categorical(self.weights.expand([*self.event_shape, 2])), normals)
+        return mixed.to_event(len(self.event_shape))
+
+
+class Sphere(Prior):
+    """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018)."""
+
+    def __init__(self, event_shape: Shape | None = None):
+        nn.Module.__init__(self)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Sphere")
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return UniformSphere(self.like.expand(self.event_shape))
+
+
+class OneHot(Conditional, Prior):
+    """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned."""
+
+    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+        super().__init__(dist.OneHotCategorical, event_shape, logits=logits)
+
+
+class Bernoulli(Conditional, Prior):
+    """Independent bits; the logits may be learned."""
+
+    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+        super().__init__(dist.Bernoulli, event_shape, logits=logits)
+
+
+class RelaxedOneHot(Relaxed, Prior):
+    """A point of the simplex near one of its corners: the Concrete distribution (Maddison et al. 2017; Jang et al. 2017).
+
+    A continuous stand-in for OneHot, with a density of its own; nearer to the corners with a lower temperature.
+    """
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
+        super().__init__(RelaxedOneHotCategorical, event_shape, temperature, logits=logits)
+
+    def accepts(self, z):
+        """Whether z is on the simplex, but for rounding."""
+        return bool((z >= 0).all()) and torch.allclose(z.sum(-1), torch.ones_like(z[..., 0]), atol=1e-4)
+
+
+class RelaxedBernoulli(Relaxed, Prior):
+    """Numbers between 0 and 1, most near an end: the binary Concrete distribution, a continuous stand-in for Bernoulli."""
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
+        super().__init__(RelaxedBits, event_shape, temperature, logits=logits)
+
+
+class FromPyro(Conditional, Prior):
+    """Any Pyro distribution by name; every parameter is a number or learned.
+
+    >>> FromPyro("Gumbel", 8, loc=0.0, scale="learned")().event_shape
+    torch.Size([8])
+    """
+
+    def __init__(self, family: str | type, event_shape: Shape | None = None, **parameters):
+        super().__init__(pyro_family(family, "FromPyro"), event_shape, **parameters)
+        if self.size:
+            missing = [name for name in self.limits if name not in parameters]
+            raise ValueError(
+                f"FromPyro: a prior has no network, so every parameter needs a number or 'learned', and {' and '.join(missing)} has none"
+            )
+
+
+class Flat(Prior):
+    """Improper: log p(z) = 0 everywhere on its support, a name in ``torch.distributions.constraints``.
+
+    What a classical autoencoder assumes of its code. ``support="unit_interval"`` makes a ``Delta`` posterior's code
+    sigmoid. There is nothing to sample from, and log p(x) does not exist.
+
+    >>> Flat(3)().log_prob(torch.ones(2, 3))
+    tensor([0., 0.])
+    """
+
+    proper = False
+
+    def __init__(self, event_shape: Shape | None = None, support: str = "real"):
+        nn.Module.__init__(self)
+        self.event_shape = None if event_shape is None else as_shape(event_shape, "Flat")
+        self.limit = getattr(constraints, support, None)
+        if not isinstance(self.limit, constraints.Constraint) or self.limit.event_dim != 0:
+            raise ValueError(
+                f"Flat: expected the name of a constraint on one number, such as 'real', 'positive' or 'unit_interval', got {support!r}"
+            )
+
+    def forward(self) -> dist.Distribution:
+        return dist.ImproperUniform(constraints.independent(self.limit, len(self.event_shape)), torch.Size(), self.event_shape)

@@ -213,6 +213,14 @@ def test_every_likelihood_by_name(domain, likelihood, capsys, tmp_path):
     assert type(pa.load("runs/vae-x-1/model.safetensors").likelihood).__name__ == likelihood
 
 
+def test_data_with_holes_by_name(capsys, tmp_path):
+    x = torch.randn(60, 5)
+    x[torch.rand(60, 5) < 0.2] = torch.nan
+    np.savetxt(tmp_path / "x.csv", x.numpy(), delimiter=",", header="a,b,c,d,e", comments="")
+    run("train", "--data", "x.csv", "--missing", "true", "--likelihood", "Missing", "--likelihood.of", "Normal", *QUICK, capsys=capsys)
+    assert not pa.impute(pa.load("runs/vae-x-1/model.safetensors"), x).isnan().any()
+
+
 @pytest.mark.parametrize("encoder, decoder", [("Linear", "Linear"), ("GatedMLP", "Residual"), ("Conv", "Deconv"), ("MLP", "Tied")])
 def test_every_network_by_name(encoder, decoder, capsys):
     options = ["--posterior", "Delta"] if decoder == "Tied" else []

@@ -335,6 +335,17 @@ def test_every_parameter_gets_a_gradient_and_the_dtype_moves(name):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", MODULES | DISCRETE)
+def test_the_device_moves(name):
+    part = (MODULES | DISCRETE)[name]().cuda()
+    h = (torch.randn(4, part.size, device="cuda"),) if getattr(part, "size", 0) else ()
+    d = part(*h)
+    x = d.sample().clone()
+    assert x.device.type == "cuda" and d.log_prob(x).isfinite().all()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_it_is_written_as_json_and_rebuilt(name):
     part = ALL[name]()

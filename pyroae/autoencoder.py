@@ -70,6 +70,7 @@ class Guide(PyroModule):
         super().__init__()
         self.posterior, self.encoder, self.corruption, self.condition = posterior, encoder, corruption, condition
         self.x_dim, self.has_holes, self.mask = len(likelihood.event_shape), likelihood.has_holes, likelihood.mask
+        self.shown = likelihood.shown
 
     def forward(self, x: Tensor, y: Tensor | None = None, n: int | None = None) -> Tensor:
         """Sample z given ``x`` of shape ``(B, *event)`` and ``y`` for the condition."""
@@ -85,10 +86,10 @@ class Guide(PyroModule):
 
     def numbers(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """The encoder's output, ``(..., size)``; it sees 0 where x is missing, and with ``mask`` what was seen behind it."""
-        if self.has_holes:
-            seen = ~x.isnan()
-            x = x.masked_fill(~seen, 0.0)
-            x = torch.cat([x, seen.to(x.dtype)], -self.x_dim) if self.mask else x
+        seen = ~x.isnan() if self.has_holes else None
+        x = self.shown(x if seen is None else x.masked_fill(~seen, 0.0))
+        if self.mask:
+            x = torch.cat([x, seen.to(x.dtype)], -self.x_dim)
         return networks.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
 
 

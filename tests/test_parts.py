@@ -302,6 +302,15 @@ def test_a_table_of_mixed_columns_is_refused_by_column_and_trained():
         table.check(torch.tensor([[0.3, -1.0, 2.0]]))
 
 
+def test_the_encoder_is_given_counts_on_a_scale_of_its_own():
+    table = pa.likelihoods.Product({"a": pa.likelihoods.Normal(1), "n": pa.likelihoods.Missing(pa.likelihoods.Poisson(2), mask=False)})
+    seen = []
+    ae = pa.Autoencoder(pa.priors.Normal(2), table, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    ae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    ae.encode(torch.tensor([[-7.0, torch.nan, 1000.0]]))
+    assert torch.allclose(seen[0], torch.tensor([[-7.0, 0.0, 7.6009]]), atol=1e-4)
+
+
 def test_a_confident_wrong_pixel_costs_its_logit():
     likelihood = pa.likelihoods.Bernoulli(1)
     assert likelihood(torch.tensor([40.0])).log_prob(torch.tensor([0.0])).item() == pytest.approx(-40.0)

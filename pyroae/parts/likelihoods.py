@@ -42,6 +42,10 @@ class Likelihood(Conditional, Part):
         except (NotImplementedError, AttributeError):
             return mean
 
+    def shown(self, x: Tensor) -> Tensor:
+        """x as the encoder is given it: as it is, unless its size would upset a network."""
+        return x
+
     def check_shape(self, x: Tensor):
         """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
         owner, shape = type(self).__name__, ", ".join(map(str, self.event_shape))
@@ -173,21 +177,29 @@ class Beta(Likelihood):
         return constraints.independent(distributions.open_unit_interval, len(self.event_shape))
 
 
-class Poisson(Likelihood):
-    """Counts: the rate from the decoder."""
+class _Counts(Likelihood):
+    """A distribution of counts."""
+
+    def shown(self, x):
+        """The encoder is given asinh(x), about log(2x) for large counts (as usual for genes in cells; Lopez et al. 2018)."""
+        return x.asinh()
+
+
+class Poisson(_Counts):
+    """Counts: the rate from the decoder. The encoder is given asinh(x)."""
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.Poisson, event_shape)
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(_Counts):
     """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given."""
 
     def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
         super().__init__(dist.NegativeBinomial, event_shape, limits=_counted("logits"), total_count=total_count)
 
 
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(_Counts):
     """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given."""
 
     def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
@@ -281,6 +293,10 @@ class Missing(Likelihood):
             self.fill = candidates[support.check(candidates)][0].item()
         return self.fill
 
+    def shown(self, x):
+        """As the likelihood of complete data has it."""
+        return self.of.shown(x)
+
     def picture(self, p):
         """What the likelihood of complete data shows."""
         return self.of.picture(p.entries.to_event(len(self.event_shape)))
@@ -316,6 +332,10 @@ class Product(Likelihood):
         """The joint distribution of the columns, independent given z."""
         pieces = h.split(self.widths, -1)
         return distributions.Beside([column(piece) for column, piece in zip(self.columns.values(), pieces)])
+
+    def shown(self, x):
+        """Each column as its own likelihood has it."""
+        return torch.cat([column.shown(part) for column, part in zip(self.columns.values(), x.split(self.lengths, -1))], -1)
 
     def picture(self, p):
         """Each column's own picture."""

@@ -200,6 +200,13 @@ def widened(event: torch.Size, size: int) -> torch.Size:
     return torch.Size([event[0] + size, *event[1:]] if len(event) == 3 else [prod(event) + size])
 
 
+@torch.no_grad()
+def near_identity(transforms: nn.Module):
+    """Let a flow start near the identity, by small weights; Pyro's start wild."""
+    for parameter in transforms.parameters():
+        parameter.mul_(0.1)
+
+
 def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, role: str, encoder: nn.Module | None = None) -> nn.Module:
     """A recipe's module, or the user's own, tried once on zeros.
 

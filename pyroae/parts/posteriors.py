@@ -13,7 +13,7 @@ from ..checks import whole_number
 from ..part import Part
 from . import distributions
 from .conditional import Conditional, Relaxed, Shape, as_shape, in_words, pyro_family
-from .networks import MLP, apply
+from .networks import MLP, apply, near_identity
 from .priors import Prior
 
 
@@ -188,6 +188,7 @@ class Flow(Posterior):
             self.widths, self.size = self.base.widths, self.base.size
             steps = [transforms.affine_autoregressive(self.event_shape[0], hidden_dims=[hidden]) for _ in range(layers)]
             self.steps = nn.ModuleList(steps)
+            near_identity(self.steps)
 
     def forward(self, h: Tensor) -> dist.Distribution:
         """q(z|x), whose draws are fast; the density of other values takes a step for each entry."""

@@ -10,6 +10,7 @@ from torch.distributions import Transform
 
 from ...checks import whole_number
 from ..conditional import Conditional, Shape, as_shape
+from ..networks import near_identity
 from .base import Prior
 
 
@@ -82,9 +83,7 @@ class Flow(Given):
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"Flow: expected z as a vector of at least 2 numbers, got the shape {tuple(shape)}")
         learned = [makers[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
-        with torch.no_grad():  # start near the identity; Pyro's splines start wild
-            for parameter in nn.ModuleList(learned).parameters():
-                parameter.mul_(0.1)
+        near_identity(nn.ModuleList(learned))
         flip = torch.arange(shape[0]).flip(0)
         steps = [step for each in learned for step in (each, transforms.Permute(flip))]
         super().__init__(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))

@@ -169,7 +169,7 @@ def test_iwae_takes_guides_of_several_levels_but_not_their_score(digits):
         (lambda: IWAE(0), "particles.*got 0"),
         (lambda: IWAE(5, gradient="drag"), "'dreg', got 'drag'"),
         (lambda: CIWAE(5, beta=2.0), "from 0 to 1, got 2.0"),
-        (lambda: Tempered(-1.0), "at least 0, got -1.0"),
+        (lambda: Tempered(-1.0), "beta of at least 0.*got -1.0"),
     ],
 )
 def test_bad_arguments_are_named(wrong, words):

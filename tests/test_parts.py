@@ -126,7 +126,16 @@ OTHERS = {
     "Penalised": lambda: pa.Penalised(pa.penalties.KLSparsity(0.3, target=0.2)),
     "IWAE": lambda: pa.objectives.IWAE(5, gradient="dreg"),
     "CIWAE": lambda: pa.objectives.CIWAE(5, beta=0.2),
-    "Tempered": lambda: pa.objectives.Tempered(2.0),
+    "Tempered": lambda: pa.objectives.Tempered(pa.schedules.Linear(30, end=4.0)),
+    "FreeBits": lambda: pa.objectives.FreeBits(0.5),
+    "Capacity": lambda: pa.objectives.Capacity(pa.schedules.Linear(10, end=5.0), weight=30.0),
+    "Renyi": lambda: pa.objectives.Renyi(-0.5, particles=5),
+    "PIWAE": lambda: pa.objectives.PIWAE(3, groups=2),
+    "schedule Linear": lambda: pa.schedules.Linear(30, end=4.0),
+    "schedule Cyclical": lambda: pa.schedules.Cyclical(30, rise=0.3),
+    "L1": lambda: pa.penalties.L1(0.2),
+    "TotalCorrelation": lambda: pa.penalties.TotalCorrelation(1437, weight=3.0),
+    "MMD": lambda: pa.penalties.MMD(3.0),
     "Linear": lambda: pa.nets.Linear(),
     "GatedMLP": lambda: pa.nets.GatedMLP([30, 20]),
     "Residual": lambda: pa.nets.Residual(30, blocks=3),
@@ -184,8 +193,9 @@ ALL = {
 
 def test_the_tables_cover_every_part():
     covered = {(kind_of(type(make())).__name__, type(make()).__name__) for make in ALL.values()}
-    covered |= {("Penalty", name) for name in ("KLSparsity", "L2", "Contractive", "Classification")}  # tests/test_objectives.py
-    kinds = [pa.priors.Prior, pa.likelihoods.Likelihood, pa.posteriors.Posterior, pa.nets.Network]
+    elsewhere = ("KLSparsity", "L2", "Contractive", "SigmoidContractive", "Classification")  # tests/test_objectives.py, test_penalties.py
+    covered |= {("Penalty", name) for name in elsewhere}
+    kinds = [pa.priors.Prior, pa.likelihoods.Likelihood, pa.posteriors.Posterior, pa.nets.Network, pa.schedules.Schedule]
     kinds += [pa.conditions.Condition, pa.corruption.Corruption, pa.penalties.Penalty, pa.objectives.Objective]
     ours = {(kind.__name__, name) for kind in kinds for name, cls in members(kind).items() if cls.__module__.startswith("pyroae")}
     assert ours == covered

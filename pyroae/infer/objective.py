@@ -8,7 +8,9 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from ..part import Part
-from .programs import Program
+from .densities import Divided, is_point, reparameterised
+from .programs import Program, recorded
+from .schedules import Scheduled
 
 
 def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
@@ -17,18 +19,14 @@ def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
     ``TraceMeanField_ELBO`` for one: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. ``Trace_ELBO``
     for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
     site asks to be summed out, ``TraceGraph_ELBO`` where one cannot be reparameterised and takes the score function.
+    Points (``Delta``) do not count: there is nothing to draw.
     """
-    latent = list(latent)
+    latent = [site for site in latent if not is_point(site)]
     if any(site.get("infer", {}).get("enumerate") for site in latent):
         return TraceEnum_ELBO(max_plate_nesting=1)
     if not all(reparameterised(site) for site in latent):
         return TraceGraph_ELBO()
-    return TraceMeanField_ELBO() if len(latent) == 1 else Trace_ELBO()
-
-
-def reparameterised(site: dict) -> bool:
-    """Whether a guide's site passes gradients through its draws."""
-    return "fn" not in site or getattr(site["fn"], "has_rsample", False)
+    return TraceMeanField_ELBO() if len(latent) < 2 else Trace_ELBO()
 
 
 def check_elbo(elbo: ELBO, latent: Iterable[dict]):
@@ -47,7 +45,11 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict]):
 
 
 class Objective(Part, ELBO):
-    """A Pyro ELBO of ours: a subclass writes ``differentiable_loss``, in nats summed over the batch."""
+    """A Pyro ELBO of ours: a subclass writes ``differentiable_loss``, in nats summed over the batch.
+
+    Numbers with a schedule go on by one with every training step: ``fit`` and ``pyro.infer.SVI.step`` see to it, and
+    who steps an optimizer of their own calls ``advance()`` after it, as one does with a torch scheduler.
+    """
 
     def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:
         """The loss to differentiate."""
@@ -62,7 +64,38 @@ class Objective(Part, ELBO):
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Program, guide: Program, *args, **kwargs) -> float:
-        """The loss as a number, its gradient added to the parameters'."""
+        """The loss as a number, its gradient added to the parameters'; counts as a training step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
+        self.advance()
         return loss.item()
+
+    @torch.no_grad()
+    def terms(self, model: Program, guide: Program, *args, **kwargs) -> dict[str, Tensor]:
+        """What the loss is made of, nats a datum, left on the device: ``loss``, ``reconstruction`` (E log p(x|z)) and ``kl``.
+
+        The last two are those of the plain ELBO at the same draws, whatever the objective makes of them.
+        """
+        models, guides = [], []
+        totals = self._parts(recorded(model, models), recorded(guide, guides), args, kwargs)
+        runs = [Divided(*traces) for traces in zip(models, guides)]
+        totals |= {name: sum(getattr(run, name) for run in runs) / len(runs) for name in ("reconstruction", "kl")}
+        return {name: (total / runs[0].scale.sum()).detach() for name, total in totals.items()}
+
+    def _parts(self, model, guide, args, kwargs) -> dict[str, Tensor]:
+        """The loss summed over the batch, and what a subclass adds to an ELBO."""
+        return {"loss": self.differentiable_loss(model, guide, *args, **kwargs)}
+
+    def advance(self, steps: int = 1):
+        """Go on by so many training steps: whatever has a schedule takes its next value."""
+        for part in self._moving():
+            part.advance(steps)
+
+    def to(self, device: torch.device) -> "Objective":
+        """Keep what has a schedule on that device."""
+        for part in self._moving():
+            part.to(device)
+        return self
+
+    def _moving(self) -> list:
+        return [part for part in vars(self).values() if isinstance(part, Scheduled | Objective)]

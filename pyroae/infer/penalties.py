@@ -1,17 +1,21 @@
 """Penalties on the code, for ``Penalised``: functions of (x, z, q) in nats a datum, averaged over the batch."""
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checks import whole_number
 from ..part import Part
+from .densities import factorises
 
 
 class Penalty(Part):
     """``penalty(x, z, q)``: x of shape ``(B, *event)``, the code z drawn for it, and the distribution q it came from."""
 
     differentiates = False  # whether it takes derivatives with respect to x
+    sees_prior = False  # whether it is called as ``penalty(x, z, q, p)``, p the prior of z
 
     def __init__(self, weight: float):
         if not weight >= 0.0:
@@ -39,6 +43,19 @@ class L2(Penalty):
 
     def __call__(self, x, z, q):
         return self.weight * z.square().flatten(-len(q.event_shape)).sum(-1).mean()
+
+
+class L1(Penalty):
+    """Absolute size of the code: weight * sum_j |z_j|.
+
+    With a flat prior and a ``Delta`` posterior it is a Laplace prior of scale 1 / weight on the code.
+    """
+
+    def __init__(self, weight: float = 0.01):
+        super().__init__(weight)
+
+    def __call__(self, x, z, q):
+        return self.weight * z.abs().flatten(-len(q.event_shape)).sum(-1).mean()
 
 
 class KLSparsity(Penalty):
@@ -115,3 +132,114 @@ class Contractive(Penalty):
             directions = torch.randn(self.probes, *h.shape, dtype=h.dtype, device=h.device)
         (jacobian,) = torch.autograd.grad(h, x, directions, is_grads_batched=True, create_graph=True)  # (directions, B, *event)
         return self.weight * jacobian.square().sum() / (len(x) * (self.probes or 1))
+
+
+class SigmoidContractive(Penalty):
+    r"""``Contractive`` in closed form, for an encoder of one sigmoid layer: :math:`w \sum_j (h_j (1 - h_j))^2 \|W_j\|^2`.
+
+    h is the mean of q(z|x), as under the prior ``Flat(size, support="unit_interval")`` with a ``Delta`` posterior (Rifai
+    et al. 2011, eq. 5). No derivatives are taken, so it costs next to nothing.
+
+    Args:
+        layer: the encoder's linear layer, the one that is trained; so give this penalty to ``fit``, not to an Autoencoder.
+        weight: w.
+    """
+
+    def __init__(self, layer: nn.Linear, weight: float = 0.1):
+        super().__init__(weight)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"SigmoidContractive: expected the encoder's only layer, a torch.nn.Linear, got {type(layer).__name__}")
+        self.layer = layer
+
+    def __call__(self, x, z, q):
+        h = code(x, q)
+        if h.shape[1] != self.layer.out_features:
+            raise ValueError(f"SigmoidContractive: the layer has {self.layer.out_features} units but the code has {h.shape[1]}")
+        return self.weight * ((h * (1 - h)).square() @ self.layer.weight.square().sum(1)).mean()
+
+
+class TotalCorrelation(Penalty):
+    r"""Dependence between the units of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
+
+    Around an ELBO with a weight of :math:`\beta - 1` this is beta-TCVAE (Chen et al. 2018, eq. 4). q(z), the mean of
+    q(z|x) over the data set, is estimated from the batch: a datum's own posterior counts 1 / rows, the others' share the
+    rest (stratified sampling, appendix C.2, with equal weights). The densities are unbiased, their logarithms are not,
+    the less so the larger the batch; exact where the batch is the data set. It takes B^2 densities of z.
+
+    Args:
+        rows: how many data the training set has.
+        weight: w.
+    """
+
+    def __init__(self, rows: int, weight: float = 5.0):
+        super().__init__(weight)
+        whole_number("TotalCorrelation", rows=rows)
+        self.rows = rows
+
+    def __call__(self, x, z, q):
+        if not factorises(q):
+            raise ValueError(
+                f"TotalCorrelation: expected a posterior that is a product over the units, such as a Normal, got {type(q).__name__}"
+            )
+        event_dim = len(q.event_shape)
+        each = z.movedim(-1 - event_dim, 0).unsqueeze(-1 - event_dim)  # (B, particles..., 1, *event)
+        log_q = q.base_dist.log_prob(each).flatten(-event_dim)  # (B, particles..., B, units): of every draw under every posterior
+        shares = self._shares(len(x), z).reshape(len(x), *[1] * (log_q.dim() - 3), len(x))
+        together, apart = (log_q.sum(-1) + shares).logsumexp(-1), (log_q + shares.unsqueeze(-1)).logsumexp(-2).sum(-1)
+        return self.weight * (together - apart).mean()
+
+    def _shares(self, n: int, like: Tensor) -> Tensor:
+        """log of how much each posterior counts at each draw, ``(draws, posteriors)``."""
+        if n > self.rows:
+            raise ValueError(f"TotalCorrelation: expected rows as the size of the training set, got {self.rows} and a batch of {n}")
+        if n == 1:
+            return like.new_zeros(1, 1)
+        others = like.new_full((n, n), math.log1p(-1 / self.rows) - math.log(n - 1))
+        return others + torch.eye(n, dtype=like.dtype, device=like.device) * (-math.log(self.rows) - others)
+
+
+class MMD(Penalty):
+    r"""Distance of the aggregate posterior from the prior: :math:`w\, MMD^2(q(z), p(z))`.
+
+    Around ``Tempered(0)`` this is the Wasserstein autoencoder (Tolstikhin et al. 2018, algorithm 2), around ``Tempered(b)``
+    InfoVAE (Zhao et al. 2019, eq. 6). :math:`MMD^2` is estimated without bias from the batch's codes and as many draws
+    from the prior, with the kernel :math:`\sum_s sC / (sC + |z - z'|^2)`, s from .1 to 10 and C the mean squared distance
+    of two draws from the prior. It is no number of nats: w says how many a unit of it is worth.
+
+    Args:
+        weight: w.
+    """
+
+    sees_prior = True
+
+    def __init__(self, weight: float = 10.0):
+        super().__init__(weight)
+
+    def __call__(self, x, z, q, p):
+        codes = z.flatten(-len(q.event_shape)).flatten(0, -2)
+        draws = _drawn(p).expand_as(z).reshape(codes.shape)
+        if len(codes) < 2:
+            return 0.0 * codes.sum()
+        width = _mean_of_pairs(_squared_distances(draws, draws)).detach()
+        within = sum(_mean_of_pairs(_kernel(_squared_distances(each, each), width)) for each in (codes, draws))
+        return self.weight * (within - 2 * _kernel(_squared_distances(codes, draws), width).mean())
+
+
+def _drawn(p: Any) -> Tensor:
+    try:
+        return p.rsample() if p.has_rsample else p.sample()
+    except NotImplementedError as error:
+        raise ValueError(f"MMD: there is nothing to draw from the prior, a {type(p).__name__}; use one such as pa.priors.Normal") from error
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
+
+
+def _mean_of_pairs(k: Tensor) -> Tensor:
+    """The mean of a square matrix without its diagonal."""
+    return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+
+def _kernel(squared: Tensor, width: Tensor) -> Tensor:
+    return sum(s * width / (s * width + squared) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))

@@ -43,6 +43,18 @@ def traces(model: Program, guide: Program, *args) -> tuple[poutine.Trace, poutin
     return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*args), guide_trace
 
 
+def recorded(program: Program, traces: list[poutine.Trace]) -> Program:
+    """The same program, a trace of whose every run is appended to ``traces``."""
+
+    def run(*args, **kwargs):
+        with poutine.trace() as tape:
+            result = program(*args, **kwargs)
+        traces.append(tape.trace)
+        return result
+
+    return run
+
+
 def sites(trace: poutine.Trace, observed: bool) -> dict[str, dict]:
     """A trace's sample sites, the observed or the latent ones; plates are left out."""
     drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
-from .objective import check_elbo, default_elbo
+from .objective import Objective, check_elbo, default_elbo
 from .programs import Program
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
@@ -62,6 +62,9 @@ class Step:
         self.model, self.guide, self.optimizer = model, guide, optimizer
         self.elbo = programs.without_sync(elbo)
         self.differentiable = hasattr(elbo, "differentiable_loss")
+        self.scheduled = self.differentiable and isinstance(elbo, Objective)
+        if self.scheduled:
+            self.elbo.to(self.parameters[0].device)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -76,6 +79,8 @@ class Step:
         else:
             loss = self.elbo.loss_and_grads(self.model, self.guide, *args)
         self.optimizer.step()
+        if self.scheduled:
+            self.elbo.advance()
         return _first(loss)
 
     def loss(self, *args: Tensor) -> Tensor:

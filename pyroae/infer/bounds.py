@@ -1,0 +1,169 @@
+"""Importance-weighted bounds on log p(x): every site in one plate over the data, the weights of a datum by themselves."""
+
+import math
+from collections.abc import Callable
+
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor
+
+from ..checks import whole_number
+from .densities import Divided, check_reparameterised
+from .objective import Objective, default_elbo
+from .programs import sites
+
+
+class _Weighted(Objective):
+    """A bound made of log-weights ``(groups, particles, data)``, all drawn at once; a subclass writes ``_bound``.
+
+    Weights are grouped by datum before any logarithm of a sum and the plate's scale is applied after it, so that
+    mini-batches are unbiased for the sum over the data.
+    """
+
+    def __init__(self, particles: int, groups: int = 1, max_plate_nesting: int = 1):
+        whole_number(type(self).__name__, particles=particles, groups=groups)
+        super().__init__(num_particles=particles * groups, vectorize_particles=True, max_plate_nesting=max_plate_nesting)
+        self.particles, self.groups, self.nesting = particles, groups, max_plate_nesting
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
+        run = Divided(model_trace, guide_trace)
+        check_reparameterised(type(self).__name__, run.latent)
+        bound = self._bound(run, lambda: self._again(model, guide_trace, args, kwargs))
+        return -(run.scale * bound).sum() - run.log_weights_prior
+
+    def _bound(self, run: Divided, again: Callable[[], Divided]) -> Tensor:
+        """The bound of each datum, ``(data,)``; ``again()`` runs the model once more, at the same draws as constants."""
+        raise NotImplementedError
+
+    def _log_p(self, run: Divided) -> Tensor:
+        """log p(x, z), ``(groups, particles, data)``."""
+        return run.log_prob(run.model, [*run.latent, *run.observed]).reshape(self.groups, self.particles, -1)
+
+    def _log_q(self, run: Divided) -> Tensor:
+        """log q(z|x), ``(groups, particles, data)``."""
+        return run.log_prob(run.guide, run.latent).reshape(self.groups, self.particles, -1)
+
+    def _again(self, model, guide_trace, args, kwargs) -> Divided:
+        draws = guide_trace.copy()
+        for site in sites(draws, observed=False).values():
+            site["value"] = site["value"].detach()
+        replayed = poutine.replay(self._vectorized_num_particles(model), trace=draws)
+        return Divided(poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace)
+
+
+def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
+    """log of the mean of the weights along dimensions."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    return log_w.logsumexp(dims) - math.log(math.prod(log_w.shape[d] for d in dims))
+
+
+class IWAE(_Weighted):
+    r"""Importance-weighted bound: :math:`\sum_n \log \frac1K \sum_k w_{nk}`, :math:`w = p(x, z) / q(z|x)` (Burda et al. 2016, eq. 8).
+
+    With ``groups`` M the mean of M such bounds, each of K particles, is taken: MIWAE (Rainforth et al. 2018). The
+    encoder runs once.
+
+    Args:
+        particles: K. 1 is the ELBO, by Monte Carlo.
+        groups: M.
+        gradient: ``"plain"``; ``"stl"``, sticking the landing, without the score term (Roeder et al. 2017; biased for
+            K > 1); or ``"dreg"``, doubly reparameterised (Tucker et al. 2019, eq. 8). The last two vary less, not at
+            all where q is the exact posterior, and are for guides with one latent site.
+        max_plate_nesting: how deep the programs nest plates.
+    """
+
+    def __init__(self, particles: int = 50, groups: int = 1, gradient: str = "plain", max_plate_nesting: int = 1):
+        if gradient not in ("plain", "stl", "dreg"):
+            raise ValueError(f"IWAE: expected gradient as 'plain', 'stl' or 'dreg', got {gradient!r}")
+        super().__init__(particles, groups, max_plate_nesting)
+        self.gradient = gradient
+
+    def _bound(self, run, again):
+        log_w = self._log_p(run) - self._log_q(run)
+        if self.gradient != "plain":
+            log_w = log_w + self._score(run)
+        return self._doubly(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
+
+    def _doubly(self, log_w: Tensor, run: Divided) -> Tensor:
+        """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder."""
+        value = log_mean(log_w).mean(0).detach()
+        share = log_w.softmax(1).detach()
+        (site,) = run.latent.values()
+        z, plates = site["value"], [self.num_particles, *[1] * (self.nesting - 1), share.shape[-1]]
+        if z.requires_grad and self.particles > 1:
+            weights = share.reshape(plates + [1] * len(site["fn"].event_shape))
+            z.register_hook(lambda gradient: gradient * weights)
+        surrogate = (share * log_w).sum(1).mean(0)
+        return value + surrogate - surrogate.detach()
+
+    def _score(self, run: Divided) -> Tensor:
+        """Zero, whose gradient is the score function's: log q's dependence on the encoder at a fixed z."""
+        if len(run.latent) != 1:
+            raise ValueError(
+                f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
+            )
+        ((name, site),) = run.latent.items()
+        fixed = {name: {**site, "unscaled_log_prob": site["fn"].log_prob(site["value"].detach())}}
+        log_q = run.log_prob(fixed, fixed).reshape(self.groups, self.particles, -1)
+        return log_q - log_q.detach()
+
+
+class PIWAE(_Weighted):
+    """The decoder learns from the bound of all M x K particles, the encoder from the mean of M bounds of K (Rainforth et al. 2018, sec. 4).
+
+    A tight bound is a better objective for p(x, z), but leaves the encoder little to learn from. The loss reported is the
+    decoder's, ``IWAE(groups * particles)``. The model runs twice.
+
+    Args:
+        particles: K.
+        groups: M.
+        max_plate_nesting: how deep the programs nest plates.
+    """
+
+    def __init__(self, particles: int = 8, groups: int = 8, max_plate_nesting: int = 1):
+        super().__init__(particles, groups, max_plate_nesting)
+
+    def _bound(self, run, again):
+        log_q = self._log_q(run)
+        constant = self._log_p(again()) - log_q.detach()  # weights through which only the model learns
+        encoders = log_mean(self._log_p(run) - log_q).mean(0) - log_mean(constant).mean(0)  # 0, the model's own gradients cancel
+        return log_mean(constant, (0, 1)) + encoders
+
+
+class Renyi(_Weighted):
+    r"""Variational Renyi bound: :math:`\frac{1}{1-\alpha} \log \frac1K \sum_k w^{1-\alpha}` (Li & Turner 2016, eq. 14).
+
+    1 is the ELBO, 0 the importance-weighted bound; in between it lies between the two, and below 0 it exceeds the latter
+    and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound of each datum, mini-batches are unbiased, and it
+    can be differentiated as a module.
+
+    Args:
+        alpha: the order.
+        particles: K.
+        max_plate_nesting: how deep the programs nest plates.
+    """
+
+    def __init__(self, alpha: float = 0.5, particles: int = 50, max_plate_nesting: int = 1):
+        if not -math.inf < alpha < math.inf:
+            raise ValueError(f"Renyi: expected alpha as a finite number, got {alpha!r}")
+        super().__init__(particles, 1, max_plate_nesting)
+        self.alpha = alpha
+
+    def _bound(self, run, again):
+        log_w, power = self._log_p(run) - self._log_q(run), 1.0 - self.alpha
+        return (log_mean(power * log_w) / power if power else log_w.mean(1)).mean(0)
+
+
+class CIWAE(Objective):
+    """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018)."""
+
+    def __init__(self, particles: int = 50, beta: float = 0.05, elbo: ELBO | None = None):
+        super().__init__()
+        if not 0.0 <= beta <= 1.0:
+            raise ValueError(f"CIWAE: expected beta from 0 to 1, got {beta!r}")
+        self.beta, self.elbo, self.iwae = beta, elbo or default_elbo(), IWAE(particles)
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        loose, tight = (each.differentiable_loss(model, guide, *args, **kwargs) for each in (self.elbo, self.iwae))
+        return self.beta * loose + (1 - self.beta) * tight

@@ -1,0 +1,82 @@
+"""Numbers that change while training: a schedule is any function of the training steps so far, ``step -> value``."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..checks import whole_number
+from ..part import Part
+
+
+class Schedule(Part):
+    """``schedule(step)``: the value after ``step`` training steps."""
+
+    def __call__(self, step: int) -> float:
+        """The value, a plain number."""
+        raise NotImplementedError
+
+
+class Linear(Schedule):
+    """From ``start`` to ``end`` in ``steps`` training steps, and ``end`` from then on: a warm-up (Bowman et al. 2016).
+
+    >>> [Linear(4)(step) for step in (0, 1, 4, 9)]
+    [0.0, 0.25, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: int, start: float = 0.0, end: float = 1.0):
+        whole_number("Linear", steps=steps)
+        self.steps, self.start, self.end = steps, start, end
+
+    def __call__(self, step):
+        return self.start + (self.end - self.start) * min(1.0, step / self.steps)
+
+
+class Cyclical(Schedule):
+    """``Linear`` over the first ``rise`` of each ``period`` of training steps, then ``end`` until the next (Fu et al. 2019, eq. 6).
+
+    >>> [Cyclical(8)(step) for step in (0, 2, 4, 7, 8, 10)]
+    [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    """
+
+    def __init__(self, period: int, rise: float = 0.5, start: float = 0.0, end: float = 1.0):
+        whole_number("Cyclical", period=period)
+        if not 0.0 < rise <= 1.0:
+            raise ValueError(f"Cyclical: expected rise as a share of the period, above 0 and at most 1, got {rise!r}")
+        self.period, self.rise, self.start, self.end = period, rise, start, end
+
+    def __call__(self, step):
+        return self.start + (self.end - self.start) * min(1.0, step % self.period / (self.rise * self.period))
+
+
+class Scheduled:
+    """A number with its schedule, as a tensor whose content changes in place: a graph that was traced with it reads today's value.
+
+    Args:
+        owner: who speaks in messages, such as ``"Tempered: expected beta"``.
+        value: a number of at least 0, or a schedule of such.
+    """
+
+    def __init__(self, owner: str, value: float | Callable[[int], float]):
+        self.owner, self.step = owner, 0
+        self.tensor = torch.zeros((), dtype=torch.float64)
+        self.set(value)
+
+    def set(self, value: float | Callable[[int], float] | torch.Tensor):
+        """Take another number or schedule from now on."""
+        self.schedule = value if callable(value) else None
+        self._fill(value(self.step) if callable(value) else value)
+
+    def advance(self, steps: int = 1):
+        """Go on by so many training steps. The value is computed on the host and sent, so nothing waits for the device."""
+        self.step += steps
+        if self.schedule is not None:
+            self._fill(self.schedule(self.step))
+
+    def to(self, device: torch.device):
+        """Keep the tensor on that device."""
+        self.tensor = self.tensor.to(device)
+
+    def _fill(self, value):
+        if not value >= 0.0:
+            raise ValueError(f"{self.owner} of at least 0, or a function of the training steps so far that gives one, got {value!r}")
+        self.tensor.fill_(value)

@@ -1,0 +1,114 @@
+"""Priors on weights: the MAP view of weight decay and of an L1 penalty on them."""
+
+from typing import Any
+
+import pyro
+from pyro import distributions as dist
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..checks import whole_number
+from . import programs
+from .batches import check_data, takes_labels
+from .programs import Program
+
+
+def with_weight_prior(
+    model: Any, prior: dist.Distribution, rows: int, guide: Program | None = None
+) -> tuple["WeighedModel", "WeighedGuide"]:
+    r"""The same (model, guide), with a prior on the networks' weights, which the guide sets to the points they are.
+
+    Every parameter called ``weight`` with two or more dimensions (the matrices of linear layers, the kernels of
+    convolutions) becomes a sample site: ``prior`` in the model, a ``Delta`` in the guide. So any ELBO's loss is
+    :math:`-\log p(x, z | w) - \frac{B}{N} \log p(w)` for a batch of B of N data: over an epoch the prior counts once,
+    not once a batch. A Normal prior of scale s is weight decay of :math:`B / (N s^2)` beside the batch's summed loss,
+    a Laplace one of scale b is an L1 penalty of :math:`B / (N b)`.
+
+    The weights stay where they are: training these programs trains the networks given, and scores of the original
+    pair are of the trained one.
+
+    Args:
+        model: an Autoencoder, or a Pyro model that is a module, with ``guide``.
+        prior: of one weight, such as ``pyro.distributions.Normal(0., 1.)``.
+        rows: N, how many data the training set has.
+        guide: the model's guide, a module, where ``model`` is not an Autoencoder.
+
+    Returns:
+        Model and guide for ``fit(model, data, guide=guide)``, for ``pyro.infer.SVI``, and for any ELBO.
+
+    Raises:
+        ValueError: programs that are no modules, no weights, or a prior over more than one number.
+
+    >>> import torch
+    >>> import pyroae as pa
+    >>> ae = pa.recipes.autoencoder(pa.data.load("digits"))
+    >>> model, guide = with_weight_prior(ae, dist.Laplace(0.0, 0.1), rows=1437)
+    >>> sorted(programs.sites(poutine.trace(guide).get_trace(torch.zeros(5, 64)), observed=False))[0]
+    'guide.encoder.0.weight'
+    """
+    whole_number("with_weight_prior", rows=rows)
+    both = programs.pair(model, guide)
+    if len(programs.modules(*both)) < 2:
+        raise ValueError("with_weight_prior: expected a model and a guide that are modules, so that their weights can be found")
+    if not isinstance(prior, dist.Distribution) or prior.batch_shape or prior.event_shape:
+        raise ValueError(f"with_weight_prior: expected the prior of one weight, such as Normal(0., 1.), got {prior!r}")
+    made = WeighedModel(*both, prior, rows), WeighedGuide(*both, prior, rows)
+    if not made[0].weights():
+        raise ValueError("with_weight_prior: the programs have no parameter called weight with two or more dimensions")
+    return made
+
+
+class _Weighed(nn.Module):
+    """A program that samples the weights of both, once for a data set, before it runs."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, prior: dist.Distribution, rows: int):
+        super().__init__()
+        self.pair = nn.ModuleList([model, guide])
+        self.prior, self.rows = prior, rows
+
+    def weights(self) -> dict[str, Tensor]:
+        """Each weight once, however many layers share it, by where it is."""
+        roles = zip(("model", "guide"), self.pair)
+        both = {id(p): (f"{role}.{name}", p) for role, module in roles for name, p in module.named_parameters()}
+        return {name: p for name, p in both.values() if name.endswith(".weight") and p.dim() > 1}
+
+    def _draw(self, x: Tensor):
+        with poutine.scale(scale=len(x) / self.rows):
+            for name, weight in self.weights().items():
+                pyro.sample(name, self._weight(weight))
+
+    def _weight(self, weight: Tensor) -> dist.Distribution:
+        raise NotImplementedError
+
+
+class WeighedModel(_Weighed):
+    """p(w) p(z) p(x|z, w), at the weights that the guide's points are."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Any:
+        """Sample the weights from their prior, then run the model."""
+        self._draw(x)
+        return self.pair[0](x, *args, **kwargs)
+
+    def check_data(self, *args: Tensor):
+        """As the model given does."""
+        check_data(self.pair[0], args)
+
+    @property
+    def takes_labels(self) -> bool:
+        """As the model given."""
+        return takes_labels(self.pair[0])
+
+    def _weight(self, weight):
+        return self.prior.expand(weight.shape).to_event(weight.dim())
+
+
+class WeighedGuide(_Weighed):
+    """q(z|x), and the weights at the points they are."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Any:
+        """Sample the weights, then run the guide."""
+        self._draw(x)
+        return self.pair[1](x, *args, **kwargs)
+
+    def _weight(self, weight):
+        return dist.Delta(weight, event_dim=weight.dim())

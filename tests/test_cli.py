@@ -89,6 +89,18 @@ SWAPS = {
         ["--objective", "Penalised", "--objective.penalty", "L2", "--objective.penalty.weight", ".2"],
         lambda ae: ae.objective.penalty.weight == 0.2,
     ),
+    "schedule": (
+        ["--objective", "Tempered", "--objective.beta", "Linear", "--objective.beta.steps", "100"],
+        lambda ae: ae.objective.beta == 0.0 and ae.objective.arguments["beta"].steps == 100,
+    ),
+    "total correlation": (
+        ["--objective", "Penalised", "--objective.penalty", "TotalCorrelation", "--objective.penalty.rows", "1437"],
+        lambda ae: ae.objective.penalty.rows == 1437,
+    ),
+    "Wasserstein": (
+        ["--objective", "Penalised", "--objective.penalty", "MMD", "--objective.elbo", "Tempered", "--objective.elbo.beta", "0"],
+        lambda ae: ae.objective.elbo.beta == 0.0,
+    ),
     "hidden and code": (
         ["--hidden", "[40,30]", "--code", "5"],
         lambda ae: ae.prior.event_shape == (5,) and ae.encoder[0].out_features == 40,

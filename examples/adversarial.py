@@ -1,0 +1,120 @@
+"""Two programs that learn against each other: FactorVAE (Kim & Mnih 2018) and the adversarial autoencoder (Makhzani et al. 2016).
+
+Each is an Autoencoder with a penalty that a critic computes, and a critic: a Pyro program too, with an SVI of its own.
+
+uv run python examples/adversarial.py                  # FactorVAE on digits, a minute
+uv run python examples/adversarial.py --kind adversarial
+"""
+
+import json
+from pathlib import Path
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
+
+import pyroae as pa
+
+
+class Critic(nn.Module):
+    """Tells codes from what they should be like: logit > 0 says that z is a code."""
+
+    def __init__(self, code: int, hidden: int):
+        super().__init__()
+        self.logit = nn.Sequential(nn.Linear(code, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2))
+        self.logit.append(nn.Linear(hidden, 1))
+
+    def model(self, z: Tensor, is_code: Tensor):
+        """p(is_code | z)."""
+        pyro.module("critic", self)
+        with pyro.plate("codes", len(z)):
+            pyro.sample("is_code", dist.Bernoulli(logits=self.logit(z)[:, 0]), obs=is_code)
+
+    def guide(self, z: Tensor, is_code: Tensor):
+        """Nothing is latent."""
+
+    def judge(self, z: Tensor) -> Tensor:
+        """The logit, as a function of z alone: whoever trains by it does not train the critic."""
+        fixed = {name: p.detach() for name, p in self.logit.named_parameters()}
+        return torch.func.functional_call(self.logit, fixed, z)[:, 0]
+
+
+def factor_vae(images: pa.data.DataSet, critic: Critic, code: int, hidden: int, weight: float):
+    """The ELBO minus the total correlation, as the critic sees it: E log q(z) / prod_j q(z_j). Codes should be like shuffled ones."""
+    vae = pa.recipes.vae(images, code=code, hidden=hidden)
+    objective = pa.Penalised(lambda x, z, q: weight * critic.judge(z))
+    return vae, objective, lambda z: torch.stack([column[torch.randperm(len(z))] for column in z.unbind(1)], 1)
+
+
+def adversarial_autoencoder(images: pa.data.DataSet, critic: Critic, code: int, hidden: int, weight: float):
+    """Reconstruction alone, without a KL; codes should be like draws from the prior."""
+    ae = pa.recipes.vae(images, code=code, hidden=hidden).replace(posterior=pa.posteriors.Delta())
+    objective = pa.Penalised(lambda x, z, q: weight * nn.functional.softplus(critic.judge(z)), pa.objectives.Tempered(0.0))
+    return ae, objective, lambda z: ae.sample_prior(len(z))
+
+
+KINDS = {"factor": factor_vae, "adversarial": adversarial_autoencoder}
+
+
+def main(
+    kind: str = "factor",
+    data: str = "digits",
+    code: int = 6,
+    hidden: int = 128,
+    epochs: int = 100,
+    batch_size: int = 128,
+    weight: float = 10.0,
+    seed: int = 0,
+    out: str = "adversarial.json",
+):
+    """Train both programs in turn, and print the terms of the held-out loss and how far the codes are from what they should be.
+
+    Args:
+        kind: factor or adversarial.
+        data: digits, mnist or fashion-mnist, binarized.
+        code: how many numbers z has.
+        hidden: width of the hidden layers.
+        epochs: passes over the data.
+        batch_size: data in a step.
+        weight: of the critic's penalty.
+        seed: of initial weights, noise and order.
+        out: the same numbers as JSON.
+    """
+    torch.manual_seed(seed)
+    pyro.clear_param_store()
+    images = pa.data.load(data, binarize="threshold")
+    critic = Critic(code, hidden)
+    ae, objective, as_it_should_be = KINDS[kind](images, critic, code, hidden, weight)
+    learner = SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
+    opponent = SVI(critic.model, critic.guide, pyro.optim.Adam({"lr": 1e-3, "betas": (0.5, 0.9)}), Trace_ELBO())
+    x, test = images.train.x, images.test.x
+    rows = {"before": scores(ae, test)}
+    for _ in range(epochs):
+        for batch in x[torch.randperm(len(x))].split(batch_size):
+            learner.step(batch)
+            with torch.no_grad():
+                z = ae.guide(batch)
+                both = torch.cat([z, as_it_should_be(z)])
+            opponent.step(both, torch.arange(len(both)).lt(len(z)).float())
+    rows["after"] = scores(ae, test)
+    for name, row in rows.items():
+        print(f"{name:7}", ", ".join(f"{term} {value:.3f}" for term, value in row.items()))
+    Path(out).write_text(json.dumps({"kind": kind, "weight": weight, "epochs": epochs} | rows, indent=2))
+
+
+def scores(ae: pa.Autoencoder, x: Tensor) -> dict[str, float]:
+    """Held-out terms in nats a datum, the codes' distance from the prior, and where it exists their total correlation."""
+    measures = {"mmd": pa.penalties.MMD(1.0)}
+    if not isinstance(ae.posterior, pa.posteriors.Delta):
+        measures["total correlation"] = pa.penalties.TotalCorrelation(len(x), 1.0)
+    terms = {name: pa.Penalised(measure).terms(ae.model, ae.guide, x) for name, measure in measures.items()}
+    shown = {name: terms["mmd"][name].item() for name in ("reconstruction", "kl")}
+    return shown | {name: each["penalty"].item() for name, each in terms.items()}
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

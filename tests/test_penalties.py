@@ -1,0 +1,149 @@
+"""Penalties by other formulas: L1, the closed form of the contractive one, total correlation and MMD by loops."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from conftest import small_vae
+from pyro import distributions as dist
+from pyro.infer import TraceMeanField_ELBO
+from torch.distributions import kl_divergence
+
+import pyroae as pa
+
+Contractive, L1, MMD, SigmoidContractive, TotalCorrelation = (
+    getattr(pa.penalties, name) for name in ("Contractive", "L1", "MMD", "SigmoidContractive", "TotalCorrelation")
+)
+
+
+def test_l1_is_a_laplace_prior(grey):
+    x = grey.test.x[:20]
+    flat = pa.recipes.autoencoder(grey, code=5)
+    laplace = flat.replace(prior=pa.priors.Laplace(5, scale=0.5))
+    penalised = pa.Penalised(L1(2.0)).loss(flat.model, flat.guide, x)
+    assert penalised + 20 * 5 * math.log(1.0) == pytest.approx(TraceMeanField_ELBO().loss(laplace.model, laplace.guide, x), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+def test_the_sigmoid_layers_closed_form_is_the_exact_jacobians(rows, grey):
+    ae, x, results = pa.recipes.contractive(grey, code=12), grey.test.x[:rows], []
+    for penalty in (Contractive(0.7), SigmoidContractive(ae.encoder[-1], 0.7)):
+        loss = pa.Penalised(penalty).differentiable_loss(ae.model, ae.guide, x)
+        results.append([loss, *torch.autograd.grad(loss, list(ae.parameters()))])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*results, strict=True))
+
+
+def gaussians(n=6, units=3):
+    """n posteriors, a draw from each."""
+    q = dist.Normal(torch.randn(n, units, dtype=torch.float64), 0.3 + torch.rand(n, units, dtype=torch.float64)).to_event(1)
+    return torch.zeros(n, 1), q.rsample(), q
+
+
+def test_total_correlation_of_the_whole_data_set_by_loops():
+    x, z, q = gaussians()
+    total = 0.0
+    density = lambda v, m, j: math.exp(dist.Normal(q.mean[m, j], q.stddev[m, j]).log_prob(v).item())  # noqa: E731
+    for n in range(6):
+        joint = sum(math.prod(density(z[n, j], m, j) for j in range(3)) for m in range(6)) / 6
+        apart = math.prod(sum(density(z[n, j], m, j) for m in range(6)) / 6 for j in range(3))
+        total += math.log(joint / apart) / 6
+    assert TotalCorrelation(6, weight=2.0)(x, z, q).item() == pytest.approx(2 * total, rel=1e-9)
+
+
+def test_total_correlation_estimates_the_aggregate_without_bias():
+    """exp of the two logarithms, averaged over all batches of 3 out of 6 that hold datum 0, is q(z) and each q(z_j) there."""
+    _, z, q = gaussians()
+    exact = q.log_prob(z[0]).exp().mean()
+    each = q.base_dist.log_prob(z[0]).exp().mean(0)
+    batches = [[0, m, k] for m in range(1, 6) for k in range(m + 1, 6)]
+    shares = TotalCorrelation(6)._shares(3, z)[0].exp()
+    assert shares.sum().item() == pytest.approx(1.0)
+    joint = sum((shares * q.log_prob(z[0])[rows].exp()).sum() for rows in batches) / len(batches)
+    apart = sum((shares[:, None] * q.base_dist.log_prob(z[0])[rows].exp()).sum(0) for rows in batches) / len(batches)
+    assert joint.item() == pytest.approx(exact.item(), rel=1e-9) and torch.allclose(apart, each)
+
+
+@torch.no_grad()
+def test_total_correlation_of_a_correlated_gaussian():
+    """Point-like posteriors spread as a Gaussian of correlation .8, its total correlation -log(1 - .8^2) / 2."""
+    cov = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+    centres = dist.MultivariateNormal(torch.zeros(2, dtype=torch.float64), cov - 0.1 * torch.eye(2, dtype=torch.float64)).sample((3000,))
+    q = dist.Normal(centres, 0.1**0.5).to_event(1)
+    assert TotalCorrelation(3000, weight=1.0)(centres, q.sample(), q).item() == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.06)
+
+
+def test_total_correlation_takes_particles_a_last_row_and_only_products(digits):
+    x, _, q = gaussians()
+    wide, penalty = q.expand([4, 6]), TotalCorrelation(10)
+    z = wide.sample()
+    assert penalty(x, z, wide).item() == pytest.approx(sum(penalty(x, each, q).item() for each in z) / 4, rel=1e-9)
+    ae, x = small_vae(), digits.test.x[:30]
+    assert pa.Penalised(TotalCorrelation(30)).terms(ae.model, ae.guide, x[:1])["penalty"] == 0.0
+    with pytest.raises(ValueError, match="got 20 and a batch of 30"):
+        pa.Penalised(TotalCorrelation(20)).loss(ae.model, ae.guide, x)
+    full = small_vae(posterior=pa.posteriors.FullNormal())
+    with pytest.raises(ValueError, match="a product over the units, such as a Normal, got MultivariateNormal"):
+        pa.Penalised(TotalCorrelation(30)).loss(full.model, full.guide, x)
+
+
+def mmd_by_loops(codes, draws):
+    n = len(codes)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    width = sum((draws[i] - draws[j]).square().sum() for i, j in pairs) / len(pairs)
+    kernel = lambda a, b: sum(s * width / (s * width + (a - b).square().sum()) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10))  # noqa: E731
+    within = sum(kernel(codes[i], codes[j]) + kernel(draws[i], draws[j]) for i, j in pairs) / len(pairs)
+    return within - 2 * sum(kernel(a, b) for a in codes for b in draws) / n**2
+
+
+def test_mmd_by_loops():
+    x, z, q = gaussians()
+    p = dist.Normal(torch.zeros(6, 3, dtype=torch.float64), 1.0).to_event(1)
+    torch.manual_seed(5)
+    ours = MMD(2.0)(x, z, q, p).item()
+    torch.manual_seed(5)
+    assert ours == pytest.approx(2 * mmd_by_loops(z, p.rsample()).item(), rel=1e-9)
+
+
+@torch.no_grad()
+def test_mmd_is_zero_in_the_mean_only_where_the_codes_follow_the_prior():
+    p = dist.Normal(torch.zeros(40, 2), 1.0).to_event(1)
+    for shift, holds in ((0.0, lambda t: abs(t) < 4), (0.5, lambda t: t > 10)):
+        draws = torch.tensor([MMD(1.0)(None, p.sample() + shift, p, p).item() for _ in range(400)])
+        assert holds((draws.mean() / (draws.std() / 20)).item())
+    one = dist.Normal(torch.zeros(1, 2), 1.0).to_event(1)
+    assert MMD()(None, one.sample(), one, one) == 0.0
+
+
+def test_a_penalty_is_worth_the_same_around_a_tempered_elbo_and_in_a_plate_of_more_data():
+    """The Wasserstein autoencoder's loss: reconstruction and MMD, no KL."""
+
+    def model(x):
+        with pyro.plate("data", 100, subsample=x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 100, subsample=x):
+            pyro.sample("z", dist.Normal(x[:, None] * torch.ones(2), 0.5).to_event(1))
+
+    x = torch.randn(20)
+    terms = {beta: pa.Penalised(lambda x, z, q: 0 * x + 3.0, pa.objectives.Tempered(beta)).terms(model, guide, x) for beta in (0.0, 2.0)}
+    kl = kl_divergence(dist.Normal(x, 0.5), dist.Normal(0.0, 1.0)).mean().item() * 2
+    for beta, t in terms.items():
+        assert t["penalty"] == 3.0 and t["kl"].item() == pytest.approx(kl, rel=1e-5)
+        assert t["loss"].item() == pytest.approx(beta * kl - t["reconstruction"].item() + 3.0, rel=1e-5)
+
+
+def test_an_improper_prior_has_no_draws_for_mmd(grey):
+    ae = pa.recipes.autoencoder(grey)
+    with pytest.raises(ValueError, match="MMD: there is nothing to draw from the prior"):
+        pa.Penalised(MMD()).loss(ae.model, ae.guide, grey.test.x[:5])
+
+
+def test_bad_layers_are_named(grey):
+    ae = pa.recipes.contractive(grey)
+    with pytest.raises(ValueError, match="a torch.nn.Linear, got Sequential"):
+        SigmoidContractive(ae.encoder)
+    with pytest.raises(ValueError, match="the layer has 64 units but the code has 32"):
+        pa.Penalised(SigmoidContractive(ae.decoder[-1])).loss(ae.model, ae.guide, grey.test.x[:5])

@@ -65,7 +65,7 @@ def main(
     hidden: int = 128,
     epochs: int = 100,
     batch_size: int = 128,
-    weight: float = 10.0,
+    weight: float = 3.0,
     seed: int = 0,
     out: str = "adversarial.json",
 ):

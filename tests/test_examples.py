@@ -1,6 +1,7 @@
 """Every example runs, with small arguments."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
     "semi_supervised": ({"epochs": 1, "hidden": 8, "code": 2}, None),
+    "adversarial": ({"epochs": 1, "hidden": 8}, "adversarial.json"),
+    "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "code": 4, "test_rows": 20}, "objectives.json"),
     "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
 }
 
@@ -16,9 +19,37 @@ SMALL = {
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")])
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = imported(name)
     arguments, made = SMALL[name]
     module.main(**arguments)
     assert [path.name for path in tmp_path.iterdir()] == ([made] if made else [])
+
+
+def imported(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_objectives_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main, small = imported("objectives").main, SMALL["objectives"][0]
+    main(**small, only=["VAE"])
+    first = json.loads(Path("objectives.json").read_text())["rows"]
+    main(**small, only=["VAE", "IWAE 5"])
+    second = json.loads(Path("objectives.json").read_text())["rows"]
+    assert list(second) == ["VAE", "IWAE 5"] and second["VAE"] == first["VAE"]
+    with pytest.raises(ValueError, match="is of other settings"):
+        main(**small | {"epochs": 2})
+
+
+@pytest.mark.slow
+def test_both_critics_bring_the_codes_to_what_they_should_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main, after = imported("adversarial").main, {}
+    for kind, weight in (("adversarial", 3.0), ("factor", 10.0), ("factor", 0.0)):
+        main(kind=kind, weight=weight)
+        after[kind, weight] = json.loads(Path("adversarial.json").read_text())["after"]
+    assert after["adversarial", 3.0]["mmd"] < 0.1
+    assert after["factor", 10.0]["total correlation"] < 0.6 * after["factor", 0.0]["total correlation"]

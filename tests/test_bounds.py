@@ -9,9 +9,10 @@ import torch
 from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 import pyroae as pa
+from pyroae.infer import programs
 
 CIWAE, IWAE, PIWAE, Renyi, Tempered = (getattr(pa.objectives, name) for name in ("CIWAE", "IWAE", "PIWAE", "Renyi", "Tempered"))
 
@@ -223,14 +224,14 @@ def test_a_mini_batch_is_unbiased_for_the_sum_over_all_data(name):
 def test_particles_at_once_are_particles_one_by_one():
     """With 16 x 3 numbers a draw, torch gives the same noise to one large draw and to several small ones."""
     model = linear_gaussian(widen=1.3)
-    x, programs = model.x[:16], (model.ae.model, model.ae.guide)
+    x, pair = model.x[:16], (model.ae.model, model.ae.guide)
     torch.manual_seed(0)
-    together = IWAE(5).loss(*programs, x)
+    together = IWAE(5).loss(*pair, x)
     torch.manual_seed(0)
     singles = []
     for _ in range(5):
-        guide = poutine.trace(programs[1]).get_trace(x)
-        trace = poutine.trace(poutine.replay(programs[0], guide)).get_trace(x)
+        guide = poutine.trace(pair[1]).get_trace(x)
+        trace = poutine.trace(poutine.replay(pair[0], guide)).get_trace(x)
         singles.append(trace.nodes["z"]["fn"].log_prob(guide.nodes["z"]["value"]) + trace.nodes["x"]["fn"].log_prob(x))
         singles[-1] = singles[-1] - guide.nodes["z"]["fn"].log_prob(guide.nodes["z"]["value"])
     log_w = torch.stack(singles)
@@ -239,7 +240,7 @@ def test_particles_at_once_are_particles_one_by_one():
         losses = []
         for vectorized in (False, True):
             torch.manual_seed(0)
-            losses.append(wrap(Trace_ELBO(5, 1, vectorize_particles=vectorized)).loss(*programs, x))
+            losses.append(wrap(Trace_ELBO(5, 1, vectorize_particles=vectorized)).loss(*pair, x))
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
@@ -298,8 +299,7 @@ def test_objectives_take_guides_of_several_levels_flows_and_mixtures(guide, digi
     for name, make in ALL.items():
         prior, posterior = GUIDES[guide]()
         ae = small_vae(prior=prior, posterior=posterior)
-        elbo = Trace_ELBO() if guide == "two levels" else None
-        objective = make() if "elbo" not in make().arguments else make().remade(elbo=elbo)
+        objective = make()
         if guide in NOT_FOR.get(name, ()):
             with pytest.raises(ValueError, match="one latent site, got z, z2; use 'plain'|product over the units"):
                 objective.loss(ae.model, ae.guide, x)
@@ -307,6 +307,24 @@ def test_objectives_take_guides_of_several_levels_flows_and_mixtures(guide, digi
         before = reconstruction(ae, x)
         pa.fit(ae, x, elbo=objective, epochs=20, lr=1e-2, batch_size=32, progress=False, seed=0)
         assert reconstruction(ae, x) > before, name
+
+
+@pytest.mark.parametrize("wrap", [lambda: Tempered(1.0), lambda: pa.Penalised(pa.penalties.L2(0.0)), lambda: CIWAE(5, beta=1.0)])
+def test_the_elbo_inside_is_by_default_what_the_guide_allows(wrap, digits):
+    x = digits.test.x[:20]
+    for guide, expected in (("two levels", Trace_ELBO), ("flow", TraceMeanField_ELBO)):
+        prior, posterior = GUIDES[guide]()
+        ae, objective = small_vae(prior=prior, posterior=posterior), wrap()
+        torch.manual_seed(0)
+        ours = objective.loss(ae.model, ae.guide, x)
+        torch.manual_seed(0)
+        assert ours == pytest.approx(expected().loss(ae.model, ae.guide, x), rel=1e-6) and type(objective.elbo) is expected
+        assert objective.arguments.get("elbo") is None
+    discrete = small_vae(prior=pa.priors.OneHot(4), posterior=pa.posteriors.OneHot())
+    objective.settle(programs.sites(poutine.trace(discrete.guide).get_trace(x), observed=False).values())
+    assert type(objective.elbo) is TraceEnum_ELBO
+    with pytest.raises(ValueError, match="with a differentiable_loss, such as Trace_ELBO, got RenyiELBO"):
+        objective.remade(elbo=RenyiELBO())
 
 
 def test_objectives_take_programs_that_are_no_autoencoders():

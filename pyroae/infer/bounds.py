@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import whole_number
 from .densities import Divided, check_reparameterised
-from .objective import Objective, default_elbo
+from .objective import Objective, _Around
 from .programs import sites
 
 
@@ -155,15 +155,15 @@ class Renyi(_Weighted):
         return (log_mean(power * log_w) / power if power else log_w.mean(1)).mean(0)
 
 
-class CIWAE(Objective):
+class CIWAE(_Around):
     """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018)."""
 
     def __init__(self, particles: int = 50, beta: float = 0.05, elbo: ELBO | None = None):
-        super().__init__()
+        super().__init__(elbo)
         if not 0.0 <= beta <= 1.0:
             raise ValueError(f"CIWAE: expected beta from 0 to 1, got {beta!r}")
-        self.beta, self.elbo, self.iwae = beta, elbo or default_elbo(), IWAE(particles)
+        self.beta, self.iwae = beta, IWAE(particles)
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        loose, tight = (each.differentiable_loss(model, guide, *args, **kwargs) for each in (self.elbo, self.iwae))
+        loose, tight = (each.differentiable_loss(model, guide, *args, **kwargs) for each in (self._inner(guide, args, kwargs), self.iwae))
         return self.beta * loose + (1 - self.beta) * tight

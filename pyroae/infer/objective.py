@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from ..part import Part
+from . import programs
 from .densities import Divided, is_point, reparameterised
 from .programs import Program, recorded
 from .schedules import Scheduled
@@ -86,6 +88,9 @@ class Objective(Part, ELBO):
         """The loss summed over the batch, and what a subclass adds to an ELBO."""
         return {"loss": self.differentiable_loss(model, guide, *args, **kwargs)}
 
+    def settle(self, latent: Iterable[dict]):
+        """Choose what was left to be chosen by the guide, whose latent sites these are."""
+
     def advance(self, steps: int = 1):
         """Go on by so many training steps: whatever has a schedule takes its next value."""
         for part in self._moving():
@@ -99,3 +104,29 @@ class Objective(Part, ELBO):
 
     def _moving(self) -> list:
         return [part for part in vars(self).values() if isinstance(part, Scheduled | Objective)]
+
+
+class _Around(Objective):
+    """An objective around another ELBO: by default the one that ``default_elbo`` gives for the guide that is met."""
+
+    def __init__(self, elbo: ELBO | None):
+        super().__init__()
+        if elbo is not None and not hasattr(elbo, "differentiable_loss"):
+            name = type(self).__name__
+            raise ValueError(f"{name}: expected an ELBO with a differentiable_loss, such as Trace_ELBO, got {type(elbo).__name__}")
+        self.elbo = elbo
+
+    def settle(self, latent):
+        """Choose the ELBO, unless it was given."""
+        latent = list(latent)
+        if self.arguments.get("elbo") is None:
+            self.__dict__["elbo"] = default_elbo(latent)
+        elif isinstance(self.elbo, Objective):
+            self.elbo.settle(latent)
+
+    def _inner(self, guide: Program, args: tuple, kwargs: dict) -> ELBO:
+        """The ELBO, chosen on first use by a look at the guide where ``fit`` has not done so."""
+        if self.__dict__["elbo"] is None:
+            with torch.no_grad(), programs.seeded(0, programs.device_of(guide)), poutine.block():
+                self.settle(programs.sites(poutine.trace(guide).get_trace(*args, **kwargs), observed=False).values())
+        return self.elbo

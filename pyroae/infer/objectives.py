@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .bounds import CIWAE, IWAE, PIWAE, Renyi
 from .densities import in_plate, is_point
-from .objective import Objective, default_elbo
+from .objective import Objective, _Around, default_elbo
 from .penalties import Penalty
 from .programs import recorded, sites
 from .tempering import Capacity, FreeBits, Tempered
@@ -18,25 +18,23 @@ from .tempering import Capacity, FreeBits, Tempered
 __all__ = ["CIWAE", "Capacity", "FreeBits", "IWAE", "Objective", "PIWAE", "Penalised", "Renyi", "Tempered", "default_elbo"]
 
 
-class Penalised(Objective):
+class Penalised(_Around):
     """An ELBO plus a penalty on the code: ``elbo + sum over the data of penalty(x, z, q)``.
 
     The guide runs once; the penalty sees its first latent site, so p(x, z) and every evaluation stay free of it.
 
     Args:
         penalty: a part such as ``Contractive``, or any function of x, z and q giving nats a datum: one for each, or their mean.
-        elbo: the ELBO penalised; by default ``TraceMeanField_ELBO``.
+        elbo: the ELBO penalised; by default what ``default_elbo`` gives for the guide.
     """
 
     def __init__(self, penalty: Penalty | Callable[[Tensor, Tensor, Any], Tensor], elbo: ELBO | None = None):
-        super().__init__()
+        super().__init__(elbo)
         if not callable(penalty):
             raise ValueError(
                 f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
             )
-        if elbo is not None and not hasattr(elbo, "differentiable_loss"):
-            raise ValueError(f"Penalised: expected an ELBO with a differentiable_loss, such as Trace_ELBO, got {type(elbo).__name__}")
-        self.penalty, self.elbo = penalty, elbo or default_elbo()
+        self.penalty = penalty
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         return self._parts(model, guide, args, kwargs)["loss"]
@@ -50,7 +48,7 @@ class Penalised(Objective):
             with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
                 return seen(inputs[-1], *args, **kwargs)
 
-        loss = self.elbo.differentiable_loss(recorded(model, models), watched, *args, **kwargs)
+        loss = self._inner(guide, args, kwargs).differentiable_loss(recorded(model, models), watched, *args, **kwargs)
         with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
             runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)

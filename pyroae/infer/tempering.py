@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ..checks import whole_number
 from .densities import Divided, check_reparameterised
-from .objective import Objective, default_elbo
+from .objective import Objective, _Around
 from .schedules import Schedule, Scheduled
 
 
-class Tempered(Objective):
+class Tempered(_Around):
     """The ELBO with its KL times ``beta``: beta-VAE (Higgins et al. 2017), or with a schedule a warm-up or cyclical annealing.
 
     Args:
         beta: weight of the KL: a number, or a function of the training steps so far, such as ``pa.schedules.Linear(1000)``.
             The attribute is a tensor; setting it to another number or schedule changes it in place at any time.
-        elbo: the ELBO tempered; by default ``TraceMeanField_ELBO``.
+        elbo: the ELBO tempered; by default what ``default_elbo`` gives for the guide.
 
     >>> import pyroae as pa
     >>> warm_up = Tempered(pa.schedules.Linear(10))
@@ -30,9 +30,8 @@ class Tempered(Objective):
     """
 
     def __init__(self, beta: float | Schedule | Callable[[int], float] = 4.0, elbo: ELBO | None = None):
-        super().__init__()
+        super().__init__(elbo)
         self._beta = Scheduled("Tempered: expected beta", beta)
-        self.elbo = elbo or default_elbo()
 
     @property
     def beta(self) -> Tensor:
@@ -45,7 +44,7 @@ class Tempered(Objective):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         scaled = [_ScaleLatents(self.beta)(program) for program in (model, guide)]
-        return self.elbo.differentiable_loss(*scaled, *args, **kwargs)
+        return self._inner(guide, args, kwargs).differentiable_loss(*scaled, *args, **kwargs)
 
 
 class _ScaleLatents(Messenger):

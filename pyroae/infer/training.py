@@ -158,6 +158,8 @@ def fit(
         latent = programs.sites(seen[1], observed=False).values()
         elbo = default_elbo(latent) if elbo is None else elbo
         check_elbo(elbo, latent)
+        if isinstance(elbo, Objective):
+            elbo.settle(latent)
         step = Step(model, guide, elbo, _optimizer(optimizer, programs.parameters(pair, seen), lr))
         best = _Best(patience, [*step.parameters, *(buffer for module in pair for buffer in module.buffers())])
         history = History(type(elbo).__name__)

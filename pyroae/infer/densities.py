@@ -38,7 +38,7 @@ class Divided:
         first = next(iter(self.observed.values()))
         self.particles = next((frame.size for frame in first["cond_indep_stack"] if frame.name == "num_particles_vectorized"), 1)
         self.data = next(frame.size for frame in first["cond_indep_stack"] if frame.dim == -1)
-        self.scale = torch.as_tensor(first["scale"], dtype=first["value"].dtype, device=first["value"].device).expand(self.data)
+        self.scale = first["unscaled_log_prob"].new_ones(self.data) * first["scale"]
 
     def log_prob(self, nodes: dict, names: Any) -> Tensor:
         """The sites' log-probabilities together, without the plate's scale, ``(particles, data)``."""

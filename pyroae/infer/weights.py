@@ -3,6 +3,7 @@
 from typing import Any
 
 import pyro
+import torch
 from pyro import distributions as dist
 from pyro import poutine
 from torch import Tensor, nn
@@ -39,7 +40,6 @@ def with_weight_prior(
     Raises:
         ValueError: programs that are no modules, no weights, or a prior over more than one number.
 
-    >>> import torch
     >>> import pyroae as pa
     >>> ae = pa.recipes.autoencoder(pa.data.load("digits"))
     >>> model, guide = with_weight_prior(ae, dist.Laplace(0.0, 0.1), rows=1437)
@@ -50,7 +50,7 @@ def with_weight_prior(
     both = programs.pair(model, guide)
     if len(programs.modules(*both)) < 2:
         raise ValueError("with_weight_prior: expected a model and a guide that are modules, so that their weights can be found")
-    if not isinstance(prior, dist.Distribution) or prior.batch_shape or prior.event_shape:
+    if not isinstance(prior, dist.Distribution) or prior.batch_shape or prior.event_shape or not prior.arg_constraints:
         raise ValueError(f"with_weight_prior: expected the prior of one weight, such as Normal(0., 1.), got {prior!r}")
     made = WeighedModel(*both, prior, rows), WeighedGuide(*both, prior, rows)
     if not made[0].weights():
@@ -64,7 +64,10 @@ class _Weighed(nn.Module):
     def __init__(self, model: nn.Module, guide: nn.Module, prior: dist.Distribution, rows: int):
         super().__init__()
         self.pair = nn.ModuleList([model, guide])
-        self.prior, self.rows = prior, rows
+        self.family, self.rows = type(prior), rows
+        for name in prior.arg_constraints:  # as buffers, so that they move to the weights' device
+            self.register_buffer(name, torch.as_tensor(getattr(prior, name)).detach().clone(), persistent=False)
+        self.names = list(prior.arg_constraints)
 
     def weights(self) -> dict[str, Tensor]:
         """Each weight once, however many layers share it, by where it is."""
@@ -99,7 +102,8 @@ class WeighedModel(_Weighed):
         return takes_labels(self.pair[0])
 
     def _weight(self, weight):
-        return self.prior.expand(weight.shape).to_event(weight.dim())
+        prior = self.family(**{name: getattr(self, name) for name in self.names})
+        return prior.expand(weight.shape).to_event(weight.dim())
 
 
 class WeighedGuide(_Weighed):

@@ -342,9 +342,9 @@ def test_objectives_take_programs_that_are_no_autoencoders():
             pyro.sample("z", dist.Normal((x + mean) / 2, scale).to_event(1))
 
     x = 3.0 + 2**0.5 * torch.randn(400, 1)
-    for name in ALL.keys() - {"WAE", "Tempered", "free bits", "capacity"}:  # whose optimum is another
+    for name in ("IWAE", "DReG", "PIWAE", "Renyi", "CIWAE", "warm-up", "beta-TC"):
         pyro.get_param_store().clear()
-        pa.fit(model, x, guide=guide, elbo=ALL[name](), epochs=60, batch_size=100, lr=0.05, progress=False, seed=0)
+        pa.fit(model, x, guide=guide, elbo=ALL[name](), epochs=25, batch_size=100, lr=0.1, progress=False, seed=0)
         assert pyro.param("test_bounds_mean").item() == pytest.approx(x.mean().item(), abs=0.35), name
     pyro.get_param_store().clear()
 

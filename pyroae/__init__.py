@@ -30,6 +30,7 @@ _MODULES = {
     "schedules": "infer.schedules",
     "data": "data",
     "plots": "plots",
+    "proposals": "evaluation.proposals",
     "recipes": "recipes",
 }
 

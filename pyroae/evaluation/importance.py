@@ -11,8 +11,11 @@ from torch import Tensor
 from ..checks import whole_number
 from ..infer import programs
 from ..infer.programs import Program
-from .particles import Pass, as_data, base_of, passes
+from .density import check_proper
+from .particles import Pass, Proposal, as_data, base_of, passes
 from .weights import Weights
+
+UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -46,13 +49,35 @@ class Estimate:
         """-log2 p(x) for each number in x; for data rescaled from integers add log2 of the scale yourself."""
         return -self.mean / (self.dimensions * math.log(2))
 
+    @property
+    def bias(self) -> float:
+        """How far the mean lies from log p(x) in expectation, to first order: -1/2 E[error^2], not above 0."""
+        return -0.5 * self.errors.square().mean().item()
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data with k-hat above 0.7; NaN below 25 particles."""
+        return math.nan if self.khat.isnan().all() else (self.khat > UNRELIABLE).double().mean().item()
+
+    @property
+    def verdict(self) -> str:
+        """What share of the data to distrust, and what to do about it."""
+        if math.isnan(self.unreliable):
+            return f"not known whether it is reliable: k-hat needs 25 particles, got {self.particles}"
+        if self.unreliable == 0:
+            return "reliable: k-hat is below .7 for all data"
+        return (
+            f"unreliable for {self.unreliable:.1%} of the data (k-hat > .7), whose values are too low rather than too high; "
+            "take a better proposal (pa.proposals.Laplace, pa.proposals.Optimised) or pa.ais"
+        )
+
     def __str__(self) -> str:
         text = f"log p(x) = {self.mean:.2f} nats/datum, Monte-Carlo s.e. {self.mc_se:.2g}, sampling s.e. {self.data_se:.2g}"
         text += f", ESS {self.ess.mean().item():.0f} of {self.particles} (min {self.ess.min().item():.0f})"
         if self.khat.isnan().all():
-            return text + ", no k-hat below 25 particles"
-        bad = (self.khat > 0.7).double().mean().item()
-        return text + f", k-hat {self.khat.median().item():.2f} (max {self.khat.max().item():.2f}, {bad:.1%} > .7)"
+            return text + ", no k-hat below 25 particles; in expectation a lower bound"
+        text += f", k-hat {self.khat.median().item():.2f} (max {self.khat.max().item():.2f}, {self.unreliable:.1%} > .7)"
+        return text + "; in expectation a lower bound"
 
     __repr__ = __str__
 
@@ -65,13 +90,15 @@ def log_likelihood(
     particles: int = 5000,
     seed: int | None = 0,
     progress: bool = False,
+    proposal: Proposal | None = None,
 ) -> Estimate:
     r"""Importance-weighted log-likelihood of each datum,
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x),
 
     (Burda et al. 2016, eq. 8). The encoder runs once for a datum, memory does not grow with the particles, and sums are
-    in float64. Parameters, modes and the caller's random state are left as they were.
+    in float64. Parameters, modes and the caller's random state are left as they were. In expectation it is a lower bound on
+    log p(x), by about half the squared Monte-Carlo error (``Estimate.bias``). Discrete latents are drawn, not summed out.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, whose sites are
@@ -81,9 +108,11 @@ def log_likelihood(
         particles: K.
         seed: of the draws; ``None`` goes on with the caller's random state.
         progress: show a progress bar.
+        proposal: where z is drawn from instead of the guide: ``pa.proposals.prior``, ``pa.proposals.Laplace()``,
+            ``pa.proposals.Optimised()``, or any function ``(model, guide, *args)`` that returns a guide for those data.
 
     Raises:
-        ValueError: a guide without a density (Delta), an improper prior, data outside the likelihood's support, or a
+        ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
             program that does not split into data.
 
     >>> import pyroae as pa
@@ -97,7 +126,7 @@ def log_likelihood(
         args = as_data(x, model, guide)
         done: list[Weights] = []
         last = None
-        for each in passes(model, guide, args, particles, progress):
+        for each in passes(model, guide, args, particles, progress, proposal):
             if each.rows != last:
                 _check_weighable(each)
                 done.append(Weights(each.rows.stop - each.rows.start, particles, args[0].device))
@@ -108,13 +137,13 @@ def log_likelihood(
 
 
 def _check_weighable(each: Pass):
-    for name in each.latents:
-        if isinstance(base_of(each.guide.nodes[name]["fn"]), dist.Delta):
+    check_proper(programs.sites(each.model, observed=False).values())
+    drawn = programs.sites(each.guide, observed=False).values()
+    if any(site["infer"].get("is_auxiliary") for site in drawn):  # what a Delta is of has a density
+        return
+    for site in drawn:
+        if isinstance(base_of(site["fn"]), dist.Delta):
             raise ValueError(
-                f"log_likelihood: the guide's site {name!r} is a Delta, a point without a density, so importance weights do not exist; "
-                "score a model with a posterior such as pa.posteriors.Normal, or look at its log p(x, z) with pa.elbo_terms"
-            )
-        if isinstance(base_of(each.model.nodes[name]["fn"]), dist.ImproperUniform):
-            raise ValueError(
-                f"log_likelihood: the prior of {name!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
+                f"log_likelihood: the guide's site {site['name']!r} is a Delta, a point without a density, so importance weights do not "
+                "exist; draw from elsewhere with proposal=pa.proposals.Laplace(), or look at log p(x, z) with pa.elbo_terms"
             )

@@ -1,7 +1,7 @@
 """Running a (model, guide) on many particles of many data: in bounded memory, the guide once for each datum."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from ..infer import programs
 from ..infer.batches import Args, as_tensors, check_data
 from ..infer.programs import Program
 
+Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
+
+PARTICLES = "_particles"
 _DATA = 64  # data whose posteriors are held at once
 _BUDGET = {"cuda": 2e9}  # bytes for a pass of particles
 _SMALL_BUDGET = 64e6  # the same on a CPU: what its caches like
@@ -38,25 +41,40 @@ class Pass:
 
     def per_datum(self, log_prob: Tensor) -> Tensor:
         """Terms of a site as ``(particles, data)`` in float64, plates in between summed over."""
-        n = self.rows.stop - self.rows.start
-        between = tuple(range(-self.nesting, -1))
-        summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
-        return summed.double().expand(self.particles, n)
+        return per_datum(log_prob, self.particles, self.rows.stop - self.rows.start, self.nesting)
+
+    def log_likelihood(self) -> Tensor:
+        """log p(x|z), ``(particles, data)``."""
+        return sum(self.log_prob(site) for site in programs.sites(self.model, observed=True).values())
+
+    def log_prior(self) -> Tensor:
+        """log p(z), ``(particles, data)``."""
+        return sum(self.log_prob(site) for site in programs.sites(self.model, observed=False).values())
+
+    def log_guide(self) -> Tensor:
+        """log q(z|x), ``(particles, data)``."""
+        return sum(self.log_prob(site) for site in programs.sites(self.guide, observed=False).values())
 
     def log_weights(self) -> Tensor:
         """log p(x, z) - log q(z|x), ``(particles, data)``."""
-        log_p = sum(self.log_prob(self.model.nodes[name]) for name in self.observed + self.latents)
-        return log_p - sum(self.log_prob(self.guide.nodes[name]) for name in self.latents)
+        return self.log_likelihood() + self.log_prior() - self.log_guide()
 
     @property
     def latents(self) -> list[str]:
-        """The sites that the guide draws."""
-        return list(programs.sites(self.guide, observed=False))
+        """The latent sites of the model."""
+        return list(programs.sites(self.model, observed=False))
 
     @property
     def observed(self) -> list[str]:
         """The sites that the data fix."""
         return list(programs.sites(self.model, observed=True))
+
+
+def per_datum(log_prob: Tensor, particles: int, n: int, nesting: int) -> Tensor:
+    """Terms of a site as ``(particles, n)`` in float64, plates in between summed over."""
+    between = tuple(range(-nesting, -1))
+    summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
+    return summed.double().expand(particles, n)
 
 
 def as_data(data: Any, model: Program, guide: Program) -> Args:
@@ -72,71 +90,95 @@ def as_data(data: Any, model: Program, guide: Program) -> Args:
     return args
 
 
-def passes(model: Program, guide: Program, args: Args, particles: int, progress: bool = False) -> Iterator[Pass]:
-    """Every particle of every datum, pass by pass; all passes of a datum follow one another."""
+def passes(
+    model: Program, guide: Program, args: Args, particles: int, progress: bool = False, proposal: Proposal | None = None
+) -> Iterator[Pass]:
+    """Every particle of every datum, pass by pass; all passes of a datum follow one another. Drawn from the proposal, or the guide."""
+    rows = rows_at_once(model, guide, args)
+    for where, part in blocks(args, _DATA, progress):
+        n = len(part[0])
+        drawer, nesting = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
+        left, at_once = particles, max(1, rows // n)
+        while left:
+            k = min(at_once, left)
+            yield _one_pass(model, drawer, part, where, k, nesting)
+            left -= k
+
+
+def rows_at_once(model: Program, guide: Program, args: Args) -> int:
+    """How many particles, of all data together, fit into the budget of memory."""
     x = args[0]
     widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
-    rows = max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
-    with tqdm(total=len(x), disable=not progress, unit="datum", desc="importance weights") as bar:
-        for start in range(0, len(x), _DATA):
-            part = tuple(column[start : start + _DATA] for column in args)
-            n = len(part[0])
-            drawer, nesting = _encoded(model, guide, part)
-            left, at_once = particles, max(1, rows // n)
-            while left:
-                k = min(at_once, left)
-                yield _one_pass(model, drawer, part, slice(start, start + n), k, nesting)
-                left -= k
-            bar.update(n)
+    return max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
+
+
+def blocks(args: Args, size: int, progress: bool = False) -> Iterator[tuple[slice, Args]]:
+    """The data in blocks of ``size``, and which rows they are."""
+    with tqdm(total=len(args[0]), disable=not progress, unit="datum", desc="evaluation") as bar:
+        for start in range(0, len(args[0]), size):
+            part = tuple(column[start : start + size] for column in args)
+            yield slice(start, start + len(part[0])), part
+            bar.update(len(part[0]))
 
 
 def _one_pass(model, guide, args, rows, k, nesting) -> Pass:
-    model_trace, guide_trace = programs.traces(_on_particles(model, k, nesting), _on_particles(guide, k, nesting), *args)
+    model_trace, guide_trace = programs.traces(on_particles(model, k, nesting), on_particles(guide, k, nesting), *args)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
     return Pass(rows, k, model_trace, guide_trace, nesting)
 
 
-def _on_particles(program: Program, k: int, nesting: int) -> Program:
+def on_particles(program: Program, k: int, nesting: int) -> Program:
+    """The program inside a plate of ``k`` particles, left of its own plates."""
+
     def run(*args):
-        with pyro.plate("_particles", k, dim=-1 - nesting):
+        with pyro.plate(PARTICLES, k, dim=-1 - nesting):
             return program(*args)
 
     return run
 
 
-def _encoded(model: Program, guide: Program, args: Args) -> tuple[Program, int]:
+def encoded(model: Program, guide: Program, args: Args) -> tuple[Program, int]:
     """The guide with its encoder's work done, and how deep the programs nest plates.
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
     model_trace, guide_trace = programs.traces(model, guide, *args)
-    latent, observed = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=True)
-    _check_sites(latent, programs.sites(model_trace, observed=False), observed)
-    for site in [*latent.values(), *programs.sites(model_trace, observed=False).values(), *observed.values()]:
+    drawn, latent = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=False)
+    observed = programs.sites(model_trace, observed=True)
+    _check_sites(drawn, latent, observed)
+    for site in [*drawn.values(), *latent.values(), *observed.values()]:
         _check_site(site, len(args[0]))
-    nesting = max(-frame.dim for site in [*latent.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
-    if len(latent) != 1:
+    nesting = max(-frame.dim for site in [*drawn.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
+    if len(drawn) != 1:
         return guide, nesting
-    (site,) = latent.values()
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    (site,) = drawn.values()
 
     def drawer(*_):
-        with contextlib.ExitStack() as stack:
-            if site["mask"] is not None:
-                stack.enter_context(poutine.mask(mask=site["mask"]))
-            for frame in plates:
-                stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+        with plates_of(site):
             return pyro.sample(site["name"], site["fn"])
 
     return drawer, nesting
 
 
+@contextlib.contextmanager
+def plates_of(site: dict, prefix: str = "") -> Iterator[None]:
+    """The mask and the plates over data that a site was in."""
+    with contextlib.ExitStack() as stack:
+        if site["mask"] is not None:
+            stack.enter_context(poutine.mask(mask=site["mask"]))
+        for frame in site["cond_indep_stack"]:
+            if frame.vectorized and frame.name != PARTICLES:
+                stack.enter_context(pyro.plate(prefix + frame.name, frame.size, dim=frame.dim))
+        yield
+
+
 def _check_sites(guides: dict, models: dict, observed: dict):
-    if guides.keys() != models.keys():
+    drawn = {name for name, site in guides.items() if name in models or not site["infer"].get("is_auxiliary")}
+    if drawn != models.keys():
         raise ValueError(
-            f"the guide draws {', '.join(sorted(guides)) or 'nothing'} but the model's latents are {', '.join(sorted(models)) or 'none'}; "
-            "the two must draw the same sites (auxiliary ones, as of an AutoGuide, are not supported)"
+            f"the guide draws {', '.join(sorted(drawn)) or 'nothing'} but the model's latents are {', '.join(sorted(models)) or 'none'}; "
+            "the two must draw the same sites"
         )
     if not observed:
         raise ValueError("the model observes nothing; give its sample statement obs=x")

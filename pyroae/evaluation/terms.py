@@ -59,16 +59,15 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
         reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)
         for each in passes(model, guide, args, particles):
-            reconstruction[each.rows] += sum(each.log_prob(each.model.nodes[name]) for name in each.observed).sum(0)
+            reconstruction[each.rows] += each.log_likelihood().sum(0)
             kl[each.rows] += _kl(each).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
 
 def _kl(each: Pass) -> Tensor:
     """KL(q || p) of all latent sites, ``(particles, data)``: in closed form for one site where Pyro knows it."""
-    sites = [(each.guide.nodes[name], each.model.nodes[name]) for name in each.latents]
-    if len(sites) == 1:
-        ((q, p),) = sites
+    if len(programs.sites(each.guide, observed=False)) == 1:
+        q, p = (trace.nodes[each.latents[0]] for trace in (each.guide, each.model))
         with contextlib.suppress(NotImplementedError):
             return each.per_datum(scale_and_mask(kl_divergence(q["fn"], p["fn"]), mask=q["mask"]))
-    return sum(each.log_prob(q) - each.log_prob(p) for q, p in sites)
+    return each.log_guide() - each.log_prior()

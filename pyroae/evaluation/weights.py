@@ -40,23 +40,30 @@ class Weights:
     def khat(self) -> Tensor:
         """Shape of the generalised Pareto distribution fitted to the largest weights, ``(n,)``; NaN below 25 particles.
 
-        Above 0.7 the estimate is unreliable (Vehtari et al. 2024). 0 where the largest weights are equal but for rounding: no tail.
+        Above 0.7 the estimate is unreliable (Vehtari et al. 2024). The value is ArviZ's (``psislw``), except that it is 0
+        where the largest weights are equal but for rounding: no tail.
         """
         if self.tail < 5:
             return torch.full_like(self.log_sum, math.nan)
-        w = (self.largest - self.largest[0]).exp()  # (tail + 1, n), largest first
-        exceedances = (w[:-1] - w[-1]).flip(0)  # ascending
+        log_w = self.largest - self.largest[0]  # (tail + 1, n), largest first
+        cutoff = log_w[-1].clamp(min=math.log(torch.finfo(log_w.dtype).tiny))
+        exceedances = (log_w[:-1].exp() - cutoff.exp()).flip(0)  # ascending
+        lengths = (log_w[:-1] > cutoff).sum(0)  # fewer than the tail where weights are equal, or too small for double precision
         noise = 32 * torch.finfo(torch.float32).eps * self.largest[0].abs().clamp(min=1)  # programs run in float32
-        flat = exceedances[-1] < noise
-        k = pareto_shape(torch.where(flat, torch.ones_like(exceedances), exceedances))
-        return torch.where(flat, torch.zeros_like(k), torch.where(k.isnan(), torch.full_like(k, math.inf), k))
+        khat = torch.full_like(self.log_sum, math.inf)
+        for length in lengths.unique().tolist():
+            if length > 4:
+                alike = lengths == length
+                khat[alike] = pareto_shape(exceedances[-length:, alike])
+        khat = torch.where(khat.isnan(), math.inf, khat)
+        return torch.where(exceedances[-1] < noise, 0.0, khat)
 
 
 def pareto_shape(x: Tensor) -> Tensor:
     """Shape of a generalised Pareto distribution for each column of ascending, positive ``x`` ``(M, n)``.
 
     The empirical-Bayes estimate of Zhang & Stephens (2009), shrunk to 0.5 with the weight of 10 observations (Vehtari
-    et al. 2024, appendix C). NaN where the lower quartile is 0: the tail is heavier than double precision holds.
+    et al. 2024, appendix C).
     """
     m = len(x)
     grid = 30 + int(m**0.5)

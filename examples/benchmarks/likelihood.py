@@ -1,0 +1,110 @@
+"""How fast is log p(x)? Against pythae's ``get_nll`` with the same weights, and against the machine's own matrix product.
+
+uv run --extra benchmarks python examples/benchmarks/likelihood.py
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import pyroae as pa
+
+WIDTHS = 784, 400, 40
+
+
+def ours() -> pa.Autoencoder:
+    """A 784-400-40 VAE."""
+    x, hidden, z = WIDTHS
+    networks = pa.nets.MLP(hidden), pa.nets.MLP(hidden)
+    return pa.Autoencoder(pa.priors.Normal(z), pa.likelihoods.Bernoulli(x), pa.posteriors.Normal(), *networks)
+
+
+def theirs(ae: pa.Autoencoder):
+    """pythae's VAE with the same weights; its decoder gives probabilities, its encoder log-variances (here a constant beside ours)."""
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.network = ae.encoder
+
+        def forward(self, x):
+            loc, raw = self.network(x).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=2 * raw)  # ours is exp(raw)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(ae.decoder, nn.Sigmoid())
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.network(z))
+
+    config = VAEConfig(input_dim=(WIDTHS[0],), latent_dim=WIDTHS[2], reconstruction_loss="bce")
+    return VAE(config, encoder=Encoder(), decoder=Decoder()).eval()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def products(rows: int) -> Callable[[], Tensor]:
+    """The decoder's two matrix products alone, for so many particles."""
+    x, hidden, z = WIDTHS
+    first, second = torch.randn(z, hidden), torch.randn(hidden, x)
+    code, inner, out, between = torch.randn(rows, z), torch.randn(rows, hidden), torch.empty(rows, x), torch.empty(rows, hidden)
+    return lambda: (torch.mm(code, first, out=between), torch.mm(inner, second, out=out))
+
+
+def main(
+    data: int = 20, particles: int = 5000, batch_sizes: list[int] = [100, 500, 1000, 5000], repeats: int = 7, out: str = "likelihood.json"
+):
+    """Time both on the same data, in turns; print and write medians.
+
+    Args:
+        data: how many data are scored.
+        particles: importance samples for each of them.
+        batch_sizes: pythae's.
+        repeats: turns.
+        out: where the numbers go.
+    """
+    torch.manual_seed(0)
+    ae, x = ours(), torch.rand(data, WIDTHS[0]).round()
+    pythae, flops = theirs(ae), 2 * data * particles * (WIDTHS[0] * WIDTHS[1] + WIDTHS[1] * WIDTHS[2])
+    rows = 2048
+    with torch.no_grad():
+        work = {f"pythae, batch size {size}": lambda size=size: pythae.get_nll(x, particles, size) for size in batch_sizes}
+        work |= {"pyroae": lambda: pa.log_likelihood(ae, x, particles=particles)}
+        work |= {"matrix products": lambda: [product() for product in [products(rows)] for _ in range(data * particles // rows)]}
+        times = {name: [] for name in work}
+        for _ in range(repeats):
+            for name, each in work.items():
+                times[name].append(seconds(each))
+    median = {name: statistics.median(taken) for name, taken in times.items()}
+    rate = {name: flops / taken / 1e9 for name, taken in median.items()}
+    rate["matrix products"] *= rows * (data * particles // rows) / (data * particles)
+    found = {
+        "seconds": median,
+        "decoder GFLOP/s": rate,
+        "times faster than pythae": {name: median[name] / median["pyroae"] for name in median if name.startswith("pythae")},
+        "share of the matrix-product rate": rate["pyroae"] / rate["matrix products"],
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(found, indent=2))
+    with open(out, "w") as file:
+        json.dump(found, file, indent=2)
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

@@ -1,0 +1,168 @@
+"""The joint density of a program's latents as a function on the real line, for gradients: what Laplace, AIS and the like work on."""
+
+import math
+from collections.abc import Iterable
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask, sum_rightmost
+from torch import Tensor
+from torch.distributions import biject_to
+
+from ..infer import programs
+from ..infer.batches import Args
+from ..infer.programs import Program
+from .particles import base_of, encoded, on_particles, per_datum, plates_of
+
+FLAT = "_flat"  # the auxiliary site of a guide that draws all latents at once, as real numbers
+Samples = dict[str, Tensor]
+
+
+class Density:
+    """log p(x, u) of a block of data, for codes u ``(particles, B, size)`` of real numbers.
+
+    u holds every latent site of the model, each mapped to the real line by Pyro's ``biject_to`` (and log p(u) counts the
+    Jacobian), one after another.
+
+    Args:
+        model: the model.
+        guide: anything that draws its latents; a base to compare with, see ``log_terms``.
+        args: the block of data.
+
+    Raises:
+        ValueError: a latent that is discrete or on a space without such a map, an improper prior, sites outside the plate over the data.
+    """
+
+    def __init__(self, model: Program, guide: Program, args: Args):
+        self.model, self.args, self.n = model, args, len(args[0])
+        self.guide, self.nesting = encoded(model, guide, args)
+        self.of_prior = isinstance(guide, Prior)
+        trace, _ = self._traces(self.guide, 1)
+        self.sites = programs.sites(trace, observed=False)
+        self.transforms = {name: _to_support(name, site["fn"]) for name, site in self.sites.items()}
+        self.shapes = {name: self.transforms[name].inv(site["value"]).shape[1:] for name, site in self.sites.items()}
+        self.widths = [math.prod(shape) // self.n for shape in self.shapes.values()]
+        self.size = sum(self.widths)
+
+    def draw(self, particles: int) -> Tensor:
+        """Draws of u from the guide."""
+        trace, _ = self._traces(self.guide, particles)
+        return self.flat({name: trace.nodes[name]["value"] for name in self.sites})
+
+    def flat(self, values: Samples) -> Tensor:
+        """u for the values of the sites."""
+        return torch.cat([self._rows(self.transforms[name].inv(values[name])) for name in self.sites], -1)
+
+    def values(self, u: Tensor) -> tuple[Samples, Tensor]:
+        """The sites' values for u, and log |dz/du| ``(particles, B)``."""
+        found, log_det = {}, torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+        for name, part in zip(self.sites, u.split(self.widths, -1)):
+            real = self._sites(part, self.shapes[name])
+            found[name] = self.transforms[name](real)
+            log_det = log_det + per_datum(self._log_det(name, real, found[name]), len(u), self.n, self.nesting)
+        return found, log_det
+
+    def log_terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, u) and the guide's log q(u|x), each ``(particles, B)``, float64."""
+        values, log_det = self.values(u)
+        observed, prior = self._log_model(values, len(u))
+        base = prior if self.of_prior else self._log_guide(values | {FLAT: u}, len(u))
+        return observed + prior + log_det, base + log_det
+
+    def log_joint(self, u: Tensor) -> Tensor:
+        """log p(x, u), ``(particles, B)``, float64."""
+        values, log_det = self.values(u)
+        return sum(self._log_model(values, len(u))) + log_det
+
+    def guide_of(self, q: dist.Distribution) -> Program:
+        """A guide that draws u from ``q``, of batch shape ``(B,)``, and gives every site its part of it."""
+
+        def guide(*_):
+            with pyro.plate("_data", self.n, dim=-1):
+                u = pyro.sample(FLAT, q, infer={"is_auxiliary": True})
+            rows = u.reshape(-1, self.n, self.size)
+            values, _ = self.values(rows)
+            for (name, site), part in zip(self.sites.items(), rows.split(self.widths, -1)):
+                value, log_density = values[name], -self._log_det(name, self._sites(part, self.shapes[name]), values[name])
+                if u.dim() == 2:  # no particles
+                    value, log_density = value[0], log_density[0]
+                with plates_of(site, prefix=f"_{name}_"):
+                    pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
+
+        return guide
+
+    def _log_det(self, name: str, real: Tensor, value: Tensor) -> Tensor:
+        transform = self.transforms[name]
+        steps = transform.log_abs_det_jacobian(real, value)
+        return sum_rightmost(steps, len(self.sites[name]["fn"].event_shape) - transform.codomain.event_dim)
+
+    def _log_model(self, values: Samples, particles: int) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(z)."""
+        trace = self._conditioned(self.model, values, particles)
+        of = lambda names: sum(self._log_prob(trace.nodes[name], particles) for name in names)  # noqa: E731
+        return of(name for name in _sampled(trace) if name not in self.sites), of(self.sites)
+
+    def _log_guide(self, values: Samples, particles: int) -> Tensor:
+        trace = self._conditioned(self.guide, values, particles)
+        return sum(self._log_prob(trace.nodes[name], particles) for name in _sampled(trace))
+
+    def _conditioned(self, program: Program, values: Samples, particles: int) -> poutine.Trace:
+        program = poutine.condition(on_particles(program, particles, self.nesting), data=values)
+        trace = poutine.trace(program).get_trace(*self.args)
+        trace.compute_log_prob()
+        return trace
+
+    def _traces(self, guide: Program, particles: int):
+        return programs.traces(*(on_particles(program, particles, self.nesting) for program in (self.model, guide)), *self.args)
+
+    def _log_prob(self, site: dict, particles: int) -> Tensor:
+        return per_datum(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]), particles, self.n, self.nesting)
+
+    def _rows(self, value: Tensor) -> Tensor:
+        """``(particles, *inner plates, B, *event)`` as ``(particles, B, numbers)``."""
+        return value.movedim(self.nesting, 1).reshape(len(value), self.n, -1)
+
+    def _sites(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of ``_rows``, for a site of that shape, particles left out."""
+        inner, event = shape[: self.nesting - 1], shape[self.nesting :]
+        return rows.reshape(len(rows), self.n, *inner, *event).movedim(1, self.nesting)
+
+
+class Prior:
+    """The guide that draws every latent from the model's own prior."""
+
+    def __init__(self, model: Program):
+        self.model = model
+
+    def __call__(self, *args):
+        with poutine.block(hide_fn=lambda site: site["type"] == "sample" and site["is_observed"]):
+            self.model(*args)
+
+
+def check_proper(sites: Iterable[dict]):
+    """``ValueError`` where a latent's prior is improper."""
+    for site in sites:
+        if isinstance(base_of(site["fn"]), dist.ImproperUniform):
+            raise ValueError(
+                f"the prior of {site['name']!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
+            )
+
+
+def _to_support(name: str, fn: dist.Distribution):
+    check_proper([{"name": name, "fn": fn}])
+    support = fn.support
+    if support.is_discrete:
+        raise ValueError(f"the latent {name!r} is discrete, and this needs real ones; score the model with pa.log_likelihood")
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"the latent {name!r} lies in {support}, which has no map to the real line; score the model with pa.log_likelihood"
+        ) from None
+
+
+def _sampled(trace: poutine.Trace) -> list[str]:
+    """The sample sites of a trace, observed or not."""
+    return [*programs.sites(trace, observed=True), *programs.sites(trace, observed=False)]

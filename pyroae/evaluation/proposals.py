@@ -1,0 +1,138 @@
+"""Where importance samples are drawn from, besides the guide: a proposal makes a guide for one block of data.
+
+``proposal(model, guide, *args)`` returns a Pyro guide for ``args``. Give it to ``pa.log_likelihood(..., proposal=...)``
+or to ``pa.ais``. Any function with that signature will do.
+"""
+
+import math
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from ..checks import whole_number
+from ..infer.programs import Program
+from .density import Density, Prior
+
+_DRAWS = 256  # of the guide or the prior, to know where they are and how wide
+
+
+def prior(model: Program, guide: Program, *args: Tensor) -> Program:
+    """p(z), whatever the guide is. For low-dimensional codes, and as the base of AIS."""
+    return Prior(model)
+
+
+class Laplace:
+    r"""A Normal at the mode of p(z|x), with the curvature there: :math:`N(\hat z, [-\nabla^2 \log p(x, \hat z)]^{-1})`.
+
+    The mode is found from the guide's code by Adam and then Newton steps, for all data at once; curvature is bounded
+    below by half that of the prior, so that the proposal is never much wider than it. Deterministic autoencoders with a
+    proper prior can be scored so. z in a constrained space is mapped to the real line first.
+
+    Args:
+        steps: of Adam.
+        newton: steps of Newton's method after them, each taken only where it climbs.
+        lr: Adam's first learning rate, in units of z's prior standard deviation.
+    """
+
+    def __init__(self, steps: int = 200, newton: int = 3, lr: float = 0.1):
+        whole_number("Laplace", steps=steps)
+        self.steps, self.newton, self.lr = steps, newton, lr
+
+    def __call__(self, model: Program, guide: Program, *args: Tensor) -> Program:
+        density = Density(model, guide, args)
+        width = Density(model, Prior(model), args).draw(_DRAWS).std(0)  # (B, size)
+        u = _climbed(density, density.draw(_DRAWS).mean(0), width, self.steps, self.lr)
+        for _ in range(self.newton):
+            u = _newton_step(density, u, width)
+        _, precision = _curvature(density, u, width)
+        return density.guide_of(dist.MultivariateNormal(u, precision_matrix=precision))
+
+
+class Optimised:
+    r"""For each datum the Normal that is best, :math:`\arg\max_q E_q[\log p(x, z) - \log q(z)]`, found from the guide's own.
+
+    By Adam on draws with the path derivative alone (Roeder et al. 2017), whose noise vanishes where q is exact. With the
+    guide's family a diagonal Normal, what it gains over the guide is the amortization gap (Cremer et al. 2018, eq. 5).
+
+    Args:
+        steps: of Adam, its learning rate falling to 0.
+        draws: for each step and datum.
+        full: a full covariance instead of independent entries.
+        lr: the first learning rate, in units of the guide's standard deviation.
+    """
+
+    def __init__(self, steps: int = 300, draws: int = 8, full: bool = False, lr: float = 0.05):
+        whole_number("Optimised", steps=steps, draws=draws)
+        self.steps, self.draws, self.full, self.lr = steps, draws, full, lr
+
+    def __call__(self, model: Program, guide: Program, *args: Tensor) -> Program:
+        density = Density(model, guide, args)
+        start = density.draw(_DRAWS)
+        loc, width = start.mean(0), start.std(0)
+        width = torch.where(width > 1e-6, width, 0.1)  # a point posterior has none
+        parameters = [torch.zeros_like(loc), torch.zeros_like(loc)]
+        if self.full:
+            parameters.append(loc.new_zeros(*loc.shape, density.size))
+
+        def q(shift: Tensor, log_scale: Tensor, below: Tensor | None = None) -> dist.Distribution:
+            scale = width * log_scale.exp()
+            if below is None:
+                return dist.Normal(loc + width * shift, scale).to_event(1)
+            return dist.MultivariateNormal(loc + width * shift, scale_tril=scale.diag_embed() + width[..., None] * below.tril(-1))
+
+        def loss(*parameters: Tensor) -> Tensor:
+            u = q(*parameters).rsample((self.draws,))
+            still = q(*[parameter.detach() for parameter in parameters])
+            return -(density.log_joint(u) - still.log_prob(u)).mean(0).sum()
+
+        return density.guide_of(q(*_minimised(loss, parameters, self.steps, self.lr)))
+
+
+def _minimised(loss, parameters: list[Tensor], steps: int, lr: float) -> list[Tensor]:
+    """Parameters after Adam with a learning rate that falls to 0 along a cosine."""
+    parameters = [parameter.requires_grad_() for parameter in parameters]
+    adam = torch.optim.Adam(parameters, lr=lr)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        with torch.enable_grad():
+            value = loss(*parameters)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters)):
+            parameter.grad = gradient
+        adam.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def _climbed(density: Density, u: Tensor, width: Tensor, steps: int, lr: float) -> Tensor:
+    """A mode of p(u|x) near ``u`` ``(B, size)``."""
+    (shift,) = _minimised(lambda shift: -density.log_joint((u + width * shift)[None]).sum(), [torch.zeros_like(u)], steps, lr)
+    return u + width * shift
+
+
+def _curvature(density: Density, u: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient ``(B, size)`` of log p(x, u) and its negative Hessian ``(B, size, size)``, bounded below by half the prior's precision."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(density.log_joint(u[None]).sum(), u, create_graph=True)
+        columns = [_row(slope[:, i].sum(), u) for i in range(density.size)]
+    hessian = -torch.stack(columns, -1)
+    scaled = width[:, :, None] * (hessian + hessian.mT) / 2 * width[:, None, :]
+    values, vectors = torch.linalg.eigh(scaled.double())
+    bounded = (vectors * values.clamp(min=0.5)[:, None, :]) @ vectors.mT
+    return slope.detach(), (bounded / (width[:, :, None] * width[:, None, :])).to(u.dtype)
+
+
+def _row(slope: Tensor, u: Tensor) -> Tensor:
+    if not slope.requires_grad:  # constant: a Laplace prior beside a decoder of ReLUs
+        return torch.zeros_like(u)
+    return torch.autograd.grad(slope, u, retain_graph=True, materialize_grads=True)[0]
+
+
+def _newton_step(density: Density, u: Tensor, width: Tensor) -> Tensor:
+    """A Newton step for the data that it helps, halved where the whole of it does not."""
+    slope, precision = _curvature(density, u, width)
+    step = torch.linalg.solve(precision.double(), slope.double()).to(u.dtype)
+    lengths = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.1], dtype=u.dtype, device=u.device)
+    tried = u + lengths[:, None, None] * step  # (lengths, B, size)
+    best = density.log_joint(tried).nan_to_num(nan=-math.inf).argmax(0)
+    return tried[best, torch.arange(len(u), device=u.device)]

@@ -76,6 +76,16 @@ class Density:
         values, log_det = self.values(u)
         return sum(self._log_model(values, len(u))) + log_det
 
+    def log_guide(self, u: Tensor) -> Tensor:
+        """The guide's log q(u|x), ``(particles, B)``, float64; the model is not run."""
+        values, log_det = self.values(u)
+        return self._log_guide(values | {FLAT: u}, len(u)) + log_det
+
+    def log_prior(self, u: Tensor) -> Tensor:
+        """log p(u), ``(particles, B)``, float64."""
+        values, log_det = self.values(u)
+        return self._log_model(values, len(u))[1] + log_det
+
     def guide_of(self, q: dist.Distribution) -> Program:
         """A guide that draws u from ``q``, of batch shape ``(B,)``, and gives every site its part of it."""
 
@@ -141,17 +151,17 @@ class Prior:
             self.model(*args)
 
 
-def check_proper(sites: Iterable[dict]):
+def check_proper(owner: str, sites: Iterable[dict]):
     """``ValueError`` where a latent's prior is improper."""
     for site in sites:
         if isinstance(base_of(site["fn"]), dist.ImproperUniform):
             raise ValueError(
-                f"the prior of {site['name']!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
+                f"{owner}: the prior of {site['name']!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
             )
 
 
 def _to_support(name: str, fn: dist.Distribution):
-    check_proper([{"name": name, "fn": fn}])
+    check_proper("evaluation", [{"name": name, "fn": fn}])
     support = fn.support
     if support.is_discrete:
         raise ValueError(f"the latent {name!r} is discrete, and this needs real ones; score the model with pa.log_likelihood")

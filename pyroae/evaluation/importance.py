@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from torch import Tensor
 
 from ..checks import whole_number
 from ..infer import programs
 from ..infer.programs import Program
 from .density import check_proper
-from .particles import Pass, Proposal, as_data, base_of, passes
+from .particles import Proposal, as_data, base_of, passes
 from .weights import Weights
 
 UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
@@ -128,22 +129,23 @@ def log_likelihood(
         last = None
         for each in passes(model, guide, args, particles, progress, proposal):
             if each.rows != last:
-                _check_weighable(each)
+                check_weighable("log_likelihood", each.model, each.guide)
                 done.append(Weights(each.rows.stop - each.rows.start, particles, args[0].device))
                 last = each.rows
             done[-1].add(each.log_weights())
-        columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in ("log_mean", "standard_error", "ess", "khat")]
+        columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in Weights.COLUMNS]
     return Estimate(*columns, particles=particles, dimensions=args[0][0].numel())
 
 
-def _check_weighable(each: Pass):
-    check_proper(programs.sites(each.model, observed=False).values())
-    drawn = programs.sites(each.guide, observed=False).values()
+def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine.Trace):
+    """``ValueError`` where p(x, z) / q(z|x) does not exist."""
+    check_proper(owner, programs.sites(model_trace, observed=False).values())
+    drawn = programs.sites(guide_trace, observed=False).values()
     if any(site["infer"].get("is_auxiliary") for site in drawn):  # what a Delta is of has a density
         return
     for site in drawn:
         if isinstance(base_of(site["fn"]), dist.Delta):
             raise ValueError(
-                f"log_likelihood: the guide's site {site['name']!r} is a Delta, a point without a density, so importance weights do not "
-                "exist; draw from elsewhere with proposal=pa.proposals.Laplace(), or look at log p(x, z) with pa.elbo_terms"
+                f"{owner}: the guide's site {site['name']!r} is a Delta, a point without a density, so importance weights do not exist; "
+                "draw from elsewhere with proposal=pa.proposals.Laplace(), or look at log p(x, z) with pa.elbo_terms"
             )

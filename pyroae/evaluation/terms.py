@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 from ..checks import whole_number
 from ..infer import programs
 from ..infer.programs import Program
-from .particles import Pass, as_data, passes
+from .particles import Pass, Proposal, as_data, passes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -34,7 +34,15 @@ class Terms:
     __repr__ = __str__
 
 
-def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: int = 10, seed: int | None = 0) -> Terms:
+def elbo_terms(
+    model: Any,
+    x: Any,
+    guide: Program | None = None,
+    *,
+    particles: int = 10,
+    seed: int | None = 0,
+    proposal: Proposal | None = None,
+) -> Terms:
     r""":math:`E_q[\log p(x|z)]` and :math:`KL(q(z|x)\,\|\,p(z))` of each datum, without changing the model.
 
     The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws.
@@ -45,6 +53,7 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: draws for each datum.
         seed: of the draws.
+        proposal: the q to take instead of the guide, such as ``pa.proposals.Optimised()``.
 
     >>> import pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -58,7 +67,7 @@ def elbo_terms(model: Any, x: Any, guide: Program | None = None, *, particles: i
         args = as_data(x, model, guide)
         reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)
-        for each in passes(model, guide, args, particles):
+        for each in passes(model, guide, args, particles, proposal=proposal):
             reconstruction[each.rows] += each.log_likelihood().sum(0)
             kl[each.rows] += _kl(each).sum(0)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())

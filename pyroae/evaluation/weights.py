@@ -9,6 +9,8 @@ from torch import Tensor
 class Weights:
     """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each datum."""
 
+    COLUMNS = "log_mean", "standard_error", "ess", "khat"
+
     def __init__(self, n: int, particles: int, device: torch.device):
         self.particles = particles
         self.tail = math.ceil(min(particles / 5, 3 * particles**0.5))

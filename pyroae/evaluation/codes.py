@@ -1,0 +1,49 @@
+"""What a guide makes of data: the mean of its code, and what the model makes of that in turn."""
+
+import contextlib
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..infer import programs
+from ..infer.batches import Args
+from ..infer.programs import Program
+from .particles import blocks, encoded, on_particles
+
+_BLOCK = 1024
+_DRAWS = 64  # where a mean has no closed form
+
+
+def code_means(model: Program, guide: Program, args: Args) -> Tensor:
+    """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form where there is one site and Pyro knows it, else of 64 draws."""
+    rows = []
+    for _, part in blocks(args, _BLOCK):
+        means = _means(model, guide, part)
+        rows.append(torch.cat([mean.movedim(plates - 1, 0).flatten(1) for mean, plates in means.values()], 1))
+    return torch.cat(rows).double()
+
+
+def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
+    """The mean of p(x|z) at z = E[z|x], ``(N, *event)``."""
+    rows = []
+    for _, part in blocks(args, _BLOCK):
+        observed = next(iter(programs.sites(poutine.trace(model).get_trace(*part), observed=True)))
+        codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
+        rows.append(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part).nodes[observed]["fn"].mean)
+    return torch.cat(rows)
+
+
+def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor, int]]:
+    """Each latent site's mean ``(*plates, *event)``, and how many plates it is in."""
+    drawer, nesting = encoded(model, guide, args)
+    sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
+    plates = {name: site["value"].dim() - len(site["fn"].event_shape) for name, site in sites.items()}
+    if len(sites) == 1:
+        ((name, site),) = sites.items()
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            if site["fn"].mean.isfinite().all():
+                return {name: (site["fn"].mean, plates[name])}
+    trace = poutine.trace(on_particles(drawer, _DRAWS, nesting)).get_trace(*args)
+    shapes = {name: sites[name]["value"].shape for name in sites}
+    return {name: (trace.nodes[name]["value"].mean(0).reshape(shapes[name]), plates[name]) for name in sites}

@@ -1,0 +1,72 @@
+"""Which of two models gives the same data more probability, and how sure that is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .importance import Estimate, log_likelihood
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison:
+    """log p_a(x) - log p_b(x) of each datum in nats."""
+
+    values: Tensor  # (N,)
+    mc_se: float  # Monte-Carlo standard error of the mean
+
+    @property
+    def difference(self) -> float:
+        """Its mean; above 0 where a is better."""
+        return self.values.mean().item()
+
+    @property
+    def se(self) -> float:
+        """Its paired standard error over the data, Monte-Carlo error included; NaN for a single datum."""
+        return (self.values.var() / len(self.values)).sqrt().item()
+
+    @property
+    def wins(self) -> float:
+        """Share of the data to which a gives more probability; ties count half."""
+        return ((self.values > 0).double() + 0.5 * (self.values == 0)).mean().item()
+
+    def __str__(self) -> str:
+        sure = "" if abs(self.difference) > 1.96 * self.se else "; within 1.96 s.e. of none"
+        return (
+            f"a - b = {self.difference:+.3f} nats/datum (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
+            f"a wins on {self.wins:.1%} of the data{sure}"
+        )
+
+    __repr__ = __str__
+
+
+def compare(a: Any, b: Any, x: Any = None, **settings: Any) -> Comparison:
+    """The difference of two models' log p(x) on the same data, with its paired standard error.
+
+    Args:
+        a, b: Autoencoders, pairs ``(model, guide)`` of Pyro programs, or their Estimates on the same data, for which x is not needed.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        settings: of ``pa.log_likelihood``, such as ``particles``.
+
+    Raises:
+        ValueError: Estimates of different numbers of data, or models without x.
+
+    >>> import pyroae as pa, torch
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> compare(vae, vae, torch.rand(10, 16).round(), particles=50).difference
+    0.0
+    """
+    first, second = (_scored(each, x, settings) for each in (a, b))
+    if len(first.values) != len(second.values):
+        raise ValueError(f"compare: expected estimates on the same data, got {len(first.values)} and {len(second.values)} values")
+    errors = (first.errors.square() + second.errors.square()).sum().sqrt().item() / len(first.values)
+    return Comparison(first.values - second.values, errors)
+
+
+def _scored(each: Any, x: Any, settings: dict) -> Estimate:
+    if isinstance(each, Estimate):
+        return each
+    if x is None:
+        raise ValueError(f"compare: expected the data x beside models, or two Estimates, got a {type(each).__name__} and no x")
+    model, guide = each if isinstance(each, tuple) else (each, None)
+    return log_likelihood(model, x, guide, **settings)

@@ -1,0 +1,195 @@
+"""Where the nats go: log p(x) = ELBO + KL(q || p(z|x)), and what the code says of x."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..infer import programs
+from ..infer.programs import Program
+from .codes import code_means
+from .density import Density
+from .importance import Estimate, check_weighable, log_likelihood
+from .particles import Proposal, as_data, blocks
+from .proposals import Optimised
+from .terms import Terms, elbo_terms
+
+_BLOCK = 256  # data whose posteriors are compared at once
+_NUMBERS = 2_000_000  # of codes, in a comparison
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Decomposition:
+    """log p(x) = ELBO + KL(q || p(z|x)), and that KL in two; nats, one value a datum."""
+
+    log_p: Estimate
+    terms: Terms  # of the guide
+    best: Terms  # of the Normal optimised for each datum
+
+    @property
+    def kl_to_posterior(self) -> Tensor:
+        """``(N,)`` KL(q(z|x) || p(z|x)) = log p(x) - ELBO: the inference gap."""
+        return self.log_p.values - self.terms.elbo
+
+    @property
+    def approximation(self) -> Tensor:
+        """``(N,)`` what the best Normal for the datum is short of log p(x)."""
+        return self.log_p.values - self.best.elbo
+
+    @property
+    def amortization(self) -> Tensor:
+        """``(N,)`` what the encoder's q is short of that; below 0 where the guide's family is richer than the optimised one."""
+        return self.best.elbo - self.terms.elbo
+
+    @property
+    def rate(self) -> float:
+        """E KL(q(z|x) || p(z)), nats a datum: what the code costs."""
+        return self.terms.kl.mean().item()
+
+    @property
+    def distortion(self) -> float:
+        """-E log p(x|z), nats a datum: what it leaves unsaid."""
+        return -self.terms.reconstruction.mean().item()
+
+    def __str__(self) -> str:
+        mean = lambda values: f"{values.mean().item():.2f}"  # noqa: E731
+        return (
+            f"log p(x) {mean(self.log_p.values)} = ELBO {mean(self.terms.elbo)} + KL(q || p(z|x)) {mean(self.kl_to_posterior)} nats/datum\n"
+            f"ELBO = -distortion {self.distortion:.2f} - rate {self.rate:.2f}; "
+            f"KL(q || p(z|x)) = approximation {mean(self.approximation)} + amortization {mean(self.amortization)}"
+        )
+
+    __repr__ = __str__
+
+
+def decompose(
+    model: Any,
+    x: Any,
+    guide: Program | None = None,
+    *,
+    particles: int = 5000,
+    draws: int = 100,
+    best: Proposal | None = None,
+    proposal: Proposal | None = None,
+    seed: int | None = 0,
+) -> Decomposition:
+    """log p(x) split into ELBO and inference gap, the gap into approximation and amortization (Cremer et al. 2018, eq. 5).
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch with real-valued latents.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        particles: importance samples of log p(x).
+        draws: for the ELBOs.
+        best: makes q optimal for each datum; ``pa.proposals.Optimised()`` by default, a diagonal Normal.
+            ``Optimised(full=True)`` goes with a guide with a full covariance.
+        proposal: where the importance samples come from instead of the guide.
+        seed: of the draws.
+    """
+    best = best or Optimised()
+    log_p = log_likelihood(model, x, guide, particles=particles, proposal=proposal, seed=seed)
+    terms = elbo_terms(model, x, guide, particles=draws, seed=seed)
+    return Decomposition(log_p, terms, elbo_terms(model, x, guide, particles=draws, proposal=best, seed=seed))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Aggregate:
+    """What the aggregate posterior q(z) = mean of q(z|x) over the data makes of the rate, nats a datum."""
+
+    mutual_information: float  # I(x; z) under q: rate that speaks of x
+    marginal_kl: float  # KL(q(z) || p(z)): rate that the prior wastes
+    data: int
+
+    @property
+    def rate(self) -> float:
+        """E KL(q(z|x) || p(z)) = mutual information + marginal KL (Hoffman & Johnson 2016), by Monte Carlo."""
+        return self.mutual_information + self.marginal_kl
+
+    def __str__(self) -> str:
+        text = f"rate {self.rate:.2f} nats/datum = mutual information {self.mutual_information:.2f} + marginal KL {self.marginal_kl:.2f}"
+        full = self.mutual_information > 0.95 * math.log(self.data)
+        return text + (f"; the information is at its limit for {self.data:,} data, log N = {math.log(self.data):.2f}" if full else "")
+
+    __repr__ = __str__
+
+
+def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Aggregate:
+    r"""Mutual information and marginal KL of the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z|x_n)` over these data.
+
+    One z is drawn for each datum, and its density under every datum's posterior computed: N^2 densities, in bounded memory.
+    The information of N data is at most log N.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch with real-valued latents.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a guide without a density, latents that are not real-valued.
+    """
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        args = as_data(x, model, guide)
+        check_weighable("aggregate", *programs.traces(model, guide, *args))
+        densities = [(rows, Density(model, guide, part)) for rows, part in blocks(args, _BLOCK)]
+        codes = [density.draw(1) for _, density in densities]  # (1, B, size) each
+        own = torch.cat([density.log_guide(u)[0] for (_, density), u in zip(densities, codes)])
+        prior = torch.cat([density.log_prior(u)[0] for (_, density), u in zip(densities, codes)])
+        u = torch.cat(codes, 1)[0]  # (N, size)
+        mixture = torch.full_like(own, -math.inf)
+        for _, density in densities:
+            step = max(1, _NUMBERS // (density.n * density.size))
+            rows = [density.log_guide(part[:, None].expand(-1, density.n, -1)).logsumexp(1) for part in u.split(step)]
+            mixture = torch.logaddexp(mixture, torch.cat(rows))
+        mixture = mixture - math.log(len(u))
+    return Aggregate((own - mixture).mean().item(), (mixture - prior).mean().item(), len(u))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Units:
+    """Which numbers of the code change with x."""
+
+    variance: Tensor  # (numbers,) Var_x E[z|x]
+    threshold: float
+
+    @property
+    def active(self) -> Tensor:
+        """``(numbers,)`` whether each is active."""
+        return self.variance > self.threshold
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of a posterior that has collapsed, wholly or for most of its units."""
+        share = self.active.double().mean().item()
+        if share == 0:
+            return "posterior collapse: no unit of the code depends on x; try a smaller weight of the KL at first, or a weaker decoder"
+        return f"posterior collapse in {1 - share:.0%} of the units: the code is larger than what it is used for" if share < 0.5 else None
+
+    def __str__(self) -> str:
+        idle = (~self.active).nonzero().flatten().tolist()
+        text = f"{int(self.active.sum())} of {len(self.variance)} units are active (Var E[z|x] > {self.threshold:g})"
+        text += f"; not {', '.join(map(str, idle[:12]))}{', ...' if len(idle) > 12 else ''}" if idle else ""
+        return text + (f"\n{self.warning}" if self.warning else "")
+
+    __repr__ = __str__
+
+
+def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold: float = 0.01, seed: int | None = 0) -> Units:
+    """The variance over the data of each number's posterior mean (Burda et al. 2016, section 5).
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch.
+        x: a tensor ``(N, *event)`` of at least 2 rows, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        threshold: variance above which a unit counts as active.
+        seed: of the draws, where the posterior's mean has no closed form.
+    """
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        means = code_means(model, guide, as_data(x, model, guide))
+    if len(means) < 2:
+        raise ValueError("active_units: expected at least 2 data, got 1")
+    return Units(means.var(0).cpu(), threshold)

@@ -7,7 +7,8 @@ import sys
 USAGE = """usage: pyroae COMMAND ...
 
   pyroae train [RECIPE] [options]    train a model, score it, draw it, write a run folder
-  pyroae evaluate RUN [--particles N]   score a run again, with 5,000 importance samples by default
+  pyroae evaluate RUN [options]      all about a run's model on its test data; writes JSON and CSV
+  pyroae compare RUN RUN ...         rank runs by log p(x) of the same test data, with paired errors
   pyroae parts [KIND]                list everything that can be swapped in by name
 
 Recipes: vae (the default), autoencoder, denoising, sparse, sparse_kl, contractive.
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not make every step wait for spinning threads
-    commands = {"train": train, "evaluate": evaluate, "parts": parts}
+    commands = {"train": train, "evaluate": evaluate, "compare": compare, "parts": parts}
     if argv[0] not in commands:
         print(f"pyroae: there is no command {argv[0]!r}; the commands are {', '.join(commands)} (see pyroae --help)", file=sys.stderr)
         return 2
@@ -66,8 +67,16 @@ def train(argv: list[str]):
 
 
 def evaluate(argv: list[str]):
-    """Score a run's model on its test data again."""
-    from .options import parse_evaluate
-    from .runs import evaluate
+    """Score a run's model on its test data."""
+    from .options import parse_call
+    from .scoring import evaluate
 
-    print(evaluate(**parse_evaluate(argv)))
+    print(evaluate(**parse_call(evaluate, argv)))
+
+
+def compare(argv: list[str]):
+    """Rank runs."""
+    from .options import parse_call
+    from .scoring import compare
+
+    print(compare(**parse_call(compare, argv)))

@@ -67,19 +67,23 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         raise ValueError("train: " + " ".join(str(error).split())) from error
 
 
-def parse_evaluate(argv: list[str]) -> dict[str, Any]:
-    """The arguments of ``evaluate``.
+def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
+    """The arguments of a command that is a function with a first argument of words, such as ``scoring.evaluate``.
 
     Raises:
         ValueError: an unknown option or a value of the wrong type.
     """
-    parser = ArgumentParser(prog="pyroae evaluate", description="Score a run's model on its test data again.", exit_on_error=False)
-    parser.add_argument("run", type=str, help="the run folder")
-    parser.add_argument("--particles", type=int, default=5000, help="importance samples for each test datum's log p(x)")
+    name, (first, *_) = function.__name__, inspect.signature(function).parameters.values()
+    parser = ArgumentParser(prog=f"pyroae {name}", description=inspect.getdoc(function).splitlines()[0], exit_on_error=False)
+    if first.annotation is str:
+        parser.add_argument(first.name, type=str, help="the run folder")
+    else:
+        parser.add_argument(first.name, type=str, nargs="+", help="the run folders")
+    parser.add_function_arguments(function, skip={first.name})
     try:
         return parser.parse_args(argv).as_dict()
     except ArgumentError as error:
-        raise ValueError("evaluate: " + " ".join(str(error).split())) from error
+        raise ValueError(f"{name}: " + " ".join(str(error).split())) from error
 
 
 def arguments_of(function: Callable, settings: Namespace) -> dict[str, Any]:

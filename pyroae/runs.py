@@ -1,4 +1,4 @@
-"""Runs: train a recipe, score it on held-out data, and keep everything in a folder that is never overwritten."""
+"""Runs: train a recipe, score it, and keep everything in a folder that is never overwritten."""
 
 import json
 import math
@@ -12,13 +12,11 @@ from . import data, plots, storage
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet
-from .evaluation.importance import log_likelihood
 from .evaluation.particles import as_data
-from .evaluation.terms import elbo_terms
 from .infer.training import check_arguments, fit
 from .options import SWAPPABLE, arguments_of
-from .parts.posteriors import Delta
 from .recipes import conditional, vae
+from .scoring import results_of, score
 
 _STEPS = 4000  # what a small data set needs
 
@@ -43,9 +41,9 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     with storage.atomic(folder / "history.csv") as path:
         history.to_csv(path)
     _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
-    results, report = _score(ae, found, settings.particles)
+    terms, estimate, report = score(ae, found.test, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
-    _write_json(folder / "results.json", results | {"training_seconds": seconds})
+    _write_json(folder / "results.json", results_of(terms, estimate) | {"training_seconds": seconds})
     files = ["settings.json", "model.safetensors", "history.csv", "results.json", *_draw(ae, found, folder)]
     return "\n".join(
         [
@@ -56,26 +54,6 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
             f"run folder     {folder}: {', '.join(files)}",
         ]
     )
-
-
-def evaluate(run: str, particles: int = 5000) -> str:
-    """Score a run's model on its test data again, with so many particles; writes ``evaluation-PARTICLES.json`` beside it.
-
-    Raises:
-        ValueError: a folder that is no run, or bad particles.
-    """
-    whole_number("evaluate", particles=particles)
-    folder = Path(run)
-    try:
-        settings = json.loads((folder / "settings.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"evaluate: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
-    ae = storage.load(folder / "model.safetensors")
-    found = data.load(**arguments_of(data.load, settings))
-    results, report = _score(ae, found, particles)
-    written = folder / f"evaluation-{particles}.json"
-    _write_json(written, results)
-    return "\n".join([f"data           {found!r}", *report, f"written        {written}"])
 
 
 def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder:
@@ -130,21 +108,6 @@ def _folder(asked: str | None, name: str) -> Path:
             return folder
         except FileExistsError:
             number += 1
-
-
-def _score(ae: Autoencoder, found: DataSet, particles: int) -> tuple[dict, list[str]]:
-    terms = elbo_terms(ae, found.test)
-    elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
-    results = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
-    if isinstance(ae.posterior, Delta):
-        lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
-        return results, [*lines, "test log p(x)  is not defined for a point posterior (Delta); a Normal posterior can be scored"]
-    lines = [f"test ELBO      {elbo:.2f} nats/datum = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
-    if not ae.prior.proper:
-        return results, [*lines, "test log p(x)  does not exist under an improper prior"]
-    score = log_likelihood(ae, found.test, particles=particles, progress=True)
-    results |= {"log_likelihood": score.mean, "mc_se": score.mc_se, "data_se": score.data_se, "particles": particles}
-    return results, [*lines, "test " + str(score).replace("log p(x) = ", "log p(x)  ", 1)]
 
 
 def _draw(ae: Autoencoder, found: DataSet, folder: Path) -> list[str]:

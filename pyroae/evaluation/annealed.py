@@ -138,11 +138,11 @@ def bdmc(
     forward from the base give a lower bound on their log p(x), chains backward from z an upper one, both in expectation.
 
     Args:
-        model, guide, proposal, chains, temperatures, leapfrog, seed, progress: as for ``ais``. The model has one observed site, of x's shape.
+        model, guide, proposal, chains, temperatures, leapfrog, seed, progress: as for ``ais``.
         x: data whose number and shape are taken, and in a tuple ``(x, y)`` the y; not x's values.
 
     Raises:
-        ValueError: as for ``ais``; a model whose observed site is not x.
+        ValueError: as for ``ais``; a model whose one observed site is not x itself.
     """
     whole_number("bdmc", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)

@@ -16,7 +16,7 @@ _DRAWS = 64  # where a mean has no closed form
 
 
 def code_means(model: Program, guide: Program, args: Args) -> Tensor:
-    """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form where there is one site and Pyro knows it, else of 64 draws."""
+    """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form for one site where Pyro knows it, else of 64 draws."""
     rows = []
     for _, part in blocks(args, _BLOCK):
         means = _means(model, guide, part)

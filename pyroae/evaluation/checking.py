@@ -1,0 +1,159 @@
+"""Does the model look like the data, and the guide like the posterior?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from ..checks import whole_number
+from ..infer import programs
+from ..infer.programs import Program
+from .annealed import simulate
+from .density import Density
+from .particles import as_data, blocks, passes, rows_at_once
+
+Statistic = Callable[[Tensor], Tensor]  # (..., *event) -> (...)
+
+_BINS = 10
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Check:
+    """Data beside replicates of them, and how often each entry lies where the model expects it."""
+
+    observed: dict[str, float]  # each statistic's mean over the data
+    replicated: dict[str, Tensor]  # (draws,) the same of each replicate
+    pit: Tensor  # (N, *event) share of an entry's replicates below it, ties split at random; uniform for a calibrated model
+
+    @property
+    def p_values(self) -> dict[str, float]:
+        """Share of replicates whose statistic is at least the observed one, plus half an observation; suspicious near 0 and 1."""
+        return {
+            name: ((self.replicated[name] >= value).sum().item() + 0.5) / (len(self.replicated[name]) + 1)
+            for name, value in self.observed.items()
+        }
+
+    def coverage(self, level: float) -> float:
+        """Share of all entries that lie in their central interval of that level; ``level`` itself for a calibrated model."""
+        return ((2 * self.pit - 1).abs() < level).double().mean().item()
+
+    def __str__(self) -> str:
+        rows = [
+            f"{name}: {value:.4g}, replicated {self.replicated[name].mean():.4g}, p = {self.p_values[name]:.2g}"
+            for name, value in self.observed.items()
+        ]
+        cover = ", ".join(f"{self.coverage(level):.1%} in the {level:.0%} interval" for level in (0.5, 0.9))
+        return "\n".join([*rows, f"entries: {cover}"])
+
+    __repr__ = __str__
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean": lambda x: x.flatten(2).mean(-1),
+    "standard deviation": lambda x: x.flatten(2).std(-1, correction=0),
+    "smallest": lambda x: x.flatten(2).amin(-1),
+    "largest": lambda x: x.flatten(2).amax(-1),
+}
+
+
+def predictive_check(
+    model: Any,
+    x: Any,
+    guide: Program | None = None,
+    *,
+    draws: int = 100,
+    statistics: dict[str, Statistic] | None = None,
+    seed: int | None = 0,
+) -> Check:
+    """Posterior-predictive check (Gelman et al. 1996): z from q(z|x), then replicates of x from p(x|z).
+
+    Since z has seen x, p-values are drawn towards a half: an extreme one says that the model does not fit.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch with one observed site, x.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        draws: replicates.
+        statistics: functions from ``(draws, N, *event)`` to ``(draws, N)`` by name; by default mean, deviation, extremes.
+        seed: of the draws.
+    """
+    whole_number("predictive_check", draws=draws)
+    model, guide = programs.pair(model, guide)
+    statistics = statistics or STATISTICS
+    with programs.looking(model, guide, seed=seed):
+        args = as_data(x, model, guide)
+        x = args[0]
+        observed = {name: of(x[None]).double().mean().item() for name, of in statistics.items()}
+        replicated = {name: torch.zeros(draws, dtype=torch.float64, device=x.device) for name in statistics}
+        below, equal = torch.zeros_like(x), torch.zeros_like(x)
+        done = rows = None
+        for each in passes(model, guide, args, draws):
+            done, rows = (0 if each.rows != rows else done), each.rows
+            copies = each.model.nodes[each.observed[0]]["fn"].sample().reshape(each.particles, *x[rows].shape)
+            for name, of in statistics.items():
+                replicated[name][done : done + each.particles] += of(copies).double().sum(1) / len(x)
+            below[rows] += (copies < x[rows]).sum(0)
+            equal[rows] += (copies == x[rows]).sum(0)
+            done += each.particles
+        pit = (below + torch.rand_like(x) * (equal + 1)) / (draws + 1)
+    return Check(observed, {name: values.cpu() for name, values in replicated.items()}, pit.cpu())
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Ranks:
+    """Ranks of the z that made simulated data among the guide's draws: uniform where the guide is the exact posterior."""
+
+    ranks: Tensor  # (N, numbers) from 0 to draws
+    draws: int
+
+    @property
+    def p_values(self) -> Tensor:
+        """``(numbers,)`` of a chi-square test of uniformity over ten bins, for each number of the code."""
+        bins = (self.ranks * _BINS // (self.draws + 1)).long()
+        edges = torch.arange(self.draws + 1) * _BINS // (self.draws + 1)
+        expected = torch.bincount(edges, minlength=_BINS) / (self.draws + 1) * len(bins)
+        counts = torch.stack([(bins == b).sum(0) for b in range(_BINS)], 1)  # (numbers, bins)
+        statistic = ((counts - expected).square() / expected).sum(1)
+        return torch.from_numpy(chi2.sf(statistic.numpy(), _BINS - 1))
+
+    @property
+    def spread(self) -> Tensor:
+        """``(numbers,)`` variance of the ranks over that of uniform ones: above 1 the guide is too narrow, below 1 too wide."""
+        return self.ranks.double().var(0) / (((self.draws + 1) ** 2 - 1) / 12)
+
+    def __str__(self) -> str:
+        bad = self.p_values < 0.01 / len(self.p_values)
+        if not bad.any():
+            return f"the guide is calibrated as far as {len(self.ranks):,} simulated data can tell (smallest p {self.p_values.min():.2g})"
+        narrow, wide = (bad & (self.spread > 1.1)).sum().item(), (bad & (self.spread < 0.9)).sum().item()
+        return (
+            f"the guide is not calibrated in {int(bad.sum())} of {len(bad)} numbers of the code "
+            f"({narrow} too narrow, {wide} too wide, {int(bad.sum()) - narrow - wide} off in another way)"
+        )
+
+    __repr__ = __str__
+
+
+def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, seed: int | None = 0) -> Ranks:
+    """Simulation-based calibration of the guide (Talts et al. 2018): for data simulated from the model, whose z is known.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch with real-valued latents and one observed site, x.
+        x: data whose number and shape are taken, and in a tuple ``(x, y)`` the y; not x's values.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        draws: from the guide for each datum.
+        seed: of the draws.
+    """
+    whole_number("sbc", draws=draws)
+    model, guide = programs.pair(model, guide)
+    ranks = []
+    with programs.looking(model, guide, seed=seed):
+        args = as_data(x, model, guide)
+        for _, part in blocks(args, max(1, rows_at_once(model, guide, args) // draws)):
+            made, codes = simulate(model, part)
+            density = Density(model, guide, made)
+            ranks.append((density.draw(draws) < density.flat(codes)).sum(0))
+    return Ranks(torch.cat(ranks).cpu(), draws)

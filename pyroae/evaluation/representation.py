@@ -1,0 +1,135 @@
+"""What the code is good for: labels, factors, reconstruction, denoising."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import mutual_info_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from ..infer import programs
+from ..infer.programs import Program
+from .codes import code_means, reconstructed
+from .particles import as_data
+
+
+def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
+    """E[z|x] of each datum, ``(N, numbers)``, float64; of 64 draws where the posterior's mean has no closed form.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        seed: of the draws.
+    """
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        return code_means(model, guide, as_data(x, model, guide)).cpu()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Accuracy on test data of classifiers that see the code alone."""
+
+    linear: float  # logistic regression
+    neighbours: float  # k nearest neighbours
+    chance: float  # always the commonest class
+
+    def __str__(self) -> str:
+        return f"linear probe {self.linear:.1%}, nearest neighbours {self.neighbours:.1%}, chance {self.chance:.1%}"
+
+
+def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, neighbours: int = 5) -> Probe:
+    """How well labels can be told from the code E[z|x], standardised: by logistic regression and by nearest neighbours.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch.
+        train, test: splits of ``pa.data.load(...)`` with labels.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        neighbours: k.
+
+    Raises:
+        ValueError: data without labels.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits", binarize="threshold")
+    >>> probe(pa.recipes.vae(digits), digits.train, digits.test).linear > 0.5  # untrained
+    True
+    """
+    for split in (train, test):
+        if getattr(split, "labels", None) is None:
+            raise ValueError("probe: expected splits with labels, such as pa.data.load('digits').train")
+    (z, y), (z_test, y_test) = ((codes(model, split, guide).numpy(), split.labels.cpu().numpy()) for split in (train, test))
+    classifiers = LogisticRegression(max_iter=1000), KNeighborsClassifier(min(neighbours, len(y)))
+    linear, nearest = (make_pipeline(StandardScaler(), each).fit(z, y).score(z_test, y_test) for each in classifiers)
+    return Probe(linear, nearest, float((y_test == np.bincount(y).argmax()).mean()))
+
+
+def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bins: int = 20) -> float:
+    r"""Mutual information gap (Chen et al. 2018, eq. 6), from 0 to 1: how far each factor sits in one number of the code.
+
+    :math:`\frac1F \sum_f \frac{I(z_{(1)}; v_f) - I(z_{(2)}; v_f)}{H(v_f)}`, the two numbers that tell most of factor f;
+    of the means E[z|x], cut into ``bins`` of equal width.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch.
+        x: data, as for ``codes``.
+        factors: ``(N, F)`` whole numbers, what varies in the data.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        bins: of each number of the code.
+
+    Raises:
+        ValueError: factors of another shape, or a factor that does not vary.
+    """
+    z, v = codes(model, x, guide).numpy(), np.asarray(factors)
+    if v.ndim != 2 or len(v) != len(z):
+        raise ValueError(f"mig: expected factors of shape ({len(z)}, F), got {v.shape}")
+    cut = np.stack([np.digitize(column, np.histogram_bin_edges(column, bins)[1:-1]) for column in z.T])
+    gaps = []
+    for factor in v.T:
+        entropy = mutual_info_score(factor, factor)
+        if entropy == 0:
+            raise ValueError("mig: expected factors that vary, got a constant one; leave it out")
+        *_, second, first = [0.0, *sorted(mutual_info_score(column, factor) for column in cut)]
+        gaps.append((first - second) / entropy)
+    return float(np.mean(gaps))
+
+
+def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
+    """Mean squared error per number of x of the mean of p(x|z) at z = E[z|x], ``(N,)``.
+
+    Args:
+        model, x, guide, seed: as for ``codes``.
+    """
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        args = as_data(x, model, guide)
+        return (reconstructed(model, guide, args) - args[0]).double().square().flatten(1).mean(1).cpu()
+
+
+def denoising_gain(
+    model: Any, x: Any, corruption: Callable[[Tensor], Tensor], guide: Program | None = None, *, seed: int | None = 0
+) -> float:
+    r""":math:`10 \log_{10} \frac{|\tilde x - x|^2}{|\hat x(\tilde x) - x|^2}` in dB: noise taken away by reconstructing a noisy x.
+
+    Args:
+        model, guide: as for ``codes``.
+        x: clean data.
+        corruption: makes noisy data of them, such as ``pa.corruption.Gaussian(.3)``.
+        seed: of the corruption.
+    """
+    model, guide = programs.pair(model, guide)
+    with programs.looking(model, guide, seed=seed):
+        clean, *rest = as_data(x, model, guide)
+        noisy = corruption(clean)
+        left = (reconstructed(model, guide, (noisy, *rest)) - clean).double().square().sum().item()
+        added = (noisy - clean).double().square().sum().item()
+    if added == 0:
+        raise ValueError("denoising_gain: the corruption changed nothing")
+    return 10 * math.log10(added / left) if left else math.inf

@@ -1,0 +1,178 @@
+"""Scores of runs: what ``pyroae evaluate`` and ``pyroae compare`` say of models on held-out data."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from . import data, storage
+from .autoencoder import Autoencoder
+from .checks import whole_number
+from .data import DataSet, Split
+from .evaluation import proposals
+from .evaluation.comparison import compare as difference
+from .evaluation.decomposition import active_units, aggregate
+from .evaluation.importance import Estimate, log_likelihood
+from .evaluation.particles import Proposal
+from .evaluation.representation import probe, reconstruction_error
+from .evaluation.terms import Terms, elbo_terms
+from .options import arguments_of
+from .parts.posteriors import Delta
+
+_AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
+ProposalName = Literal["guide", "prior", "Laplace", "Optimised"]
+PROPOSALS: dict[str, Callable[[], Proposal | None]] = {
+    "guide": lambda: None,
+    "prior": lambda: proposals.prior,
+    "Laplace": proposals.Laplace,
+    "Optimised": proposals.Optimised,
+}
+
+
+def score(ae: Autoencoder, test: Split, particles: int, proposal: ProposalName = "guide") -> tuple[Terms, Estimate | None, list[str]]:
+    """ELBO and log p(x) of held-out data, as far as they exist, and lines that say so."""
+    terms = elbo_terms(ae, test)
+    elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
+    if isinstance(ae.posterior, Delta):
+        lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
+    else:
+        lines = [f"test ELBO      {elbo:.2f} nats/datum = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
+    if not ae.prior.proper:
+        return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
+    if isinstance(ae.posterior, Delta) and proposal == "guide":
+        return (
+            terms,
+            None,
+            [*lines, "test log p(x)  is not defined for a point posterior (Delta); pyroae evaluate RUN --proposal Laplace scores it"],
+        )
+    found = log_likelihood(ae, test, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
+    return terms, found, [*lines, "test " + str(found).replace("log p(x) = ", "log p(x)  ", 1), f"{'verdict':14} {found.verdict}"]
+
+
+def results_of(terms: Terms, found: Estimate | None) -> dict:
+    """The same as plain numbers."""
+    results = {name: getattr(terms, name).mean().item() for name in ("elbo", "reconstruction", "kl")}
+    if found is not None:
+        results |= {"log_likelihood": found.mean, "mc_se": found.mc_se, "data_se": found.data_se, "particles": found.particles}
+        results |= {
+            "bias": found.bias,
+            "unreliable": None if math.isnan(found.unreliable) else found.unreliable,
+            "bits_per_dim": found.bits_per_dim,
+        }
+    return results
+
+
+def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> str:
+    """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row a datum, ``.csv`` beside it.
+
+    Args:
+        run: the run folder.
+        particles: importance samples for each test datum's log p(x).
+        proposal: where they are drawn from.
+
+    Raises:
+        ValueError: a folder that is no run, or bad particles.
+    """
+    whole_number("evaluate", particles=particles)
+    ae, found = _opened(run, "evaluate")
+    terms, estimate, lines = score(ae, found.test, particles, proposal)
+    results = results_of(terms, estimate)
+    if estimate is not None and proposal == "guide":
+        results["kl_to_posterior"] = (estimate.values - terms.elbo).mean().item()
+        lines.append(f"{'inference gap':14} KL(q || p(z|x)) {results['kl_to_posterior']:.2f} nats/datum: log p(x) - ELBO")
+    for name, say in _SAYINGS.items():
+        try:
+            more, line = say(ae, found)
+        except ValueError as error:
+            more, line = {}, f"not given: {error}"
+        results |= more
+        lines += [f"{name:14} {part}" for part in line.splitlines()]
+    suffix = "" if proposal == "guide" else f"-{proposal}"
+    written = Path(run) / f"evaluation-{particles}{suffix}.json"
+    with storage.atomic(written) as temporary:
+        temporary.write_text(json.dumps(results, indent=2))
+    with storage.atomic(written.with_suffix(".csv")) as temporary:
+        _write_rows(temporary, terms, estimate)
+    return "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
+
+
+def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> str:
+    """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
+
+    Raises:
+        ValueError: fewer than two runs, folders that are none, different test data, or a model without log p(x).
+    """
+    whole_number("compare", particles=particles)
+    if len(runs) < 2 or len(set(runs)) < len(runs):
+        raise ValueError(f"compare: expected at least two different run folders, got {' '.join(runs) or 'none'}")
+    opened = {run: _opened(run, "compare") for run in runs}
+    first = opened[runs[0]][1].test
+    scores = {}
+    for run, (ae, found) in opened.items():
+        if found.test.x.shape != first.x.shape or not torch.equal(found.test.x, first.x):
+            raise ValueError(f"compare: {run} was tested on other data than {runs[0]}, so their log p(x) cannot be compared")
+        _, estimate, lines = score(ae, found.test, particles, proposal)
+        if estimate is None:
+            raise ValueError(f"compare: {run}: {lines[-1]}")
+        scores[run] = estimate
+    best, *others = sorted(runs, key=lambda run: -scores[run].mean)
+    width = max(len(run) for run in runs)
+    head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7"
+    rows = [f"{best:{width}}  {scores[best].mean:8.2f}  {'':13}  {'':11}  {'':4}  {scores[best].unreliable:10.1%}"]
+    for run in others:
+        d = difference(scores[run], scores[best])
+        rows.append(
+            f"{run:{width}}  {scores[run].mean:8.2f}  {d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}  {scores[run].unreliable:10.1%}"
+        )
+    return "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats a datum", head, *rows])
+
+
+def _opened(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
+    folder = Path(run)
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{owner}: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
+    return storage.load(folder / "model.safetensors"), data.load(**arguments_of(data.load, settings))
+
+
+def _write_rows(path: Path, terms: Terms, found: Estimate | None):
+    columns = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
+    if found is not None:
+        columns = {"log_likelihood": found.values, "mc_se": found.errors, "ess": found.ess, "khat": found.khat} | columns
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values())))
+
+
+def _some(split: Split) -> Split:
+    return replace(split, x=split.x[:_AT_MOST], labels=None if split.labels is None else split.labels[:_AT_MOST])
+
+
+def _rate(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
+    rate = aggregate(ae, _some(found.test))
+    return {"mutual_information": rate.mutual_information, "marginal_kl": rate.marginal_kl}, str(rate)
+
+
+def _units(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
+    units = active_units(ae, found.test)
+    return {"active_units": units.active.nonzero().flatten().tolist(), "units": len(units.active)}, str(units)
+
+
+def _labels(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
+    accuracy = probe(ae, _some(found.train), _some(found.test))
+    return {"linear_probe": accuracy.linear, "nearest_neighbours": accuracy.neighbours}, str(accuracy)
+
+
+def _reconstruction(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
+    error = reconstruction_error(ae, found.test).mean().item()
+    return {"reconstruction_error": error}, f"mean squared error {error:.4g} for each number of x"
+
+
+_SAYINGS = {"rate": _rate, "units": _units, "labels": _labels, "reconstruction": _reconstruction}

@@ -22,7 +22,7 @@ Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide 
 PARTICLES = "_particles"
 _DATA = 64  # data whose posteriors are held at once
 _BUDGET = {"cuda": 2e9}  # bytes for a pass of particles
-_SMALL_BUDGET = 64e6  # the same on a CPU: what its caches like
+_SMALL_BUDGET = 32e6  # the same on a CPU: what its caches like
 
 
 @dataclass

@@ -90,7 +90,7 @@ class Bernoulli(Likelihood):
     remedy = "binarize the data (binarize='threshold', 'static' or 'dynamic') or use ContinuousBernoulli for grey levels"
 
     def __init__(self, event_shape: Shape | None = None):
-        super().__init__(dist.Bernoulli, event_shape)
+        super().__init__(distributions.Bernoulli, event_shape)
 
 
 class ContinuousBernoulli(Likelihood):

@@ -245,6 +245,12 @@ def test_a_run_is_evaluated_again(capsys, tmp_path):
     report = run("evaluate", "runs/vae-digits-1", "--particles", "200", capsys=capsys)
     again = json.loads((tmp_path / "runs/vae-digits-1/evaluation-200.json").read_text())
     assert again["elbo"] == first["elbo"] and again["log_likelihood"] > first["elbo"] and again["particles"] == 200
+    for line in ("verdict  ", "inference gap  KL", "rate  ", "units  ", "labels         linear probe", "reconstruction mean squared"):
+        assert line in report
+    assert {"mutual_information", "active_units", "linear_probe", "unreliable"} <= again.keys()
+    with open(tmp_path / "runs/vae-digits-1/evaluation-200.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 360 and sum(float(row["log_likelihood"]) for row in rows) / 360 == pytest.approx(again["log_likelihood"])
     assert "evaluation-200.json" in report and f"{again['log_likelihood']:.2f}" in report
 
 
@@ -257,3 +263,27 @@ def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch
     run("train", "--likelihood", "my_parts.Heavy", "--likelihood.scale", ".3", *QUICK, capsys=capsys)
     ae = pa.load("runs/vae-digits-1/model.safetensors")
     assert type(ae.likelihood).__name__ == "Heavy" and ae.reconstruct(torch.rand(2, 64)).isfinite().all()
+
+
+def test_a_point_posterior_is_scored_by_a_proposal(capsys):
+    run("train", "sparse", "--code", "2", "--hidden", "8", *QUICK, capsys=capsys)
+    assert "--proposal Laplace scores it" in run("evaluate", "runs/sparse-digits-1", "--particles", "30", capsys=capsys)
+    report = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "prior", capsys=capsys)
+    assert "test log p(x)  -" in report and "evaluation-30-prior.json" in report
+
+
+def test_runs_are_ranked_with_paired_errors(capsys):
+    run("train", "--epochs", "10", "--particles", "5", capsys=capsys)
+    run("train", *QUICK, capsys=capsys)
+    table = run("compare", "runs/vae-digits-2", "runs/vae-digits-1", "--particles", "30", capsys=capsys).splitlines()
+    assert [line.split()[0] for line in table[-2:]] == ["runs/vae-digits-1", "runs/vae-digits-2"]
+    models, test = (pa.load(f"runs/vae-digits-{i}/model.safetensors") for i in (2, 1)), pa.data.load("digits", binarize="dynamic").test
+    scores = [pa.log_likelihood(model, test, particles=30) for model in models]
+    found = pa.compare(*scores)
+    assert f"{found.difference:.3f}" in table[-1] and f"{found.se:.2g}" in table[-1]
+    for arguments, message in (
+        (["runs/vae-digits-1"], "at least two different"),
+        (["runs/vae-digits-1", "runs/none"], "expected a run folder"),
+        (["runs/vae-digits-1", "runs/vae-digits-2", "--particles", "0"], "at least 1"),
+    ):
+        assert main(["compare", *arguments]) == 2 and message in capsys.readouterr().err

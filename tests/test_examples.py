@@ -13,10 +13,11 @@ SMALL = {
     "adversarial": ({"epochs": 1, "hidden": 8}, "adversarial.json"),
     "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "code": 4, "test_rows": 20}, "objectives.json"),
     "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
+    "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood.json"),
 }
 
 
-@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")])
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + ["benchmarks/likelihood"])
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = imported(name)

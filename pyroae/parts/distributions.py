@@ -42,7 +42,7 @@ class Bernoulli(dist.Bernoulli):
         """Nats of each entry."""
         if self._validate_args:
             self._validate_sample(value)
-        return torch.addcmul(F.softplus(self.logits, threshold=40.0).neg(), value, self.logits)
+        return torch.addcmul(F.softplus(self.logits, threshold=40.0).neg_(), value, self.logits)
 
 
 class Categorical(dist.Categorical):

@@ -1,0 +1,269 @@
+"""Decomposition, comparison, checks, representation and export, each against a closed form or another library."""
+
+import math
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from conftest import linear_gaussian, small_vae
+from sklearn.metrics import mutual_info_score
+from torch import nn
+
+import pyroae as pa
+from pyroae.evaluation.importance import Estimate
+from pyroae.evaluation.weights import Weights
+
+
+@pytest.fixture
+def arviz():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("arviz", reason="needs ArviZ: install the extra 'arviz'")
+
+
+# --- how far to trust an estimate ---
+
+
+@pytest.mark.parametrize("particles", [25, 26, 100, 1000, 5000])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0, 30.0])
+def test_khat_is_arviz_s(particles, spread, arviz):
+    log_w = spread * torch.randn(particles, 10, dtype=torch.float64) - 1000
+    stream = Weights(10, particles, torch.device("cpu"))
+    for chunk in log_w.split(77):
+        stream.add(chunk)
+    theirs = torch.as_tensor(arviz.psislw(log_w.T.numpy().copy())[1])
+    assert torch.allclose(stream.khat(), theirs, atol=1e-6, rtol=0)
+
+
+def test_stated_intervals_cover_over_200_runs():
+    exact = linear_gaussian(widen=1.3)
+    truth = exact.log_p.mean().item()
+    runs = [pa.log_likelihood(exact.ae, exact.x, particles=100, seed=seed) for seed in range(200)]
+    assert 180 <= sum(abs(run.mean - truth) < 1.96 * run.mc_se for run in runs) <= 198
+    below = truth - sum(run.mean for run in runs) / 200
+    assert below == pytest.approx(-sum(run.bias for run in runs) / 200, abs=3 * runs[0].mc_se / 200**0.5) and below > 0
+
+
+def test_the_verdict_says_what_share_and_what_to_do():
+    good, bad = linear_gaussian(widen=1.3), linear_gaussian(widen=0.35)
+    assert "reliable: " in (verdict := pa.log_likelihood(good.ae, good.x, particles=500).verdict) and "unreliable" not in verdict
+    score = pa.log_likelihood(bad.ae, bad.x, particles=500)
+    assert score.unreliable > 0.6 and f"{score.unreliable:.1%}" in score.verdict and "pa.ais" in score.verdict
+    assert "25 particles" in pa.log_likelihood(good.ae, good.x, particles=10).verdict and "lower bound" in str(score)
+
+
+def test_a_confident_wrong_pixel_costs_what_it_costs():
+    ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(3), pa.posteriors.Normal(), nn.Linear(3, 4), nn.Linear(2, 3))
+    with torch.no_grad():
+        for parameter in ae.parameters():
+            parameter.zero_()
+        ae.decoder.bias.fill_(40.0)
+    score = pa.log_likelihood(ae, torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), particles=50)
+    assert torch.allclose(score.values, torch.tensor([-40.0, -80.0], dtype=torch.float64))
+
+
+MEASURE = """
+import resource, sys, torch, pyroae as pa
+ae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(784), pa.posteriors.Normal(), pa.nets.MLP(64), pa.nets.MLP(64))
+x = torch.rand(int(sys.argv[1]), 784).round()
+pa.log_likelihood(ae, x[:64], particles=200)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pa.log_likelihood(ae, x, particles=int(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in Linux's units")
+@pytest.mark.parametrize("data, particles", [(2, 10), (2, 10_000), (400, 50)])
+def test_peak_memory_grows_with_neither_particles_nor_data(data, particles):
+    grown = subprocess.run([sys.executable, "-c", MEASURE, str(data), str(particles)], capture_output=True, text=True, check=True)
+    assert float(grown.stdout) < 40  # MiB; 10,000 particles of 2 data at once would be 60 MiB of logits alone
+
+
+# --- where the nats go ---
+
+
+def test_the_inference_gap_is_the_kl_to_the_posterior_and_all_of_it_amortization_here():
+    exact = linear_gaussian(widen=1.3)
+    found = pa.decompose(exact.ae, exact.x, particles=1000, draws=500)
+    gap = 3 * (0.5 * (1.3**2 - 1) - math.log(1.3))
+    assert found.kl_to_posterior.mean().item() == pytest.approx(gap, abs=0.03)
+    assert found.amortization.mean().item() == pytest.approx(gap, abs=0.03) and abs(found.approximation.mean().item()) < 0.01
+    assert -found.distortion - found.rate == pytest.approx(found.terms.elbo.mean().item()) and "amortization" in str(found)
+
+
+def test_mutual_information_and_marginal_kl_of_the_aggregate_posterior():
+    exact = linear_gaussian(widen=1.3)
+    found = pa.aggregate(exact.ae, exact.x)
+    q = exact.ae.encode(exact.x)
+    torch.manual_seed(1)
+    z = q.sample((2000,))  # by brute force: a matrix of densities, many draws
+    own, mixture = q.log_prob(z), torch.logsumexp(q.log_prob(z[:, :, None]), -1) - math.log(40)
+    assert found.mutual_information == pytest.approx((own - mixture).mean().item(), abs=0.4)
+    assert found.marginal_kl == pytest.approx((mixture - exact.ae.prior().log_prob(z)).mean().item(), abs=0.4)
+    many = [pa.aggregate(exact.ae, exact.x, seed=seed).mutual_information for seed in range(100)]
+    assert sum(many) / 100 == pytest.approx((own - mixture).mean().item(), abs=0.08)
+    apart = linear_gaussian(noise=0.01)
+    assert "limit for 40 data" in str(pa.aggregate(apart.ae, apart.x))
+
+
+def test_active_units_are_those_that_depend_on_x():
+    exact = linear_gaussian()
+    with torch.no_grad():
+        exact.ae.encoder.weight[1] = 0.0
+    units = pa.active_units(exact.ae, exact.x)
+    assert torch.allclose(units.variance, exact.ae.encode(exact.x).mean.var(0))
+    assert units.active.tolist() == [True, False, True] and "not 1" in str(units) and units.warning is None
+    with torch.no_grad():
+        exact.ae.encoder.weight.zero_()
+    assert "posterior collapse" in str(pa.active_units(exact.ae, exact.x))
+
+
+# --- comparison ---
+
+
+def test_a_paired_comparison_is_the_mean_difference_and_its_error():
+    exact = linear_gaussian()
+    a, b = exact.ae, linear_gaussian(noise=0.9).ae
+    found = pa.compare(a, b, exact.x, particles=200)
+    scores = [pa.log_likelihood(each, exact.x, particles=200) for each in (a, b)]
+    difference = scores[0].values - scores[1].values
+    assert found.difference == pytest.approx(difference.mean().item()) and found.difference > 0
+    assert found.se == pytest.approx(difference.std().item() / 40**0.5)
+    assert found.wins == (difference > 0).double().mean().item() and pa.compare(*scores).difference == found.difference
+    with pytest.raises(ValueError, match="the data x beside models"):
+        pa.compare(a, b)
+    with pytest.raises(ValueError, match="40 and 3 values"):
+        pa.compare(scores[0], pa.log_likelihood(b, exact.x[:3], particles=10))
+    assert pa.compare((a.model, a.guide), a, exact.x, particles=20).wins == 0.5 and isinstance(scores[0], Estimate)
+
+
+# --- checks ---
+
+
+@pytest.mark.parametrize("widen, said", [(1.0, "is calibrated"), (0.6, "3 too narrow"), (1.6, "3 too wide")])
+def test_simulation_based_calibration_of_the_guide(widen, said):
+    exact = linear_gaussian(widen=widen)
+    ranks = pa.sbc(exact.ae, exact.x.repeat(20, 1))
+    assert said in str(ranks) and ranks.ranks.shape == (800, 3)
+
+
+def test_a_predictive_check_passes_a_good_model_and_fails_a_bad_one():
+    exact = linear_gaussian()
+    good = pa.predictive_check(exact.ae, exact.x)
+    assert all(0.05 < p < 0.95 for p in good.p_values.values())
+    bad = pa.predictive_check(exact.ae, 3 * exact.x, statistics={"mean square": lambda x: x.square().flatten(2).mean(-1)})
+    assert bad.p_values["mean square"] < 0.02 or bad.p_values["mean square"] > 0.98
+    assert bad.coverage(0.9) < 0.6 < good.coverage(0.9)
+
+
+def test_entries_are_calibrated_where_z_says_nothing_of_x():
+    """With the prior as posterior and a decoder that ignores z, x is N(b, noise^2): the intervals hold what they say."""
+    exact = linear_gaussian()
+    with torch.no_grad():
+        exact.ae.decoder.weight.zero_()
+    x = exact.b + exact.noise * torch.randn(300, 7, dtype=torch.float64)
+    check = pa.predictive_check(exact.ae, x, draws=200)
+    assert check.coverage(0.5) == pytest.approx(0.5, abs=0.05) and check.coverage(0.9) == pytest.approx(0.9, abs=0.03)
+    assert "90% interval" in str(check) and check.pit.shape == x.shape
+
+
+# --- representation ---
+
+
+class Copy(nn.Module):
+    """Means that are x itself, scales exp(-5)."""
+
+    def forward(self, x):
+        return torch.cat([x, torch.full_like(x, -5.0)], -1)
+
+
+def copying(size):
+    return pa.Autoencoder(pa.priors.Normal(size), pa.likelihoods.Normal(size, scale=1.0), pa.posteriors.Normal(), Copy(), nn.Identity())
+
+
+def test_probes_see_labels_that_are_in_the_code(digits):
+    found = pa.probe(copying(64), digits.train, digits.test)
+    assert found.linear > 0.85 and found.neighbours > 0.85 and found.chance < 0.2 and "linear probe" in str(found)
+    with pytest.raises(ValueError, match="with labels"):
+        pa.probe(copying(64), digits.train.x, digits.test)
+
+
+def test_codes_are_posterior_means_also_without_a_closed_form():
+    exact = linear_gaussian()
+    assert torch.allclose(pa.codes(exact.ae, exact.x), exact.ae.encode(exact.x).mean)
+    x = torch.rand(5, 64).round()
+    flow = small_vae(posterior=pa.posteriors.Flow())
+    means = torch.stack([flow.encode(x).sample() for _ in range(600)]).double()
+    assert ((pa.codes(flow, x) - means.mean(0)).abs() < 6 * means.std(0) / 8).all()
+
+
+def test_mig_is_one_for_factors_each_in_its_own_number_and_less_where_they_are_mixed():
+    factors = torch.cartesian_prod(torch.arange(4), torch.arange(5)).repeat(20, 1)
+    apart, mixed = factors.float(), factors.float() @ torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    assert pa.mig(copying(2), apart, factors) == pytest.approx(1.0)
+    assert pa.mig(copying(2), mixed, factors) < 0.3
+    h = [mutual_info_score(a, b) for a, b in ((factors[:, 0], factors[:, 0]), (factors[:, 0], factors[:, 0] // 2))]
+    doubled = torch.stack([factors[:, 0], factors[:, 0] // 2], 1).float()
+    assert pa.mig(copying(2), doubled, factors[:, :1]) == pytest.approx((h[0] - h[1]) / h[0])
+    with pytest.raises(ValueError, match="constant"):
+        pa.mig(copying(2), apart, 0 * factors)
+
+
+def test_reconstruction_error_and_denoising_gain():
+    exact = linear_gaussian()
+    clean = exact.ae.reconstruct(exact.x)
+    assert torch.allclose(pa.reconstruction_error(exact.ae, exact.x), (clean - exact.x).square().mean(1).double())
+    halving = lambda x: x + 1.0  # noqa: E731
+    ae = copying(3).replace(decoder=nn.Linear(3, 3))
+    with torch.no_grad():
+        ae.decoder.weight.copy_(torch.eye(3)), ae.decoder.bias.fill_(-0.9)
+    assert pa.denoising_gain(ae, torch.randn(9, 3), halving) == pytest.approx(20.0, abs=1e-3)
+
+
+# --- export ---
+
+
+def test_arviz_compares_models_as_we_do(arviz):
+    exact, other = linear_gaussian(), linear_gaussian(noise=0.9)
+    ours = pa.compare(exact.ae, other.ae, exact.x, particles=300)
+    exported = {name: pa.to_arviz(each.ae, exact.x, draws=60, particles=300) for name, each in (("a", exact), ("b", other))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = arviz.compare(exported)
+    assert table.loc["b"]["elpd_diff"] == pytest.approx(40 * ours.difference, rel=1e-6)
+    assert table.loc["b"]["dse"] == pytest.approx(40 * ours.se * (39 / 40) ** 0.5, rel=1e-6)
+
+
+def test_exported_draws_are_of_the_exact_posterior(arviz):
+    exact = linear_gaussian(widen=1.5)
+    z = torch.as_tensor(pa.to_arviz(exact.ae, exact.x, draws=800, particles=2000).posterior["z"].values[0])
+    mean, sd = exact.ae.encode(exact.x).mean, 1 / exact.precision.sqrt()
+    assert ((z.mean(0) - mean).abs() < 0.25 * sd).all() and torch.allclose(z.std(0), sd.expand(40, 3), rtol=0.2)
+
+
+# --- nothing is changed ---
+
+LOOKS = {
+    "ais": lambda ae, x: pa.ais(ae, x, chains=3, temperatures=4),
+    "bdmc": lambda ae, x: pa.bdmc(ae, x, chains=3, temperatures=4),
+    "Laplace": lambda ae, x: pa.log_likelihood(ae, x, particles=30, proposal=pa.proposals.Laplace(steps=5)),
+    "decompose": lambda ae, x: pa.decompose(ae, x, particles=30, best=pa.proposals.Optimised(steps=5)),
+    "aggregate": pa.aggregate,
+    "active_units": pa.active_units,
+    "predictive_check": pa.predictive_check,
+    "sbc": pa.sbc,
+    "codes": lambda ae, x: pa.codes(ae, x).sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_evaluation_leaves_everything_as_it_was(name, digits):
+    encoder = nn.Sequential(nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 8))
+    ae = small_vae(corruption=pa.corruption.Masking(0.5)).replace(encoder=encoder).train()
+    state, seed = {key: value.clone() for key, value in ae.state_dict().items()}, torch.get_rng_state()
+    first, again = (str(LOOKS[name](ae, digits.test.x[:20])) for _ in range(2))
+    assert first == again and all(module.training for module in ae.modules()) and torch.equal(torch.get_rng_state(), seed)
+    assert all(torch.equal(state[key], value) for key, value in ae.state_dict().items()) and all(p.grad is None for p in ae.parameters())

@@ -130,7 +130,7 @@ PYTHON = {
     "particles as a float": (lambda: pa.elbo_terms(small_vae(), X, particles=1e3), ["particles", "1000.0"]),
     "log p(x) of a point posterior": (
         lambda: pa.log_likelihood(built(posterior=pa.posteriors.Delta()), X),
-        ["Delta", "density", "pa.posteriors.Normal"],
+        ["Delta", "density", "pa.proposals.Laplace"],
     ),
     "log p(x) under an improper prior": (lambda: pa.log_likelihood(built(prior=pa.priors.Flat(4)), X), ["improper", "pa.priors.Normal"]),
     "log p(x) of a program that does not split into data": (

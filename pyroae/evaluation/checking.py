@@ -30,10 +30,10 @@ class Check:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """Share of replicates whose statistic is at least the observed one, plus half an observation; suspicious near 0 and 1."""
+        """Share of replicates whose statistic is above the observed one, ties counting half; suspicious near 0 and 1."""
+        above = lambda copies, value: ((copies > value).double() + 0.5 * (copies == value)).sum().item()  # noqa: E731
         return {
-            name: ((self.replicated[name] >= value).sum().item() + 0.5) / (len(self.replicated[name]) + 1)
-            for name, value in self.observed.items()
+            name: (above(self.replicated[name], value) + 0.5) / (len(self.replicated[name]) + 1) for name, value in self.observed.items()
         }
 
     def coverage(self, level: float) -> float:

@@ -133,7 +133,7 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         args = as_data(x, model, guide)
-        check_weighable("aggregate", *programs.traces(model, guide, *args))
+        check_weighable("aggregate", *programs.traces(model, guide, *(column[:1] for column in args)))
         densities = [(rows, Density(model, guide, part)) for rows, part in blocks(args, _BLOCK)]
         codes = [density.draw(1) for _, density in densities]  # (1, B, size) each
         own = torch.cat([density.log_guide(u)[0] for (_, density), u in zip(densities, codes)])

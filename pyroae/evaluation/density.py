@@ -39,7 +39,7 @@ class Density:
         self.model, self.args, self.n = model, args, len(args[0])
         self.guide, self.nesting = encoded(model, guide, args)
         self.of_prior = isinstance(guide, Prior)
-        trace, _ = self._traces(self.guide, 1)
+        trace, _ = programs.traces(*(on_particles(program, 1, self.nesting) for program in (model, self.guide)), *args)
         self.sites = programs.sites(trace, observed=False)
         self.transforms = {name: _to_support(name, site["fn"]) for name, site in self.sites.items()}
         self.shapes = {name: self.transforms[name].inv(site["value"]).shape[1:] for name, site in self.sites.items()}
@@ -48,7 +48,7 @@ class Density:
 
     def draw(self, particles: int) -> Tensor:
         """Draws of u from the guide."""
-        trace, _ = self._traces(self.guide, particles)
+        trace = poutine.trace(on_particles(self.guide, particles, self.nesting)).get_trace(*self.args)
         return self.flat({name: trace.nodes[name]["value"] for name in self.sites})
 
     def flat(self, values: Samples) -> Tensor:
@@ -123,9 +123,6 @@ class Density:
         trace = poutine.trace(program).get_trace(*self.args)
         trace.compute_log_prob()
         return trace
-
-    def _traces(self, guide: Program, particles: int):
-        return programs.traces(*(on_particles(program, particles, self.nesting) for program in (self.model, guide)), *self.args)
 
     def _log_prob(self, site: dict, particles: int) -> Tensor:
         return per_datum(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]), particles, self.n, self.nesting)

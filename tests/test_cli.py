@@ -186,6 +186,7 @@ OTHER_CODES = [
     ("Sphere", "ProjectedNormal"),
     ("RelaxedOneHot", "RelaxedOneHot"),
     ("RelaxedBernoulli", "RelaxedBernoulli"),
+    ("Hierarchical", "TopDown"),
     ("Clusters", "Clusters"),
     ("ClassAndStyle", "Clusters"),
 ]

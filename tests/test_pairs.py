@@ -119,13 +119,17 @@ def test_the_optimal_scale_is_the_root_mean_squared_error(grey):
     assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=0.1)  # what evaluation uses
 
 
-def test_hierarchical(digits, tmp_path):
-    ae, x = make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]), digits.test.x
+TOP_DOWN = lambda: pa.priors.Hierarchical(4, top=2, hidden=8, skip=True), lambda: pa.posteriors.TopDown(features=8, hidden=8)  # noqa: E731
+
+
+@pytest.mark.parametrize("pair", [HIERARCHICAL, TOP_DOWN], ids=["Burda", "Tomczak"])
+def test_hierarchical(pair, digits, tmp_path):
+    ae, x = make(*pair, LIKELIHOODS["Bernoulli"]), digits.test.x
     assert improves(ae, x).objective == "Trace_ELBO"
     scores(ae, x[:20])
     survives_copying(ae, x[:5], tmp_path)
     assert ae.sample(3).shape == (3, 64)
-    assert make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]).replace(prior=pa.priors.Hierarchical(5, top=3)).sample(2).shape == (2, 64)
+    assert make(*pair, LIKELIHOODS["Bernoulli"]).replace(prior=pa.priors.Hierarchical(5, top=3)).sample(2).shape == (2, 64)
 
 
 def test_hierarchical_elbo_is_trace_elbos(digits):

@@ -153,6 +153,8 @@ OTHERS = {
     "Flat": lambda: pa.priors.Flat(3, support="unit_interval"),
     "VampPrior": lambda: pa.priors.VampPrior(3, components=7),
     "Hierarchical prior": lambda: pa.priors.Hierarchical(3, top=2, hidden=[5, 5]),
+    "Hierarchical prior, skip": lambda: pa.priors.Hierarchical(3, top=2, skip=True),
+    "TopDown": lambda: pa.posteriors.TopDown(3, features=4, top=2),
     "Hierarchical posterior": lambda: pa.posteriors.Hierarchical(3, hidden=[5, 5]),
 }
 
@@ -232,6 +234,16 @@ def test_a_prior_integrates_to_one_and_its_samples_follow_it(name):
     assert torch.allclose((z * mass[:, None]).sum(0) * cell, drawn.mean(0), atol=0.07)
     inside = ((z**2).sum(1) < 1).double()
     assert (inside * mass).sum().item() * cell.item() == pytest.approx(((drawn**2).sum(1) < 1).double().mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("prior", [pa.priors.RelaxedBernoulli(1, 0.7, 0.4), pa.priors.RelaxedOneHot(2, 0.7, [0.4, 0.0])])
+def test_a_relaxed_prior_integrates_to_one_and_its_samples_follow_it(prior):
+    """Both are the same density of one number: of two categories the first."""
+    p, u = prior.double()(), torch.linspace(0, 1, 200001, dtype=torch.float64)[1:-1, None]
+    mass = p.log_prob(u if len(p.event_shape) and p.event_shape[0] == 1 else torch.cat([u, 1 - u], -1)).exp()
+    assert torch.trapezoid(mass, u[:, 0]).item() == pytest.approx(1.0, abs=5e-3)  # its ends are steep
+    drawn, inside = p.sample((20000,))[:, 0], u[:, 0] < 0.3
+    assert torch.trapezoid(mass[inside], u[inside, 0]).item() == pytest.approx((drawn < 0.3).double().mean().item(), abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["spline", "affine"])

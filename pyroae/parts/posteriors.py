@@ -238,7 +238,70 @@ class Hierarchical(Posterior):
         return z
 
 
-class Clusters(Posterior):
+class _TopDown(Posterior):
+    """q(top|x) q(z|x, top): the encoder gives the top's numbers and ``features`` more, from which, with the top beside them, comes z."""
+
+    def _build(self, head: int | None, top: int | None, features: int, hidden: int | list[int], activation: str):
+        """Once the sizes are known: ``head`` numbers for a top of length ``top``."""
+        whole_number(type(self).__name__, features=features)
+        if top is not None and self.event_shape is not None:
+            self.layer = Conditional(dist.Normal, self.event_shape)
+            self.network = MLP(hidden, activation).build(torch.Size([features + top]), self.layer.size)
+            self.widths, self.size = [head, features], head + features
+
+    def below(self, features: Tensor, top: Tensor) -> dist.Distribution:
+        """q(z|x, top)."""
+        return self.layer(apply(self.network, features, 1, top))
+
+
+class TopDown(_TopDown):
+    """q(z2|x) q(z|x, z2), for the prior Hierarchical: Normals, the upper one first (Tomczak & Welling 2018, eq. 13).
+
+    ``encode(x)`` is q(z|x, z2) at the mean of z2.
+
+    Args:
+        event_shape: shape of z, the level next to x.
+        features: how many numbers the encoder gives besides those of z2.
+        hidden: widths of the hidden layers of the network that makes z of them and z2.
+        activation: as in ``pa.nets.MLP``.
+    """
+
+    sites = ("z", "z2")
+
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        features: int = 64,
+        hidden: int | list[int] = 128,
+        activation: str = "ReLU",
+        top: int | None = None,
+    ):
+        super().__init__(dist.Normal, event_shape)
+        self.upper = None if top is None else Conditional(dist.Normal, top)
+        self._build(self.upper and self.upper.size, top, features, hidden, activation)
+
+    def fitted(self, prior):
+        """As every posterior's, with the size of z2 from the prior too."""
+        top = getattr(prior, "top", None)
+        sound = top is None or (self.upper is not None and self.upper.event_shape == top.event_shape)
+        return super(TopDown, self if sound else self.remade(top=top.event_shape[0])).fitted(prior)
+
+    def forward(self, h):
+        """q(z|x, z2) at the mean of z2."""
+        above, features = h.split(self.widths, -1)
+        return self.below(features, self.upper(above).mean)
+
+    def centre(self, h):
+        """The means of z and z2."""
+        above, _ = h.split(self.widths, -1)
+        return self(h).mean, self.upper(above).mean
+
+    def draw(self, h, c=None):
+        above, features = h.split(self.widths, -1)
+        pyro.sample("z", self.below(features, pyro.sample("z2", self.upper(above))))
+
+
+class Clusters(_TopDown):
     """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
 
     The encoder gives the category's logits and ``features`` numbers, from which, with the category beside them, a network
@@ -263,12 +326,8 @@ class Clusters(Posterior):
         classes: int | None = None,
     ):
         super().__init__(dist.Normal, event_shape)
-        whole_number("Clusters", features=features)
         self.classes = classes
-        if classes is not None and self.event_shape is not None:
-            self.layer = Conditional(dist.Normal, self.event_shape)
-            self.network = MLP(hidden, activation).build(torch.Size([features + classes]), self.layer.size)
-            self.widths, self.size = [classes, features], classes + features
+        self._build(classes, classes, features, hidden, activation)
 
     def fitted(self, prior):
         """As every posterior's, with the number of classes from the prior."""
@@ -281,10 +340,6 @@ class Clusters(Posterior):
         logits, features = h.split(self.widths, -1)
         each = torch.eye(self.classes, dtype=h.dtype, device=h.device)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
-
-    def below(self, features: Tensor, y: Tensor) -> dist.Distribution:
-        """q(z|x, y)."""
-        return self.layer(apply(self.network, features, 1, y))
 
     def centre(self, h):
         """The mean of z in the likeliest category, and that category."""

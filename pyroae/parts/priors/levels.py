@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from ...checks import whole_number
 from ..conditional import Conditional, Shape, as_shape
-from ..networks import MLP, apply
+from ..networks import MLP, apply, beside
 from .base import Prior
 from .plain import Normal, OneHot
 
@@ -18,6 +18,15 @@ class _Levels(Prior):
 
     support = constraints.real
     top: Prior
+    both_seen = False  # whether the decoder sees the top beside z
+
+    @property
+    def code_shape(self):
+        return torch.Size([self.event_shape.numel() + self.top.event_shape[0]]) if self.both_seen else self.event_shape
+
+    def code(self, z, top=None):
+        """z, and the top behind it where the decoder sees both."""
+        return beside(z, top, len(self.event_shape))[0] if self.both_seen else z
 
     def below(self, top: Tensor) -> dist.Distribution:
         """p(z|top)."""
@@ -43,21 +52,31 @@ class _Levels(Prior):
 class Hierarchical(_Levels):
     """Two levels, p(z2) p(z|z2): a Normal z2, and a Normal z whose mean and scale come from it through a network.
 
-    It goes with the posterior of the same name; their z2 is integrated out of p(x) like z (Burda et al. 2016, section 5).
+    It goes with the posterior of the same name, q(z|x) q(z2|z) (Burda et al. 2016, section 5), or with TopDown,
+    q(z2|x) q(z|x, z2), and then best with ``skip`` (Tomczak & Welling 2018, section 4). z2 is integrated out of p(x) like z.
 
     Args:
         event_shape: shape of z, the level next to x.
         top: how many numbers z2 has.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
+        skip: the decoder sees z2 too: p(x|z, z2).
     """
 
     sites = ("z", "z2")
 
-    def __init__(self, event_shape: Shape | None = None, top: int = 4, hidden: int | list[int] = 128, activation: str = "Tanh"):
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        top: int = 4,
+        hidden: int | list[int] = 128,
+        activation: str = "Tanh",
+        skip: bool = False,
+    ):
         nn.Module.__init__(self)
         whole_number("Hierarchical", top=top)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Hierarchical")
+        self.both_seen = skip
         self.top, self.network_recipe = Normal(top), MLP(hidden, activation)
         if self.event_shape is not None:
             self.layer = Conditional(dist.Normal, self.event_shape)
@@ -107,6 +126,7 @@ class ClassAndStyle(_Levels):
     """
 
     sites = ("z", "y")
+    both_seen = True
 
     def __init__(self, event_shape: Shape | None = None, classes: int = 10):
         nn.Module.__init__(self)
@@ -114,15 +134,5 @@ class ClassAndStyle(_Levels):
         self.event_shape = None if event_shape is None else as_shape(event_shape, "ClassAndStyle")
         self.top, self.style = OneHot(classes), Normal(self.event_shape)
 
-    @property
-    def code_shape(self):
-        return torch.Size([self.event_shape.numel() + self.top.event_shape[0]])
-
     def below(self, top):
         return self.style()
-
-    def code(self, z, top=None):
-        """z, then y."""
-        z = z.flatten(-len(self.event_shape))
-        batch = torch.broadcast_shapes(z.shape[:-1], top.shape[:-1])
-        return torch.cat([z.expand(*batch, -1), top.expand(*batch, -1)], -1)

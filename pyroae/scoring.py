@@ -51,7 +51,13 @@ def score(ae: Autoencoder, test: Split, particles: int, proposal: ProposalName =
             [*lines, "test log p(x)  is not defined for a point posterior (Delta); pyroae evaluate RUN --proposal Laplace scores it"],
         )
     found = log_likelihood(ae, test, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
-    return terms, found, [*lines, "test " + str(found).replace("log p(x) = ", "log p(x)  ", 1), f"{'verdict':14} {found.verdict}"]
+    said = str(found).replace("log p(x) = ", f"{_scored(ae):9} ", 1)
+    return terms, found, [*lines, f"test {said}", f"{'verdict':14} {found.verdict}"]
+
+
+def _scored(ae: Autoencoder) -> str:
+    """What its likelihood is of: log p(x|y) under a condition."""
+    return ae.condition.scored if ae.condition is not None else "log p(x)"
 
 
 def results_of(terms: Terms, found: Estimate | None) -> dict:
@@ -116,6 +122,8 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
     for run, (ae, found) in opened.items():
         if found.test.x.shape != first.x.shape or not torch.equal(found.test.x, first.x):
             raise ValueError(f"compare: {run} was tested on other data than {runs[0]}, so their log p(x) cannot be compared")
+        if _scored(ae) != _scored(opened[runs[0]][0]):
+            raise ValueError(f"compare: {run} gives {_scored(ae)}, but {runs[0]} {_scored(opened[runs[0]][0])}; the two are no rivals")
         _, estimate, lines = score(ae, found.test, particles, proposal)
         if estimate is None:
             raise ValueError(f"compare: {run}: {lines[-1]}")

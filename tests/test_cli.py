@@ -227,6 +227,14 @@ def test_every_likelihood_by_name(domain, likelihood, capsys, tmp_path):
     assert type(pa.load("runs/vae-x-1/model.safetensors").likelihood).__name__ == likelihood
 
 
+def test_a_conditional_model_is_scored_by_label_and_is_no_rival_of_others(capsys):
+    out = run("train", "conditional", *QUICK, capsys=capsys)
+    assert "test log p(x|y)" in out
+    run("train", "vae", *QUICK, capsys=capsys)
+    assert main(["compare", "runs/conditional-digits-1", "runs/vae-digits-1"]) == 2
+    assert "gives log p(x), but runs/conditional-digits-1 log p(x|y)" in capsys.readouterr().err
+
+
 def test_data_with_holes_by_name(capsys, tmp_path):
     x = torch.randn(60, 5)
     x[torch.rand(60, 5) < 0.2] = torch.nan

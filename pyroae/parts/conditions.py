@@ -13,6 +13,7 @@ class Condition(Part):
     size: int  # numbers for one datum
     shown = True  # whether encoder and decoder see them; otherwise the prior and the posterior alone do
     optional = False  # whether the model can do without y
+    scored = "log p(x|y)"  # what the likelihood of data with y is
 
     def __call__(self, y: Tensor) -> Tensor:
         """y as numbers ``(..., size)``. Looks at no value."""
@@ -68,7 +69,7 @@ class Labels(Condition):
 class PartialLabels(Labels):
     """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014)."""
 
-    shown, optional = False, True
+    shown, optional, scored = False, True, "log p(x,y)"
 
 
 class Covariates(Condition):

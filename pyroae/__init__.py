@@ -11,6 +11,7 @@ _HOME = {
     "History": "infer.training",
     "Penalised": "infer.objectives",
     "with_weight_prior": "infer.weights",
+    "SVI": "infer.svi",
     "fit": "infer.training",
     "load": "storage",
     "save": "storage",

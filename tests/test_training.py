@@ -179,9 +179,9 @@ def test_cuda_trains_and_scores_without_a_sync(digits):
     assert ae.device.type == "cuda" and history.loss[-1] < history.loss[0]
     assert pa.log_likelihood(ae, digits.test, particles=100).values.isfinite().all()
 
-    from pyroae.infer.training import Step
+    from pyroae.infer.svi import SVI
 
-    step = Step(ae.model, ae.guide, Trace_ELBO(), torch.optim.Adam(ae.parameters(), fused=True))
+    step = SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters(), fused=True), Trace_ELBO(), compile="eager").step
     x = digits.train.x[:128].cuda()
     with pyro.validation_enabled(False):
         step(x)

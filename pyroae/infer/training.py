@@ -20,8 +20,10 @@ from tqdm.auto import tqdm
 from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
+from .compiling import Mode
 from .objective import Objective, check_elbo, default_elbo
 from .programs import Program
+from .svi import SVI
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
 
@@ -55,44 +57,6 @@ class History:
         return f"History({len(self.rows)} epochs of {self.objective}, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats a datum)"
 
 
-class Step:
-    """One optimisation step of a (model, guide): ``step(*args)`` returns the batch's summed loss, left on the device."""
-
-    def __init__(self, model: Program, guide: Program, elbo: ELBO, optimizer: Optimizer):
-        self.model, self.guide, self.optimizer = model, guide, optimizer
-        self.elbo = programs.without_sync(elbo)
-        self.differentiable = hasattr(elbo, "differentiable_loss")
-        self.scheduled = self.differentiable and isinstance(elbo, Objective)
-        if self.scheduled:
-            self.elbo.to(self.parameters[0].device)
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """What the optimizer changes."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def __call__(self, *args: Tensor) -> Tensor:
-        self.optimizer.zero_grad()
-        if self.differentiable:
-            loss = self.elbo.differentiable_loss(self.model, self.guide, *args)
-            loss.backward()
-        else:
-            loss = self.elbo.loss_and_grads(self.model, self.guide, *args)
-        self.optimizer.step()
-        if self.scheduled:
-            self.elbo.advance()
-        return _first(loss)
-
-    def loss(self, *args: Tensor) -> Tensor:
-        """The summed loss without a step."""
-        return _first(self.elbo.loss(self.model, self.guide, *args))
-
-
-def _first(loss) -> Tensor:
-    """A loss as a tensor; ReweightedWakeSleep gives one for the model and one for the guide, of which the model's is the bound."""
-    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
-
-
 def fit(
     model: Any,
     data: Any,
@@ -108,6 +72,7 @@ def fit(
     patience: int | None = None,
     device: str = "auto",
     seed: int | None = None,
+    compile: Mode = "auto",
     progress: bool = True,
     callbacks: Iterable[Callable[[dict], None]] = (),
 ) -> History:
@@ -127,6 +92,8 @@ def fit(
         patience: stop after so many epochs without a better validation loss, and go back to the best weights.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
         seed: makes the run repeatable and leaves the caller's random state alone.
+        compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
+            ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
         progress: show a progress bar.
         callbacks: each is called with the row of every epoch.
 
@@ -160,11 +127,12 @@ def fit(
         check_elbo(elbo, latent)
         if isinstance(elbo, Objective):
             elbo.settle(latent)
-        step = Step(model, guide, elbo, _optimizer(optimizer, programs.parameters(pair, seen), lr))
-        best = _Best(patience, [*step.parameters, *(buffer for module in pair for buffer in module.buffers())])
+        optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
+        svi = SVI(model, guide, optimizer, elbo, compile, epochs * len(train))
+        best = _Best(patience, [*svi.parameters, *(buffer for module in pair for buffer in module.buffers())])
         history = History(type(elbo).__name__)
         try:
-            for row in _epochs(step, train, held_out, pair, epochs, scheduler, progress):
+            for row in _epochs(svi, train, held_out, pair, epochs, scheduler, progress):
                 history.rows.append(row)
                 _check_finite(row)
                 for callback in callbacks:
@@ -178,25 +146,25 @@ def fit(
     return history
 
 
-def _epochs(step: Step, train: Batches, held_out: Batches | None, pair: list, epochs: int, scheduler, progress: bool) -> Iterator[dict]:
+def _epochs(svi: SVI, train: Batches, held_out: Batches | None, pair: list, epochs: int, scheduler, progress: bool) -> Iterator[dict]:
     """Train epoch by epoch; a row for each."""
-    schedule, start = scheduler(step.optimizer) if scheduler else None, time.perf_counter()
+    schedule, start = scheduler(svi.optimizer) if scheduler else None, time.perf_counter()
     with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
         for epoch in range(1, epochs + 1):
             bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            row = {"epoch": epoch, "loss": _train(step, train, bar)}
+            row = {"epoch": epoch, "loss": _train(svi, train, bar)}
             if held_out is not None:
-                row["validation_loss"] = _validate(step, held_out, pair)
-            row |= {"lr": step.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+                row["validation_loss"] = _validate(svi, held_out, pair)
+            row |= {"lr": svi.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             _advance(schedule, row)
             yield row
 
 
-def _train(step: Step, batches: Batches, bar: tqdm) -> float:
+def _train(svi: SVI, batches: Batches, bar: tqdm) -> float:
     """One epoch; the loss stays on the device and is looked at twice a second."""
     total, rows, glanced = torch.zeros((), dtype=torch.float64, device=batches.device), 0, time.perf_counter()
     for batch in batches:
-        total += step(*batch)
+        total += svi.step(*batch)
         rows += len(batch[0])
         bar.update()
         if not bar.disable and time.perf_counter() - glanced > _GLANCE:
@@ -207,12 +175,12 @@ def _train(step: Step, batches: Batches, bar: tqdm) -> float:
     return loss
 
 
-def _validate(step: Step, batches: Batches, pair: list) -> float:
+def _validate(svi: SVI, batches: Batches, pair: list) -> float:
     """The loss of held-out data, with the same noise after every epoch."""
     total, rows = torch.zeros((), dtype=torch.float64, device=batches.device), 0
     with programs.looking(*pair, seed=0):
         for batch in batches:
-            total += step.loss(*batch)
+            total += svi.evaluate_loss(*batch)
             rows += len(batch[0])
     return total.item() / rows
 

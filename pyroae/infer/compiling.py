@@ -1,0 +1,236 @@
+"""Running a function's Python once: its tensor operations are kept as a graph, and compiled where that pays."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from ..part import Part
+
+Mode = Literal["auto", "eager", "traced", "compiled"]
+Outputs = list[Tensor | None]
+
+_LOG = logging.getLogger("pyroae")
+_LADDER = ("eager", "traced", "compiled")
+_WORTH = {"traced": 10.0, "compiled": 60.0}  # seconds of calls still to come that repay the change; it costs up to 4, and 20
+_LOOKS = 5  # calls timed before deciding
+_KINDS = 8  # graphs kept, after which a function is taken to be different at every call
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Traced:
+    """A function of tensors whose Python runs once for each kind of call; afterwards only its tensor operations do.
+
+    A kind is the arguments' shapes, types and devices, and every plain setting of what is watched: train or eval, a
+    number in an objective. The parameters, buffers and other tensors that the function reaches are looked up at every
+    call, so they may change in place. Random numbers are torch's own, in the same order: a graph draws afresh at every
+    call, what the function itself would have drawn. Before a graph is used it is run beside what it replaces, from one
+    random state; where the two differ, or no graph can be made, the function goes on as it was and the log says why, once.
+
+    Args:
+        function: gives a list of tensors (or None).
+        watched: modules and objectives that the function reaches; modules that it calls are found without being named.
+        mode: ``"eager"``: never a graph; ``"traced"``: a graph of torch's own kernels, made within a second (the first in four), the same to
+            the bit on a CPU; ``"compiled"``: by Inductor, which fuses them, in some 20 seconds; ``"auto"``: eager at first,
+            then whatever the calls still to come repay.
+        calls: how many will come, where that is known; otherwise as many as came already.
+    """
+
+    def __init__(self, function: Callable[..., Outputs], watched: list[Any] = (), mode: Mode = "auto", calls: int | None = None):
+        if mode not in ("auto", *_LADDER):
+            raise ValueError(f"expected compile as 'auto', 'eager', 'traced' or 'compiled', got {mode!r}")
+        self.function, self.watched, self.mode, self.calls = function, list(watched), mode, calls
+        self.kinds: dict[tuple, _Kind] = {}
+        self.done = 0
+        self.tensors = self.plain = None  # (holder, name) of everything that is looked up at every call
+
+    def __call__(self, *args) -> Outputs:
+        if self.mode == "eager":
+            return self.function(*args)
+        if self.tensors is None:
+            return self._first(*args)
+        self.done += 1
+        held = [holder[name] for holder, name in self.tensors]
+        key = (
+            tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in args),
+            tuple(holder.get(name) for holder, name in self.plain),
+            tuple(tensor.requires_grad for tensor in held),
+        )
+        return (self.kinds.get(key) or self._kind(key))(held, args)
+
+    def _first(self, *args) -> Outputs:
+        """The first call is eager: programs make their parameters in it, and it shows which modules are called."""
+        with nn.modules.module.register_module_forward_pre_hook(lambda module, _: self.watched.append(module)):
+            outputs = self.function(*args)
+        found = {id(each): each for each in chain.from_iterable(map(_within, self.watched))}.values()
+        holders = [vars(each) for each in found]
+        holders += chain.from_iterable((each._parameters, each._buffers) for each in found if isinstance(each, nn.Module))
+        slots = [(holder, name, value) for holder in holders for name, value in holder.items()]
+        self.tensors = [(holder, name) for holder, name, value in slots if isinstance(value, Tensor)]
+        self.plain = [(holder, name) for holder, name, value in slots if isinstance(value, _PLAIN)]
+        return outputs
+
+    def _kind(self, key: tuple) -> "_Kind":
+        if len(self.kinds) == _KINDS:
+            self.mode = "eager"
+            _LOG.warning("compile: more than %d kinds of call (shapes, settings, modes) have come; going on eagerly", _KINDS)
+        return self.kinds.setdefault(key, _Kind(self))
+
+
+class _Kind:
+    """Calls of one kind, and what runs them now."""
+
+    def __init__(self, owner: Traced):
+        self.owner, self.level, self.graph = owner, 0, None
+        self.run = lambda held, args: owner.function(*args)
+        self.settled, self.seconds, self.done = False, [], 0
+
+    def __call__(self, held: list[Tensor], args: tuple) -> Outputs:
+        if self.settled:
+            return self.run(held, args)
+        self.done += 1
+        if self._worth_climbing():
+            return self._climb(held, args)
+        start = time.perf_counter()
+        outputs = self.run(held, args)
+        self.seconds.append(time.perf_counter() - start)
+        return outputs
+
+    def _worth_climbing(self) -> bool:
+        mode = self.owner.mode
+        if mode != "auto":
+            return True
+        if len(self.seconds) < _LOOKS:
+            return False
+        left = self.done if self.owner.calls is None else (self.owner.calls - self.owner.done) * self.done / self.owner.done
+        best = min(self.seconds[-_LOOKS:])
+        del self.seconds[:-_LOOKS]
+        return best * left > _WORTH[_LADDER[self.level + 1]]
+
+    def _climb(self, held: list[Tensor], args: tuple) -> Outputs:
+        """Make the next graph, run it beside what runs now, and go on with it if the two agree."""
+        name = _LADDER[self.level + 1]
+        before = _snapshot(held)
+        try:
+            if name == "traced":
+                self.graph = Graph(self.owner.function, held, args)
+                run = self.graph
+            else:
+                run = self.graph.compiled(held, args)
+            _restore(held, before)
+            theirs = run(held, args)
+        except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
+            run, why = None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        _restore(held, before)
+        ours = self.run(held, args)
+        if run is not None and not _agree(ours, theirs):
+            run, why = (
+                None,
+                "its graph does not repeat it: something in it is no tensor operation, such as NumPy's or Python's random numbers",
+            )
+        if run is None:
+            _LOG.warning("compile: the program cannot be %s and goes on %s (%s)", name, _LADDER[self.level], why)
+            self.settled = True
+            return ours
+        self.run, self.level, self.seconds = run, self.level + 1, []
+        self.settled = name == self.owner.mode or name == _LADDER[-1]
+        return ours
+
+
+class Graph:
+    """The tensor operations of ``function(*args)``, with the tensors it reaches as inputs of their own."""
+
+    def __init__(self, function: Callable[..., Outputs], held: list[Tensor], args: tuple):
+        from torch.fx.experimental.proxy_tensor import make_fx  # a second to import
+
+        rest = [a for a in args if not isinstance(a, Tensor)]
+
+        def flat(held, *tensors):
+            left, others = iter(tensors), iter(rest)
+            return function(*(next(left) if isinstance(a, Tensor) else next(others) for a in args))
+
+        with pyro.validation_enabled(False):
+            self.module = make_fx(flat)(held, *_tensors(args))
+        self.module, self.constants = _lifted(self.module)
+
+    def __call__(self, held: list[Tensor], args: tuple) -> Outputs:
+        with torch.no_grad():
+            return self.module(*held, *_tensors(args), *self.constants)
+
+    def compiled(self, held: list[Tensor], args: tuple) -> Callable[[list[Tensor], tuple], Outputs]:
+        """The same by Inductor, with torch's own random numbers."""
+        import torch._inductor
+
+        with torch.no_grad():
+            inputs = [*held, *_tensors(args), *self.constants]
+            quick = torch._inductor.compile(self.module, inputs, options={"fallback_random": True})
+
+        def run(held, args):
+            with torch.no_grad():
+                return quick(*held, *_tensors(args), *self.constants)
+
+        return run
+
+
+def _lifted(module: torch.fx.GraphModule) -> tuple[torch.fx.GraphModule, list[Tensor]]:
+    """A graph with flat inputs, among them the tensors it had caught by reference (not those that the program writes out as numbers)."""
+    graph, caught = module.graph, {}
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        if all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users):
+            continue
+        if node.target not in caught:
+            with graph.inserting_after(last):
+                last = caught[node.target] = graph.placeholder(node.target)
+        node.replace_all_uses_with(caught[node.target])
+        graph.erase_node(node)
+    for node in graph.nodes:
+        node.meta.clear()  # of many fake modes, which Inductor would refuse
+    graph.set_codegen(torch.fx.graph.CodeGen())
+    return torch.fx.GraphModule(module, graph), [getattr(module, name) for name in caught]
+
+
+def _tensors(args: tuple) -> Iterator[Tensor]:
+    return (a for a in args if isinstance(a, Tensor))
+
+
+def _within(each: Any) -> Iterator[Any]:
+    """A module's modules; an objective and those inside it."""
+    if isinstance(each, nn.Module):
+        yield from each.modules()
+        return
+    yield each
+    for value in vars(each).values():
+        if isinstance(value, ELBO | Part) and not isinstance(value, nn.Module):
+            yield from _within(value)
+
+
+def _snapshot(held: list[Tensor]) -> tuple:
+    """Random states, and the tensors that a call may change: those that take no gradient."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda, [None if tensor.requires_grad else tensor.clone() for tensor in held]
+
+
+@torch.no_grad()
+def _restore(held: list[Tensor], before: tuple):
+    cpu, cuda, copies = before
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+    for tensor, copy in zip(held, copies):
+        if copy is not None:
+            tensor.copy_(copy)
+
+
+def _agree(ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two results are one but for rounding."""
+    if [a is None for a in ours] != [b is None for b in theirs]:
+        return False
+    pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
+    return all(a.shape == b.shape and torch.allclose(a, b, 1e-2, 1e-4 * float(a.abs().max()), equal_nan=True) for a, b in pairs)

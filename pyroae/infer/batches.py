@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-_BLOCK = 64  # batches gathered at once, so that a batch is a contiguous slice
+_BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice
 
 
 Args = tuple[Tensor, ...]  # what a program is called with: x, or x and y
@@ -18,7 +18,7 @@ class Batches:
     """One epoch of batches each time it is iterated; ``len`` is their number. A batch is what the programs are called with.
 
     Tensors live on the device where they fit into a quarter of its free memory. A split of ``pa.data.load`` has its
-    method ``draw`` applied to each batch of x, on the device.
+    method ``draw`` applied to x in every epoch, on the device.
 
     Args:
         data: as ``as_tensors`` takes them, or a Dataset or a DataLoader.
@@ -53,10 +53,8 @@ class Batches:
         order = torch.randperm(n, device=device) if self.shuffle else None
         for start in range(0, n, self.batch_size * _BLOCK):
             rows = slice(start, start + self.batch_size * _BLOCK)
-            block = [column[rows if order is None else order[rows]].split(self.batch_size) for column in self.data]
-            for batch in zip(*block):
-                x, *rest = (column.to(self.device, non_blocking=True) for column in batch)
-                yield self.draw(x), *rest
+            x, *rest = (column[rows if order is None else order[rows]].to(self.device, non_blocking=True) for column in self.data)
+            yield from zip(*(column.split(self.batch_size) for column in (self.draw(x), *rest)))
 
     def _of_loader(self) -> Iterator[Args]:
         for batch in self.data:

@@ -29,16 +29,17 @@ class Traced:
 
     A kind is the arguments' shapes, types and devices, and every plain setting of what is watched: train or eval, a
     number in an objective. The parameters, buffers and other tensors that the function reaches are looked up at every
-    call, so they may change in place. Random numbers are torch's own, in the same order: a graph draws afresh at every
-    call, what the function itself would have drawn. Before a graph is used it is run beside what it replaces, from one
-    random state; where the two differ, or no graph can be made, the function goes on as it was and the log says why, once.
+    call, so they may change in place; a Python number from elsewhere, such as a global, is fixed: pass it as an argument.
+    Random numbers are torch's own, in the same order: a graph draws afresh at every call, what the function itself would
+    have drawn. Before a graph is used it is run beside what it replaces, from one random state; where the two differ, or
+    no graph can be made, the function goes on as it was and the log says why, once.
 
     Args:
         function: gives a list of tensors (or None).
         watched: modules and objectives that the function reaches; modules that it calls are found without being named.
-        mode: ``"eager"``: never a graph; ``"traced"``: a graph of torch's own kernels, made within a second (the first in four), the same to
-            the bit on a CPU; ``"compiled"``: by Inductor, which fuses them, in some 20 seconds; ``"auto"``: eager at first,
-            then whatever the calls still to come repay.
+        mode: ``"eager"``: never a graph. ``"traced"``: a graph of torch's own kernels, made within a second (the first in
+            four), on a CPU the same to the bit. ``"compiled"``: fused by Inductor, in some 20 seconds. ``"auto"``: eager
+            at first, then what the calls still to come repay.
         calls: how many will come, where that is known; otherwise as many as came already.
     """
 
@@ -56,16 +57,31 @@ class Traced:
         if self.tensors is None:
             return self._first(*args)
         self.done += 1
+        held, key = self._look(args)
+        return (self.kinds.get(key) or self._kind(key))(held, args)
+
+    def settled(self, *args) -> tuple | None:
+        """What kind of call this is, if a graph runs it."""
+        if self.mode == "eager" or self.tensors is None:
+            return None
+        _, key = self._look(args)
+        kind = self.kinds.get(key)
+        return (kind.level, key) if kind and kind.resting else None
+
+    def _look(self, args: tuple) -> tuple[list[Tensor], tuple]:
+        """The tensors that the function reaches, as they are now, and the kind of this call."""
         held = [holder[name] for holder, name in self.tensors]
-        key = (
+        return held, (
             tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in args),
             tuple(holder.get(name) for holder, name in self.plain),
             tuple(tensor.requires_grad for tensor in held),
         )
-        return (self.kinds.get(key) or self._kind(key))(held, args)
 
     def _first(self, *args) -> Outputs:
         """The first call is eager: programs make their parameters in it, and it shows which modules are called."""
+        if strange := [type(a).__name__ for a in args if not isinstance(a, (Tensor, *_PLAIN))]:
+            self.mode = "eager"
+            _LOG.warning("compile: an argument is a %s, neither tensor nor number; going on eagerly", strange[0])
         with nn.modules.module.register_module_forward_pre_hook(lambda module, _: self.watched.append(module)):
             outputs = self.function(*args)
         found = {id(each): each for each in chain.from_iterable(map(_within, self.watched))}.values()
@@ -102,6 +118,11 @@ class _Kind:
         self.seconds.append(time.perf_counter() - start)
         return outputs
 
+    @property
+    def resting(self) -> bool:
+        """Whether a graph runs it, and probably will to the end."""
+        return self.level > 0 and (self.settled or len(self.seconds) >= _LOOKS)
+
     def _worth_climbing(self) -> bool:
         mode = self.owner.mode
         if mode != "auto":
@@ -135,7 +156,7 @@ class _Kind:
                 "its graph does not repeat it: something in it is no tensor operation, such as NumPy's or Python's random numbers",
             )
         if run is None:
-            _LOG.warning("compile: the program cannot be %s and goes on %s (%s)", name, _LADDER[self.level], why)
+            _LOG.warning("compile: the program cannot be %s and goes on %s: %s", name, _LADDER[self.level], why)
             self.settled = True
             return ours
         self.run, self.level, self.seconds = run, self.level + 1, []
@@ -156,8 +177,9 @@ class Graph:
             return function(*(next(left) if isinstance(a, Tensor) else next(others) for a in args))
 
         with pyro.validation_enabled(False):
-            self.module = make_fx(flat)(held, *_tensors(args))
-        self.module, self.constants = _lifted(self.module)
+            module = make_fx(flat)(held, *_tensors(args))
+        _refuse_changing_shapes(module.graph)
+        self.module, self.constants = _lifted(module)
 
     def __call__(self, held: list[Tensor], args: tuple) -> Outputs:
         with torch.no_grad():
@@ -176,6 +198,15 @@ class Graph:
                 return quick(*held, *_tensors(args), *self.constants)
 
         return run
+
+
+def _refuse_changing_shapes(graph: torch.fx.Graph):
+    """``ValueError`` for an operation whose result's shape depends on values: the graph would take this call's shape for good."""
+    for node in graph.nodes:
+        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
+            masks = [i for i in node.args[1] if i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8)]
+            if node.target is not torch.ops.aten.index.Tensor or masks:
+                raise ValueError(f"the shape that {node.target} gives depends on values")
 
 
 def _lifted(module: torch.fx.GraphModule) -> tuple[torch.fx.GraphModule, list[Tensor]]:

@@ -9,14 +9,15 @@ from torch.optim import Optimizer
 from . import programs
 from .compiling import Mode, Traced
 from .programs import Program
+from .recording import Recorder
 
 
 class SVI:
     """Takes optimisation steps for a (model, guide), as ``pyro.infer.SVI`` does, faster.
 
     Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine (see
-    ``compiling.Traced``). A program that cannot be traced, such as one that branches on the values of tensors, runs
-    eagerly, and the log says why, once.
+    ``compiling.Traced``). On CUDA the whole step, a ``capturable`` optimizer's included, is one CUDA graph. A program
+    that cannot be traced, such as one that branches on the values of tensors, runs eagerly, and the log says why, once.
 
     Args:
         model: a Pyro program, best a module.
@@ -49,6 +50,7 @@ class SVI:
         watched = [*programs.modules(model, guide), elbo]
         self._gradients = Traced(self._loss_and_gradients, watched, compile, steps)
         self._loss = Traced(self._loss_alone, watched, compile)
+        self._recorder = Recorder(self._step, optimizer)
         self._found: list[Tensor] | None = None
 
     @property
@@ -61,7 +63,12 @@ class SVI:
     def step(self, *args) -> Tensor:
         """One step; the loss before it, summed over the batch, left on the device."""
         if self._found is None:
-            self._found = self._find(*args)
+            self._find(*args)
+        if self._recorder.able and args[0].is_cuda and (kind := self._gradients.settled(*args)):
+            return self._recorder(kind, *args)
+        return self._step(*args)
+
+    def _step(self, *args) -> Tensor:
         loss, *gradients = self._gradients(*args)
         for parameter, gradient in zip(self._found, gradients):
             parameter.grad = gradient
@@ -75,11 +82,14 @@ class SVI:
         """The loss without a step."""
         return self._loss(*args)[0]
 
-    def _find(self, *args) -> list[Tensor]:
+    def _find(self, *args):
+        """The parameters: a torch optimizer's own; one of Pyro's takes all that the programs ask for, in a run that leaves no mark."""
         if isinstance(self.optimizer, Optimizer):
-            return self.parameters
-        with torch.no_grad():
-            return programs.parameters(programs.modules(self.model, self.guide), programs.traces(self.model, self.guide, *args))
+            self._found = self.parameters
+            return
+        with torch.no_grad(), torch.random.fork_rng():
+            seen = programs.traces(self.model, self.guide, *args)
+        self._found = programs.parameters(programs.modules(self.model, self.guide), seen)
 
     def _loss_and_gradients(self, *args) -> list[Tensor | None]:
         for parameter in self._found:

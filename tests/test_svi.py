@@ -1,0 +1,371 @@
+"""Invariant 3: traced and compiled equal eager, in loss and gradients, for every pair of parts and every objective."""
+
+import logging
+import random
+
+import pyro
+import pytest
+import torch
+from conftest import small_vae
+from pyro import distributions as dist
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from test_bounds import ALL as BOUNDS
+from test_pairs import COUNTED, HIERARCHICAL, LIKELIHOODS, POSTERIORS, PRIORS, make
+from torch import nn
+
+import pyroae as pa
+from pyroae.infer import compiling
+from pyroae.infer.compiling import Traced
+
+STEPS = 4
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.WARNING, "pyroae")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def svi_of(ae, elbo, mode):
+    """Steps that change nothing, so that each can be compared."""
+    return pa.SVI(ae.model, ae.guide, torch.optim.SGD(ae.parameters(), lr=0.0), elbo, compile=mode)
+
+
+def steps(svi, parameters, *args):
+    """Loss and gradients of a few steps from the same seed."""
+    torch.manual_seed(1)
+    results = []
+    for _ in range(STEPS):
+        loss = svi.step(*args)
+        results.append([loss, *(torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters)])
+    return results
+
+
+def level(svi):
+    return [kind.level for kind in svi._gradients.kinds.values()]
+
+
+def check(ae, elbo, x, mode="traced", exact=True):
+    """The same losses and gradients to the bit (or within rounding), and new noise in every step."""
+    parameters = list(ae.train().parameters())
+    eager, quick = svi_of(ae, elbo, "eager"), svi_of(ae, elbo, mode)
+    ours, theirs = steps(eager, parameters, x), steps(quick, parameters, x)
+    assert level(quick) == [{"traced": 1, "compiled": 2}[mode]]
+    for a, b in zip(sum(ours, []), sum(theirs, []), strict=True):
+        assert torch.equal(a, b) if exact else torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
+    return [loss.item() for loss, *_ in theirs]
+
+
+def fresh(losses):
+    return len(set(losses)) == STEPS
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_and_posterior(prior, posterior, digits, said):
+    ae, x = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Bernoulli"]), digits.test.x[:16]
+    if prior == "Flow" or (prior, posterior) == ("VampPrior", "Flow"):
+        stays_eager(ae, TraceMeanField_ELBO(), x, said, "depends on values" if prior == "Flow" else "control flow")
+    else:
+        assert fresh(check(ae, TraceMeanField_ELBO(), x))
+
+
+def stays_eager(ae, elbo, x, said, words):
+    """Pyro's splines take entries out by a mask, inverting an autoregressive flow is a loop, some ELBOs read their loss back."""
+    svi = svi_of(ae, elbo, "traced")
+    torch.manual_seed(1)
+    losses = [svi.step(x).item() for _ in range(STEPS)]
+    assert fresh(losses) and level(svi) == [0]
+    assert len(said()) == 1 and "cannot be traced and goes on eager" in said()[0] and words in said()[0]
+
+
+def test_an_affine_flow_as_prior(digits):
+    ae = make(lambda: pa.priors.Flow(4, kind="affine", layers=2, hidden=8), POSTERIORS["Normal"], LIKELIHOODS["Bernoulli"])
+    assert fresh(check(ae, TraceMeanField_ELBO(), digits.test.x[:16]))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS | COUNTED)
+def test_every_likelihood(likelihood, grey):
+    x = grey.test.x[:16] if likelihood in LIKELIHOODS else (16 * grey.test.x[:16]).round()
+    x = x.round() if likelihood == "Bernoulli" else x
+    ae = make(PRIORS["Normal"], POSTERIORS["Normal"], (LIKELIHOODS | COUNTED)[likelihood])
+    assert fresh(check(ae, TraceMeanField_ELBO(), x))
+
+
+OBJECTIVES = BOUNDS | {
+    "Trace": Trace_ELBO,
+    "three particles": lambda: Trace_ELBO(num_particles=3),
+    "vectorized": lambda: TraceMeanField_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+    "TraceGraph": TraceGraph_ELBO,
+    "L2": lambda: pa.Penalised(pa.penalties.L2()),
+    "Contractive": lambda: pa.Penalised(pa.penalties.Contractive(0.1)),
+    "probes": lambda: pa.Penalised(pa.penalties.Contractive(0.1, probes=2)),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective(objective, digits):
+    assert fresh(check(small_vae(), OBJECTIVES[objective](), digits.test.x[:16]))
+
+
+@pytest.mark.parametrize("recipe", pa.recipes.RECIPES)
+def test_every_recipe(recipe, grey):
+    ae = pa.recipes.RECIPES[recipe](grey)
+    check(ae, ae.objective or TraceMeanField_ELBO(), grey.test.x[:16])
+
+
+def test_two_levels_missing_entries_and_corruption(digits):
+    check(make(*HIERARCHICAL, LIKELIHOODS["Bernoulli"]), Trace_ELBO(), digits.test.x[:16])
+    x = torch.randn(16, 5).masked_fill(torch.rand(16, 5) < 0.3, torch.nan)
+    check(small_vae(5, likelihood=pa.likelihoods.Missing(pa.likelihoods.Normal(5))), TraceMeanField_ELBO(), x)
+    for corruption in (pa.corruption.Masking(0.3), pa.corruption.SaltPepper(0.3), pa.corruption.Gaussian(0.3)):
+        assert fresh(check(small_vae(corruption=corruption), TraceMeanField_ELBO(), digits.test.x[:16]))
+
+
+def test_renyi_and_enumeration_stay_eager(digits, said, caplog):
+    stays_eager(small_vae(), RenyiELBO(num_particles=3), digits.test.x[:16], said, "RuntimeError")
+    caplog.clear()
+    ae = make(lambda: pa.priors.OneHot(4), pa.posteriors.OneHot, LIKELIHOODS["Bernoulli"])
+    svi = svi_of(ae, TraceEnum_ELBO(max_plate_nesting=1), "traced")
+    assert len({svi.step(digits.test.x[:16]).item() for _ in range(STEPS)}) == 1 and len(said()) == 1
+
+
+# --- Inductor: one of everything here, more in the slow test ---
+
+
+def test_compiled_equals_eager(digits):
+    assert fresh(check(small_vae(), TraceMeanField_ELBO(), digits.test.x[:16], "compiled", exact=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["IWAE", "DReG", "CIWAE", "Tempered", "Contractive"])
+def test_compiled_objectives_equal_eager(objective, digits):
+    assert fresh(check(small_vae(), OBJECTIVES[objective](), digits.test.x[:16], "compiled", exact=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prior, posterior", [("VampPrior", "LowRankNormal"), ("Laplace", "FullNormal"), ("GaussianMixture", "Flow")])
+def test_compiled_pairs_equal_eager(prior, posterior, digits):
+    ae = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Bernoulli"])
+    assert fresh(check(ae, TraceMeanField_ELBO(), digits.test.x[:16], "compiled", exact=False))
+
+
+def test_without_a_compiler_it_stays_traced_and_says_so_once(digits, said, monkeypatch):
+    import torch._inductor
+
+    def compile(*args, **kwargs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    svi = svi_of(small_vae(), TraceMeanField_ELBO(), "compiled")
+    steps(svi, [], digits.test.x[:16])
+    assert level(svi) == [1] and len(said()) == 1 and "cannot be compiled and goes on traced: RuntimeError: No working C++" in said()[0]
+
+
+# --- what may change between steps ---
+
+
+def both(change, x, elbo=TraceMeanField_ELBO, ae=None):
+    """Losses of three stretches of eager and of traced steps; ``change(ae, svi, stretch)`` says on what each steps."""
+    losses = []
+    for mode in ("eager", "traced"):
+        torch.manual_seed(0)
+        model = (ae or small_vae)()
+        model.train()
+        svi = pa.SVI(model.model, model.guide, torch.optim.Adam(model.parameters(), lr=0.01, fused=True), elbo(), compile=mode)
+        losses.append([svi.step(change(model, svi, stretch, x)).item() for stretch in range(3) for _ in range(3)])
+        losses[-1] += [p.abs().sum().item() for p in model.parameters()] + [b.double().sum().item() for b in model.buffers()]
+    assert losses[0] == losses[1]
+    return svi
+
+
+def test_batch_size(digits):
+    svi = both(lambda ae, svi, stretch, x: x[: (16, 7, 16)[stretch]], digits.test.x)
+    assert level(svi) == [1, 1]
+
+
+def test_train_and_eval_with_dropout_and_batch_normalisation(digits):
+    def net():
+        layers = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 8)
+        parts = pa.priors.Normal(4), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), nn.Sequential(*layers), pa.nets.MLP(16)
+        return pa.Autoencoder(*parts)
+
+    svi = both(lambda ae, svi, stretch, x: (ae.train(stretch != 1), x[:16])[1], digits.test.x, ae=net)
+    assert level(svi) == [1, 1]
+
+
+def test_beta_as_it_is_set(digits):
+    def change(ae, svi, stretch, x):
+        svi.elbo.beta = (0.0, 0.5, 4.0)[stretch]
+        return x[:16]
+
+    both(change, digits.test.x, lambda: pa.objectives.Tempered(1.0))
+
+
+def test_a_tensor_changed_in_place(digits):
+    weight = torch.ones(())
+
+    def change(ae, svi, stretch, x):
+        weight.fill_(stretch)
+        return x[:16]
+
+    svi = both(change, digits.test.x, lambda: pa.Penalised(lambda x, z, q: weight * z.square().sum(-1).mean()))
+    assert level(svi) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+def test_loaded_and_frozen_weights(digits):
+    other = small_vae()
+
+    def change(ae, svi, stretch, x):
+        if stretch == 1:
+            ae.load_state_dict(other.state_dict())
+        ae.encoder[0].weight.requires_grad_(stretch != 2)
+        return x[:16]
+
+    both(change, digits.test.x)
+
+
+def test_too_many_kinds_of_call_go_on_eagerly(digits, said):
+    svi = svi_of(small_vae(), TraceMeanField_ELBO(), "traced")
+    losses = [svi.step(digits.test.x[:n]).item() for n in range(1, 15)]
+    assert len(losses) == 14 and len(level(svi)) <= compiling._KINDS + 1 and ["more than 8 kinds" in line for line in said()] == [True]
+
+
+# --- programs of all sorts ---
+
+
+def plain_program(noise=lambda: 0.0):
+    """Functions with parameters in Pyro's store."""
+
+    def model(x):
+        mu = pyro.param("svi_mu", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(z + noise(), 1.0), obs=x)
+
+    def guide(x):
+        scale = pyro.param("svi_scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, scale))
+
+    return model, guide
+
+
+def test_it_is_pyros_svi_with_pyros_optimizers():
+    x, ends = torch.randn(50), []
+    for kind in (pyro.infer.SVI, pa.SVI):
+        pyro.get_param_store().clear()
+        torch.manual_seed(0)
+        options = {"compile": "traced"} if kind is pa.SVI else {}
+        svi = kind(*plain_program(), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO(), **options)
+        losses = [float(svi.step(x)) for _ in range(20)]
+        ends.append([*losses, float(svi.evaluate_loss(x)), pyro.param("svi_mu").item(), pyro.param("svi_scale").item()])
+    assert level(svi) == [1]
+    pyro.get_param_store().clear()
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "noise, words",
+    [(random.random, "does not repeat it"), (lambda: 1.0 if pyro.param("svi_mu") > 0 else 2.0, "control flow")],
+    ids=["Python's random numbers", "a branch on a value"],
+)
+def test_programs_that_cannot_be_traced_say_why(noise, words, said):
+    svi = pa.SVI(*plain_program(noise), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO(), compile="traced")
+    losses = [svi.step(torch.ones(50)).item() for _ in range(5)]
+    pyro.get_param_store().clear()
+    assert len(set(losses)) == 5 and level(svi) == [0] and len(said()) == 1 and words in said()[0]
+
+
+def test_modules_that_are_only_called_are_seen_to_change_mode():
+    net = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5))
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(net(z[:, None])[:, 0], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x))
+
+    svi = pa.SVI(model, guide, torch.optim.SGD(net.parameters(), lr=0.0), Trace_ELBO(), compile="traced")
+    x = torch.ones(20)
+    training = {svi.step(x).item() for _ in range(4)}
+    net.eval()
+    judging = {svi.step(x).item() for _ in range(4)}
+    pyro.get_param_store().clear()
+    assert len(training) > 1 and len(judging) == 1 and level(svi) == [1, 1]
+
+
+# --- when ---
+
+
+def test_auto_climbs_when_the_calls_to_come_repay_it(monkeypatch):
+    monkeypatch.setattr(compiling, "_WORTH", {"traced": 0.0, "compiled": 1e9})
+    x = torch.ones(3)
+    long, short = Traced(lambda x: [x.exp()], calls=1000), Traced(lambda x: [x.exp()], calls=5)
+    for traced in (long, short):
+        for _ in range(7):
+            assert torch.equal(traced(x)[0], x.exp())
+    monkeypatch.setattr(compiling, "_WORTH", {"traced": 1e9, "compiled": 1e9})
+    never = Traced(lambda x: [x.exp()])
+    for _ in range(20):
+        never(x)
+    assert [next(iter(each.kinds.values())).level for each in (long, short, never)] == [1, 0, 0]
+
+
+def test_fit_is_the_same_traced(digits):
+    """Last short batches, validation and early stopping included."""
+    ends = []
+    for mode in ("eager", "traced"):
+        torch.manual_seed(0)
+        ae = small_vae(corruption=pa.corruption.Masking(0.2))
+        x = digits.train.x[:300]
+        history = pa.fit(ae, x, validation=digits.test, epochs=3, batch_size=64, seed=0, compile=mode, patience=1, progress=False)
+        ends.append([history.loss, history["validation_loss"], [p.abs().sum().item() for p in ae.parameters()]])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("precision", ["auto", "highest", "medium"])
+def test_precision_ends_with_the_call(precision, digits):
+    inside = []
+    ae = small_vae()
+    ae.encoder.register_forward_hook(lambda *_: inside.append(torch.get_float32_matmul_precision()))
+    pa.fit(ae, digits.train.x[:64], epochs=2, progress=False, precision=precision)
+    assert inside[-1] == precision or precision == "auto"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("wrong, words", [({"compile": "fast"}, "'compiled', got 'fast'"), ({"precision": "low"}, "'medium', got 'low'")])
+def test_bad_modes_are_named(wrong, words, digits):
+    with pytest.raises(ValueError, match=words):
+        pa.fit(small_vae(), digits.train, progress=False, **wrong)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("mode", ["traced", "compiled"])
+def test_the_whole_step_is_one_cuda_graph(mode, digits):
+    """The same losses as eagerly, new noise in every replay, a new learning rate, a short batch; and no wait for the device."""
+    ends = []
+    for how in ("eager", mode):
+        torch.manual_seed(0)
+        ae = small_vae().cuda().train()
+        svi = pa.SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters(), fused=True, capturable=True), TraceMeanField_ELBO(), compile=how)
+        torch.manual_seed(1)
+        losses = []
+        for stretch in range(3):
+            svi.optimizer.param_groups[0]["lr"] = (1e-3, 1e-2, 1e-3)[stretch]
+            x = digits.train.x[: (128, 128, 50)[stretch]].cuda()
+            losses += [svi.step(x) for _ in range(8)]
+        ends.append(torch.stack(losses).tolist())
+    assert len(svi._recorder.recordings) == 3 and len(set(ends[1])) == 24
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        svi.step(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -23,6 +23,7 @@ from .batches import Batches, resolve_device
 from .compiling import Mode
 from .objective import Objective, check_elbo, default_elbo
 from .precision import Precision, multiplying
+from .precision import Precision, check_precision, multiplying
 from .programs import Program
 from .svi import SVI
 
@@ -97,7 +98,7 @@ def fit(
         compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
             ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
         precision: of float32 matrix products, in the words of ``torch.set_float32_matmul_precision``; ``"auto"`` is the
-            fastest that is as exact as float32 on this device. The caller's own setting is left alone.
+            fastest that is measured to be as exact as float32 on this device. The caller's own setting is left alone.
         progress: show a progress bar.
         callbacks: each is called with the row of every epoch.
 
@@ -114,6 +115,7 @@ def fit(
     3
     """
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
+    check_precision(precision)
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
@@ -158,7 +160,7 @@ def _epochs(
     with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
         for epoch in range(1, epochs + 1):
             bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            with multiplying(precision, train.device):
+            with multiplying(precision, svi.parameters, train.batch_size):
                 row = {"epoch": epoch, "loss": _train(svi, train, bar)}
                 if held_out is not None:
                     row["validation_loss"] = _validate(svi, held_out, pair)

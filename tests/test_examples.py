@@ -13,17 +13,18 @@ SMALL = {
     "adversarial": ({"epochs": 1, "hidden": 8}, "adversarial.json"),
     "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "code": 4, "test_rows": 20}, "objectives.json"),
     "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
+    "benchmarks/training": ({"shapes": ("6-4-2",), "rows": 200, "rounds": 1, "rivals": ("pyroae, eager", "by hand")}, "training"),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood.json"),
 }
 
 
-@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + ["benchmarks/likelihood"])
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + ["benchmarks/likelihood", "benchmarks/training"])
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = imported(name)
     arguments, made = SMALL[name]
     module.main(**arguments)
-    assert [path.name for path in tmp_path.iterdir()] == ([made] if made else [])
+    assert {path.name if "." in (made or "") else path.stem for path in tmp_path.iterdir()} == ({made} if made else set())
 
 
 def imported(name):

@@ -45,11 +45,11 @@ def level(svi):
     return [kind.level for kind in svi._gradients.kinds.values()]
 
 
-def check(ae, elbo, x, mode="traced", exact=True):
+def check(ae, elbo, *args, mode="traced", exact=True):
     """The same losses and gradients to the bit (or within rounding), and new noise in every step."""
     parameters = list(ae.train().parameters())
     eager, quick = svi_of(ae, elbo, "eager"), svi_of(ae, elbo, mode)
-    ours, theirs = steps(eager, parameters, x), steps(quick, parameters, x)
+    ours, theirs = steps(eager, parameters, *args), steps(quick, parameters, *args)
     assert level(quick) == [{"traced": 1, "compiled": 2}[mode]]
     for a, b in zip(sum(ours, []), sum(theirs, []), strict=True):
         assert torch.equal(a, b) if exact else torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
@@ -64,6 +64,8 @@ def fresh(losses):
 @pytest.mark.parametrize("prior", PRIORS)
 def test_every_prior_and_posterior(prior, posterior, digits, said):
     ae, x = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Bernoulli"]), digits.test.x[:16]
+    if prior == "Flow" and posterior != "Normal":
+        pytest.skip("once is enough: Pyro's splines are not traced")
     if prior == "Flow" or (prior, posterior) == ("VampPrior", "Flow"):
         stays_eager(ae, TraceMeanField_ELBO(), x, said, "depends on values" if prior == "Flow" else "control flow")
     else:
@@ -111,7 +113,8 @@ def test_every_objective(objective, digits):
 @pytest.mark.parametrize("recipe", pa.recipes.RECIPES)
 def test_every_recipe(recipe, grey):
     ae = pa.recipes.RECIPES[recipe](grey)
-    check(ae, ae.objective or TraceMeanField_ELBO(), grey.test.x[:16])
+    labels = [grey.test.labels[:16]] if ae.takes_labels else []
+    check(ae, ae.objective or TraceMeanField_ELBO(), grey.test.x[:16], *labels)
 
 
 def test_two_levels_missing_entries_and_corruption(digits):
@@ -134,20 +137,20 @@ def test_renyi_and_enumeration_stay_eager(digits, said, caplog):
 
 
 def test_compiled_equals_eager(digits):
-    assert fresh(check(small_vae(), TraceMeanField_ELBO(), digits.test.x[:16], "compiled", exact=False))
+    assert fresh(check(small_vae(), TraceMeanField_ELBO(), digits.test.x[:16], mode="compiled", exact=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["IWAE", "DReG", "CIWAE", "Tempered", "Contractive"])
 def test_compiled_objectives_equal_eager(objective, digits):
-    assert fresh(check(small_vae(), OBJECTIVES[objective](), digits.test.x[:16], "compiled", exact=False))
+    assert fresh(check(small_vae(), OBJECTIVES[objective](), digits.test.x[:16], mode="compiled", exact=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prior, posterior", [("VampPrior", "LowRankNormal"), ("Laplace", "FullNormal"), ("GaussianMixture", "Flow")])
 def test_compiled_pairs_equal_eager(prior, posterior, digits):
     ae = make(PRIORS[prior], POSTERIORS[posterior], LIKELIHOODS["Bernoulli"])
-    assert fresh(check(ae, TraceMeanField_ELBO(), digits.test.x[:16], "compiled", exact=False))
+    assert fresh(check(ae, TraceMeanField_ELBO(), digits.test.x[:16], mode="compiled", exact=False))
 
 
 def test_without_a_compiler_it_stays_traced_and_says_so_once(digits, said, monkeypatch):

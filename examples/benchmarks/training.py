@@ -7,6 +7,7 @@ Every rival trains the same network, a Bernoulli VAE with one hidden layer on ei
 a new order each epoch. The torch ones start from the same weights; NumPyro, which compiles the whole epoch, from its own.
 """
 
+import contextlib
 import copy
 import importlib.metadata
 import json
@@ -47,22 +48,32 @@ def main(
         threads: cores that all rivals may use.
         particles: more than 1: the importance-weighted bound of so many, for the rivals that have it.
         device: of the torch rivals.
-        rivals: only these, by name; pyroae compiled is always there.
+        rivals: only these, by name; the first is what the others are compared with.
         out: where the table is written, without its suffix.
     """
-    if hasattr(os, "sched_setaffinity"):  # before JAX makes its threads
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    torch.set_num_threads(threads)
-    logging.disable(logging.INFO)
     from pyroae.infer.batches import resolve_device
 
     place = resolve_device(device)
-    results = {shape: measure(shape, batch_size, rows, rounds, particles, place, rivals) for shape in shapes}
+    with on_cores(threads):
+        results = {shape: measure(shape, batch_size, rows, rounds, particles, place, rivals or tuple(RIVALS)) for shape in shapes}
     settings = {"batch": batch_size, "rows": rows, "rounds": rounds, "threads": threads, "particles": particles, "machine": machine(place)}
     settings["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES if installed(name)}
     print(table(results) + "\n\n" + "; ".join(f"{name} {value}" for name, value in settings.items()))
     Path(f"{out}.json").write_text(json.dumps({"settings": settings, "seconds": results}, indent=2))
     picture(results, rows, f"{out}.png")
+
+
+@contextlib.contextmanager
+def on_cores(threads: int):
+    """So many cores for all, JAX's threads included."""
+    before = torch.get_num_threads(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before[1])[:threads])
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        os.sched_setaffinity(0, before[1])
 
 
 def measure(shape: str, batch_size: int, rows: int, rounds: int, particles: int, place, wanted) -> dict[str, list[float]]:
@@ -73,9 +84,7 @@ def measure(shape: str, batch_size: int, rows: int, rounds: int, particles: int,
     d, hidden, code = map(int, shape.split("-"))
     torch.manual_seed(0)
     x = (torch.rand(rows, d) < 0.2).float().to(place)
-    epochs = {
-        name: make(x, d, hidden, code, batch_size, particles) for name, make in RIVALS.items() if name in (wanted or RIVALS) or name == OURS
-    }
+    epochs = {name: RIVALS[name](x, d, hidden, code, batch_size, particles) for name in wanted}
     epochs = {name: epoch for name, epoch in epochs.items() if epoch}
     for epoch in epochs.values():  # compile, warm up
         epoch()
@@ -197,6 +206,7 @@ def pythaes(x, d, hidden, code, batch_size, particles):
     """Its trainer's epoch, progress bar off, with our networks' weights; its IWAE is another objective."""
     if particles > 1 or not installed("pythae"):
         return None
+    logging.getLogger("pythae").setLevel(logging.WARNING)
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -290,9 +300,8 @@ def shuffled(x, batch_size):
     return x[torch.randperm(len(x), device=x.device)].split(batch_size)
 
 
-OURS = "pyroae, compiled"
 RIVALS = {
-    OURS: pyroae_("compiled"),
+    "pyroae, compiled": pyroae_("compiled"),
     "pyroae, compiled, precision auto": pyroae_("compiled", "auto"),
     "pyroae, traced": pyroae_("traced"),
     "pyroae, eager": pyroae_("eager"),
@@ -324,13 +333,13 @@ def machine(place) -> str:
 
 
 def table(results: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: milliseconds an epoch, and how many times faster pyroae compiled is."""
+    """Markdown: milliseconds an epoch, and how many times those of the first row."""
     names = list(next(iter(results.values())))
-    lines = ["| milliseconds an epoch (times pyroae's) | " + " | ".join(results) + " |", "|---" * (1 + len(results)) + "|"]
+    lines = ["| milliseconds an epoch (times the first) | " + " | ".join(results) + " |", "|---" * (1 + len(results)) + "|"]
     for name in names:
         cells = []
         for seconds in results.values():
-            ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[name], seconds[OURS]))
+            ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[name], seconds[names[0]]))
             cells.append(f"{1e3 * statistics.median(seconds[name]):.0f} ({ratio:.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -61,12 +61,12 @@ class Traced:
         return (self.kinds.get(key) or self._kind(key))(held, args)
 
     def settled(self, *args) -> tuple | None:
-        """What kind of call this is, if a graph runs it."""
+        """What kind of call this is, if a graph runs it and will to the end."""
         if self.mode == "eager" or self.tensors is None:
             return None
         _, key = self._look(args)
         kind = self.kinds.get(key)
-        return (kind.level, key) if kind and kind.resting else None
+        return (kind.level, key) if kind and kind.settle() and kind.level else None
 
     def _look(self, args: tuple) -> tuple[list[Tensor], tuple]:
         """The tensors that the function reaches, as they are now, and the kind of this call."""
@@ -118,10 +118,11 @@ class _Kind:
         self.seconds.append(time.perf_counter() - start)
         return outputs
 
-    @property
-    def resting(self) -> bool:
-        """Whether a graph runs it, and probably will to the end."""
-        return self.level > 0 and (self.settled or len(self.seconds) >= _LOOKS)
+    def settle(self) -> bool:
+        """Whether no other graph will come; decided for good once enough calls were timed."""
+        looked = self.owner.mode == "auto" and self.level and len(self.seconds) >= _LOOKS
+        self.settled = self.settled or bool(looked and not self._worth_climbing())
+        return self.settled
 
     def _worth_climbing(self) -> bool:
         mode = self.owner.mode
@@ -151,24 +152,25 @@ class _Kind:
         _restore(held, before)
         ours = self.run(held, args)
         if run is not None and not _agree(ours, theirs):
-            run, why = (
-                None,
-                "its graph does not repeat it: something in it is no tensor operation, such as NumPy's or Python's random numbers",
-            )
+            run, why = None, "its graph does not repeat it; something in it is no tensor operation, such as NumPy's or Python's random"
         if run is None:
-            _LOG.warning("compile: the program cannot be %s and goes on %s: %s", name, _LADDER[self.level], why)
-            self.settled = True
-            return ours
-        self.run, self.level, self.seconds = run, self.level + 1, []
-        self.settled = name == self.owner.mode or name == _LADDER[-1]
+            self._stay(name, why)
+        else:
+            self.run, self.level, self.seconds = run, self.level + 1, []
+        self.settled = run is None or name in (self.owner.mode, _LADDER[-1])
         return ours
+
+    def _stay(self, name: str, why: str):
+        """No call of another kind tries it again, and the reason is given once."""
+        self.owner.mode = _LADDER[self.level]
+        _LOG.warning("compile: the program cannot be %s and goes on %s: %s", name, self.owner.mode, why)
 
 
 class Graph:
     """The tensor operations of ``function(*args)``, with the tensors it reaches as inputs of their own."""
 
     def __init__(self, function: Callable[..., Outputs], held: list[Tensor], args: tuple):
-        from torch.fx.experimental.proxy_tensor import make_fx  # a second to import
+        from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
         rest = [a for a in args if not isinstance(a, Tensor)]
 

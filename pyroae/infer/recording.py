@@ -44,7 +44,7 @@ class Recorder:
             self.recordings.clear()
         inputs, graph = tuple(a.clone() for a in args), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 loss = self.step(*inputs)
         except Exception as error:  # such as a read of a value, which no recording allows
             self.able = False

@@ -20,10 +20,10 @@ class Recorder:
 
     def __init__(self, step: Callable[..., Tensor], optimizer: Optimizer):
         self.step, self.optimizer = step, optimizer
-        self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
+        self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, tuple, Tensor]] = {}
         self.able = all(group.get("capturable") for group in getattr(optimizer, "param_groups", [{}]))
 
-    def __call__(self, kind: tuple, *args: Tensor) -> Tensor:
+    def __call__(self, kind: tuple, *args) -> Tensor:
         """A step of this ``kind``; what is not recorded yet is run as it is."""
         groups = self.optimizer.param_groups
         settings = tuple(value for group in groups for value in group.values() if isinstance(value, (bool, int, float, tuple)))
@@ -34,15 +34,16 @@ class Recorder:
             return self.step(*args)
         graph, inputs, loss = self.recordings[key]
         for ours, theirs in zip(inputs, args):
-            ours.copy_(theirs)
+            if isinstance(ours, Tensor):  # a number is a part of the kind
+                ours.copy_(theirs)
         graph.replay()
         return loss.clone()
 
-    def _record(self, key: tuple, args: tuple[Tensor, ...]):
+    def _record(self, key: tuple, args: tuple):
         """Nothing runs while it is recorded."""
         if len(self.recordings) == _KEPT:
             self.recordings.clear()
-        inputs, graph = tuple(a.clone() for a in args), torch.cuda.CUDAGraph()
+        inputs, graph = tuple(a.clone() if isinstance(a, Tensor) else a for a in args), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 loss = self.step(*inputs)

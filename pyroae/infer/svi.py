@@ -64,7 +64,8 @@ class SVI:
         """One step; the loss before it, summed over the batch, left on the device."""
         if self._found is None:
             self._find(*args)
-        if self._recorder.able and args[0].is_cuda and (kind := self._gradients.settled(*args)):
+        on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
+        if on_cuda and self._recorder.able and (kind := self._gradients.settled(*args)):
             return self._recorder(kind, *args)
         return self._step(*args)
 

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from . import programs
 from .compiling import Mode, Traced
+from .objective import Objective
 from .programs import Program
 from .recording import Recorder
 
@@ -47,6 +48,7 @@ class SVI:
         self.model, self.guide, self.optimizer = model, guide, optimizer
         self.elbo = programs.without_sync(elbo)
         self.differentiable = hasattr(elbo, "differentiable_loss")
+        self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
         watched = [*programs.modules(model, guide), elbo]
         self._gradients = Traced(self._loss_and_gradients, watched, compile, steps)
         self._loss = Traced(self._loss_alone, watched, compile)
@@ -65,9 +67,11 @@ class SVI:
         if self._found is None:
             self._find(*args)
         on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
-        if on_cuda and self._recorder.able and (kind := self._gradients.settled(*args)):
-            return self._recorder(kind, *args)
-        return self._step(*args)
+        kind = self._gradients.settled(*args) if on_cuda and self._recorder.able else None
+        loss = self._recorder(kind, *args) if kind else self._step(*args)
+        if self.scheduled:
+            self.scheduled.advance()
+        return loss
 
     def _step(self, *args) -> Tensor:
         loss, *gradients = self._gradients(*args)
@@ -87,10 +91,12 @@ class SVI:
         """The parameters: a torch optimizer's own; one of Pyro's takes all that the programs ask for, in a run that leaves no mark."""
         if isinstance(self.optimizer, Optimizer):
             self._found = self.parameters
-            return
-        with torch.no_grad(), torch.random.fork_rng():
-            seen = programs.traces(self.model, self.guide, *args)
-        self._found = programs.parameters(programs.modules(self.model, self.guide), seen)
+        else:
+            with torch.no_grad(), torch.random.fork_rng():
+                seen = programs.traces(self.model, self.guide, *args)
+            self._found = programs.parameters(programs.modules(self.model, self.guide), seen)
+        if self.scheduled and self._found:
+            self.scheduled.to(self._found[0].device)
 
     def _loss_and_gradients(self, *args) -> list[Tensor | None]:
         for parameter in self._found:

@@ -22,7 +22,6 @@ from . import programs
 from .batches import Batches, resolve_device
 from .compiling import Mode
 from .objective import Objective, check_elbo, default_elbo
-from .precision import Precision, multiplying
 from .precision import Precision, check_precision, multiplying
 from .programs import Program
 from .svi import SVI

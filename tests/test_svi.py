@@ -373,3 +373,30 @@ def test_the_whole_step_is_one_cuda_graph(mode, digits):
         svi.step(x)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# --- evaluation ---
+
+
+@pytest.mark.parametrize("name", ["plain", "two levels", "flow", "labels"])
+def test_a_traced_evaluation_is_the_eager_one(name, digits):
+    parts = {
+        "plain": {},
+        "two levels": {"prior": pa.priors.Hierarchical(4, top=2, hidden=8), "posterior": pa.posteriors.Hierarchical(hidden=8)},
+        "flow": {"posterior": pa.posteriors.Flow(hidden=8)},
+        "labels": {"condition": pa.conditions.Labels(10)},
+    }[name]
+    ae, rows = small_vae(**parts), []
+    x = digits.test.x[:100], digits.test.labels[:100]
+    x = x if name == "labels" else x[0]
+    eager = pa.log_likelihood(ae, x, particles=6000, compile="eager")
+    ae.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    traced = pa.log_likelihood(ae, x, particles=6000, compile="traced")
+    assert torch.equal(eager.values, traced.values) and torch.equal(eager.khat, traced.khat)
+    assert sum(rows) < 100 * 6000 / 2  # Python has run for a few passes only
+
+
+def test_a_compiled_evaluation_is_the_eager_one(digits):
+    ae, x = small_vae(), digits.test.x[:64]
+    eager, compiled = (pa.log_likelihood(ae, x, particles=3000, compile=mode).values for mode in ("eager", "compiled"))
+    assert torch.allclose(eager, compiled, atol=1e-4)

@@ -36,7 +36,8 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
 
 def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor, int]]:
     """Each latent site's mean ``(*plates, *event)``, and how many plates it is in."""
-    drawer, nesting = encoded(model, guide, args)
+    encoding = encoded(model, guide, args)
+    drawer, nesting = encoding.guide, encoding.nesting
     sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
     plates = {name: site["value"].dim() - len(site["fn"].event_shape) for name, site in sites.items()}
     if len(sites) == 1:

@@ -37,7 +37,8 @@ class Density:
 
     def __init__(self, model: Program, guide: Program, args: Args):
         self.model, self.args, self.n = model, args, len(args[0])
-        self.guide, self.nesting = encoded(model, guide, args)
+        encoding = encoded(model, guide, args)
+        self.guide, self.nesting = encoding.guide, encoding.nesting
         self.of_prior = isinstance(guide, Prior)
         trace, _ = programs.traces(*(on_particles(program, 1, self.nesting) for program in (model, self.guide)), *args)
         self.sites = programs.sites(trace, observed=False)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..infer import programs
+from ..infer.compiling import Mode, Traced
 from ..infer.programs import Program
+from ..inside import mapped, tensors
 from .density import check_proper
-from .particles import Proposal, as_data, base_of, passes
+from .particles import Encoded, Proposal, as_data, base_of, draw_again, encodings, one_pass
 from .weights import Weights
 
 UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
@@ -92,6 +94,7 @@ def log_likelihood(
     seed: int | None = 0,
     progress: bool = False,
     proposal: Proposal | None = None,
+    compile: Mode = "auto",
 ) -> Estimate:
     r"""Importance-weighted log-likelihood of each datum,
 
@@ -111,6 +114,7 @@ def log_likelihood(
         progress: show a progress bar.
         proposal: where z is drawn from instead of the guide: ``pa.proposals.prior``, ``pa.proposals.Laplace()``,
             ``pa.proposals.Optimised()``, or any function ``(model, guide, *args)`` that returns a guide for those data.
+        compile: as for ``fit``; a proposal is run eagerly.
 
     Raises:
         ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
@@ -126,15 +130,48 @@ def log_likelihood(
     with programs.looking(model, guide, seed=seed):
         args = as_data(x, model, guide)
         done: list[Weights] = []
-        last = None
-        for each in passes(model, guide, args, particles, progress, proposal):
-            if each.rows != last:
-                check_weighable("log_likelihood", each.model, each.guide)
-                done.append(Weights(each.rows.stop - each.rows.start, particles, args[0].device))
-                last = each.rows
-            done[-1].add(each.log_weights())
+        log_weights = LogWeights(model, guide, compile if proposal is None else "eager")
+        for block in encodings(model, guide, args, particles, progress, proposal):
+            check_weighable("log_likelihood", *block.traces)
+            log_weights.expect(len(block.sizes) * math.ceil(len(args[0]) / len(block.args[0])))
+            done.append(Weights(len(block.args[0]), particles, args[0].device))
+            for k in block.sizes:
+                done[-1].add(log_weights(block, k))
         columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in Weights.COLUMNS]
     return Estimate(*columns, particles=particles, dimensions=args[0][0].numel())
+
+
+class LogWeights:
+    """log p(x, z) - log q(z|x) of fresh draws for a block of data; the programs' Python runs once where that pays.
+
+    Args:
+        model, guide: the programs.
+        mode: as in ``compiling.Traced``; a guide that differs from block to block by more than tensors must be ``"eager"``.
+    """
+
+    def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):
+        self.model, self.block = model, None
+        self.traced = Traced(self._of, programs.modules(model, guide), mode)
+
+    def expect(self, calls: int):
+        """Say how many calls there will be in all, once it is known."""
+        self.traced.calls = self.traced.calls or calls
+
+    def __call__(self, block: Encoded, k: int) -> Tensor:
+        """``(k, B)``, float64."""
+        self.block, site = block, block.site
+        drawn_from = tensors(site["fn"]) if site else []
+        run = self._of if site and isinstance(site["mask"], Tensor) else self.traced
+        return run(k, len(drawn_from), *drawn_from, *block.args)[0]
+
+    def _of(self, k: int, n: int, *given: Tensor) -> list[Tensor]:
+        """The same as a function of tensors: ``n`` of the distribution that is drawn from, then the data."""
+        block, left = self.block, iter(given[:n])
+        guide = block.guide
+        if block.site:
+            fn = mapped(block.site["fn"], lambda _: next(left))
+            guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
+        return [one_pass(self.model, guide, given[n:], block.rows, k, block.nesting).log_weights()]
 
 
 def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine.Trace):

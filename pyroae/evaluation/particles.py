@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -94,15 +94,21 @@ def passes(
     model: Program, guide: Program, args: Args, particles: int, progress: bool = False, proposal: Proposal | None = None
 ) -> Iterator[Pass]:
     """Every particle of every datum, pass by pass; all passes of a datum follow one another. Drawn from the proposal, or the guide."""
+    for block in encodings(model, guide, args, particles, progress, proposal):
+        for k in block.sizes:
+            yield one_pass(model, block.guide, block.args, block.rows, k, block.nesting)
+
+
+def encodings(
+    model: Program, guide: Program, args: Args, particles: int, progress: bool = False, proposal: Proposal | None = None
+) -> Iterator["Encoded"]:
+    """The data block by block, each with its encoder's work done, or with the proposal's guide."""
     rows = rows_at_once(model, guide, args)
     for where, part in blocks(args, _DATA, progress):
-        n = len(part[0])
-        drawer, nesting = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
-        left, at_once = particles, max(1, rows // n)
-        while left:
-            k = min(at_once, left)
-            yield _one_pass(model, drawer, part, where, k, nesting)
-            left -= k
+        found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
+        at_once = max(1, rows // len(part[0]))
+        found.rows, found.sizes = where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
+        yield found
 
 
 def rows_at_once(model: Program, guide: Program, args: Args) -> int:
@@ -121,7 +127,7 @@ def blocks(args: Args, size: int, progress: bool = False) -> Iterator[tuple[slic
             bar.update(len(part[0]))
 
 
-def _one_pass(model, guide, args, rows, k, nesting) -> Pass:
+def one_pass(model, guide, args, rows, k, nesting) -> Pass:
     model_trace, guide_trace = programs.traces(on_particles(model, k, nesting), on_particles(guide, k, nesting), *args)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
@@ -138,8 +144,21 @@ def on_particles(program: Program, k: int, nesting: int) -> Program:
     return run
 
 
-def encoded(model: Program, guide: Program, args: Args) -> tuple[Program, int]:
-    """The guide with its encoder's work done, and how deep the programs nest plates.
+@dataclass
+class Encoded:
+    """A block of data whose encoder has done its work, as far as it can."""
+
+    args: Args
+    guide: Program  # draws the latents
+    nesting: int  # how deep the programs nest plates
+    site: dict | None  # the guide's only latent site, if it has one: then drawing from it is all that the guide does
+    traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
+    rows: slice | None = None  # which of the data these are
+    sizes: list[int] = field(default_factory=list)  # how many particles to draw at once, time and again
+
+
+def encoded(model: Program, guide: Program, args: Args) -> Encoded:
+    """The block of data ``args`` encoded.
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
@@ -150,15 +169,17 @@ def encoded(model: Program, guide: Program, args: Args) -> tuple[Program, int]:
     for site in [*drawn.values(), *latent.values(), *observed.values()]:
         _check_site(site, len(args[0]))
     nesting = max(-frame.dim for site in [*drawn.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
+    traces = model_trace, guide_trace
     if len(drawn) != 1:
-        return guide, nesting
+        return Encoded(args, guide, nesting, None, traces)
     (site,) = drawn.values()
+    return Encoded(args, lambda *_: draw_again(site, site["fn"]), nesting, site, traces)
 
-    def drawer(*_):
-        with plates_of(site):
-            return pyro.sample(site["name"], site["fn"])
 
-    return drawer, nesting
+def draw_again(site: dict, fn: dist.Distribution) -> Tensor:
+    """The sample statement of a site, from ``fn``, in the mask and the plates it was in."""
+    with plates_of(site):
+        return pyro.sample(site["name"], fn)
 
 
 @contextlib.contextmanager

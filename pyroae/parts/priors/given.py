@@ -1,14 +1,12 @@
 """Any Pyro distribution as a prior, and flows among them."""
 
-import copy
-
 import torch
 from pyro import distributions as dist
 from pyro.distributions import transforms
 from torch import nn
-from torch.distributions import Transform
 
 from ...checks import whole_number
+from ...inside import mapped, modules, tensors
 from ..conditional import Conditional, Shape, as_shape
 from ..networks import near_identity
 from .base import Prior
@@ -35,11 +33,11 @@ class Given(Prior):
             raise ValueError(
                 f"prior: expected a distribution over vectors, got one over single numbers; use .expand([size]) on {distribution}"
             )
-        if any(tensor.requires_grad for tensor in _tensors(distribution)):
+        if any(tensor.requires_grad for tensor in tensors(distribution)):
             raise ValueError(
                 "prior: a Pyro distribution's own tensors are not trained; use a part such as pa.priors.Normal(8, loc='learned')"
             )
-        self.learned = nn.ModuleList(_modules(distribution))
+        self.learned = nn.ModuleList(modules(distribution))
 
     def sized(self, event_shape):
         return self
@@ -56,7 +54,7 @@ class Given(Prior):
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        self.distribution = _mapped(self.distribution, fn)
+        self.distribution = mapped(self.distribution, fn)
         return self
 
 
@@ -89,38 +87,3 @@ class Flow(Given):
         super().__init__(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
 
     sized = Conditional.sized
-
-
-def _held(value) -> dict:
-    """What a distribution or transform holds, one level down; not a transform's inverse, which holds it in turn."""
-    holds = isinstance(value, (torch.distributions.Distribution, Transform)) and not isinstance(value, nn.Module)
-    return {name: item for name, item in vars(value).items() if name != "_inv"} if holds else {}
-
-
-def _modules(value) -> list[nn.Module]:
-    if isinstance(value, nn.Module):
-        return [value]
-    items = value if isinstance(value, (list, tuple)) else _held(value).values()
-    return [module for item in items for module in _modules(item)]
-
-
-def _tensors(value) -> list[torch.Tensor]:
-    """The tensors that a distribution holds, those of modules left out."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    items = value if isinstance(value, (list, tuple)) else _held(value).values()
-    return [tensor for item in items for tensor in _tensors(item)]
-
-
-def _mapped(value, fn):
-    """A copy of a distribution with ``fn`` applied to every tensor in it that no module owns."""
-    if isinstance(value, torch.Tensor):
-        return fn(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, fn) for item in value)
-    held = _held(value)
-    if not held:
-        return value
-    copied = copy.copy(value)
-    copied.__dict__.update({name: _mapped(item, fn) for name, item in held.items()})
-    return copied

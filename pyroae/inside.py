@@ -1,0 +1,45 @@
+"""What a Pyro distribution holds: its tensors and modules."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Transform
+
+
+def _held(value) -> dict:
+    """What a distribution or transform holds, one level down; not a transform's inverse, which holds it in turn."""
+    holds = isinstance(value, (torch.distributions.Distribution, Transform)) and not isinstance(value, nn.Module)
+    return {name: item for name, item in vars(value).items() if name != "_inv"} if holds else {}
+
+
+def modules(value: Any) -> list[nn.Module]:
+    """The modules that a distribution holds, such as a flow's transforms."""
+    if isinstance(value, nn.Module):
+        return [value]
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return [module for item in items for module in modules(item)]
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors that a distribution holds, those of modules left out."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return [tensor for item in items for tensor in tensors(item)]
+
+
+def mapped(value: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy of a distribution with ``fn`` applied to every tensor in it that no module owns."""
+    if isinstance(value, torch.Tensor):
+        return fn(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(item, fn) for item in value)
+    held = _held(value)
+    if not held:
+        return value
+    copied = copy.copy(value)
+    copied.__dict__.update({name: mapped(item, fn) for name, item in held.items()})
+    return copied

@@ -13,6 +13,9 @@ _HOME = {
     "with_weight_prior": "infer.weights",
     "SVI": "infer.svi",
     "fit": "infer.training",
+    "pretrain": "pretraining",
+    "fine_tune": "pretraining",
+    "Classifier": "pretraining",
     "load": "storage",
     "save": "storage",
     "log_likelihood": "evaluation.importance",
@@ -32,6 +35,7 @@ _HOME = {
     "to_arviz": "evaluation.export",
     "impute": "evaluation.imputation",
     "elbo_terms": "evaluation.terms",
+    "jacobian": "evaluation.jacobian",
 }
 _MODULES = {
     "priors": "parts.priors",

@@ -7,7 +7,7 @@ from .infer.penalties import Contractive, KLSparsity
 from .parts.conditions import Labels
 from .parts.corruption import Masking
 from .parts.likelihoods import BY_DOMAIN, Bernoulli, Likelihood, Normal
-from .parts.networks import MLP
+from .parts.networks import MLP, Dictionary
 from .parts.posteriors import Delta
 from .parts.posteriors import Normal as NormalPosterior
 from .parts.priors import Flat, Laplace
@@ -32,9 +32,19 @@ def denoising(data: DataSet | Split, code: int = 32, hidden: Hidden = 128) -> Au
     return autoencoder(data, code, hidden).replace(corruption=Masking(0.25))
 
 
-def sparse(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, scale: float = 1.0) -> Autoencoder:
-    """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale."""
-    return autoencoder(data, code, hidden).replace(prior=Laplace(code, scale=scale))
+def sparse(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, scale: float = 10.0) -> Autoencoder:
+    """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale; a dictionary decodes.
+
+    The decoder is linear with columns of length 1. With free ones the penalty would be avoided, not paid: code divided by
+    c, decoder multiplied by c, the same reconstruction for a c-th of the price.
+
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many atoms there are.
+        hidden: width of the encoder's hidden layer, or of several.
+        scale: of the prior.
+    """
+    return autoencoder(data, code, hidden).replace(prior=Laplace(code, scale=scale), decoder=Dictionary())
 
 
 def sparse_kl(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:

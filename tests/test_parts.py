@@ -479,8 +479,8 @@ def test_a_tied_decoder_shares_the_encoders_matrices(digits):
     x = digits.test.x[:20]
     z = ae.encode(x).mean
     by_hand = z
-    for matrix, bias in zip(matrices[::-1], ae.decoder.biases):
-        by_hand = (by_hand.sigmoid() if by_hand is not z else by_hand) @ matrix + bias
+    for matrix, layer in zip(matrices[::-1], ae.decoder[::2], strict=True):
+        by_hand = (by_hand.sigmoid() if by_hand is not z else by_hand) @ matrix + layer.bias
     assert torch.allclose(ae.decode(z).base_dist.logits, by_hand, atol=1e-5)
     copies = [matrix.detach().clone().requires_grad_() for matrix in matrices]
     once = torch.autograd.grad(-ae.decode(z.detach()).log_prob(x).sum() - ae.decode(z).log_prob(x).sum() * 0, matrices)
@@ -494,7 +494,7 @@ def test_a_tied_decoder_shares_the_encoders_matrices(digits):
     losses = pa.fit(ae, digits.train, epochs=4, lr=1e-2, progress=False).loss
     other = ae.replace(corruption=pa.corruption.Masking(0.1))
     assert losses[-1] < losses[0] and torch.equal(other.reconstruct(x), ae.reconstruct(x))
-    assert other.decoder._layers[-1] is other.encoder[0] and other.encoder[0] is not ae.encoder[0]
+    assert other.decoder[-1]._layer[0] is other.encoder[0] and other.encoder[0] is not ae.encoder[0]
 
 
 def test_mlp_depth_activation_and_dropout():

@@ -57,6 +57,26 @@ class Linear(MLP):
         super().__init__([])
 
 
+class Dictionary(Network):
+    """A linear decoder whose columns have length 1: x is a sum of atoms, weighted by the code (Olshausen & Field 1996).
+
+    What a penalty on the size of the code needs: with free columns it is avoided by a small code and long columns.
+    """
+
+    def build(self, inputs, outputs, encoder=None):
+        return nn.Sequential(*_flatten(inputs), _UnitColumns(prod(inputs), outputs))
+
+
+class _UnitColumns(nn.Linear):
+    def forward(self, z: Tensor) -> Tensor:
+        return nn.functional.linear(z, self.atoms, self.bias)
+
+    @property
+    def atoms(self) -> Tensor:
+        """The matrix that is used."""
+        return nn.functional.normalize(self.weight, dim=0)
+
+
 class GatedMLP(MLP):
     """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018)."""
 
@@ -109,21 +129,38 @@ class Tied(Network):
                 f"Tied: expected an encoder of fully connected layers from {outputs} to {prod(inputs)} numbers, got {got}; "
                 "it goes with an MLP encoder, the posterior Delta and a likelihood that needs one number for each entry"
             )
-        return _Transposed(layers[::-1], self.activation(), len(inputs))
+        stack = _flatten(inputs)
+        for layer in layers[::-1]:
+            stack += [_Transposed(layer), self.activation()]
+        return nn.Sequential(*stack[:-1])
 
 
 class _Transposed(nn.Module):
-    def __init__(self, layers: list[nn.Linear], activation: nn.Module, event_dim: int):
+    def __init__(self, layer: nn.Linear):
         super().__init__()
-        self._layers = tuple(layers)  # the encoder's: no parameters of this module
-        self.activation, self.event_dim = activation, event_dim
-        self.biases = nn.ParameterList(torch.zeros(layer.in_features) for layer in layers)
+        self._layer = (layer,)  # the encoder's: no parameter of this module
+        self.in_features = layer.out_features
+        self.bias = nn.Parameter(torch.zeros(layer.in_features))
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = z.flatten(-self.event_dim)
-        for layer, bias in zip(self._layers[:-1], self.biases):
-            h = self.activation(nn.functional.linear(h, layer.weight.t(), bias))
-        return nn.functional.linear(h, self._layers[-1].weight.t(), self.biases[-1])
+    def forward(self, h: Tensor) -> Tensor:
+        return nn.functional.linear(h, self._layer[0].weight.t(), self.bias)
+
+
+def layers(network: nn.Module) -> list[nn.Sequential]:
+    """A stack of fully connected layers one by one, each with the activation after it: the network's own modules, not copies.
+
+    Raises:
+        ValueError: the network is no such stack.
+    """
+    stack = list(network) if isinstance(network, nn.Sequential) else [network]
+    starts = [i for i, module in enumerate(stack) if isinstance(module, (nn.Linear, _Transposed))]
+    others = [module for i, module in enumerate(stack) if i not in starts]
+    if not starts or any(module.state_dict() for module in others):
+        raise ValueError(
+            f"expected a stack of fully connected layers such as pa.nets.MLP or pa.nets.Tied makes, got {type(network).__name__}"
+        )
+    ends = [*starts[1:], len(stack)]
+    return [nn.Sequential(*stack[start:end]) for start, end in zip([0, *starts[1:]], ends)]
 
 
 class Conv(Network):

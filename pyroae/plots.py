@@ -1,16 +1,23 @@
 """Pictures of data and models; every function returns the Axes and shows nothing."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from .autoencoder import Autoencoder
+from .infer.training import History
+from .parts import networks
 
 Limits = tuple[float, float]
+
+_COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")  # Petroff 2021
 
 
 def images(
@@ -104,6 +111,115 @@ def samples(
     return ax
 
 
+def filters(
+    ae: Autoencoder,
+    image_shape: tuple[int, ...] | None = None,
+    *,
+    n: int = 60,
+    decoder: bool = False,
+    columns: int = 10,
+    ax: Axes | None = None,
+) -> Axes:
+    """The weights between x and the first layer's units, a picture for each unit; grey is 0, of each picture black or white its largest.
+
+    Args:
+        ae: a model whose encoder starts with a linear layer.
+        image_shape: as in ``images``.
+        n: how many units; those with the longest weights.
+        decoder: the decoder's last linear layer instead, such as the atoms of ``pa.nets.Dictionary``.
+        columns, ax: as in ``images``.
+
+    Raises:
+        ValueError: there is no such layer, or it does not see x as it is.
+    """
+    weights = _weights(ae, decoder)
+    if image_shape is not None and weights.shape[1] != math.prod(image_shape):
+        raise ValueError(f"filters: expected a linear layer of {math.prod(image_shape)} numbers beside x, got {weights.shape[1]}")
+    weights = weights[weights.norm(dim=1).argsort(descending=True, stable=True)[:n]]
+    ax = images(weights / weights.abs().amax(1, keepdim=True).clamp(min=1e-12), image_shape, (-1.0, 1.0), columns=columns, ax=ax)
+    ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit")
+    return ax
+
+
+def manifold(
+    ae: Autoencoder,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    n: int = 20,
+    span: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Means of p(x|z) over an n x n grid of a z of two numbers, the first from left to right, the second from bottom to top.
+
+    Args:
+        ae: the model.
+        image_shape, limits: as in ``images``.
+        n: codes in a row.
+        span: a grid of equal steps over [-span, span]; by default of equal shares of the prior, by its inverse CDF.
+        ax: where to draw.
+
+    Raises:
+        ValueError: z is no pair of numbers, or no span is given and the prior has no inverse CDF.
+    """
+    if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
+        raise ValueError(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
+    across = (
+        torch.stack([_quantiles(ae, n)[:, 0], _quantiles(ae, n)[:, 1]]) if span is None else torch.linspace(-span, span, n).expand(2, n)
+    )
+    z = torch.stack(torch.meshgrid(across[0], across[1].flip(0), indexing="xy"), -1).reshape(-1, 2)
+    with torch.no_grad():
+        ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, ax=ax)
+    ends = [f"{edge:.2g}" for edge in (across[0, 0], across[0, -1], across[1, 0], across[1, -1])]
+    steps = "equal shares of the prior" if span is None else "equal steps"
+    ax.set(xlabel=f"$z_1$ from {ends[0]} to {ends[1]}", ylabel=f"$z_2$ from {ends[2]} to {ends[3]}", title=f"Mean of p(x|z), z in {steps}")
+    return ax
+
+
+def latent(ae: Autoencoder, x: Tensor, labels: Tensor | None = None, y: Tensor | None = None, *, ax: Axes | None = None) -> Axes:
+    """The means of q(z|x) of held-out data, coloured by label; of more than two numbers, their two principal components.
+
+    Args:
+        ae: the model.
+        x: data that were not trained on, ``(N, *event)``; some thousands.
+        labels: whole numbers, ``(N,)``; up to ten have colours that stay apart for the colour-blind, and names where their data are.
+        y: labels or covariates for a model with a condition.
+        ax: where to draw.
+    """
+    with torch.no_grad():
+        z = ae.encode(x, y).mean.flatten(1).cpu().double()
+    names = ("$z_1$", "$z_2$")
+    if z.shape[1] == 1:
+        z, names = torch.cat([z, torch.zeros_like(z)], 1), ("$z_1$", "")
+    if z.shape[1] > 2:
+        z = z - z.mean(0)
+        _, values, vectors = torch.linalg.svd(z, full_matrices=False)
+        z, names = z @ vectors[:2].T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(values[:2] ** 2 / (values**2).sum())]
+    ax = ax or plt.subplots()[1]
+    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu()))
+    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
+    return ax
+
+
+def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+    """What training saw, epoch by epoch: one line for each column of nats a datum.
+
+    Args:
+        history: of ``fit``; what a callback adds to its rows is drawn too.
+        columns: which; by default all but the learning rate and the seconds.
+        ax: where to draw.
+    """
+    columns = columns or [name for name in history.rows[0] if name not in ("epoch", "lr", "seconds")]
+    ax = ax or plt.subplots()[1]
+    for i, name in enumerate(columns):
+        ax.plot(
+            history["epoch"], history[name], label=name.replace("_", " "), color=_COLOURS[i % 10], linestyle=("-", "--", ":", "-.")[i % 4]
+        )
+    ax.set(xlabel="epoch", ylabel="nats a datum")
+    ax.legend(frameon=False)
+    return ax
+
+
 def save(draw: Any, path: Any, *args, size: tuple[float, float] = (8, 5), **kwargs):
     """Call a function of this module on a figure of its own and write it to a PNG file."""
     from matplotlib.figure import Figure
@@ -117,3 +233,51 @@ def _name_rows(ax: Axes, names: list[str], height: int):
     pad = max(1, height // 8)
     ax.set_yticks([i * (height + pad) + height / 2 for i in range(len(names))], names)
     ax.tick_params(length=0)
+
+
+def _weights(ae: Autoencoder, decoder: bool) -> Tensor:
+    """``(units, D)``."""
+    side = ae.decoder if decoder else ae.encoder
+    try:
+        ends = networks.layers(side)[-1 if decoder else 0]
+    except ValueError as error:
+        raise ValueError(f"filters: {error}") from None
+    last = next(layer for layer in ends if hasattr(layer, "in_features"))
+    return networks.matrix(last).detach().cpu().T if decoder else networks.matrix(last).detach().cpu()
+
+
+def _quantiles(ae: Autoencoder, n: int) -> Tensor:
+    """The prior's own, ``(2, n)``."""
+    shares = (torch.arange(n) + 0.5) / n
+    try:
+        return ae.prior().base_dist.icdf(shares.to(ae.device)[:, None].expand(n, 2)).detach().cpu().T
+    except (NotImplementedError, AttributeError):
+        raise ValueError(
+            f"manifold: the prior {type(ae.prior).__name__} has no inverse CDF; give span=2., say, for a grid of equal steps"
+        ) from None
+
+
+def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
+    size = 4 if len(z) > 1000 else 12
+    if labels is None:
+        ax.scatter(*z.T, s=size, color=_COLOURS[0], linewidths=0)
+        return
+    kinds = np.unique(labels)
+    few = len(kinds) <= len(_COLOURS)
+    colours = ListedColormap(_COLOURS[: len(kinds)]) if few else "viridis"
+    shown = np.searchsorted(kinds, labels) if few else labels
+    edges = {"vmin": -0.5, "vmax": len(kinds) - 0.5} if few else {}
+    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, **edges)
+    bar = ax.figure.colorbar(dots, ax=ax, label="label")
+    if few:
+        bar.set_ticks(range(len(kinds)), labels=[str(kind) for kind in kinds])
+        for kind in kinds:
+            middle = np.median(z[labels == kind], axis=0)
+            ax.annotate(
+                str(kind),
+                middle,
+                ha="center",
+                va="center",
+                fontweight="bold",
+                bbox={"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0},
+            )

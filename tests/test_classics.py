@@ -112,9 +112,7 @@ def test_the_maximum_of_a_linear_vae_is_probabilistic_pca(centred):
     assert score.mean == pytest.approx(best, abs=1e-3) and score.mc_se < 1e-6 and score.ess.min() > 30 - 1e-6  # every weight is p(x)
     terms = pa.elbo_terms(vae, x, particles=20)
     assert terms.elbo.mean().item() == pytest.approx(best, abs=5e-2)  # no gap
-    loss = TraceMeanField_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1).differentiable_loss(
-        vae.model, vae.guide, x
-    )
+    loss = TraceMeanField_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1).differentiable_loss(vae.model, vae.guide, x)
     gradients = torch.autograd.grad(loss / len(x), list(vae.parameters()))
     moved = maximum_likelihood(1.1 * x, 8)
     elsewhere = TraceMeanField_ELBO().differentiable_loss(moved.model, moved.guide, x)

@@ -163,6 +163,13 @@ def layers(network: nn.Module) -> list[nn.Sequential]:
     return [nn.Sequential(*stack[start:end]) for start, end in zip([0, *starts[1:]], ends)]
 
 
+def matrix(layer: nn.Module) -> Tensor:
+    """A linear layer's matrix as it is used, ``(outputs, inputs)``."""
+    if isinstance(layer, _Transposed):
+        return layer._layer[0].weight.t()
+    return layer.atoms if isinstance(layer, _UnitColumns) else layer.weight
+
+
 class Conv(Network):
     """Convolutions of stride 2, then a linear map: an encoder of images.
 

@@ -114,6 +114,13 @@ def _parser(recipe: str) -> ArgumentParser:
     )
     parser.set_defaults(seed=0)
     parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
+    parser.add_argument(
+        "--pretrain",
+        type=int,
+        default=0,
+        help="epochs of greedy layer-wise training first, each layer with the corruption and the penalty of the whole",
+    )
+    parser.add_argument("--pictures", type=int, default=0, help="draw all pictures after every so many epochs too; 0: at the end only")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
     return parser
 

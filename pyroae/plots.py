@@ -20,6 +20,10 @@ Limits = tuple[float, float]
 _COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")  # Petroff 2021
 
 
+class Undrawable(ValueError):
+    """A picture that this model does not have."""
+
+
 def images(
     x: Tensor, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, columns: int = 10, ax: Axes | None = None
 ) -> Axes:
@@ -134,7 +138,7 @@ def filters(
     """
     weights = _weights(ae, decoder)
     if image_shape is not None and weights.shape[1] != math.prod(image_shape):
-        raise ValueError(f"filters: expected a linear layer of {math.prod(image_shape)} numbers beside x, got {weights.shape[1]}")
+        raise Undrawable(f"filters: expected a linear layer of {math.prod(image_shape)} numbers beside x, got {weights.shape[1]}")
     weights = weights[weights.norm(dim=1).argsort(descending=True, stable=True)[:n]]
     ax = images(weights / weights.abs().amax(1, keepdim=True).clamp(min=1e-12), image_shape, (-1.0, 1.0), columns=columns, ax=ax)
     ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit")
@@ -163,10 +167,8 @@ def manifold(
         ValueError: z is no pair of numbers, or no span is given and the prior has no inverse CDF.
     """
     if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
-        raise ValueError(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
-    across = (
-        torch.stack([_quantiles(ae, n)[:, 0], _quantiles(ae, n)[:, 1]]) if span is None else torch.linspace(-span, span, n).expand(2, n)
-    )
+        raise Undrawable(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
+    across = _quantiles(ae, n) if span is None else torch.linspace(-span, span, n).expand(2, n)
     z = torch.stack(torch.meshgrid(across[0], across[1].flip(0), indexing="xy"), -1).reshape(-1, 2)
     with torch.no_grad():
         ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, ax=ax)
@@ -198,6 +200,35 @@ def latent(ae: Autoencoder, x: Tensor, labels: Tensor | None = None, y: Tensor |
     ax = ax or plt.subplots()[1]
     _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu()))
     ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
+    return ax
+
+
+def walk(
+    ae: Autoencoder,
+    x: Tensor,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    steps: int = 10,
+    ax: Axes | None = None,
+) -> Axes:
+    """From one datum to another in equal steps of the code, a row for each pair: the datum, means of p(x|z), the other datum.
+
+    Args:
+        ae: a model of x alone.
+        x: data two by two, ``(2 N, *event)``.
+        image_shape, limits: as in ``images``.
+        steps: means of p(x|z) in a row.
+        ax: where to draw.
+    """
+    x = x.to(ae.device)
+    with torch.no_grad():
+        first, last = ae.encode(x).mean.reshape(-1, 2, *ae.prior.event_shape).unbind(1)
+        z = torch.stack([first.lerp(last, share) for share in torch.linspace(0, 1, steps).tolist()], 1)
+        between = ae.likelihood.picture(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
+    rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)
+    ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, ax=ax)
+    ax.set_title("From one datum to another, in equal steps of z")
     return ax
 
 
@@ -241,7 +272,7 @@ def _weights(ae: Autoencoder, decoder: bool) -> Tensor:
     try:
         ends = networks.layers(side)[-1 if decoder else 0]
     except ValueError as error:
-        raise ValueError(f"filters: {error}") from None
+        raise Undrawable(f"filters: {error}") from None
     last = next(layer for layer in ends if hasattr(layer, "in_features"))
     return networks.matrix(last).detach().cpu().T if decoder else networks.matrix(last).detach().cpu()
 
@@ -252,7 +283,7 @@ def _quantiles(ae: Autoencoder, n: int) -> Tensor:
     try:
         return ae.prior().base_dist.icdf(shares.to(ae.device)[:, None].expand(n, 2)).detach().cpu().T
     except (NotImplementedError, AttributeError):
-        raise ValueError(
+        raise Undrawable(
             f"manifold: the prior {type(ae.prior).__name__} has no inverse CDF; give span=2., say, for a grid of equal steps"
         ) from None
 

@@ -2,19 +2,21 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 
-from . import data, plots, storage
+from . import data, pictures, storage
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
-from .infer.training import check_arguments, fit
+from .infer.training import History, check_arguments, fit
 from .options import SWAPPABLE, arguments_of
+from .pretraining import pretrain
 from .recipes import conditional, vae
 from .scoring import results_of, score
 
@@ -33,9 +35,9 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     _settle(settings, written, found)
     folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
     try:
-        history = fit(ae, found.train, validation=found.validation, **arguments_of(fit, settings))
+        history = _train(ae, found, settings, folder)
     except BaseException:
-        folder.rmdir()
+        shutil.rmtree(folder)
         raise
     storage.save(ae, folder / "model.safetensors")
     with storage.atomic(folder / "history.csv") as path:
@@ -44,7 +46,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     terms, estimate, report = score(ae, found.test, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
     _write_json(folder / "results.json", results_of(terms, estimate) | {"training_seconds": seconds})
-    files = ["settings.json", "model.safetensors", "history.csv", "results.json", *_draw(ae, found, folder)]
+    files = ["settings.json", "model.safetensors", "history.csv", "results.json", *pictures.draw(ae, found, folder)]
     return "\n".join(
         [
             f"data           {found!r}{note}",
@@ -54,6 +56,15 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
             f"run folder     {folder}: {', '.join(files)}",
         ]
     )
+
+
+def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
+    options = arguments_of(fit, settings)
+    if settings.pretrain:
+        pull = getattr(ae.objective, "penalty", None)
+        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
+    callbacks = [pictures.as_it_trains(ae, found, folder, settings.pictures)] if settings.pictures else []
+    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, **options)
 
 
 def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder:
@@ -70,7 +81,7 @@ def _settle(settings: Namespace, written: dict, found: DataSet):
     """Fill in the number of epochs, and refuse what training or scoring would refuse later."""
     if settings.epochs is None:
         settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / max(1, settings.batch_size))))
-    whole_number("train", particles=settings.particles)
+    whole_number("train", particles=settings.particles, pretrain=settings.pretrain or 1, pictures=settings.pictures or 1)
     check_arguments(settings.epochs, settings.batch_size, settings.lr, settings.patience, found.validation, settings.device)
 
 
@@ -108,16 +119,3 @@ def _folder(asked: str | None, name: str) -> Path:
             return folder
         except FileExistsError:
             number += 1
-
-
-def _draw(ae: Autoencoder, found: DataSet, folder: Path) -> list[str]:
-    """Write the pictures that exist for this model; returns their names."""
-    first = as_data(found.test, ae.model, ae.guide)
-    pictures = {"reconstructions.png": (plots.reconstructions, *(each[:12] for each in first)), "samples.png": (plots.samples, 60)}
-    limits = (0.0, 1.0) if found.domain in ("binary", "unit") else (found.train.x.min().item(), found.train.x.max().item())
-    if not ae.prior.proper:
-        del pictures["samples.png"]
-    for name, (draw, *what) in pictures.items():
-        with storage.atomic(folder / name) as path:
-            plots.save(draw, path, ae, *what, image_shape=found.image_shape, limits=limits)
-    return list(pictures)

@@ -39,6 +39,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
         "results.json",
         "reconstructions.png",
         "samples.png",
+        "filters.png",
     }
     results = json.loads((folder / "results.json").read_text())
     assert f"test ELBO      {results['elbo']:.2f}" in report and "Monte-Carlo s.e." in report and "runs/vae-digits-1" in report
@@ -46,7 +47,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     with open(folder / "history.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 30 and losses[-1] < losses[0]
-    for name in ("reconstructions.png", "samples.png"):
+    for name in ("reconstructions.png", "samples.png", "filters.png"):
         with Image.open(folder / name) as image:
             assert image.width > 400 and len(image.convert("L").getcolors()) > 20
     again = pa.elbo_terms(pa.load(folder / "model.safetensors"), pa.data.load("digits", binarize="dynamic").test)
@@ -297,3 +298,57 @@ def test_runs_are_ranked_with_paired_errors(capsys):
         (["runs/vae-digits-1", "runs/vae-digits-2", "--particles", "0"], "at least 1"),
     ):
         assert main(["compare", *arguments]) == 2 and message in capsys.readouterr().err
+
+
+def test_pictures_as_it_trains(capsys, tmp_path):
+    run("train", "--code", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
+    run("train", "--code", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
+    of_two = {"reconstructions.png", "samples.png", "filters.png", "manifold.png", "manifold-by-prior.png", "codes.png"}
+    for folder in ("two/epoch-0002", "two/epoch-0004"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == of_two
+    assert (tmp_path / "two/epoch-0002/samples.png").read_bytes() != (tmp_path / "two/samples.png").read_bytes()
+    losses = [
+        [row["loss"] for row in csv.DictReader((tmp_path / name / "history.csv").read_text().splitlines())] for name in ("two", "same")
+    ]
+    assert losses[0] == losses[1]  # drawing changes nothing
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "contractive", "vae"])
+def test_pretraining_by_command(recipe, capsys, tmp_path):
+    losses = []
+    for pretrain in ("0", "10"):
+        run(
+            "train",
+            recipe,
+            "--hidden",
+            "[32,16]",
+            "--pretrain",
+            pretrain,
+            "--epochs",
+            "1",
+            "--out",
+            pretrain,
+            "--particles",
+            "5",
+            capsys=capsys,
+        )
+        with open(tmp_path / pretrain / "history.csv", newline="") as file:
+            losses.append(float(next(csv.DictReader(file))["loss"]))
+    assert losses[1] < losses[0] - 0.5
+
+
+LINES = {  # what SYSTEMS without a recipe of their own are called
+    "PCA": "autoencoder --hidden [] --code 4",
+    "linear VAE": "vae --hidden [] --likelihood Normal --posterior Normal --posterior.scale per_dimension",
+    "tied": "autoencoder --encoder MLP --decoder Tied",
+    "tied contractive": "contractive --decoder Tied",
+    "denoising VAE": "vae --corruption Gaussian",
+    "noisy pictures": "vae --code 2 --corruption SaltPepper",
+    "salt and pepper": "denoising --corruption SaltPepper --corruption.fraction .3",
+    "KL-sparse": "sparse_kl --hidden [] --code 100",
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=list(LINES))
+def test_a_system_by_one_command(line, capsys):
+    assert "run folder" in run("train", *line.split(), *QUICK, capsys=capsys)

@@ -1,0 +1,118 @@
+"""What the pictures show."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_vae
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from pyro import distributions as dist
+from torch import nn
+
+import pyroae as pa
+
+
+@pytest.fixture
+def ax():
+    yield Figure().add_subplot()
+    plt.close("all")
+
+
+def canvas(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def test_filters_are_the_weights_next_to_x_the_longest_first(grey, ax):
+    ae = pa.recipes.contractive(grey, code=7)
+    w = ae.encoder[0].weight.detach()
+    longest = w[w.norm(dim=1).argmax()]
+    drawn = canvas(pa.plots.filters(ae, (8, 8), ax=ax))
+    assert np.allclose(drawn[:8, :8], (longest / longest.abs().max() / 2 + 0.5).reshape(8, 8), atol=1e-6)
+    assert drawn.shape == (8, 10 * 9 - 1)
+
+
+@pytest.mark.parametrize("name", ["linear", "atoms", "tied"])
+def test_filters_of_the_decoder(grey, ax, name):
+    ae = pa.recipes.sparse(grey, code=5) if name == "atoms" else pa.recipes.autoencoder(grey, code=5, hidden=[])
+    ae = ae.replace(decoder=pa.nets.Tied()) if name == "tied" else ae
+    columns = ae.decoder(torch.eye(5)) - ae.decoder(torch.zeros(1, 5))  # how x moves with each number of z
+    first = columns[columns.norm(dim=1).argmax()].detach()
+    drawn = canvas(pa.plots.filters(ae, (8, 8), n=1, decoder=True, columns=1, ax=ax))
+    if name == "atoms":  # all of one length
+        assert any(np.allclose(drawn, (c / c.abs().max() / 2 + 0.5).reshape(8, 8), atol=1e-5) for c in columns.detach())
+    else:
+        assert np.allclose(drawn, (first / first.abs().max() / 2 + 0.5).reshape(8, 8), atol=1e-5)
+
+
+class Corner(nn.Module):
+    """x = z, padded: what is drawn tells the z it was drawn for."""
+
+    def forward(self, z):
+        return torch.cat([z, torch.zeros(len(z), 2)], 1)
+
+
+@pytest.mark.parametrize(
+    "prior, span, ends",
+    [
+        (pa.priors.Normal(2), None, dist.Normal(0.0, 1.0).icdf(torch.tensor([0.1, 0.9]))),
+        (pa.priors.Laplace(2, scale=0.5), None, dist.Laplace(0.0, 0.5).icdf(torch.tensor([0.1, 0.9]))),
+        (pa.priors.Uniform(2), None, torch.tensor([-0.8, 0.8])),
+        (pa.priors.Flat(2), 2.0, torch.tensor([-2.0, 2.0])),
+    ],
+    ids=str,
+)
+def test_a_manifold_is_drawn_at_quantiles_or_equal_steps(ax, prior, span, ends):
+    ae = pa.Autoencoder(prior, pa.likelihoods.Normal(4), pa.posteriors.Delta(), nn.Linear(4, 2), Corner())
+    drawn = canvas(pa.plots.manifold(ae, (2, 2), (-5.0, 5.0), n=5, span=span, ax=ax)) * 10 - 5
+    low, high = ends.tolist()
+    assert drawn[0, [0, -2]] == pytest.approx([low, high], abs=1e-5)  # z_1 from left to right
+    assert drawn[[0, -2], 1] == pytest.approx([high, low], abs=1e-5)  # z_2 from bottom to top
+
+
+REFUSED = {
+    "no pair": (lambda: pa.plots.manifold(small_vae(z=3), (8, 8)), r"z of shape \(2,\), got \(3,\)"),
+    "no quantiles": (lambda: pa.plots.manifold(small_vae(prior=pa.priors.VampPrior(2))), "VampPrior has no inverse CDF; give span"),
+    "convolutions": (lambda: pa.plots.filters(small_vae().replace(encoder=pa.nets.Conv([4])), (8, 8)), "stack of fully connected layers"),
+    "deep": (lambda: pa.plots.filters(small_vae(), (4, 4)), "linear layer of 16 numbers beside x, got 64"),
+}
+
+
+@pytest.mark.parametrize("call, message", REFUSED.values(), ids=list(REFUSED))
+def test_pictures_that_do_not_exist(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("z", [1, 2, 5])
+def test_codes_by_label(grey, ax, z):
+    vae, split = small_vae(z=z, likelihood=pa.likelihoods.Normal(64)), grey.test
+    dots = pa.plots.latent(vae, split.x, split.labels, ax=ax).collections[0]
+    means = vae.encode(split.x).mean.detach()
+    assert np.allclose(dots.get_offsets()[:, 0], means[:, 0], atol=1e-5) or z == 5
+    if z == 5:  # principal components keep what varies most
+        assert np.var(dots.get_offsets()[:, 0]) == pytest.approx(torch.linalg.eigvalsh(means.T.cov(correction=0))[-1].item(), rel=1e-4)
+    assert np.array_equal(dots.get_array(), split.labels.numpy()) and len(ax.figure.axes) == 2  # a colour bar
+    assert len({tuple(colour) for colour in dots.cmap(range(10))}) == 10
+
+
+def test_codes_of_many_values_or_without_labels(grey, ax):
+    vae = small_vae(z=2, likelihood=pa.likelihoods.Normal(64))
+    assert pa.plots.latent(vae, grey.test.x, torch.arange(360), ax=ax).collections[0].cmap.name == "viridis"
+    pa.plots.latent(vae, grey.test.x[:9], ax=Figure().add_subplot())
+
+
+def test_training_draws_what_callbacks_add(grey, ax):
+    vae = small_vae(likelihood=pa.likelihoods.Normal(64))
+    history = pa.fit(vae, grey.train, epochs=3, progress=False, callbacks=[lambda row: row.update(kl=row["epoch"] * 2.0)])
+    lines = {line.get_label(): list(line.get_ydata()) for line in pa.plots.training(history, ax=ax).lines}
+    assert lines == {"loss": history.loss, "kl": [2.0, 4.0, 6.0]}
+
+
+def test_a_walk_ends_at_the_reconstructions_of_both_data(grey, ax):
+    vae, x = small_vae(likelihood=pa.likelihoods.Normal(64)), grey.test.x[:4]
+    drawn = canvas(pa.plots.walk(vae, x, (8, 8), steps=3, ax=ax))
+    both = torch.cat([x, vae.reconstruct(x)]).clamp(0, 1).reshape(-1, 8, 8)
+    at = lambda row, column: drawn[9 * row : 9 * row + 8, 9 * column : 9 * column + 8]
+    for row, (start, end) in enumerate([(0, 1), (2, 3)]):
+        shown = [at(row, column) for column in (0, 1, 3, 4)]
+        assert np.allclose(shown, both[[start, 4 + start, 4 + end, end]], atol=1e-5)

@@ -273,6 +273,7 @@ def test_denoising_takes_noise_away_that_a_plain_autoencoder_leaves(grey, noise)
         noisy = noise(grey.test.x)
         errors = [(x - grey.test.x).square().mean() for x in (noisy, ae.reconstruct(noisy))]
         gains.append(10 * (errors[0] / errors[1]).log10().item())  # PSNR after - PSNR before, in dB
+        assert gains[-1] == pytest.approx(pa.denoising_gain(ae, grey.test, noise), abs=0.3)  # of other noise
     assert gains[1] > 3 and gains[1] > gains[0] + 0.5
 
 

@@ -28,9 +28,9 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
     """The mean of p(x|z) at z = E[z|x], ``(N, *event)``."""
     rows = []
     for _, part in blocks(args, _BLOCK):
-        observed = next(iter(programs.sites(poutine.trace(model).get_trace(*part), observed=True)))
         codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
-        rows.append(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part).nodes[observed]["fn"].mean)
+        seen = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
+        rows.append(next(site["fn"].mean for name, site in seen.items() if name not in codes))
     return torch.cat(rows)
 
 

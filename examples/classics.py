@@ -1,0 +1,171 @@
+"""Every classical autoencoder on the same data, on one page.
+
+uv run python examples/classics.py                       # digits, a few minutes
+PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 500 --hidden 500 --epochs 20
+"""
+
+import base64
+import io
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from pyro import distributions as dist
+
+import pyroae as pa
+from pyroae.data import DataSet
+
+NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: numbers of the code
+above a tenth of its largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
+code. log p(x): nats a datum, where p(x) exists and can be estimated."""
+
+Made = tuple[pa.Autoencoder, Callable[[int], object]]  # a model, and what trains it for so many epochs
+
+
+def main(
+    data: str = "digits",
+    code: int = 10,
+    units: int = 100,
+    hidden: int = 100,
+    epochs: int = 60,
+    particles: int = 200,
+    seed: int = 0,
+    only: list[str] = [],
+    out: str = "classics.html",
+):
+    """Train every system on grey levels and write a page: what it is, its scores on held-out data, its filters.
+
+    Args:
+        data: digits, mnist or fashion-mnist.
+        code: how many numbers a narrow code has.
+        units: how many a wide one has: of the single sigmoid layers and the sparse codes.
+        hidden: width of hidden layers.
+        epochs: passes over the data, for each system.
+        particles: importance samples for each test datum.
+        seed: of initial weights, noise and order.
+        only: names of the systems; by default all.
+        out: the page.
+    """
+    images = pa.data.load(data)
+    rows, pictures = [], []
+    for name, make in systems(images, code, units, hidden).items():
+        if only and name not in only:
+            continue
+        torch.manual_seed(seed)
+        ae, train = make()
+        start = time.perf_counter()
+        train(epochs)
+        rows.append({"system": name, **scores(ae, images, particles), "seconds": f"{time.perf_counter() - start:.0f}"})
+        pictures.append(picture(ae, images))
+        print(" | ".join(rows[-1].values()), flush=True)
+        Path(out).write_text(page(rows, pictures, f"{images!r}, {epochs} epochs, code {code}, units {units}, hidden {hidden}"))
+
+
+def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Callable[[], Made]]:
+    """What is compared: functions that make a model and what trains it."""
+    recipes, noise = pa.recipes, pa.corruption
+    train = images.train
+
+    def plain(make: Callable[[], pa.Autoencoder], **parts) -> Callable[[], Made]:
+        def made():
+            ae = make().replace(**parts) if parts else make()
+            return ae, lambda epochs: pa.fit(ae, train, epochs=epochs, progress=False)
+
+        return made
+
+    def pretrained() -> Made:
+        ae = recipes.autoencoder(images, code, [hidden, hidden // 2])
+        one = {"epochs": 1, "progress": False}
+        return ae, lambda n: (
+            pa.pretrain(ae, train, **one | {"epochs": max(1, n // 4)}),
+            pa.fit(ae, train, **one | {"epochs": n - 3 * (n // 4)}),
+        )
+
+    def decayed() -> Made:
+        ae = sigmoid()
+        model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(train))
+        return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
+
+    def sigmoid(**parts) -> pa.Autoencoder:
+        """One layer of sigmoid units with tied weights, after Rifai et al. 2011."""
+        prior = pa.priors.Flat(units, support="unit_interval")
+        return recipes.autoencoder(images, units, []).replace(prior=prior, decoder=pa.nets.Tied(), **parts)
+
+    def variational(encoder=None, posterior=None, **parts) -> pa.Autoencoder:
+        encoder = encoder or pa.nets.MLP(hidden)
+        likelihood = pa.likelihoods.Normal(tuple(images.event_shape))
+        return pa.Autoencoder(pa.priors.Normal(code), likelihood, posterior or pa.posteriors.Normal(), encoder, encoder, **parts)
+
+    return {
+        "linear: PCA": plain(partial(recipes.autoencoder, images, code, [])),
+        "linear, overcomplete": plain(partial(recipes.autoencoder, images, images.event_shape.numel() + 16, [])),
+        "one hidden layer": plain(partial(recipes.autoencoder, images, code, hidden)),
+        "deep": plain(partial(recipes.autoencoder, images, code, [hidden, hidden // 2])),
+        "deep, layer by layer": pretrained,
+        "sigmoid units, tied": plain(sigmoid),
+        "weight decay": decayed,
+        "sparse, L1": plain(partial(recipes.sparse, images, units, hidden)),
+        "sparse, KL": plain(sigmoid, objective=pa.Penalised(pa.penalties.KLSparsity())),
+        "denoising, masking": plain(sigmoid, corruption=noise.Masking(0.25)),
+        "denoising, Gaussian": plain(sigmoid, corruption=noise.Gaussian(0.3)),
+        "denoising, salt and pepper": plain(sigmoid, corruption=noise.SaltPepper(0.2)),
+        "contractive": plain(sigmoid, objective=pa.Penalised(pa.penalties.Contractive(0.1))),
+        "linear VAE: probabilistic PCA": plain(
+            variational, encoder=pa.nets.Linear(), posterior=pa.posteriors.Normal(scale="per_dimension")
+        ),
+        "VAE": plain(variational),
+        "denoising VAE": plain(variational, corruption=noise.Gaussian(0.3)),
+    }
+
+
+def scores(ae: pa.Autoencoder, images: DataSet, particles: int) -> dict[str, str]:
+    """Of held-out data."""
+    codes = pa.codes(ae, images.test).abs()
+    active = (codes > codes.amax(1, keepdim=True) / 10).double().mean().item()
+    some = images.test.x[:200]
+    return {
+        "squared error": f"{pa.reconstruction_error(ae, images.test).mean().item():.4f}",
+        "noise removed, dB": f"{pa.denoising_gain(ae, images.test, pa.corruption.Gaussian(0.3)):.2f}",
+        "active": f"{active:.0%}",
+        "|J|_F": f"{pa.jacobian(ae, some).norms.mean().item():.3g}",
+        "linear probe": f"{pa.probe(ae, images.train, images.test).linear:.1%}",
+        "log p(x)": f"{pa.log_likelihood(ae, images.test, particles=particles).mean:.2f}" if ae.prior.proper and drawn(ae) else "",
+    }
+
+
+def drawn(ae: pa.Autoencoder) -> bool:
+    """Whether codes are drawn from a density, so that log p(x) can be estimated."""
+    return not isinstance(ae.posterior, pa.posteriors.Delta)
+
+
+def picture(ae: pa.Autoencoder, images: DataSet) -> str:
+    """The filters, and some reconstructions, as an <img>."""
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    pa.plots.filters(ae, images.image_shape, n=50, ax=left).set_title("")
+    x = torch.stack([images.test.x[:25], ae.reconstruct(images.test.x[:25]).cpu()], 1).flatten(0, 1)
+    pa.plots.images(x, images.image_shape, columns=10, ax=right)
+    held = io.BytesIO()
+    figure.savefig(held, dpi=90)
+    return f'<img src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}" width=540>'
+
+
+def page(rows: list[dict], pictures: list[str], settings: str) -> str:
+    """A table as HTML that needs no other file."""
+    head = "".join(f"<th>{name}</th>" for name in [*rows[0], "encoder's filters; data and reconstructions, in turn"])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in [*row.values(), image]) + "</tr>\n" for row, image in zip(rows, pictures)
+    )
+    style = "body{font-family:sans-serif} td,th{padding:.2em .6em;text-align:right;vertical-align:middle} td:first-child{text-align:left}"
+    return f"<!doctype html><meta charset=utf-8><title>Classical autoencoders</title><style>{style}</style>\n" + (
+        f"<h1>Classical autoencoders</h1><p>{settings}</p><table><tr>{head}</tr>\n{body}</table><p>{NOTES}</p>\n"
+    )
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

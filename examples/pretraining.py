@@ -1,0 +1,73 @@
+"""Does unsupervised pretraining help? Classifiers from few labels and many, with and without it.
+
+uv run python examples/pretraining.py                                                       # digits, a minute
+PYROAE_DATA=... uv run python examples/pretraining.py --data mnist --hidden "[1000,1000]" --code 1000 --few "[100,1000]" --epochs 20
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import pyroae as pa
+
+
+def main(
+    data: str = "digits",
+    hidden: list[int] = [200, 100],
+    code: int = 50,
+    few: list[int] = [100, 500],
+    epochs: int = 50,
+    steps: int = 2000,
+    seed: int = 0,
+    out: str = "pretraining.json",
+):
+    """Print the test error of classifiers that start at random, from a deep autoencoder, and from a pretrained stack.
+
+    The networks are the same, with sigmoid units; the autoencoders see all the data without labels. "whole" is trained at once,
+    "stack" layer by layer, with and without noise at each layer's input, for as many epochs a layer.
+
+    Args:
+        data: digits, mnist or fashion-mnist.
+        hidden: widths of the hidden layers.
+        code: width of the top.
+        few: how many labels, beside all of them.
+        epochs: passes over the data without labels, for each layer.
+        steps: of fine-tuning on labels, at the least 5 epochs.
+        seed: of initial weights, noise and order.
+        out: the table as JSON.
+    """
+    images = pa.data.load(data)
+    common = {"seed": seed, "progress": False}
+    started = {}
+    for name, noise in {"random start": None, "whole": None, "stack": None, "denoising stack": pa.corruption.Masking(0.25)}.items():
+        torch.manual_seed(seed)
+        started[name] = ae = pa.Autoencoder(
+            prior=pa.priors.Flat(code, support="unit_interval"),
+            likelihood=pa.likelihoods.Normal(tuple(images.event_shape), scale=1.0),
+            posterior=pa.posteriors.Delta(),
+            encoder=pa.nets.MLP(hidden, "Sigmoid"),
+            decoder=pa.nets.MLP(hidden[::-1], "Sigmoid"),
+        )
+        if name == "whole":
+            pa.fit(ae, images.train, epochs=epochs * (len(hidden) + 1), **common)
+        elif name != "random start":
+            pa.pretrain(ae, images.train, corruption=noise, epochs=epochs, **common)
+    rows = []
+    for count in [*few, len(images.train)]:
+        kept = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(seed))[:count]
+        labelled = images.train.x[kept], images.train.labels[kept]
+        passes = max(5, steps * 128 // count if count > 128 else steps)
+        for name, ae in started.items():
+            torch.manual_seed(seed)
+            classifier = pa.fine_tune(ae, labelled, classes=10, epochs=passes, **common)
+            rows.append({"labels": count, "start": name, "test error": classifier.error(images.test)})
+            print(f"{count:6} labels, {name:16} test error {rows[-1]['test error']:.2%}", flush=True)
+    settings = {"data": data, "hidden": hidden, "code": code, "epochs": epochs, "steps": steps, "seed": seed}
+    Path(out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

@@ -30,7 +30,7 @@ def main(
     code: int = 10,
     units: int = 100,
     hidden: int = 100,
-    epochs: int = 60,
+    epochs: int = 150,
     particles: int = 200,
     seed: int = 0,
     only: list[str] = [],
@@ -78,27 +78,28 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
 
     def pretrained() -> Made:
         ae = recipes.autoencoder(images, code, [hidden, hidden // 2])
-        one = {"epochs": 1, "progress": False}
-        return ae, lambda n: (
-            pa.pretrain(ae, train, **one | {"epochs": max(1, n // 4)}),
-            pa.fit(ae, train, **one | {"epochs": n - 3 * (n // 4)}),
-        )
+
+        def train_it(epochs: int):  # in as many epochs as the others
+            pa.pretrain(ae, train, epochs=max(1, epochs // 6), progress=False)
+            pa.fit(ae, train, epochs=max(1, epochs - epochs // 2), progress=False)
+
+        return ae, train_it
 
     def decayed() -> Made:
         ae = sigmoid()
         model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(train))
         return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
 
-    def sigmoid(**parts) -> pa.Autoencoder:
+    def sigmoid() -> pa.Autoencoder:
         """One layer of sigmoid units with tied weights, after Rifai et al. 2011."""
         prior = pa.priors.Flat(units, support="unit_interval")
-        return recipes.autoencoder(images, units, []).replace(prior=prior, decoder=pa.nets.Tied(), **parts)
+        return recipes.autoencoder(images, units, []).replace(prior=prior, decoder=pa.nets.Tied())
 
-    def variational(encoder=None, posterior=None, **parts) -> pa.Autoencoder:
-        encoder = encoder or pa.nets.MLP(hidden)
-        likelihood = pa.likelihoods.Normal(tuple(images.event_shape))
-        return pa.Autoencoder(pa.priors.Normal(code), likelihood, posterior or pa.posteriors.Normal(), encoder, encoder, **parts)
+    def variational(network: pa.nets.Network, posterior: pa.posteriors.Posterior) -> pa.Autoencoder:
+        return pa.Autoencoder(pa.priors.Normal(code), pa.likelihoods.OptimalNormal(tuple(images.event_shape)), posterior, network, network)
 
+    linear_vae = partial(variational, pa.nets.Linear(), pa.posteriors.Normal(scale="per_dimension"))
+    vae = partial(variational, pa.nets.MLP(hidden), pa.posteriors.Normal())
     return {
         "linear: PCA": plain(partial(recipes.autoencoder, images, code, [])),
         "linear, overcomplete": plain(partial(recipes.autoencoder, images, images.event_shape.numel() + 16, [])),
@@ -113,11 +114,9 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
         "denoising, Gaussian": plain(sigmoid, corruption=noise.Gaussian(0.3)),
         "denoising, salt and pepper": plain(sigmoid, corruption=noise.SaltPepper(0.2)),
         "contractive": plain(sigmoid, objective=pa.Penalised(pa.penalties.Contractive(0.1))),
-        "linear VAE: probabilistic PCA": plain(
-            variational, encoder=pa.nets.Linear(), posterior=pa.posteriors.Normal(scale="per_dimension")
-        ),
-        "VAE": plain(variational),
-        "denoising VAE": plain(variational, corruption=noise.Gaussian(0.3)),
+        "linear VAE: probabilistic PCA": plain(linear_vae),
+        "VAE": plain(vae),
+        "denoising VAE": plain(vae, corruption=noise.Gaussian(0.3)),
     }
 
 

@@ -68,8 +68,7 @@ def test_an_overcomplete_linear_autoencoder_copies(centred):
 def test_a_linear_autoencoder_spans_the_principal_subspace_of_mnist(real_data):
     mnist = pa.data.load("mnist")
     mean = mnist.train.x.mean(0)
-    sgd = functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)
-    check_principal(mnist.train.x - mean, mnist.test.x - mean, k=6, epochs=10, lr=1e-4, optimizer=sgd, scheduler=annealed(10))
+    check_principal(mnist.train.x - mean, mnist.test.x - mean, k=6, epochs=30, lr=2e-3, scheduler=annealed(30))
 
 
 def linear_vae(d, k):

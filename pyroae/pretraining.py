@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
 from .infer import programs
-from .infer.batches import Batches, resolve_device
+from .infer.batches import Batches, as_tensors, resolve_device
 from .infer.objectives import Penalised
 from .infer.training import History, fit
 from .parts import networks
@@ -99,9 +99,9 @@ def fine_tune(ae: Autoencoder, data: Any, classes: int | None = None, **training
     >>> fine_tune(ae, digits.train, epochs=20, progress=False).error(digits.test) < 0.1
     True
     """
-    x, y = _with_labels(data)
-    classifier = Classifier(ae, int(y.max()) + 1 if classes is None else classes)
-    fit(classifier, (x, y), guide=no_latents, **training)
+    classes = int(as_tensors(data, Classifier)[-1].max()) + 1 if classes is None else classes
+    classifier = Classifier(ae, classes)
+    fit(classifier, data, guide=no_latents, **training)
     return classifier
 
 
@@ -135,14 +135,17 @@ class Classifier(PyroModule):
 
     def error(self, data: Any) -> float:
         """Share of the data, a split with labels or a tuple ``(x, y)``, whose likeliest class is not theirs."""
-        wrong, batches = 0, Batches(_with_labels(data), _ROWS, self.head.weight.device, shuffle=False, model=self)
+        wrong, rows, batches = 0, 0, Batches(data, _ROWS, self.head.weight.device, shuffle=False, model=self)
         with programs.looking(self, seed=None):
             for x, y in batches:
                 wrong += (self.conditional(x).logits.argmax(-1) != y).sum().item()
-        return wrong / len(batches.data[0])
+                rows += len(x)
+        return wrong / rows
 
-    def check_data(self, x: Tensor, y: Tensor):
+    def check_data(self, x: Tensor, y: Tensor | None = None):
         """``ValueError`` unless ``x`` are data of the autoencoder's, and ``y`` one of the classes each."""
+        if y is None:
+            raise ValueError("Classifier: expected data with labels, a tuple (x, y) or a split such as pa.data.load('digits').train")
         self.check(x)
         classes = self.head.out_features
         if y.shape != x.shape[:1] or not bool(((y >= 0) & (y < classes)).all()):
@@ -176,10 +179,3 @@ def _for_each(kind: Any, layers: int, what: str) -> list:
 @torch.no_grad()
 def _codes(ae: Autoencoder, batches: Batches) -> Tensor:
     return torch.cat([ae.encode(*batch).mean for batch in batches])
-
-
-def _with_labels(data: Any) -> tuple[Tensor, Tensor]:
-    x, y = data if isinstance(data, tuple) else (getattr(data, "x", None), getattr(data, "labels", None))
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise ValueError("expected data with labels: a split such as pa.data.load('digits').train, or a tuple (x, y)")
-    return x, y

@@ -1,5 +1,6 @@
 """The classical autoencoders, each by the equality that defines it."""
 
+import dataclasses
 import functools
 import math
 
@@ -207,12 +208,22 @@ def test_pretrain_refuses(grey, parts, options, message):
         pa.pretrain(ae, grey.train, epochs=1, progress=False, **options)
 
 
+def test_a_classifier_learns_from_data_binarized_afresh():
+    digits = pa.data.load("digits", binarize="dynamic")
+    ae = pa.recipes.autoencoder(digits, code=16, hidden=32)
+    assert [len(each.rows) for each in pa.pretrain(ae, digits.train, epochs=1, progress=False)] == [1, 1]
+    assert pa.fine_tune(ae, digits.train, epochs=40, progress=False, seed=0).error(digits.test) < 0.2
+
+
 def test_a_classifier_refuses(grey):
     ae = pa.recipes.autoencoder(grey, code=4, hidden=8)
     with pytest.raises(ValueError, match="labels of shape"):
         pa.fine_tune(ae, grey.train, classes=5, epochs=1, progress=False)
+    for data in (grey.train.x, dataclasses.replace(grey.train, labels=None)):
+        with pytest.raises(ValueError, match="label"):
+            pa.fine_tune(ae, data, epochs=1, progress=False)
     with pytest.raises(ValueError, match="expected data with labels"):
-        pa.fine_tune(ae, grey.train.x, epochs=1, progress=False)
+        pa.Classifier(ae, 10).error(grey.test.x)
     with pytest.raises(ValueError, match="a condition"):
         pa.Classifier(pa.recipes.conditional(grey), 10)
 

@@ -2,9 +2,13 @@
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
+from conftest import linear_gaussian
+
+import pyroae as pa
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
@@ -48,6 +52,23 @@ def test_objectives_goes_on_where_it_was_and_refuses_other_settings(tmp_path, mo
     assert list(second) == ["VAE", "IWAE 5"] and second["VAE"] == first["VAE"]
     with pytest.raises(ValueError, match="is of other settings"):
         main(**small | {"epochs": 2})
+
+
+def test_both_readings_of_the_bound_and_the_gap():
+    exact = linear_gaussian(widen=1.3)  # KL(q || p(z|x)) of two Normals around one mean
+    gap = 3 * ((1.3**2 - 1) / 2 - math.log(1.3))
+    found = imported("bound").readings(exact.ae, exact.x, 2000)
+    assert found["gap"] == pytest.approx(gap, abs=0.03) and found["log p(x)"] == pytest.approx(exact.log_p.mean().item(), abs=0.02)
+    for reading in ("E log p(x|z) - KL", "E log p(x,z) + H"):
+        assert found[reading] == pytest.approx(exact.log_p.mean().item() - gap, abs=0.03)
+
+
+def test_ten_draws_have_a_tenth_of_the_gradients_variance(grey):
+    vae = pa.recipes.vae(grey)
+    found = imported("bound").noise(vae, grey.train.x[:64], 60)
+    for name in ("Monte-Carlo KL", "closed-form KL"):
+        one, ten = (found[f"gradient's variance, {name}, L = {n}"] for n in (1, 10))
+        assert ten == pytest.approx(one / 10, rel=0.4)
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ OTHERS = {
     "Linear": lambda: pa.nets.Linear(),
     "GatedMLP": lambda: pa.nets.GatedMLP([30, 20]),
     "Residual": lambda: pa.nets.Residual(30, blocks=3),
+    "Dictionary": lambda: pa.nets.Dictionary(),
     "Tied": lambda: pa.nets.Tied("Sigmoid"),
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),

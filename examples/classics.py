@@ -142,9 +142,10 @@ def drawn(ae: pa.Autoencoder) -> bool:
 
 def picture(ae: pa.Autoencoder, images: DataSet) -> str:
     """The filters, and some reconstructions, as an <img>."""
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    figure = Figure(figsize=(6, 1.7), layout="constrained")
     left, right = figure.subplots(1, 2)
-    pa.plots.filters(ae, images.image_shape, n=50, ax=left).set_title("")
+    atoms = isinstance(ae.parts["decoder"], pa.nets.Dictionary)
+    pa.plots.filters(ae, images.image_shape, n=50, decoder=atoms, ax=left).set_title("")
     x = torch.stack([images.test.x[:25], ae.reconstruct(images.test.x[:25]).cpu()], 1).flatten(0, 1)
     pa.plots.images(x, images.image_shape, columns=10, ax=right)
     held = io.BytesIO()
@@ -154,7 +155,9 @@ def picture(ae: pa.Autoencoder, images: DataSet) -> str:
 
 def page(rows: list[dict], pictures: list[str], settings: str) -> str:
     """A table as HTML that needs no other file."""
-    head = "".join(f"<th>{name}</th>" for name in [*rows[0], "encoder's filters; data and reconstructions, in turn"])
+    head = "".join(
+        f"<th>{name}</th>" for name in [*rows[0], "filters (atoms, where there is a dictionary); data and reconstructions, in turn"]
+    )
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in [*row.values(), image]) + "</tr>\n" for row, image in zip(rows, pictures)
     )

@@ -59,7 +59,7 @@ def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, ne
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits", binarize="threshold")
-    >>> probe(pa.recipes.vae(digits), digits.train, digits.test).linear > 0.5  # untrained
+    >>> probe(pa.recipes.vae(digits), digits.train, digits.test).linear > 0.2  # untrained
     True
     """
     for split in (train, test):

@@ -192,7 +192,7 @@ class Graph:
         import torch._inductor
 
         with torch.no_grad():
-            inputs = [*held, *_tensors(args), *self.constants]
+            inputs = [tensor.detach() for tensor in (*held, *_tensors(args), *self.constants)]
             quick = torch._inductor.compile(self.module, inputs, options={"fallback_random": True})
 
         def run(held, args):

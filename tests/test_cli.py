@@ -186,6 +186,8 @@ OTHER_CODES = [
     ("Bernoulli", "BernoulliStraightThrough"),
     ("Sphere", "ProjectedNormal"),
     ("RelaxedOneHot", "RelaxedOneHot"),
+    ("OneHot", "OneHotGumbel"),
+    ("Bernoulli", "BernoulliGumbel"),
     ("RelaxedBernoulli", "RelaxedBernoulli"),
     ("Hierarchical", "TopDown"),
     ("Clusters", "Clusters"),

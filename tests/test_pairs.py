@@ -227,6 +227,8 @@ def test_categories_are_summed_out_exactly(digits, tmp_path):
         (pa.priors.OneHot, pa.posteriors.OneHotStraightThrough),
         (pa.priors.Bernoulli, pa.posteriors.BernoulliStraightThrough),
         (pa.priors.Sphere, pa.posteriors.ProjectedNormal),
+        (pa.priors.OneHot, pa.posteriors.OneHotGumbel),
+        (pa.priors.Bernoulli, pa.posteriors.BernoulliGumbel),
         (pa.priors.RelaxedOneHot, pa.posteriors.RelaxedOneHot),
         (pa.priors.RelaxedBernoulli, pa.posteriors.RelaxedBernoulli),
     ],

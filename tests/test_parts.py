@@ -167,6 +167,8 @@ DISCRETE = {
     "posterior OneHot": lambda: pa.posteriors.OneHot(3),
     "posterior OneHotStraightThrough": lambda: pa.posteriors.OneHotStraightThrough(3),
     "posterior BernoulliStraightThrough": lambda: pa.posteriors.BernoulliStraightThrough(3),
+    "posterior OneHotGumbel": lambda: pa.posteriors.OneHotGumbel(3),
+    "posterior BernoulliGumbel": lambda: pa.posteriors.BernoulliGumbel(3),
     "posterior ProjectedNormal": lambda: pa.posteriors.ProjectedNormal(3),
     "prior Sphere": lambda: pa.priors.Sphere(3),
 }
@@ -245,6 +247,17 @@ def test_a_relaxed_prior_integrates_to_one_and_its_samples_follow_it(prior):
     assert torch.trapezoid(mass, u[:, 0]).item() == pytest.approx(1.0, abs=5e-3)  # its ends are steep
     drawn, inside = p.sample((20000,))[:, 0], u[:, 0] < 0.3
     assert torch.trapezoid(mass[inside], u[inside, 0]).item() == pytest.approx((drawn < 0.3).double().mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("posterior", [pa.posteriors.OneHotGumbel(3), pa.posteriors.BernoulliGumbel(3)])
+def test_a_straight_through_draw_is_discrete_of_the_right_probabilities_and_passes_a_gradient(posterior):
+    h = torch.tensor([0.7, -1.0, 0.2], requires_grad=True)
+    q = posterior(h)
+    z = q.rsample((20000,))
+    assert set(z.detach().round(decimals=5).unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(z.mean(0), q.mean, atol=0.02) and torch.equal(q.log_prob(z.detach().round()).isfinite(), torch.ones(20000).bool())
+    z[:, 0].sum().backward()
+    assert h.grad[0] > 0
 
 
 @pytest.mark.parametrize("kind", ["spline", "affine"])

@@ -63,6 +63,58 @@ class BernoulliStraightThrough(dist.Bernoulli):
         return self.sample(sample_shape) + (self.probs - self.probs.detach())
 
 
+class OneHotGumbel(dist.OneHotCategorical):
+    """A category whose draws pass gradients on as if they were their relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
+
+    A draw is the largest entry of a draw from the Concrete distribution, so exactly of the category's probabilities.
+    """
+
+    has_rsample = True
+
+    def __init__(self, temperature: Tensor, logits: Tensor, validate_args: bool | None = None):
+        self.temperature = temperature
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same for a larger batch."""
+        return type(self)(self.temperature, self.logits.expand(torch.Size(batch_shape) + self.event_shape), validate_args=False)
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw a corner of the simplex with the gradient of a point near it."""
+        soft = RelaxedOneHotCategorical(self.temperature, logits=self.logits).rsample(sample_shape)
+        hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return hard + (soft - soft.detach())
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw a category."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
+class BernoulliGumbel(dist.Bernoulli):
+    """Bits whose draws pass gradients on as if they were their relaxation, binary Concrete (Maddison et al. 2017)."""
+
+    has_rsample = True
+
+    def __init__(self, temperature: Tensor, logits: Tensor, validate_args: bool | None = None):
+        self.temperature = temperature
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same for a larger batch."""
+        return type(self)(self.temperature, self.logits.expand(batch_shape), validate_args=False)
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw 0 or 1 with the gradient of a number near it."""
+        soft = RelaxedBits(self.temperature, logits=self.logits).rsample(sample_shape)
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draw bits."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
 class BestScaled(dist.Normal):
     """Normals around ``loc``, all with the scale under which the values asked for are likeliest: their root mean squared error.
 

@@ -167,6 +167,20 @@ class RelaxedBernoulli(Relaxed, Posterior):
         super().__init__(distributions.RelaxedBits, event_shape, temperature)
 
 
+class OneHotGumbel(Relaxed, Posterior):
+    """A category, for the prior OneHot: drawn, its gradient that of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017)."""
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
+        super().__init__(distributions.OneHotGumbel, event_shape, temperature)
+
+
+class BernoulliGumbel(Relaxed, Posterior):
+    """Bits, for the prior Bernoulli: drawn, their gradient that of their relaxation (Maddison et al. 2017)."""
+
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
+        super().__init__(distributions.BernoulliGumbel, event_shape, temperature)
+
+
 class Flow(Posterior):
     """Another posterior pushed through inverse autoregressive transforms (Kingma et al. 2016).
 

@@ -146,7 +146,7 @@ OTHERS = {
     "Missing": lambda: pa.likelihoods.Missing(pa.likelihoods.Normal(3), mask=True),
     "ClassAndStyle": lambda: pa.priors.ClassAndStyle(3, classes=4),
     "Conditioned": lambda: pa.priors.Conditioned(3, "Laplace", hidden=[5, 5]),
-    "Clusters posterior": lambda: pa.posteriors.Clusters(3, features=5, classes=2),
+    "Clusters posterior": lambda: pa.posteriors.Clusters(3, features=5, top=2),
     "Clusters prior": lambda: pa.priors.Clusters(3, clusters=4),
     "Labels": lambda: pa.conditions.Labels(3),
     "PartialLabels": lambda: pa.conditions.PartialLabels(3),

@@ -223,28 +223,35 @@ class TransformedPosterior(dist.TransformedDistribution):
         return point
 
 
-class Hierarchical(Posterior):
+class _Levels(Posterior):
+    """A posterior with a level above z, of ``top`` numbers, as many as the prior's."""
+
+    top: int | None
+
+    def fitted(self, prior):
+        """As every posterior's, with the size of the upper level from the prior too."""
+        top = prior.top.event_shape[0] if hasattr(prior, "top") else self.top
+        return super(_Levels, self if self.top == top else self.remade(top=top)).fitted(prior)
+
+
+class Hierarchical(_Levels):
     """q(z|x) q(z2|z), for the prior of the same name: Normals, the second from the first through a network.
 
     Args:
         event_shape: shape of z, the level next to x.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
+        top: how many numbers z2 has; by default as the prior says.
     """
 
     sites = ("z", "z2")
 
     def __init__(self, event_shape: Shape | None = None, hidden: int | list[int] = 128, activation: str = "Tanh", top: int | None = None):
         super().__init__(dist.Normal, event_shape)
-        self.upper = None if top is None else Conditional(dist.Normal, top)
-        if self.upper is not None and self.event_shape is not None:
+        self.top = top
+        if top is not None and self.event_shape is not None:
+            self.upper = Conditional(dist.Normal, top)
             self.network = MLP(hidden, activation).build(self.event_shape, self.upper.size)
-
-    def fitted(self, prior):
-        """As every posterior's, with the size of z2 from the prior too."""
-        top = getattr(prior, "top", None)
-        sound = top is None or (self.upper is not None and self.upper.event_shape == top.event_shape)
-        return super(Hierarchical, self if sound else self.remade(top=top.event_shape[0])).fitted(prior)
 
     def draw(self, h, c=None):
         z = pyro.sample("z", self(h))
@@ -252,16 +259,26 @@ class Hierarchical(Posterior):
         return z
 
 
-class _TopDown(Posterior):
-    """q(top|x) q(z|x, top): the encoder gives the top's numbers and ``features`` more, from which, with the top beside them, comes z."""
+class _TopDown(_Levels):
+    """q(top|x) q(z|x, top): of the encoder's numbers the first make the top; the others, with the top beside them, z."""
 
-    def _build(self, head: int | None, top: int | None, features: int, hidden: int | list[int], activation: str):
-        """Once the sizes are known: ``head`` numbers for a top of length ``top``."""
+    family_above: type
+
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        features: int = 64,
+        hidden: int | list[int] = 128,
+        activation: str = "ReLU",
+        top: int | None = None,
+    ):
+        super().__init__(dist.Normal, event_shape)
         whole_number(type(self).__name__, features=features)
+        self.top = top
         if top is not None and self.event_shape is not None:
-            self.layer = Conditional(dist.Normal, self.event_shape)
+            self.upper, self.layer = Conditional(self.family_above, top), Conditional(dist.Normal, self.event_shape)
             self.network = MLP(hidden, activation).build(torch.Size([features + top]), self.layer.size)
-            self.widths, self.size = [head, features], head + features
+            self.widths, self.size = [self.upper.size, features], self.upper.size + features
 
     def below(self, features: Tensor, top: Tensor) -> dist.Distribution:
         """q(z|x, top)."""
@@ -278,27 +295,11 @@ class TopDown(_TopDown):
         features: how many numbers the encoder gives besides those of z2.
         hidden: widths of the hidden layers of the network that makes z of them and z2.
         activation: as in ``pa.nets.MLP``.
+        top: how many numbers z2 has; by default as the prior says.
     """
 
     sites = ("z", "z2")
-
-    def __init__(
-        self,
-        event_shape: Shape | None = None,
-        features: int = 64,
-        hidden: int | list[int] = 128,
-        activation: str = "ReLU",
-        top: int | None = None,
-    ):
-        super().__init__(dist.Normal, event_shape)
-        self.upper = None if top is None else Conditional(dist.Normal, top)
-        self._build(self.upper and self.upper.size, top, features, hidden, activation)
-
-    def fitted(self, prior):
-        """As every posterior's, with the size of z2 from the prior too."""
-        top = getattr(prior, "top", None)
-        sound = top is None or (self.upper is not None and self.upper.event_shape == top.event_shape)
-        return super(TopDown, self if sound else self.remade(top=top.event_shape[0])).fitted(prior)
+    family_above = dist.Normal
 
     def forward(self, h):
         """q(z|x, z2) at the mean of z2."""
@@ -318,47 +319,23 @@ class TopDown(_TopDown):
 class Clusters(_TopDown):
     """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
 
-    The encoder gives the category's logits and ``features`` numbers, from which, with the category beside them, a network
-    makes z. ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x)
-    is certain of it.
-
-    Args:
-        event_shape: shape of one z, a number.
-        features: how many.
-        hidden: widths of the network's hidden layers.
-        activation: as in ``pa.nets.MLP``.
+    ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x) is
+    certain of it. The arguments are those of TopDown.
     """
 
     sites = ("z", "y")
-
-    def __init__(
-        self,
-        event_shape: Shape | None = None,
-        features: int = 64,
-        hidden: int | list[int] = 128,
-        activation: str = "ReLU",
-        classes: int | None = None,
-    ):
-        super().__init__(dist.Normal, event_shape)
-        self.classes = classes
-        self._build(classes, classes, features, hidden, activation)
-
-    def fitted(self, prior):
-        """As every posterior's, with the number of classes from the prior."""
-        top = getattr(prior, "top", None)
-        sound = top is None or self.classes == top.event_shape[0]
-        return super(Clusters, self if sound else self.remade(classes=top.event_shape[0])).fitted(prior)
+    family_above = dist.OneHotCategorical
 
     def forward(self, h):
         """q(z|x), a mixture over the categories."""
         logits, features = h.split(self.widths, -1)
-        each = torch.eye(self.classes, dtype=h.dtype, device=h.device)
+        each = torch.eye(self.top, dtype=h.dtype, device=h.device)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
 
     def centre(self, h):
         """The mean of z in the likeliest category, and that category."""
         logits, features = h.split(self.widths, -1)
-        y = nn.functional.one_hot(logits.argmax(-1), self.classes).to(h.dtype)
+        y = nn.functional.one_hot(logits.argmax(-1), self.top).to(h.dtype)
         return self.below(features, y).mean, y
 
     def draw(self, h, c=None):

@@ -127,7 +127,8 @@ def blocks(args: Args, size: int, progress: bool = False) -> Iterator[tuple[slic
             bar.update(len(part[0]))
 
 
-def one_pass(model, guide, args, rows, k, nesting) -> Pass:
+def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, nesting: int) -> Pass:
+    """``k`` fresh particles for each datum of ``args``, which are the data ``rows``."""
     model_trace, guide_trace = programs.traces(on_particles(model, k, nesting), on_particles(guide, k, nesting), *args)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()

@@ -18,6 +18,7 @@ Outputs = list[Tensor | None]
 
 _LOG = logging.getLogger("pyroae")
 _LADDER = ("eager", "traced", "compiled")
+_ROUNDING = {"traced": 1e-4, "compiled": 1e-2}  # relative, between a graph and what it replaces; the same kernels round alike
 _WORTH = {"traced": 10.0, "compiled": 60.0}  # seconds of calls still to come that repay the change; it costs up to 4, and 20
 _LOOKS = 5  # calls timed before deciding
 _KINDS = 8  # graphs kept, after which a function is taken to be different at every call
@@ -151,7 +152,7 @@ class _Kind:
             run, why = None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         _restore(held, before)
         ours = self.run(held, args)
-        if run is not None and not _agree(ours, theirs):
+        if run is not None and not _agree(ours, theirs, _ROUNDING[name]):
             run, why = None, "its graph does not repeat it; something in it is no tensor operation, such as NumPy's or Python's random"
         if run is None:
             self._stay(name, why)
@@ -261,9 +262,11 @@ def _restore(held: list[Tensor], before: tuple):
             tensor.copy_(copy)
 
 
-def _agree(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two results are one but for rounding."""
+def _agree(ours: Outputs, theirs: Outputs, rounding: float) -> bool:
+    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
     if [a is None for a in ours] != [b is None for b in theirs]:
         return False
     pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
-    return all(a.shape == b.shape and torch.allclose(a, b, 1e-2, 1e-4 * float(a.abs().max()), equal_nan=True) for a, b in pairs)
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rounding, 0.01 * rounding * float(a.abs().max()), equal_nan=True) for a, b in pairs
+    )

@@ -35,6 +35,26 @@ def test_example(name, tmp_path, monkeypatch):
     assert {path.name if "." in (made or "") else path.stem for path in tmp_path.iterdir()} == ({made} if made else set())
 
 
+REPRODUCED = {  # arguments, the record written
+    "vae": ({}, "vae"),
+    "iwae": ({"k": 2, "layers": 2}, "iwae-k2-2-layer-static"),
+    "priors": ({"prior": "VampPrior"}, "priors-VampPrior"),
+    "ppca": ({}, "ppca"),
+}
+
+
+@pytest.mark.parametrize("name", REPRODUCED)
+def test_reproduction(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
+    arguments, made = REPRODUCED[name]
+    main = imported(f"reproduce/{name}").main
+    main(**arguments, quick=True, out="results")
+    found = Path("results", f"{made}.json").read_text()
+    main(**arguments, quick=True, out="results")  # it is there, and nothing is done again
+    assert Path("results", f"{made}.json").read_text() == found and math.isfinite(json.loads(found)["ours"])
+
+
 def imported(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

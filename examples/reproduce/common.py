@@ -1,0 +1,83 @@
+"""What the scripts of this folder share: an initial guess as in the papers, the record of a result, and the table of all records.
+
+uv run python examples/reproduce/common.py    # the table of results/*.json, as Markdown
+"""
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pyroae as pa
+
+RESULTS = Path(__file__).parent / "results"
+_COLUMNS = ("result", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "seconds", "note")
+
+
+def glorot(ae: pa.Autoencoder, x: Tensor) -> pa.Autoencoder:
+    """Glorot's uniform weights and no biases, but for the decoder's last, which gives the pixels' mean over ``x``."""
+    for layer in ae.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    last = [layer for layer in ae.decoder.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.copy_(x.mean(0).flatten().clamp(0.001, 0.999).logit())
+    return ae
+
+
+def scored(ae: pa.Autoencoder, x: Any, particles: int) -> dict[str, float]:
+    """Test log p(x) in nats a datum, with both its errors and the share of data for which it is a loose bound."""
+    found = pa.log_likelihood(ae, x, particles=particles, progress=True)
+    terms = pa.elbo_terms(ae, x)
+    row = {"ours": found.mean, "Monte-Carlo s.e.": found.mc_se, "sampling s.e.": found.data_se, "k-hat > .7": found.unreliable}
+    return row | {"particles": found.particles, "ELBO": terms.elbo.mean().item(), "KL": terms.kl.mean().item()}
+
+
+def record(out: str | Path, name: str, row: dict[str, Any], settings: dict[str, Any]):
+    """Write one result, with what it was made by and on, to ``out/name.json``."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    cores = f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} used"
+    made = {"machine": torch.cuda.get_device_name() if torch.cuda.is_available() else cores, "torch": torch.__version__}
+    (folder / f"{name}.json").write_text(json.dumps(row | {"settings": settings} | made, indent=2) + "\n")
+
+
+def grow(path: Path, row: dict[str, Any]):
+    """Add a row to a list in a file, which outlives the process."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*rows, row], indent=2))
+
+
+def recorded(out: str | Path, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run with these settings has written."""
+    path = Path(out) / f"{name}.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return found if found["settings"] == json.loads(json.dumps(settings)) else None
+
+
+def table(folder: str | Path = RESULTS) -> str:
+    """All results as a Markdown table."""
+    rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([_cell(row.get(column)) for column in _COLUMNS] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+if __name__ == "__main__":
+    print(table())

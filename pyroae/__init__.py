@@ -49,6 +49,7 @@ _MODULES = {
     "schedules": "infer.schedules",
     "data": "data",
     "plots": "plots",
+    "callbacks": "callbacks",
     "proposals": "evaluation.proposals",
     "recipes": "recipes",
 }

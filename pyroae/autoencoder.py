@@ -198,9 +198,12 @@ class Autoencoder(PyroModule):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) (of categories, the likeliest) at the middle of q(z|x), shape ``(B, *event)``."""
-        x, c = self._shown(x, y)
-        z = self.prior.code(*self.posterior.centre(self.guide.numbers(x, c)))
-        return self.likelihood.picture(self.model.conditional(z, c))
+        return self.likelihood.picture(self.decode(self.centre(x, y), y))
+
+    @torch.no_grad()
+    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The middle of q(z|x), as the decoder sees it: ``(B, *code_shape)``."""
+        return self.prior.code(*self.posterior.centre(self.guide.numbers(*self._shown(x, y))))
 
     @torch.no_grad()
     def sample(self, n: int = 1, y: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pyro import infer
 
+from .answer import Answer
 from .data import load
 from .infer.objectives import Objective
 from .infer.penalties import Penalty
@@ -74,7 +75,9 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
         ValueError: an unknown option or a value of the wrong type.
     """
     name, (first, *_) = function.__name__, inspect.signature(function).parameters.values()
-    parser = ArgumentParser(prog=f"pyroae {name}", description=inspect.getdoc(function).splitlines()[0], exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"pyroae {name}", description=_first_line(function), epilog=_example(name), exit_on_error=False, allow_abbrev=False
+    )
     if first.annotation is str:
         parser.add_argument(first.name, type=str, help="the run folder")
     else:
@@ -86,16 +89,47 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
         raise ValueError(f"{name}: " + " ".join(str(error).split())) from error
 
 
+def help_for(usage: str, function: Callable) -> Answer:
+    """The help of a command without options."""
+    text = f"usage: pyroae {usage}\n\n{inspect.getdoc(function)}\n\n{_example(function.__name__)}"
+    return Answer(text, {"help": text})
+
+
+def options_of(recipe: str) -> list[str]:
+    """The options of training a recipe, those of its parts' arguments apart."""
+    given = [option.removeprefix("--") for action in _parser(recipe)._actions for option in action.option_strings]
+    return [option for option in given if not option.startswith("-") and option[-1] != "+" and not option.endswith(".help")]
+
+
 def arguments_of(function: Callable, settings: Namespace) -> dict[str, Any]:
     """Those of the settings that are a function's options."""
     skipped = {load: set(), fit: FIT_SKIPS}.get(function, {"data"})
     return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skipped}
 
 
+EXAMPLES = {
+    "train": "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --code 20 --hidden 400 --epochs 20",
+    "evaluate": "pyroae evaluate runs/vae-digits-1 --particles 5000 --proposal Laplace",
+    "compare": "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",
+    "report": "pyroae report runs/vae-digits-1",
+    "parts": "pyroae parts prior",
+    "completion": "source <(pyroae completion bash)",
+}
+
+
+def _example(command: str) -> str:
+    return f"example: {EXAMPLES[command]}   (--json prints the answer for machines)"
+
+
+def _first_line(function: Callable) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
 def _parser(recipe: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"pyroae train {recipe}",
-        description=inspect.getdoc(RECIPES[recipe]).splitlines()[0],
+        description=_first_line(RECIPES[recipe]),
+        epilog=_example("train"),
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -121,6 +155,7 @@ def _parser(recipe: str) -> ArgumentParser:
         help="epochs of greedy layer-wise training first, each layer with the corruption and the penalty of the whole",
     )
     parser.add_argument("--pictures", type=int, default=0, help="draw all pictures after every so many epochs too; 0: at the end only")
+    parser.add_argument("--tensorboard", type=bool, default=False, help="log to the run folder for TensorBoard too")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
     return parser
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
-from . import data, pictures, storage
+from . import data, pictures, plots, storage
+from .answer import Answer
 from .autoencoder import Autoencoder
+from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
@@ -18,12 +20,13 @@ from .infer.training import History, check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .pretraining import pretrain
 from .recipes import conditional, vae
-from .scoring import results_of, score
+from .scoring import results_of, score, write_rows
 
 _STEPS = 4000  # what a small data set needs
+_LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
-def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
+def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     """Train, score and draw what the settings ask for; returns a short report.
 
     Raises:
@@ -45,17 +48,22 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> str:
     _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
     terms, estimate, report = score(ae, found.test, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
-    _write_json(folder / "results.json", results_of(terms, estimate) | {"training_seconds": seconds})
-    files = ["settings.json", "model.safetensors", "history.csv", "results.json", *pictures.draw(ae, found, folder)]
-    return "\n".join(
-        [
-            f"data           {found!r}{note}",
-            f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
-            f"last training loss {loss:.2f} nats/datum",
-            *report,
-            f"run folder     {folder}: {', '.join(files)}",
-        ]
-    )
+    results = results_of(terms, estimate) | {"training_seconds": seconds}
+    _write_json(folder / "results.json", results)
+    write_rows(folder / "results.csv", terms, estimate)
+    plots.save(plots.training, folder / "training.png", history)
+    files = ["settings.json", "model.safetensors", "history.csv", "results.json", "results.csv", "training.png"]
+    files += pictures.draw(ae, found, folder)
+    lines = [
+        f"data           {found!r}{note}",
+        f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
+        f"last training loss {loss:.2f} nats/datum",
+        *report,
+        f"run folder     {folder}: {', '.join(files)}",
+        f"next           pyroae report {folder} writes a page about it; pyroae evaluate {folder} says more",
+    ]
+    said = {"run": str(folder), "recipe": recipe.__name__, "objective": history.objective, "epochs": len(history.rows), "loss": loss}
+    return Answer("\n".join(lines), {**said, **results, "files": files})
 
 
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
@@ -63,7 +71,12 @@ def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -
     if settings.pretrain:
         pull = getattr(ae.objective, "penalty", None)
         pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
-    callbacks = [pictures.as_it_trains(ae, found, folder, settings.pictures)] if settings.pictures else []
+    looks = max(1, settings.epochs // _LOOKS)
+    callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
+    if settings.pictures:
+        callbacks.append(pictures.as_it_trains(ae, found, folder, settings.pictures))
+    if settings.tensorboard:
+        callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings.epochs // 5)))
     return fit(ae, found.train, validation=found.validation, callbacks=callbacks, **options)
 
 

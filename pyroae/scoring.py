@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from . import data, storage
+from .answer import Answer
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split
@@ -73,7 +74,7 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
     return results
 
 
-def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> str:
+def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row a datum, ``.csv`` beside it.
 
     Args:
@@ -85,7 +86,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
         ValueError: a folder that is no run, or bad particles.
     """
     whole_number("evaluate", particles=particles)
-    ae, found = _opened(run, "evaluate")
+    ae, found = opened_run(run, "evaluate")
     terms, estimate, lines = score(ae, found.test, particles, proposal)
     results = results_of(terms, estimate)
     if estimate is not None and proposal == "guide":
@@ -102,12 +103,12 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
     with storage.atomic(written) as temporary:
         temporary.write_text(json.dumps(results, indent=2))
-    with storage.atomic(written.with_suffix(".csv")) as temporary:
-        _write_rows(temporary, terms, estimate)
-    return "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
+    write_rows(written.with_suffix(".csv"), terms, estimate)
+    text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
+    return Answer(text, {"run": run, **results, "written": str(written)})
 
 
-def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> str:
+def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
     """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
 
     Raises:
@@ -116,7 +117,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
     whole_number("compare", particles=particles)
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise ValueError(f"compare: expected at least two different run folders, got {' '.join(runs) or 'none'}")
-    opened = {run: _opened(run, "compare") for run in runs}
+    opened = {run: opened_run(run, "compare") for run in runs}
     first = opened[runs[0]][1].test
     scores = {}
     for run, (ae, found) in opened.items():
@@ -132,15 +133,19 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
     width = max(len(run) for run in runs)
     head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7"
     rows = [f"{best:{width}}  {scores[best].mean:8.2f}  {'':13}  {'':11}  {'':4}  {scores[best].unreliable:10.1%}"]
-    for run in others:
+    ranked = [{"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable} for run in (best, *others)]
+    for row, run in zip(ranked[1:], others):
         d = difference(scores[run], scores[best])
+        row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins}
         rows.append(
             f"{run:{width}}  {scores[run].mean:8.2f}  {d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}  {scores[run].unreliable:10.1%}"
         )
-    return "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats a datum", head, *rows])
+    text = "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats a datum", head, *rows])
+    return Answer(text, {"particles": particles, "runs": ranked})
 
 
-def _opened(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
+def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
+    """A run folder's model and data; ``ValueError`` where it is none."""
     folder = Path(run)
     try:
         settings = json.loads((folder / "settings.json").read_text())
@@ -149,11 +154,12 @@ def _opened(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
     return storage.load(folder / "model.safetensors"), data.load(**arguments_of(data.load, settings))
 
 
-def _write_rows(path: Path, terms: Terms, found: Estimate | None):
+def write_rows(path: Path, terms: Terms, found: Estimate | None):
+    """A row for each datum, as CSV."""
     columns = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     if found is not None:
         columns = {"log_likelihood": found.values, "mc_se": found.errors, "ess": found.ess, "khat": found.khat} | columns
-    with open(path, "w", newline="") as file:
+    with storage.atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values())))

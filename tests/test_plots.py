@@ -103,9 +103,10 @@ def test_codes_of_many_values_or_without_labels(grey, ax):
 
 def test_training_draws_what_callbacks_add(grey, ax):
     vae = small_vae(likelihood=pa.likelihoods.Normal(64))
-    history = pa.fit(vae, grey.train, epochs=3, progress=False, callbacks=[lambda row: row.update(kl=row["epoch"] * 2.0)])
-    lines = {line.get_label(): list(line.get_ydata()) for line in pa.plots.training(history, ax=ax).lines}
-    assert lines == {"loss": history.loss, "kl": [2.0, 4.0, 6.0]}
+    added = lambda row: row.update(reconstruction=-3.0 * row["epoch"], kl=2.0)
+    history = pa.fit(vae, grey.train, epochs=3, progress=False, callbacks=[added])
+    lines = [list(line.get_ydata()) for line in pa.plots.training(history, ax=ax).lines]
+    assert lines == [history.loss, [3.0, 6.0, 9.0], [2.0] * 3] and len({line.get_linestyle() for line in ax.lines}) == 3
 
 
 def test_a_walk_ends_at_the_reconstructions_of_both_data(grey, ax):

@@ -1,27 +1,17 @@
-"""Pictures of data and models; every function returns the Axes and shows nothing."""
+"""What models make of data, as images."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from .autoencoder import Autoencoder
-from .infer.training import History
-from .parts import networks
+from ..autoencoder import Autoencoder
+from ..parts import networks
+from .drawing import Undrawable, axes
 
 Limits = tuple[float, float]
-
-_COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")  # Petroff 2021
-
-
-class Undrawable(ValueError):
-    """A picture that this model does not have."""
 
 
 def images(
@@ -36,7 +26,7 @@ def images(
         columns: images in a row.
         ax: where to draw.
     """
-    ax = ax or plt.subplots()[1]
+    ax = axes(ax)
     x = x.detach().cpu().flatten(1)
     if image_shape is None:
         ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
@@ -178,28 +168,50 @@ def manifold(
     return ax
 
 
-def latent(ae: Autoencoder, x: Tensor, labels: Tensor | None = None, y: Tensor | None = None, *, ax: Axes | None = None) -> Axes:
-    """The means of q(z|x) of held-out data, coloured by label; of more than two numbers, their two principal components.
+def traversal(
+    ae: Autoencoder,
+    x: Tensor,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    y: Tensor | None = None,
+    n: int = 8,
+    steps: int = 11,
+    ax: Axes | None = None,
+) -> Axes:
+    """What each number of the code does: the first datum's code with one number moved, a row for each number, the most active first.
+
+    Each is moved over the middle 98% of its values on these data, in equal steps.
 
     Args:
         ae: the model.
-        x: data that were not trained on, ``(N, *event)``; some thousands.
-        labels: whole numbers, ``(N,)``; up to ten have colours that stay apart for the colour-blind, and names where their data are.
+        x: data that were not trained on, ``(N, *event)``; a hundred or more.
+        image_shape, limits: as in ``images``.
         y: labels or covariates for a model with a condition.
+        n: how many numbers of the code.
+        steps: means of p(x|z) in a row.
         ax: where to draw.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> len(traversal(pa.recipes.autoencoder(digits, code=3), digits.test.x, (8, 8)).get_yticks())
+    3
     """
+    codes = ae.centre(x, y).flatten(1)  # (N, numbers)
+    if len(codes) < 2:
+        raise Undrawable("traversal: expected at least 2 data, whose codes say how far to go, got 1")
+    moved = codes.var(0).argsort(descending=True)[:n]
+    low, high = torch.quantile(codes[:10_000, moved], torch.tensor([0.01, 0.99]).to(codes), dim=0)
+    shares = torch.linspace(0, 1, steps).to(codes)[None, :]
+    z = codes[:1].repeat(len(moved) * steps, 1).reshape(len(moved), steps, -1)
+    z[torch.arange(len(moved)), :, moved] = low[:, None] * (1 - shares) + high[:, None] * shares
+    z = z.reshape(-1, *ae.prior.code_shape)
     with torch.no_grad():
-        z = ae.encode(x, y).mean.flatten(1).cpu().double()
-    names = ("$z_1$", "$z_2$")
-    if z.shape[1] == 1:
-        z, names = torch.cat([z, torch.zeros_like(z)], 1), ("$z_1$", "")
-    if z.shape[1] > 2:
-        z = z - z.mean(0)
-        _, values, vectors = torch.linalg.svd(z, full_matrices=False)
-        z, names = z @ vectors[:2].T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(values[:2] ** 2 / (values**2).sum())]
-    ax = ax or plt.subplots()[1]
-    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu()))
-    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
+        rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
+    ax = images(rows, image_shape, limits, columns=steps, ax=ax)
+    if image_shape is not None:
+        _name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape[0])
+    ax.set_title("Mean of p(x|z), one number of z moved over its range on the data")
     return ax
 
 
@@ -232,34 +244,6 @@ def walk(
     return ax
 
 
-def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
-    """What training saw, epoch by epoch: one line for each column of nats a datum.
-
-    Args:
-        history: of ``fit``; what a callback adds to its rows is drawn too.
-        columns: which; by default all but the learning rate and the seconds.
-        ax: where to draw.
-    """
-    columns = columns or [name for name in history.rows[0] if name not in ("epoch", "lr", "seconds")]
-    ax = ax or plt.subplots()[1]
-    for i, name in enumerate(columns):
-        ax.plot(
-            history["epoch"], history[name], label=name.replace("_", " "), color=_COLOURS[i % 10], linestyle=("-", "--", ":", "-.")[i % 4]
-        )
-    ax.set(xlabel="epoch", ylabel="nats a datum")
-    ax.legend(frameon=False)
-    return ax
-
-
-def save(draw: Any, path: Any, *args, size: tuple[float, float] = (8, 5), **kwargs):
-    """Call a function of this module on a figure of its own and write it to a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size)
-    draw(*args, ax=figure.add_subplot(), **kwargs)
-    figure.savefig(path, dpi=150, format="png", bbox_inches="tight")
-
-
 def _name_rows(ax: Axes, names: list[str], height: int):
     pad = max(1, height // 8)
     ax.set_yticks([i * (height + pad) + height / 2 for i in range(len(names))], names)
@@ -286,29 +270,3 @@ def _quantiles(ae: Autoencoder, n: int) -> Tensor:
         raise Undrawable(
             f"manifold: the prior {type(ae.prior).__name__} has no inverse CDF; give span=2., say, for a grid of equal steps"
         ) from None
-
-
-def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
-    size = 4 if len(z) > 1000 else 12
-    if labels is None:
-        ax.scatter(*z.T, s=size, color=_COLOURS[0], linewidths=0)
-        return
-    kinds = np.unique(labels)
-    few = len(kinds) <= len(_COLOURS)
-    colours = ListedColormap(_COLOURS[: len(kinds)]) if few else "viridis"
-    shown = np.searchsorted(kinds, labels) if few else labels
-    edges = {"vmin": -0.5, "vmax": len(kinds) - 0.5} if few else {}
-    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, **edges)
-    bar = ax.figure.colorbar(dots, ax=ax, label="label")
-    if few:
-        bar.set_ticks(range(len(kinds)), labels=[str(kind) for kind in kinds])
-        for kind in kinds:
-            middle = np.median(z[labels == kind], axis=0)
-            ax.annotate(
-                str(kind),
-                middle,
-                ha="center",
-                va="center",
-                fontweight="bold",
-                bbox={"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0},
-            )

@@ -1,0 +1,37 @@
+"""What a command answers: text for a person, data for a machine."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The same thing said twice.
+
+    >>> print(Answer("loss  3.14 nats", {"loss": 3.14, "sampling error": float("nan")}).json)
+    {
+      "loss": 3.14,
+      "sampling error": null
+    }
+    """
+
+    text: str
+    data: dict[str, Any]
+
+    @property
+    def json(self) -> str:
+        """The data as JSON; ``null`` for numbers that do not exist."""
+        return json.dumps(_finite(self.data), indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,106 @@
+"""What can watch training: a callback is called with the row of every epoch, and that is all."""
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import pictures
+from .autoencoder import Autoencoder
+from .data import DataSet
+from .evaluation.particles import as_data
+from .evaluation.representation import codes
+from .evaluation.terms import elbo_terms
+from .infer import programs
+from .infer.programs import Program
+
+_UNITS = 32  # numbers of the code that get a histogram
+_ROWS = 500
+
+
+class Callback(Protocol):
+    """Anything that can be called with an epoch's row; what it writes into the row stays in the history.
+
+    >>> import pyroae as pa
+    >>> halve = lambda row: row.update(half=row["loss"] / 2)
+    >>> digits = pa.data.load("digits")
+    >>> pa.fit(pa.recipes.autoencoder(digits), digits.train, epochs=1, progress=False, callbacks=[halve]).rows[0].keys()
+    dict_keys(['epoch', 'loss', 'lr', 'seconds', 'half'])
+    """
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """Look at, or add to, a row: epoch, loss and validation_loss in nats a datum, lr, seconds since the start."""
+
+
+class Terms:
+    """Writes the two sides of the ELBO into every row: ``reconstruction`` E log p(x|z) and ``kl``, nats a datum, of the first 500 data.
+
+    Args:
+        model: an Autoencoder, or any Pyro model of a batch.
+        data: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        guide: the model's guide, where ``model`` is not an Autoencoder.
+        every: epochs between two looks, of which the first is at the first epoch; NaN in between.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits", binarize="threshold")
+    >>> vae = pa.recipes.vae(digits)
+    >>> history = pa.fit(vae, digits.train, epochs=2, progress=False, callbacks=[Terms(vae, digits.test)])
+    >>> len(history["kl"])
+    2
+    """
+
+    def __init__(self, model: Any, data: Any, guide: Program | None = None, every: int = 1):
+        self.model, self.guide = programs.pair(model, guide)
+        self.every = every
+        with programs.looking(self.model, self.guide, seed=0):
+            self.data = tuple(column[:_ROWS] for column in as_data(data, self.model, self.guide))
+
+    def __call__(self, row: dict[str, float]) -> None:
+        row["reconstruction"] = row["kl"] = math.nan
+        if row["epoch"] == 1 or row["epoch"] % self.every == 0:
+            terms = elbo_terms(self.model, self.data, self.guide, particles=1)
+            row["reconstruction"], row["kl"] = terms.reconstruction.mean().item(), terms.kl.mean().item()
+
+
+class TensorBoard:
+    """Writes what TensorBoard shows: every number of every row; after every so many epochs pictures, and a histogram of each number of z.
+
+    Args:
+        folder: where the event files go; ``tensorboard --logdir`` reads it.
+        ae: the model.
+        data: whose held-out part is pictured and encoded.
+        every: epochs between pictures.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+
+    >>> import glob, tempfile, pyroae as pa
+    >>> digits = pa.data.load("digits", binarize="threshold")
+    >>> vae = pa.recipes.vae(digits)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history = pa.fit(vae, digits.train, epochs=2, progress=False, callbacks=[TensorBoard(folder, vae, digits, every=9)])
+    ...     len(glob.glob(f"{folder}/events*"))
+    1
+    """
+
+    def __init__(self, folder: str | Path, ae: Autoencoder, data: DataSet, every: int = 10):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("TensorBoard: it is not installed; pip install 'pyroae[tensorboard]'") from error
+        self.writer, self.ae, self.data, self.every = SummaryWriter(str(folder)), ae, data, every
+
+    def __call__(self, row: dict[str, float]) -> None:
+        step = int(row["epoch"])
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                self.writer.add_scalar(name, value, step)
+        if step % self.every == 0:
+            self._look(step)
+        self.writer.flush()
+
+    def _look(self, step: int):
+        for name, figure in pictures.figures(self.ae, self.data):
+            self.writer.add_figure(name, figure, step, close=False)
+        z = codes(self.ae, self.data.test)
+        for unit in range(min(_UNITS, z.shape[1])):
+            self.writer.add_histogram(f"code/z{unit + 1}", z[:, unit].numpy(), step)

@@ -1,0 +1,268 @@
+"""What training, the code and the scores are like, as charts."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from pyro import poutine
+from torch import Tensor
+
+from ..autoencoder import Autoencoder
+from ..evaluation.checking import Check, Ranks
+from ..evaluation.decomposition import Units
+from ..evaluation.importance import UNRELIABLE, Estimate
+from ..evaluation.representation import codes
+from ..infer import programs
+from ..infer.training import History
+from .drawing import COLOURS, Undrawable, axes
+
+_STYLES = "-", "--", ":", "-."
+
+
+def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+    """What training saw, epoch by epoch: one line for each column of nats a datum.
+
+    With the callback ``pa.callbacks.Terms`` the two sides of the ELBO are there too: loss = -reconstruction + KL.
+    Where the first epochs are far above the rest they are cut off.
+
+    Args:
+        history: of ``fit``; what a callback adds to its rows is drawn too.
+        columns: which; by default all but the learning rate and the seconds. ``reconstruction`` is drawn with its sign turned.
+        ax: where to draw.
+
+    >>> training(History("Trace_ELBO", [{"epoch": e, "loss": 90.0 / e} for e in (1, 2, 3)])).get_ylabel()
+    'nats a datum'
+    """
+    if not history.rows:
+        raise Undrawable("training: expected a history with at least one epoch, got none")
+    columns = columns or [name for name in history.rows[0] if name not in ("epoch", "lr", "seconds")]
+    lines = {name: np.array(history[name]) for name in columns}
+    if "reconstruction" in lines:
+        lines = {f"-{name}" if name == "reconstruction" else name: -y if name == "reconstruction" else y for name, y in lines.items()}
+    ax = axes(ax)
+    for i, (name, y) in enumerate(lines.items()):
+        label = {"-reconstruction": "-reconstruction, -E log p(x|z)", "kl": "KL(q(z|x) || p(z))"}.get(name, name.replace("_", " "))
+        marker = "o" if len(y) == 1 else None
+        epochs, y = np.array(history["epoch"])[np.isfinite(y)], y[np.isfinite(y)]
+        ax.plot(epochs, y, label=label, color=COLOURS[i % 10], linestyle=_STYLES[i % 4], marker=marker)
+    everything = np.concatenate([y[np.isfinite(y)] for y in lines.values()])
+    low, high = everything.min(), max(np.nanquantile(y, 0.97) for y in lines.values())
+    if everything.max() - low > 1.5 * (high - low) > 0:
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    ax.set(xlabel="epoch", ylabel="nats a datum", title=f"Training, {history.objective}")
+    ax.legend(frameon=False)
+    return ax
+
+
+def latent(
+    ae: Autoencoder,
+    x: Tensor,
+    labels: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    method: Literal["pca", "tsne", "umap"] = "pca",
+    ax: Axes | None = None,
+) -> Axes:
+    """The means of q(z|x) of held-out data, coloured by label; more than two numbers are brought down to two.
+
+    Args:
+        ae: the model.
+        x: data that were not trained on, ``(N, *event)``; some thousands.
+        labels: whole numbers, ``(N,)``; up to ten have colours that stay apart for the colour-blind, and names where their data are.
+        y: labels or covariates for a model with a condition.
+        method: for more than two numbers: the two principal components, t-SNE, or UMAP (``pip install pyroae[umap]``).
+            Distances in the latter two mean little beyond who is near whom.
+        ax: where to draw.
+
+    Raises:
+        ValueError: UMAP is not installed, or another method.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> latent(pa.recipes.autoencoder(digits, code=2), digits.test.x, digits.test.labels).get_xlabel()
+    '$z_1$'
+    """
+    z = codes(ae, x if y is None else (x, y))
+    names = ["$z_1$", "$z_2$"]
+    if z.shape[1] == 1:
+        z, names = torch.cat([z, torch.zeros_like(z)], 1), ["$z_1$", ""]
+    if z.shape[1] > 2:
+        z, names = _in_two(z, method)
+    ax = axes(ax)
+    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu()))
+    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
+    return ax
+
+
+def units(found: Units, *, ax: Axes | None = None) -> Axes:
+    """How much each number of the code depends on x, as bars, the most active first; what is below the threshold is grey.
+
+    Args:
+        found: of ``pa.active_units``.
+        ax: where to draw.
+
+    >>> units(Units(torch.tensor([0.9, 0.001]), 0.01)).get_title()
+    '1 of 2 units are active'
+    """
+    ax = axes(ax)
+    order = found.variance.argsort(descending=True)
+    heights = found.variance[order].clamp(min=found.threshold / 100).numpy()
+    ax.bar(range(len(order)), heights, color=[COLOURS[0] if each else COLOURS[3] for each in found.active[order]])
+    ax.axhline(found.threshold, color=COLOURS[2], linestyle="--", label=f"threshold {found.threshold:g}")
+    if len(order) <= 40:
+        ax.set_xticks(range(len(order)), [f"{unit + 1}" for unit in order.tolist()], rotation=90 if len(order) > 20 else 0)
+    ax.set(yscale="log", xlabel="number of the code", ylabel="Var E[z|x] over the data (log scale)")
+    ax.set_title(f"{int(found.active.sum())} of {len(order)} units are active")
+    ax.legend(frameon=False)
+    return ax
+
+
+def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int = 20, ax: Axes | None = None) -> Axes:
+    """The aggregate posterior q(z), a draw of q(z|x) for each datum, beside the prior: for each number of z median, 50% and 90% intervals.
+
+    Where the two differ the prior gives mass to codes that no datum has, or the other way round.
+
+    Args:
+        ae: a model with a proper prior.
+        x: data that were not trained on, ``(N, *event)``; some thousands.
+        y: labels or covariates for a model with a condition.
+        units: how many numbers of z at most, the first.
+        ax: where to draw.
+
+    Raises:
+        ValueError: the prior is improper.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> len(aggregate(pa.recipes.vae(digits, code=3), digits.test.x.round()).get_xticks())
+    3
+    """
+    if not ae.prior.proper:
+        raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, there is nothing to compare with")
+    y = None if y is None else y.to(ae.device)
+    with programs.looking(ae, seed=0):
+        runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
+        drawn, prior = (run.nodes["z"]["value"] for run in runs)
+    ax = axes(ax)
+    for z, name, colour, shift in ((drawn, "aggregate posterior q(z)", COLOURS[0], -0.17), (prior, "prior p(z)", COLOURS[1], 0.17)):
+        low, lower, middle, upper, high = np.quantile(z.flatten(1)[:, :units].double().cpu().numpy(), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        at = np.arange(len(middle)) + 1 + shift
+        ax.vlines(at, low, high, color=colour, linewidth=1.5)
+        ax.vlines(at, lower, upper, color=colour, linewidth=6, label=name)
+        ax.plot(at, middle, "o", color="black", markersize=3)
+    ax.set_xticks(range(1, len(middle) + 1))
+    ax.set(xlabel="number of the code", ylabel="z: median, 50% and 90% intervals", title="What is coded, and what the prior expects")
+    ax.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, -0.12))
+    return ax
+
+
+def weights(found: Estimate, *, ax: Axes | None = None) -> Axes:
+    """How far the importance weights of each datum can be trusted: effective sample size against Pareto k-hat, a dot a datum.
+
+    Args:
+        found: of ``pa.log_likelihood`` with at least 25 particles.
+        ax: where to draw.
+
+    Raises:
+        ValueError: fewer particles, which give no k-hat.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits", binarize="threshold")
+    >>> weights(pa.log_likelihood(pa.recipes.vae(digits), digits.test.x[:9], particles=50)).get_xlabel()
+    'Pareto k-hat'
+    """
+    if found.khat.isnan().all():
+        raise Undrawable(f"weights: expected an estimate of at least 25 particles, which have a k-hat, got {found.particles}")
+    ax = axes(ax)
+    good = found.khat <= UNRELIABLE
+    size = 4 if len(good) > 1000 else 12
+    for which, colour, marker, name in ((good, COLOURS[0], "o", "reliable"), (~good, COLOURS[2], "^", "unreliable")):
+        ax.scatter(found.khat[which], found.ess[which], s=size, color=colour, marker=marker, linewidths=0, label=f"{name}, {which.sum():,}")
+    ax.axvline(UNRELIABLE, color="black", linestyle="--", linewidth=1)
+    ax.set(yscale="log", xlabel="Pareto k-hat", ylabel=f"effective sample size, of {found.particles:,}")
+    ax.set_title(f"Importance weights of {len(good):,} data: {found.unreliable:.1%} have k-hat above {UNRELIABLE:g}")
+    ax.legend(frameon=False)
+    return ax
+
+
+def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
+    """How often intervals hold what they should: the share that falls in the central interval of each level, against the level.
+
+    A line below the diagonal is of intervals that are too narrow, one above of intervals that are too wide.
+
+    Args:
+        found: of ``pa.predictive_check``: all entries of x together, in intervals of p(x|z); or of ``pa.sbc``: a line for each
+            number of z, in intervals of q(z|x).
+        ax: where to draw.
+
+    >>> calibration(Ranks(torch.randint(100, (500, 2)), 99)).get_ylabel()
+    'share inside, %'
+    """
+    if isinstance(found, Ranks):
+        shares, of = (found.ranks.double().T + 0.5) / (found.draws + 1), "z in intervals of q(z|x), simulated data"
+    else:
+        shares, of = found.pit.flatten()[None].double(), "entries of x in intervals of p(x|z)"
+    levels = np.linspace(0, 1, 101)
+    ax = axes(ax)
+    ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
+    for i, centred in enumerate((2 * shares - 1).abs().numpy()):
+        inside = np.searchsorted(np.sort(centred), levels) / len(centred)
+        ax.plot(
+            100 * levels,
+            100 * inside,
+            color=COLOURS[i % 10],
+            linestyle=_STYLES[i // 10 % 4],
+            label=f"z{i + 1}" if len(shares) > 1 else "found",
+        )
+    ax.set(xlabel="level of the interval, %", ylabel="share inside, %", title=f"Calibration: {of}", aspect="equal")
+    ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def _in_two(z: Tensor, method: str) -> tuple[Tensor, list[str]]:
+    """Codes ``(N, numbers)`` brought down to ``(N, 2)``, and the names of the two."""
+    if method == "pca":
+        z = z - z.mean(0)
+        _, values, vectors = torch.linalg.svd(z, full_matrices=False)
+        return z @ vectors[:2].T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(values[:2] ** 2 / (values**2).sum())]
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        found = TSNE(perplexity=min(30, (len(z) - 1) / 3), random_state=0).fit_transform(z.numpy())
+        return torch.as_tensor(found), ["t-SNE 1", "t-SNE 2"]
+    if method != "umap":
+        raise ValueError(f"latent: expected method as 'pca', 'tsne' or 'umap', got {method!r}")
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ValueError("latent: UMAP is not installed; pip install 'pyroae[umap]', or take method='tsne'") from error
+    return torch.as_tensor(UMAP(random_state=0, n_jobs=1).fit_transform(z.numpy())), ["UMAP 1", "UMAP 2"]
+
+
+def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
+    size = 4 if len(z) > 1000 else 12
+    if labels is None:
+        ax.scatter(*z.T, s=size, color=COLOURS[0], linewidths=0)
+        return
+    kinds = np.unique(labels)
+    few = len(kinds) <= len(COLOURS)
+    colours = ListedColormap(COLOURS[: len(kinds)]) if few else "viridis"
+    shown = np.searchsorted(kinds, labels) if few else labels
+    edges = {"vmin": -0.5, "vmax": len(kinds) - 0.5} if few else {}
+    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, **edges)
+    bar = ax.figure.colorbar(dots, ax=ax, label="label")
+    if few:
+        bar.set_ticks(range(len(kinds)), labels=[str(kind) for kind in kinds])
+        for kind in kinds:
+            middle = np.median(z[labels == kind], axis=0)
+            ax.annotate(
+                str(kind),
+                middle,
+                ha="center",
+                va="center",
+                fontweight="bold",
+                bbox={"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0},
+            )

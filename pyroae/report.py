@@ -1,5 +1,222 @@
+"""``pyroae report``: one page about a run that needs nothing but itself."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from . import pictures, plots, storage
 from .answer import Answer
+from .atlas import atlas
+from .autoencoder import Autoencoder
+from .data import DataSet
+from .evaluation.importance import Estimate
+from .evaluation.particles import as_data
+from .infer import programs
+from .infer.programs import Program
+from .infer.training import History
+from .part import describe
+from .parts.posteriors import Delta
+from .plots.drawing import COLOURS
+from .scoring import opened_run
+
+_ROLES = {
+    "prior": "p(z)",
+    "likelihood": "p(x|z)",
+    "posterior": "q(z|x)",
+    "encoder": "x to q's numbers",
+    "decoder": "z to p's numbers",
+    "condition": "known beside x",
+    "corruption": "of the encoder's input, in training",
+    "objective": "what is trained",
+}
+_CAPTIONS = {
+    "training": "Epoch by epoch. The two sides of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
+    "weights": "A dot for each test datum. To the right of the line its log p(x) is not to be trusted; it is too low rather than too high.",
+    "reconstructions": "Above the data, which were not trained on; below what comes back.",
+    "samples": "New data: z from the prior, decoded. They should look like the data above.",
+    "codes": "Where the test data are in the latent space.",
+    "manifold": "The latent space, in equal steps.",
+    "manifold-by-prior": "The latent space, in equal shares of the prior.",
+    "traversal": "What each number of the code does. Rows that do not change carry nothing.",
+    "filters": "What the first layer looks at.",
+    "units": "Numbers of the code that do not depend on x are not used.",
+    "aggregate": "Where the two differ, samples are drawn from where no data are.",
+    "calibration": "A line below the diagonal: the model is too sure of x. With binary data the test is weak.",
+    "ranks": "A line below the diagonal: the guide is too sure of z, on data that the model itself made.",
+}
+_GOOD = "weights", "calibration", "ranks"
+_CODE = "codes", "units", "aggregate", "traversal", "manifold", "manifold-by-prior", "filters"
+_DRAWS = "reconstructions", "samples"
 
 
 def report(run: str, out: str | None = None) -> Answer:
-    """Write one HTML page."""
+    """Write one HTML page about a run: what it is, how it trained, how good it is, what it draws, its latent space to explore.
+
+    Args:
+        run: the run folder.
+        out: the file to write; by default report.html in the run folder.
+
+    Raises:
+        ValueError: a folder that is no run.
+    """
+    ae, found = opened_run(run, "report")
+    target = Path(out) if out else Path(run) / "report.html"
+    if not target.parent.is_dir():
+        raise ValueError(f"report: the folder {target.parent} is not there; make it first")
+    with storage.atomic(target) as temporary:
+        temporary.write_text(page(ae, found, Path(run)), encoding="utf-8")
+    size = target.stat().st_size / 2**20
+    return Answer(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
+
+
+def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
+    """The page, as HTML. Whatever is shown is escaped, and nothing but the page's own script may run or be fetched."""
+    explorer, drawn = atlas(ae, data), dict(_pictures(ae, data, run))
+    captioned = lambda names: [(drawn[name], _CAPTIONS[name]) for name in names if name in drawn]  # noqa: E731
+    script = _file("explorer.js")
+    settings = json.loads((run / "settings.json").read_text())
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(_file("page.html"))
+        .render(
+            title=run.resolve().name,
+            data=repr(data),
+            settings=[(name, _said(value)) for name, value in settings.items() if value not in (None, False, 0)],
+            parts=[(role, _ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None],
+            programs=_programs(ae, data),
+            results=_results(run, isinstance(ae.posterior, Delta)),
+            training=captioned(["training"]),
+            good=captioned(_GOOD),
+            draws=captioned(_DRAWS),
+            code=captioned(_CODE),
+            explorer=explorer,
+            colours=COLOURS,
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def _programs(ae: Autoencoder, data: DataSet) -> list[dict[str, Any]]:
+    """Model and guide: their sites in words, and drawn where Graphviz is there."""
+    with programs.looking(ae, seed=0):
+        args = tuple(each[:2] for each in as_data(data.test, ae.model, ae.guide))
+        traces = dict(zip(("model", "guide"), programs.traces(ae.model, ae.guide, *args)))
+        sites = {name: programs.sites(trace, observed=False) | programs.sites(trace, observed=True) for name, trace in traces.items()}
+        return [
+            {
+                "name": name,
+                "sites": [
+                    (site, type(_base(of["fn"])).__name__, tuple(of["fn"].event_shape), of["is_observed"]) for site, of in at.items()
+                ],
+                "svg": _drawn(getattr(ae, name), args),
+            }
+            for name, at in sites.items()
+        ]
+
+
+def _drawn(program: Program, args: tuple) -> str | None:
+    try:
+        svg = pyro.render_model(program, args, render_distributions=True).pipe(format="svg")
+    except (ImportError, RuntimeError, NotImplementedError):  # neither Graphviz nor its Python package is needed
+        return None
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def _base(distribution):
+    while hasattr(distribution, "base_dist") and type(distribution).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
+    """Name, value with its errors, and what it means, of the evaluation with most particles."""
+    path = max(
+        [run / "results.json", *run.glob("evaluation-*[0-9].json")], key=lambda file: json.loads(file.read_text()).get("particles", 0)
+    )
+    found = json.loads(path.read_text())
+    rows = _rows(path.with_suffix(".csv"))
+    error = lambda name: f" ± {(rows[name].std() / len(rows[name]) ** 0.5).item():.2g}" if len(rows.get(name, ())) > 1 else ""  # noqa: E731
+    said = []
+    if "log_likelihood" in found:
+        value = f"{found['log_likelihood']:.2f} ± {found['data_se']:.2g} (test data) ± {found['mc_se']:.2g} (Monte Carlo) nats a datum"
+        said.append(("log p(x)", value, f"by {found['particles']:,} importance samples a datum; in expectation a lower bound"))
+        said.append(("bits a dimension", f"{found['bits_per_dim']:.4f}", "-log2 p(x) for each number of x"))
+        if found["unreliable"] is not None:
+            said.append(
+                ("unreliable", f"{found['unreliable']:.1%} of the data", "k-hat above 0.7; their values are too low rather than too high")
+            )
+    else:
+        said.append(("log p(x)", "not given", "it needs a proper prior and a posterior with a density, or --proposal"))
+    said.append(("log p(x, z)" if pointwise else "ELBO", f"{found['elbo']:.2f}{error('elbo')} nats a datum", "reconstruction - KL"))
+    said.append(("reconstruction", f"{found['reconstruction']:.2f}{error('reconstruction')} nats a datum", "E log p(x|z)"))
+    said.append(
+        ("KL", f"{found['kl']:.2f}{error('kl')} nats a datum", "-log p(z)" if pointwise else "KL(q(z|x) || p(z)): what the code costs")
+    )
+    known = {"linear_probe", "nearest_neighbours", "mutual_information", "marginal_kl", "kl_to_posterior", "reconstruction_error"}
+    return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys())]
+
+
+def _rows(path: Path) -> dict[str, torch.Tensor]:
+    """The columns of a CSV file of numbers, those that are empty or absent left out."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: torch.tensor([float(row[name] or "nan") for row in rows], dtype=torch.float64) for name in (rows[0] if rows else ())}
+
+
+def _pictures(ae: Autoencoder, data: DataSet, run: Path) -> Iterator[tuple[str, str]]:
+    """Every picture by name, as a data URI."""
+    columns = _rows(run / "history.csv")
+    if columns:
+        rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
+        objective = "the objective" if ae.objective is None else type(ae.objective).__name__
+        yield "training", _uri(plots.figure(plots.training, History(objective, rows)))
+    scores = _rows(run / "results.csv")
+    if "khat" in scores and scores["khat"].isfinite().any():
+        particles = json.loads((run / "results.json").read_text())["particles"]
+        estimate = Estimate(*(scores[name] for name in ("log_likelihood", "mc_se", "ess", "khat")), particles, data.event_shape.numel())
+        yield "weights", _uri(plots.figure(plots.weights, estimate))
+    for made in (pictures.figures, pictures.diagnostics):
+        for name, figure in made(ae, data):
+            yield name, _uri(figure)
+
+
+def _uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _said(value: Any) -> str:
+    """JSON data of a part as it would be written in Python."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_said, value))}]"
+    if not isinstance(value, dict):
+        return str(value)
+    if "tensor" in value:
+        return "tensor(...)"
+    value = dict(value)
+    name = next((value.pop(key) for key in ("part", "distribution", "elbo", "module", "class_path") if key in value), "")
+    value = value.pop("init_args", None) or value
+    return f"{str(name).rpartition('.')[2]}({', '.join(f'{key}={_said(each)}' for key, each in value.items())})"
+
+
+def _file(name: str) -> str:
+    return (resources.files("pyroae") / "page" / name).read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ class Callback(Protocol):
     dict_keys(['epoch', 'loss', 'lr', 'seconds', 'half'])
     """
 
-    def __call__(self, row: dict[str, float]) -> None:
+    def __call__(self, row: dict[str, float], /) -> None:
         """Look at, or add to, a row: epoch, loss and validation_loss in nats a datum, lr, seconds since the start."""
 
 

@@ -1,7 +1,7 @@
 """Scripts that make a shell complete ``pyroae``'s commands, options and the names of parts."""
 
 import inspect
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser
 
 import shtab
 
@@ -29,7 +29,7 @@ def script(shell: str) -> str:
     for function in (evaluate, compare, report):
         command = commands.add_parser(function.__name__, help=f"{function.__name__} runs")
         first, *options = inspect.signature(function).parameters
-        command.add_argument(first, nargs="+").complete = shtab.DIRECTORY
+        _offer(command.add_argument(first, nargs="+"), shtab.DIRECTORY)
         for option in options:
             command.add_argument(f"--{option}", choices=[*PROPOSALS] if option == "proposal" else None)
     commands.add_parser("parts", help="list parts").add_argument("kind", nargs="?", choices=[*choices()])
@@ -42,12 +42,17 @@ def script(shell: str) -> str:
 def _add_training(command: ArgumentParser):
     command.add_argument("recipe", nargs="?", choices=[*RECIPES])
     known = choices()
-    for option in sorted({option for recipe in RECIPES for option in options_of(recipe)}):
+    for option in sorted({option for recipe in RECIPES for option in options_of(recipe)} - {"help"}):
         action = command.add_argument(f"--{option}", choices=sorted(known[option]) if option in known else None)
         if option in ("config", "data", "out"):
-            action.complete = shtab.DIRECTORY if option == "out" else shtab.FILE
+            _offer(action, shtab.DIRECTORY if option == "out" else shtab.FILE)
     for option, classes in known.items():
         of_parts = {argument for cls in classes.values() for argument in inspect.signature(cls).parameters}
         for argument in sorted(of_parts - {"args", "kwargs", "event_shape"}):
-            if f"--{option}.{argument}" not in command._option_string_actions:
-                command.add_argument(f"--{option}.{argument}")
+            name = f"{option}.{argument}"
+            if f"--{name}" not in command._option_string_actions:
+                command.add_argument(f"--{name}", choices=sorted(known[name]) if name in known else None)
+
+
+def _offer(action: Action, what: dict):
+    vars(action)["complete"] = what  # where shtab looks

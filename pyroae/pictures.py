@@ -62,7 +62,7 @@ def diagnostics(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
     args = as_data(data.test, ae.model, ae.guide)
     some = tuple(each[:_CODES] for each in args)
     few = tuple(each[:_FEW] for each in args)
-    made = {
+    made: dict[str, Callable] = {
         "traversal": lambda **to: plots.traversal(ae, some[0], y=some[1] if len(some) > 1 else None, **look(data), **to),
         "units": lambda **to: plots.units(active_units(ae, some), **to),
         "aggregate": lambda **to: plots.aggregate(ae, *some, **to),
@@ -77,7 +77,7 @@ def _drawn(ae: Autoencoder, pictures: dict[str, Callable]) -> Iterator[tuple[str
         try:
             with programs.looking(ae, seed=0):
                 figure = plots.figure(picture)
-        except ValueError:  # this model has no such picture
+        except (ValueError, NotImplementedError):  # this model has no such picture
             continue
         yield name, figure
 

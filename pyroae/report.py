@@ -85,7 +85,7 @@ def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
     explorer, drawn = atlas(ae, data), dict(_pictures(ae, data, run))
     captioned = lambda names: [(drawn[name], _CAPTIONS[name]) for name in names if name in drawn]  # noqa: E731
     script = _file("explorer.js")
-    settings = json.loads((run / "settings.json").read_text())
+    settings = _read(run / "settings.json")
     return (
         Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .from_string(_file("page.html"))
@@ -145,11 +145,11 @@ def _base(distribution):
 
 
 def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
-    """Name, value with its errors, and what it means, of the evaluation with most particles."""
-    path = max(
-        [run / "results.json", *run.glob("evaluation-*[0-9].json")], key=lambda file: json.loads(file.read_text()).get("particles", 0)
-    )
-    found = json.loads(path.read_text())
+    """Name, value with its errors, and what it means, of the evaluation with most particles; none of a run without one."""
+    path = max([run / "results.json", *run.glob("evaluation-*[0-9].json")], key=lambda file: _read(file).get("particles", 0))
+    found = _read(path)
+    if not found:
+        return [("not scored yet", "", f"pyroae evaluate {run} does it")]
     rows = _rows(path.with_suffix(".csv"))
     error = lambda name: f" ± {(rows[name].std() / len(rows[name]) ** 0.5).item():.2g}" if len(rows.get(name, ())) > 1 else ""  # noqa: E731
     said = []
@@ -172,6 +172,11 @@ def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
     return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys())]
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A run's JSON file; empty where it is not there, as in a run that was stopped before its scores."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def _rows(path: Path) -> dict[str, torch.Tensor]:
     """The columns of a CSV file of numbers, those that are empty or absent left out."""
     if not path.is_file():
@@ -186,11 +191,10 @@ def _pictures(ae: Autoencoder, data: DataSet, run: Path) -> Iterator[tuple[str, 
     columns = _rows(run / "history.csv")
     if columns:
         rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
-        objective = "the objective" if ae.objective is None else type(ae.objective).__name__
-        yield "training", _uri(plots.figure(plots.training, History(objective, rows)))
+        yield "training", _uri(plots.figure(plots.training, History(_read(run / "results.json").get("objective", ""), rows)))
     scores = _rows(run / "results.csv")
     if "khat" in scores and scores["khat"].isfinite().any():
-        particles = json.loads((run / "results.json").read_text())["particles"]
+        particles = _read(run / "results.json")["particles"]
         estimate = Estimate(*(scores[name] for name in ("log_likelihood", "mc_se", "ess", "khat")), particles, data.event_shape.numel())
         yield "weights", _uri(plots.figure(plots.weights, estimate))
     for made in (pictures.figures, pictures.diagnostics):

@@ -48,7 +48,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
     terms, estimate, report = score(ae, found.test, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
-    results = results_of(terms, estimate) | {"training_seconds": seconds}
+    results = results_of(terms, estimate) | {"training_seconds": seconds, "objective": history.objective}
     _write_json(folder / "results.json", results)
     write_rows(folder / "results.csv", terms, estimate)
     plots.save(plots.training, folder / "training.png", history)
@@ -62,7 +62,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
         f"run folder     {folder}: {', '.join(files)}",
         f"next           pyroae report {folder} writes a page about it; pyroae evaluate {folder} says more",
     ]
-    said = {"run": str(folder), "recipe": recipe.__name__, "objective": history.objective, "epochs": len(history.rows), "loss": loss}
+    said = {"run": str(folder), "recipe": recipe.__name__, "epochs": len(history.rows), "loss": loss}
     return Answer("\n".join(lines), {**said, **results, "files": files})
 
 

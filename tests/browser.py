@@ -18,7 +18,7 @@ class Page:
         (theirs, self.write), (self.read, ours) = os.pipe(), os.pipe()
         os.set_blocking(self.read, False)
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "sh", PROGRAM]
+            ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "bash", PROGRAM]
             + ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
             + ["--remote-debugging-pipe", f"--user-data-dir={self.profile.name}"],
             pass_fds=[theirs, ours],

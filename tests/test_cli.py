@@ -1,7 +1,11 @@
 """The main job from end to end, through the command line."""
 
+import contextlib
 import csv
 import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -9,7 +13,9 @@ import torch
 from PIL import Image
 
 import pyroae as pa
-from pyroae.cli import main
+from pyroae import scoring
+from pyroae.cli import COMMANDS, USAGE, completion, main
+from pyroae.options import parse_call, parse_train
 
 QUICK = ["--epochs", "2", "--particles", "20"]
 
@@ -37,16 +43,21 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
         "model.safetensors",
         "history.csv",
         "results.json",
+        "results.csv",
+        "training.png",
         "reconstructions.png",
         "samples.png",
         "filters.png",
+        "codes.png",
     }
     results = json.loads((folder / "results.json").read_text())
     assert f"test ELBO      {results['elbo']:.2f}" in report and "Monte-Carlo s.e." in report and "runs/vae-digits-1" in report
     assert results["elbo"] == pytest.approx(results["reconstruction"] - results["kl"]) and results["elbo"] < results["log_likelihood"]
     with open(folder / "history.csv", newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    losses = [float(row["loss"]) for row in rows]
     assert len(losses) == 30 and losses[-1] < losses[0]
+    assert float(rows[-1]["kl"]) - float(rows[-1]["reconstruction"]) == pytest.approx(losses[-1], abs=2.0)
     for name in ("reconstructions.png", "samples.png", "filters.png"):
         with Image.open(folder / name) as image:
             assert image.width > 400 and len(image.convert("L").getcolors()) > 20
@@ -168,8 +179,80 @@ def test_parts_lists_every_kind(capsys):
     assert "MLP" not in run("parts", "prior", capsys=capsys)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_parses(command, capsys):
+    """Its own and the screen's; the runs in it are tried in other tests."""
+    with contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    example = " ".join(re.search(r"example: (.*?)\s*\(--json", said, re.S).group(1).split())
+    assert f"pyroae {command}" in example and f"pyroae {command}" in USAGE or command == "completion"
+    if command == "train":
+        assert parse_train(example.split()[2:])[1].code == 20
+    if command in ("evaluate", "compare"):
+        assert parse_call(getattr(scoring, command), example.split()[2:])["particles"] in (1000, 5000)
+
+
+def test_answers_for_machines(capsys):
+    trained = json.loads(run("train", "--json", *QUICK, capsys=capsys))
+    assert trained["run"] == "runs/vae-digits-1" and trained["epochs"] == 2 and trained["elbo"] < trained["log_likelihood"]
+    json.loads(run("train", *QUICK, "--json", capsys=capsys))
+    found = json.loads(run("evaluate", "runs/vae-digits-1", "--particles", "10", "--json", capsys=capsys))
+    assert found["unreliable"] is None and found["elbo"] == trained["elbo"]  # too few particles to tell
+    ranked = json.loads(run("compare", "runs/vae-digits-1", "runs/vae-digits-2", "--particles", "30", "--json", capsys=capsys))["runs"]
+    assert ranked[1]["difference"] == pytest.approx(ranked[1]["log_likelihood"] - ranked[0]["log_likelihood"])
+    assert "Laplace" in json.loads(run("parts", "--json", "prior", capsys=capsys))["prior"]
+
+
+def test_colour_only_on_a_terminal(capsys, monkeypatch):
+    for variables, coloured in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            assert main(["trian"]) == 2 and "\033" not in capsys.readouterr().err
+            patch.setattr("sys.stderr.isatty", lambda: True)
+            assert main(["trian"]) == 2 and ("\033[31m" in capsys.readouterr().err) == coloured
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "typed, offered",
+    [
+        ("pyroae e", "evaluate"),
+        ("pyroae train den", "denoising"),
+        ("pyroae train --pri", "--prior"),
+        ("pyroae train --prior Vam", "VampPrior"),
+        ("pyroae train vae --prior.compo", "--prior.components"),
+        ("pyroae evaluate --propo", "--proposal"),
+    ],
+)
+def test_bash_completes(typed, offered, completion_script):
+    words = typed.split()
+    ask = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_pyroae; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    found = subprocess.run(["bash", "-c", f"source {completion_script}; {ask}"], capture_output=True, text=True)
+    assert offered in found.stdout.split(), found.stderr
+
+
+@pytest.fixture(scope="module")
+def completion_script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("completion") / "script"
+    path.write_text(completion(["bash"]).text)
+    return path
+
+
+def test_tensorboard_by_a_flag(capsys, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run("train", "--tensorboard", "true", "--code", "2", *QUICK, capsys=capsys)
+    events = reader.EventAccumulator(str(tmp_path / "runs/vae-digits-1/tensorboard")).Reload()
+    with open("runs/vae-digits-1/history.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert {"samples", "reconstructions"} <= set(events.Tags()["images"]) and set(events.Tags()["histograms"]) == {"code/z1", "code/z2"}
+
+
 def test_help_fits_a_screen(capsys):
-    assert len(run("--help", capsys=capsys).splitlines()) <= 24
+    shown = run("--help", capsys=capsys).splitlines()
+    assert len(shown) <= 24 and max(map(len, shown)) <= 100
     with pytest.raises(SystemExit) as stopped:
         main(["train", "contractive", "--help"])
     text = capsys.readouterr().out

@@ -1,15 +1,20 @@
 """What the pictures show."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 import torch
-from conftest import small_vae
+from conftest import linear_gaussian, small_vae
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pyro import distributions as dist
 from torch import nn
 
 import pyroae as pa
+from pyroae.evaluation.decomposition import Units
+from pyroae.evaluation.importance import Estimate
 
 
 @pytest.fixture
@@ -117,3 +122,65 @@ def test_a_walk_ends_at_the_reconstructions_of_both_data(grey, ax):
     for row, (start, end) in enumerate([(0, 1), (2, 3)]):
         shown = [at(row, column) for column in (0, 1, 3, 4)]
         assert np.allclose(shown, both[[start, 4 + start, 4 + end, end]], atol=1e-5)
+
+
+def test_a_traversal_moves_one_number_from_end_to_end(ax):
+    ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Normal(4), pa.posteriors.Delta(), nn.Linear(4, 2), Corner())
+    x = torch.randn(300, 4)
+    codes = ae.centre(x)
+    order = codes.var(0).argsort(descending=True).tolist()
+    drawn = canvas(pa.plots.traversal(ae, x, (2, 2), (-9.0, 9.0), steps=3, ax=ax)) * 18 - 9
+    for row, moved in enumerate(order):
+        low, high = np.quantile(codes[:, moved].numpy(), [0.01, 0.99])
+        at = [drawn[3 * row, 3 * column + moved] for column in range(3)]
+        assert at == pytest.approx([low, (low + high) / 2, high], abs=1e-4)
+        assert drawn[3 * row, 1 - moved] == pytest.approx(codes[0, 1 - moved].item(), abs=1e-4)
+
+
+def test_bars_of_active_units(ax):
+    pa.plots.units(Units(torch.tensor([0.5, 0.001, 0.9]), 0.01), ax=ax)
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.9, 0.5, 0.001])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["3", "1", "2"]
+    active, _, idle = (bar.get_facecolor() for bar in ax.patches)
+    assert active != idle
+
+
+def test_the_aggregate_posterior_beside_the_prior(ax):
+    exact = linear_gaussian(k=2)
+    x = exact.ae.sample(4000)
+    pa.plots.aggregate(exact.ae, x, ax=ax)
+    narrow, wide = [pair[:, 1] for pair in ax.collections[0].get_segments()], [pair[:, 1] for pair in ax.collections[1].get_segments()]
+    for ends, share in ((narrow, 0.95), (wide, 0.75)):  # data of the model itself: q(z) is the prior
+        assert np.array(ends) == pytest.approx(
+            np.array([[-1.0, 1.0]] * 2) * dist.Normal(0.0, 1.0).icdf(torch.tensor(share)).item(), abs=0.15
+        )
+    with pytest.raises(ValueError, match="improper"):
+        pa.plots.aggregate(exact.ae.replace(prior=pa.priors.Flat(2), posterior=pa.posteriors.Delta()), x)
+
+
+def test_dots_of_weights(ax):
+    khat = torch.tensor([0.1, 0.9, 0.5])
+    found = Estimate(torch.zeros(3), torch.zeros(3), torch.tensor([30.0, 2.0, 9.0]), khat, 40, 5)
+    good, bad = pa.plots.weights(found, ax=ax).collections
+    assert np.allclose(good.get_offsets(), [[0.1, 30], [0.5, 9]]) and np.allclose(bad.get_offsets(), [[0.9, 2]])
+    assert "33.3%" in ax.get_title()
+    with pytest.raises(ValueError, match="at least 25"):
+        pa.plots.weights(dataclasses.replace(found, khat=torch.full((3,), torch.nan)))
+
+
+@pytest.mark.parametrize("widen, sign", [(1.0, 0), (0.5, -1), (2.0, 1)])
+def test_calibration_lies_on_its_side_of_the_diagonal(ax, widen, sign):
+    exact = linear_gaussian(widen=widen)
+    lines = pa.plots.calibration(pa.sbc(exact.ae, exact.x.repeat(20, 1)), ax=ax).lines[1:]
+    expected = 100 * (2 * dist.Normal(0.0, 1.0).cdf(widen * dist.Normal(0.0, 1.0).icdf(torch.tensor(0.75))).item() - 1)
+    assert len(lines) == 3 and all(line.get_ydata()[50] == pytest.approx(expected, abs=6) for line in lines)
+    assert sign * (expected - 50) >= 0
+
+
+def test_codes_in_two_by_neighbourhood(grey, ax):
+    vae = small_vae(z=5, likelihood=pa.likelihoods.Normal(64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert pa.plots.latent(vae, grey.test.x[:60], method="tsne", ax=ax).get_xlabel() == "t-SNE 1"
+    with pytest.raises(ValueError, match="'pca', 'tsne' or 'umap'"):
+        pa.plots.latent(vae, grey.test.x[:60], method="mds")

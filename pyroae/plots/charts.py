@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, Normalize
 from pyro import poutine
 from torch import Tensor
 
@@ -145,7 +145,7 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
     y = None if y is None else y.to(ae.device)
     with programs.looking(ae, seed=0):
         runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
-        drawn, prior = (run.nodes["z"]["value"] for run in runs)
+        drawn, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)
     ax = axes(ax)
     for z, name, colour, shift in ((drawn, "aggregate posterior q(z)", COLOURS[0], -0.17), (prior, "prior p(z)", COLOURS[1], 0.17)):
         low, lower, middle, upper, high = np.quantile(z.flatten(1)[:, :units].double().cpu().numpy(), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
@@ -251,8 +251,8 @@ def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
     few = len(kinds) <= len(COLOURS)
     colours = ListedColormap(COLOURS[: len(kinds)]) if few else "viridis"
     shown = np.searchsorted(kinds, labels) if few else labels
-    edges = {"vmin": -0.5, "vmax": len(kinds) - 0.5} if few else {}
-    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, **edges)
+    norm = Normalize(-0.5, len(kinds) - 0.5) if few else None
+    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, norm=norm)
     bar = ax.figure.colorbar(dots, ax=ax, label="label")
     if few:
         bar.set_ticks(range(len(kinds)), labels=[str(kind) for kind in kinds])

@@ -235,7 +235,7 @@ def walk(
     """
     x = x.to(ae.device)
     with torch.no_grad():
-        first, last = ae.encode(x).mean.reshape(-1, 2, *ae.prior.event_shape).unbind(1)
+        first, last = ae.centre(x).reshape(-1, 2, *ae.prior.code_shape).unbind(1)
         z = torch.stack([first.lerp(last, share) for share in torch.linspace(0, 1, steps).tolist()], 1)
         between = ae.likelihood.picture(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
     rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)

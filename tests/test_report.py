@@ -1,0 +1,160 @@
+"""The page about a run: what is in it, that it needs nothing else, and that its explorer answers in a browser."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import browser
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyroae as pa
+from pyroae.atlas import atlas
+from pyroae.cli import main
+from pyroae.report import page
+
+QUICK = ["--epochs", "2", "--particles", "30", "--hidden", "16"]
+UNSPOKEN = "<script>alert(1)</script>&"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run whose folder has a name that must be escaped."""
+    folder = tmp_path_factory.mktemp("runs") / UNSPOKEN.replace("/", "")
+    assert main(["train", "--code", "2", *QUICK, "--out", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
+    return folder
+
+
+class Reader(HTMLParser):
+    """Tags and addresses of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "action")]
+
+
+def test_the_page_says_all_and_fetches_nothing(run):
+    text = (run / "report.html").read_text()
+    read, results = Reader(text), json.loads((run / "results.json").read_text())
+    assert all(address.startswith(("data:", "#")) for address in read.addresses) and read.tags.count("img") >= 8
+    assert "alert" not in re.sub(r"&lt;script&gt;alert\(1\)", "", text) and read.tags.count("script") == 3
+    for said in (f"{results['log_likelihood']:.2f} ± {results['data_se']:.2g}", "Normal(event_shape=2)", "x ~ Bernoulli", "default-src"):
+        assert said in text
+    errors = np.genfromtxt(run / "results.csv", delimiter=",", names=True)["kl"]
+    assert f"{results['kl']:.2f} ± {errors.std(ddof=1) / 360**0.5:.2g}" in text
+
+
+def shown(found, tile, column, row):
+    """The picture in a column from the left and a row from the bottom."""
+    sprite = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["png"].partition(",")[2]))))
+    top, left = (found["side"] - 1 - row) * tile[0], column * tile[1]
+    return sprite[top : top + tile[0], left : left + tile[1]]
+
+
+@pytest.mark.parametrize("code", [1, 2, 5])
+def test_every_place_of_the_atlas_is_its_code_decoded(grey, code):
+    ae = pa.recipes.vae(grey, code=code).replace(likelihood=pa.likelihoods.ContinuousBernoulli(64))
+    found, means = atlas(ae, grey), pa.codes(ae, grey.test.x).float()
+    middle, axes = torch.zeros(code), torch.eye(2)[:, :code]
+    if code > 2:
+        middle = means.mean(0)
+        axes = torch.linalg.eigh((means - middle).T @ (means - middle)).eigenvectors.T.flip(0)[:2]
+    place = [np.linspace(low, high, found["side"]) for low, high in zip(found["low"], found["high"])]
+    dots = torch.tensor(found["dots"])
+    for i in range(2 if code > 2 else 0):  # an axis has no sign
+        axes[i] *= torch.sign((means - middle) @ axes[i] @ dots[:, i])
+    for column, row in ((0, 0), (40, 7), (20, 33)):
+        z = middle + torch.tensor([place[0][column], place[1][row]], dtype=torch.float32) @ axes
+        expected = ae.likelihood.picture(ae.decode(z[None])).detach().reshape(8, 8).numpy() * 255
+        assert np.abs(shown(found, [8, 8], column, row) - expected).max() < 1.5
+
+
+@pytest.mark.parametrize("prior, posterior", [("OneHot", "OneHot"), ("Sphere", "ProjectedNormal")])
+def test_codes_without_a_plane_have_no_atlas(grey, prior, posterior):
+    ae = pa.recipes.vae(grey).replace(prior=getattr(pa.priors, prior)(3), posterior=getattr(pa.posteriors, posterior)())
+    assert atlas(ae, grey) is None
+
+
+def tables():
+    x = torch.cat([torch.randn(60, 2), torch.rand(60, 1).round()], 1)
+    likelihood = pa.likelihoods.Product({"size": pa.likelihoods.Normal(2), "sex": pa.likelihoods.Bernoulli(1)})
+    data = pa.data.load(x)
+    return pa.recipes.vae(data, code=2, hidden=8).replace(likelihood=likelihood), data
+
+
+def holes():
+    x = torch.randn(60, 5)
+    x[torch.rand(60, 5) < 0.2] = torch.nan
+    data = pa.data.load(x, missing=True)
+    return pa.recipes.vae(data, code=2, hidden=8).replace(likelihood=pa.likelihoods.Missing(pa.likelihoods.Normal(5))), data
+
+
+def of_digits(recipe, prior=None, posterior=None, **options):
+    data = pa.data.load("digits", binarize="threshold")
+    ae = getattr(pa.recipes, recipe)(data, hidden=8, **options)
+    return (ae if prior is None else ae.replace(prior=prior, posterior=posterior)), data
+
+
+OTHERS = {
+    "point posterior": lambda: of_digits("denoising"),
+    "sigmoid units": lambda: of_digits("sparse_kl", code=3),
+    "labels": lambda: of_digits("conditional", code=2),
+    "categories": lambda: of_digits("vae", pa.priors.OneHot(3), pa.posteriors.OneHot()),
+    "two levels": lambda: of_digits("vae", pa.priors.Hierarchical(3, top=2), pa.posteriors.Hierarchical()),
+    "clusters": lambda: of_digits("vae", pa.priors.Clusters(3), pa.posteriors.Clusters()),
+    "mixed table": tables,
+    "holes": holes,
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=list(OTHERS))
+def test_a_page_for_every_kind_of_model(make, tmp_path, monkeypatch):
+    """Pictures are drawn but not written; and the run was stopped before its scores."""
+    monkeypatch.setattr("pyroae.report._uri", lambda figure: "data:,")
+    (tmp_path / "settings.json").write_text("{}")
+    text = page(*make(), tmp_path)
+    assert "not scored yet" in text and text.count('src="data:,"') >= 3
+
+
+def test_what_is_no_run_is_refused(tmp_path, run, capsys):
+    assert main(["report", str(tmp_path)]) == 2 and "expected a run folder" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(tmp_path / "none" / "x.html")]) == 2 and "make it first" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium")
+def test_the_explorer_answers_in_a_browser(run):
+    found = json.loads(re.search(r'id="atlas">(.*?)</script>', (run / "report.html").read_text()).group(1))
+    with browser.Page((run / "report.html").as_uri()) as tab:
+        where = lambda: tab.value("document.getElementById('where').textContent")
+        tab.until(lambda: where() != "")
+        tab.value("document.getElementById('plane').scrollIntoView()")
+        box = tab.value("JSON.parse(JSON.stringify(document.getElementById('plane').getBoundingClientRect()))")
+        seen = []
+        for share in (0.0, 0.5, 0.75):
+            tab.ask("Input.dispatchMouseEvent", type="mouseMoved", x=box["x"] + share * box["width"] + 1, y=box["y"] + 0.25 * box["height"])
+            across, down = re.match(r"z1 = (\S+), z2 = ([^;]+);", where()).groups()
+            step = (found["high"][0] - found["low"][0]) / (found["side"] - 1)
+            assert float(across) == pytest.approx(found["low"][0] + share * (found["high"][0] - found["low"][0]), abs=step)
+            assert float(down) == pytest.approx(found["low"][1] + 0.75 * (found["high"][1] - found["low"][1]), abs=2 * step + 0.1)
+            column = round((float(across) - found["low"][0]) / step)
+            row = round((float(down) - found["low"][1]) / (found["high"][1] - found["low"][1]) * (found["side"] - 1))
+            pixel = "[...document.getElementById('decoded').getContext('2d').getImageData({0}, {1}, 1, 1).data][0]"
+            grey = [[tab.value(pixel.format(35 * j + 17, 35 * i + 17)) for j in range(8)] for i in range(8)]
+            assert np.abs(np.array(grey) - shown(found, [8, 8], column, row).astype(float)).max() <= 1
+            seen.append(where())
+        tab.value("document.getElementById('plane').focus()")
+        tab.ask("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft", code="ArrowLeft", windowsVirtualKeyCode=37)
+        tab.until(lambda: where() != seen[-1])
+        ours = [said for said in tab.complaints if "getImageData" not in str(said)]  # advice about how this test reads pixels
+        assert len(set(seen)) == 3 and ours == []
+        assert all(address.startswith(("data:", "file:")) for address in tab.fetched)

@@ -94,6 +94,17 @@ def test_the_inference_gap_is_the_kl_to_the_posterior_and_all_of_it_amortization
     assert -found.distortion - found.rate == pytest.approx(found.terms.elbo.mean().item()) and "amortization" in str(found)
 
 
+@pytest.mark.parametrize("judge", [pa.aggregate, pa.ais], ids=lambda judge: judge.__name__)
+def test_a_mixture_of_equals_is_judged_as_what_it_is_made_of(judge, digits):
+    vae, x = small_vae(), digits.test.x[:8]
+    mixed = vae.replace(prior=pa.priors.GaussianMixture(4, components=3, spread=0.0))
+    settings = {"chains": 2, "temperatures": 5} if judge is pa.ais else {}
+    plain, mixture = (judge(ae, x, **settings) for ae in (vae, mixed))
+    seen = ("values",) if judge is pa.ais else ("mutual_information", "marginal_kl")
+    for name in seen:
+        assert torch.as_tensor(getattr(mixture, name)).allclose(torch.as_tensor(getattr(plain, name)), atol=1e-3), name
+
+
 def test_mutual_information_and_marginal_kl_of_the_aggregate_posterior():
     exact = linear_gaussian(widen=1.3)
     found = pa.aggregate(exact.ae, exact.x)

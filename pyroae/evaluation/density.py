@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from ..infer import programs
 from ..infer.batches import Args
@@ -164,11 +164,20 @@ def _to_support(name: str, fn: dist.Distribution):
     if support.is_discrete:
         raise ValueError(f"the latent {name!r} is discrete, and this needs real ones; score the model with pa.log_likelihood")
     try:
-        return biject_to(support)
+        return biject_to(_of_components(support))
     except NotImplementedError:
         raise ValueError(
             f"the latent {name!r} lies in {support}, which has no map to the real line; score the model with pa.log_likelihood"
         ) from None
+
+
+def _of_components(support: constraints.Constraint) -> constraints.Constraint:
+    """A mixture lies where its components do."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return _of_components(support.base_constraint)
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_of_components(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support
 
 
 def _sampled(trace: poutine.Trace) -> list[str]:

@@ -4,13 +4,16 @@ Each is an Autoencoder with a penalty that a critic computes, and a critic: a Py
 
 uv run python examples/adversarial.py                  # FactorVAE on digits, a minute
 uv run python examples/adversarial.py --kind adversarial
+PYROAE_DATA=... uv run python examples/adversarial.py --kind adversarial --data mnist --code 10 --hidden 500 --epochs 20
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
 import torch
+from matplotlib.figure import Figure
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
@@ -41,18 +44,41 @@ class Critic(nn.Module):
         return torch.func.functional_call(self.logit, fixed, z)[:, 0]
 
 
-def factor_vae(images: pa.data.DataSet, critic: Critic, code: int, hidden: int, weight: float):
+def factor_vae(vae: pa.Autoencoder, critic: Critic, weight: float):
     """The ELBO minus the total correlation, as the critic sees it: E log q(z) / prod_j q(z_j). Codes should be like shuffled ones."""
-    vae = pa.recipes.vae(images, code=code, hidden=hidden)
     objective = pa.Penalised(lambda x, z, q: weight * critic.judge(z))
     return vae, objective, lambda z: torch.stack([column[torch.randperm(len(z))] for column in z.unbind(1)], 1)
 
 
-def adversarial_autoencoder(images: pa.data.DataSet, critic: Critic, code: int, hidden: int, weight: float):
+def adversarial_autoencoder(vae: pa.Autoencoder, critic: Critic, weight: float):
     """Reconstruction alone, without a KL; codes should be like draws from the prior."""
-    ae = pa.recipes.vae(images, code=code, hidden=hidden).replace(posterior=pa.posteriors.Delta())
+    ae = vae.replace(posterior=pa.posteriors.Delta())
     objective = pa.Penalised(lambda x, z, q: weight * nn.functional.softplus(critic.judge(z)), pa.objectives.Tempered(0.0))
     return ae, objective, lambda z: ae.sample_prior(len(z))
+
+
+def learn(
+    ae: pa.Autoencoder,
+    objective: pa.Penalised,
+    critic: Critic,
+    as_it_should_be: Callable[[Tensor], Tensor],
+    x: Tensor,
+    epochs: int,
+    batch_size: int = 128,
+    callback: Callable[[int], None] = lambda epoch: None,
+):
+    """Steps of both programs in turn: the critic's by codes and by what codes should be like."""
+    learner = SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
+    opponent = SVI(critic.model, critic.guide, pyro.optim.Adam({"lr": 1e-3, "betas": (0.5, 0.9)}), Trace_ELBO())
+    for epoch in range(1, epochs + 1):
+        for batch in x[torch.randperm(len(x))].split(batch_size):
+            learner.step(batch)
+            with torch.no_grad():
+                z = ae.guide(batch)
+                both = torch.cat([z, as_it_should_be(z)])
+            opponent.step(both, torch.arange(len(both)).lt(len(z)).float())
+        callback(epoch)
+    ae.eval()
 
 
 KINDS = {"factor": factor_vae, "adversarial": adversarial_autoencoder}
@@ -67,9 +93,9 @@ def main(
     batch_size: int = 128,
     weight: float = 3.0,
     seed: int = 0,
-    out: str = "adversarial.json",
+    out: str = "adversarial",
 ):
-    """Train both programs in turn, and print the terms of the held-out loss and how far the codes are from what they should be.
+    """Train both programs in turn; print the terms of the held-out loss and how far the codes are from what they should be.
 
     Args:
         kind: factor or adversarial.
@@ -80,28 +106,31 @@ def main(
         batch_size: data in a step.
         weight: of the critic's penalty.
         seed: of initial weights, noise and order.
-        out: the same numbers as JSON.
+        out: name of the numbers (.json) and of a picture (.png) of samples as training goes.
     """
     torch.manual_seed(seed)
     pyro.clear_param_store()
     images = pa.data.load(data, binarize="threshold")
     critic = Critic(code, hidden)
-    ae, objective, as_it_should_be = KINDS[kind](images, critic, code, hidden, weight)
-    learner = SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
-    opponent = SVI(critic.model, critic.guide, pyro.optim.Adam({"lr": 1e-3, "betas": (0.5, 0.9)}), Trace_ELBO())
-    x, test = images.train.x, images.test.x
-    rows = {"before": scores(ae, test)}
-    for _ in range(epochs):
-        for batch in x[torch.randperm(len(x))].split(batch_size):
-            learner.step(batch)
-            with torch.no_grad():
-                z = ae.guide(batch)
-                both = torch.cat([z, as_it_should_be(z)])
-            opponent.step(both, torch.arange(len(both)).lt(len(z)).float())
-    rows["after"] = scores(ae, test)
+    ae, objective, as_it_should_be = KINDS[kind](pa.recipes.vae(images, code, hidden), critic, weight)
+    rows, stages = {"before": scores(ae, images.test.x)}, sorted({1, 2, 5, epochs // 3, epochs} & set(range(1, epochs + 1)))
+    figure = Figure(figsize=(8, 1.9 * len(stages)), layout="constrained")
+    axes = dict(zip(stages, figure.subplots(len(stages), squeeze=False).flat))
+
+    def show(epoch: int):
+        if epoch in axes:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                ax = pa.plots.samples(ae, 60, images.image_shape, columns=20, ax=axes[epoch])
+            ax.set_title(f"Mean of p(x|z), z from the prior, after epoch {epoch}")
+
+    learn(ae, objective, critic, as_it_should_be, images.train.x, epochs, batch_size, show)
+    rows["after"] = scores(ae, images.test.x)
     for name, row in rows.items():
         print(f"{name:7}", ", ".join(f"{term} {value:.3f}" for term, value in row.items()))
-    Path(out).write_text(json.dumps({"kind": kind, "weight": weight, "epochs": epochs} | rows, indent=2))
+    figure.savefig(f"{out}.png", dpi=80)
+    settings = {"kind": kind, "data": data, "code": code, "hidden": hidden, "weight": weight, "epochs": epochs, "seed": seed}
+    Path(f"{out}.json").write_text(json.dumps({"settings": settings} | rows, indent=2))
 
 
 def scores(ae: pa.Autoencoder, x: Tensor) -> dict[str, float]:

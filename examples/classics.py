@@ -1,26 +1,37 @@
 """Every classical autoencoder on the same data, on one page.
 
 uv run python examples/classics.py                       # digits, a few minutes
-PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 500 --hidden 500 --epochs 20
+PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 400 --hidden 300 --epochs 8
 """
 
 import base64
 import io
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from adversarial import Critic, adversarial_autoencoder, learn
 from matplotlib.figure import Figure
 from pyro import distributions as dist
 
 import pyroae as pa
-from pyroae.data import DataSet
+from pyroae.data import DataSet, Split
 
 NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: numbers of the code
 above a tenth of its largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
-code. log p(x): nats a datum, where p(x) exists and can be estimated."""
+code of 10,000 data. log p(x): nats a datum, where p(x) exists and can be estimated; of the conditional VAE, log p(x|y). Filters are the
+encoder's, or where that does not start at x alone, and for a dictionary, the decoder's."""
+
+STYLE = """
+body {font-family: sans-serif}
+td, th {padding: 0 .6em; text-align: right; vertical-align: middle}
+td:first-child {text-align: left; white-space: nowrap}
+img {display: block}
+"""
 
 Made = tuple[pa.Autoencoder, Callable[[int], object]]  # a model, and what trains it for so many epochs
 
@@ -34,7 +45,7 @@ def main(
     particles: int = 200,
     seed: int = 0,
     only: list[str] = [],
-    out: str = "classics.html",
+    out: str = "classics",
 ):
     """Train every system on grey levels and write a page: what it is, its scores on held-out data, its filters.
 
@@ -47,7 +58,7 @@ def main(
         particles: importance samples for each test datum.
         seed: of initial weights, noise and order.
         only: names of the systems; by default all.
-        out: the page.
+        out: name of the page (.html) and of the table (.json).
     """
     images = pa.data.load(data)
     rows, pictures = [], []
@@ -61,7 +72,9 @@ def main(
         rows.append({"system": name, **scores(ae, images, particles), "seconds": f"{time.perf_counter() - start:.0f}"})
         pictures.append(picture(ae, images))
         print(" | ".join(rows[-1].values()), flush=True)
-        Path(out).write_text(page(rows, pictures, f"{images!r}, {epochs} epochs, code {code}, units {units}, hidden {hidden}"))
+        settings = {"data": data, "code": code, "units": units, "hidden": hidden, "epochs": epochs, "particles": particles, "seed": seed}
+        Path(f"{out}.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+        Path(f"{out}.html").write_text(page(rows, pictures, ", ".join(f"{name} {value}" for name, value in settings.items())))
 
 
 def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Callable[[], Made]]:
@@ -87,8 +100,19 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
 
     def decayed() -> Made:
         ae = sigmoid()
-        model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(train))
+        prior = dist.Normal(0.0, (500 / len(train)) ** 0.5)  # 1e-3 times the squared weights, for each datum
+        model, guide = pa.with_weight_prior(ae, prior, rows=len(train))
         return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
+
+    def contractive() -> Made:
+        ae = sigmoid()
+        objective = pa.Penalised(pa.penalties.SigmoidContractive(ae.encoder[0], 0.1))
+        return ae, lambda epochs: pa.fit(ae, train, elbo=objective, epochs=epochs, progress=False)
+
+    def adversarial() -> Made:
+        critic = Critic(code, hidden)
+        ae, *parts = adversarial_autoencoder(vae(), critic, 3.0)
+        return ae, lambda epochs: learn(ae, parts[0], critic, parts[1], train.x, epochs)
 
     def sigmoid() -> pa.Autoencoder:
         """One layer of sigmoid units with tied weights, after Rifai et al. 2011."""
@@ -113,10 +137,12 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
         "denoising, masking": plain(sigmoid, corruption=noise.Masking(0.25)),
         "denoising, Gaussian": plain(sigmoid, corruption=noise.Gaussian(0.3)),
         "denoising, salt and pepper": plain(sigmoid, corruption=noise.SaltPepper(0.2)),
-        "contractive": plain(sigmoid, objective=pa.Penalised(pa.penalties.Contractive(0.1))),
+        "contractive": contractive,
         "linear VAE: probabilistic PCA": plain(linear_vae),
         "VAE": plain(vae),
         "denoising VAE": plain(vae, corruption=noise.Gaussian(0.3)),
+        "conditional VAE": plain(vae, condition=pa.conditions.Labels(10)),
+        "adversarial autoencoder": adversarial,
     }
 
 
@@ -124,15 +150,20 @@ def scores(ae: pa.Autoencoder, images: DataSet, particles: int) -> dict[str, str
     """Of held-out data."""
     codes = pa.codes(ae, images.test).abs()
     active = (codes > codes.amax(1, keepdim=True) / 10).double().mean().item()
-    some = images.test.x[:200]
+    some = first(images.test, 1000)
     return {
         "squared error": f"{pa.reconstruction_error(ae, images.test).mean().item():.4f}",
         "noise removed, dB": f"{pa.denoising_gain(ae, images.test, pa.corruption.Gaussian(0.3)):.2f}",
         "active": f"{active:.0%}",
-        "|J|_F": f"{pa.jacobian(ae, some).norms.mean().item():.3g}",
-        "linear probe": f"{pa.probe(ae, images.train, images.test).linear:.1%}",
-        "log p(x)": f"{pa.log_likelihood(ae, images.test, particles=particles).mean:.2f}" if ae.prior.proper and drawn(ae) else "",
+        "|J|_F": f"{pa.jacobian(ae, first(some, 100)).norms.mean().item():.3g}",
+        "linear probe": f"{pa.probe(ae, first(images.train, 10_000), images.test).linear:.1%}",
+        "log p(x)": f"{pa.log_likelihood(ae, some, particles=particles).mean:.2f}" if ae.prior.proper and drawn(ae) else "",
     }
+
+
+def first(split: Split, n: int) -> Split:
+    """Its first data."""
+    return replace(split, x=split.x[:n], labels=split.labels[:n])
 
 
 def drawn(ae: pa.Autoencoder) -> bool:
@@ -142,12 +173,13 @@ def drawn(ae: pa.Autoencoder) -> bool:
 
 def picture(ae: pa.Autoencoder, images: DataSet) -> str:
     """The filters, and some reconstructions, as an <img>."""
-    figure = Figure(figsize=(6, 1.7), layout="constrained")
+    figure = Figure(figsize=(6, 0.85), layout="constrained")
     left, right = figure.subplots(1, 2)
-    atoms = isinstance(ae.parts["decoder"], pa.nets.Dictionary)
-    pa.plots.filters(ae, images.image_shape, n=50, decoder=atoms, ax=left).set_title("")
-    x = torch.stack([images.test.x[:25], ae.reconstruct(images.test.x[:25]).cpu()], 1).flatten(0, 1)
-    pa.plots.images(x, images.image_shape, columns=10, ax=right)
+    backwards = ae.condition is not None or isinstance(ae.parts["decoder"], pa.nets.Dictionary)
+    pa.plots.filters(ae, images.image_shape, n=36, columns=12, decoder=backwards, ax=left).set_title("")
+    x, y = images.test.x[:18], None if ae.condition is None else images.test.labels[:18]
+    pairs = torch.stack([x, ae.reconstruct(x, y).cpu()], 1).flatten(0, 1)
+    pa.plots.images(pairs, images.image_shape, columns=12, ax=right)
     held = io.BytesIO()
     figure.savefig(held, dpi=90)
     return f'<img src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}" width=540>'
@@ -155,14 +187,11 @@ def picture(ae: pa.Autoencoder, images: DataSet) -> str:
 
 def page(rows: list[dict], pictures: list[str], settings: str) -> str:
     """A table as HTML that needs no other file."""
-    head = "".join(
-        f"<th>{name}</th>" for name in [*rows[0], "filters (atoms, where there is a dictionary); data and reconstructions, in turn"]
-    )
+    head = "".join(f"<th>{name}</th>" for name in [*rows[0], "filters; data and reconstructions, in turn"])
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in [*row.values(), image]) + "</tr>\n" for row, image in zip(rows, pictures)
     )
-    style = "body{font-family:sans-serif} td,th{padding:.2em .6em;text-align:right;vertical-align:middle} td:first-child{text-align:left}"
-    return f"<!doctype html><meta charset=utf-8><title>Classical autoencoders</title><style>{style}</style>\n" + (
+    return f"<!doctype html><meta charset=utf-8><title>Classical autoencoders</title><style>{STYLE}</style>\n" + (
         f"<h1>Classical autoencoders</h1><p>{settings}</p><table><tr>{head}</tr>\n{body}</table><p>{NOTES}</p>\n"
     )
 

@@ -120,6 +120,15 @@ def test_the_maximum_of_a_linear_vae_is_probabilistic_pca(centred):
     assert max(g.abs().max().item() for g in gradients) < 0.2 < 1.0 < max(g.abs().max().item() for g in theirs)  # stationary
 
 
+@pytest.mark.slow
+def test_the_maximum_of_a_linear_vae_is_probabilistic_pca_on_mnist(real_data):
+    x = pa.data.load("mnist").train.x.double()
+    x = x - x.mean(0)
+    score = pa.log_likelihood(maximum_likelihood(x, 10), x[:10_000], particles=4)
+    best = PCA(10).fit(x.numpy()).score(x[:10_000].numpy())
+    assert score.mean == pytest.approx(best, abs=1e-2) and score.mc_se < 1e-6
+
+
 @pytest.mark.parametrize("kind", ["plain", "denoising", "contractive", "tied", "variational", "gated", "sparse_kl"])
 def test_pretraining_trains_the_models_own_layers(grey, kind):
     noise, pull = {

@@ -1,7 +1,7 @@
 """What makes a code robust? Five autoencoders with tied sigmoid units, side by side (Rifai et al. 2011).
 
 uv run python examples/contractive.py                                     # digits, some minutes
-PYROAE_DATA=... uv run python examples/contractive.py --data mnist --units 1000 --epochs 10 --labels 5 --few 5000
+PYROAE_DATA=... uv run python examples/contractive.py --data mnist --units 1000 --epochs 5 --labels 2 --few 2000
 """
 
 import functools
@@ -58,7 +58,7 @@ def main(
         tried = {knob: learned(kind, knob, some, units, 2 * epochs, 2 * labels, seed)[1].error(images.validation) for knob in knobs}
         knob = min(tried, key=tried.get)
         ae, classifier = learned(kind, knob, train, units, epochs, labels, seed)
-        found = pa.jacobian(ae, images.test.x[:100])
+        found = pa.jacobian(ae, images.test.x[:50])
         row = {"model": kind, "strength": knob, "|J|_F": found.norms.mean().item(), "saturated": found.saturated}
         row |= {"cross-entropy": -pa.elbo_terms(ae, images.test).reconstruction.mean().item(), "test error": classifier.error(images.test)}
         rows.append(row | {"validation errors": tried})

@@ -1,7 +1,7 @@
 """Does unsupervised pretraining help? Classifiers from few labels and many, with and without it.
 
 uv run python examples/pretraining.py                                                       # digits, a minute
-PYROAE_DATA=... uv run python examples/pretraining.py --data mnist --hidden "[1000,1000]" --code 1000 --few "[100,1000]" --epochs 20
+PYROAE_DATA=... python examples/pretraining.py --data mnist --hidden "[500,500]" --code 500 --few "[100,1000]" --epochs 6 --steps 1500
 """
 
 import json
@@ -20,6 +20,7 @@ def main(
     epochs: int = 50,
     steps: int = 2000,
     seed: int = 0,
+    only: list[str] = [],
     out: str = "pretraining.json",
 ):
     """Print the test error of classifiers that start at random, from a deep autoencoder, and from a pretrained stack.
@@ -35,12 +36,15 @@ def main(
         epochs: passes over the data without labels, for each layer.
         steps: of fine-tuning on labels, at the least 5 epochs.
         seed: of initial weights, noise and order.
-        out: the table as JSON.
+        only: names of the starts; by default all.
+        out: the table as JSON, written anew after each row.
     """
     images = pa.data.load(data)
     common = {"seed": seed, "progress": False}
     started = {}
     for name, noise in {"random start": None, "whole": None, "stack": None, "denoising stack": pa.corruption.Masking(0.25)}.items():
+        if only and name not in only:
+            continue
         torch.manual_seed(seed)
         started[name] = ae = pa.Autoencoder(
             prior=pa.priors.Flat(code, support="unit_interval"),
@@ -53,7 +57,7 @@ def main(
             pa.fit(ae, images.train, epochs=epochs * (len(hidden) + 1), **common)
         elif name != "random start":
             pa.pretrain(ae, images.train, corruption=noise, epochs=epochs, **common)
-    rows = []
+    settings, rows = {"data": data, "hidden": hidden, "code": code, "epochs": epochs, "steps": steps, "seed": seed}, []
     for count in [*few, len(images.train)]:
         kept = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(seed))[:count]
         labelled = images.train.x[kept], images.train.labels[kept]
@@ -63,8 +67,7 @@ def main(
             classifier = pa.fine_tune(ae, labelled, classes=10, epochs=passes, **common)
             rows.append({"labels": count, "start": name, "test error": classifier.error(images.test)})
             print(f"{count:6} labels, {name:16} test error {rows[-1]['test error']:.2%}", flush=True)
-    settings = {"data": data, "hidden": hidden, "code": code, "epochs": epochs, "steps": steps, "seed": seed}
-    Path(out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+            Path(out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
 
 
 if __name__ == "__main__":

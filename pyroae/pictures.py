@@ -23,8 +23,9 @@ _FEW = 500  # data for which x is drawn again and again
 def draw(ae: Autoencoder, data: DataSet, folder: Path) -> list[str]:
     """Write every picture that exists for this model into a folder; returns their names. The model stays as it was.
 
-    Reconstructions; samples, under a proper prior; filters, where the encoder starts with a linear layer; of a z of two
-    numbers the manifold, in equal steps and in equal shares of the prior; the codes by label.
+    Reconstructions; samples, under a proper prior; of images, filters, where the encoder starts with a linear layer, and
+    walks between two data in the code, where that is real; of a z of two numbers the manifold, in equal steps and in equal
+    shares of the prior; the codes by label.
     """
     written = []
     for name, figure in figures(ae, data):
@@ -94,6 +95,8 @@ def _pictures(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
         pictures["samples"] = partial(plots.samples, ae, 60, **shown)
     if data.image_shape is not None:
         pictures["filters"] = partial(plots.filters, ae, data.image_shape)
+        if ae.condition is None and len(ae.prior.sites) == 1 and not ae.prior.support.is_discrete:
+            pictures["walk"] = partial(plots.walk, ae, first[0][:10], **shown)
     if tuple(ae.prior.code_shape) == (2,) and ae.condition is None:
         pictures["manifold"] = partial(plots.manifold, ae, span=2.0, **shown)
         pictures["manifold-by-prior"] = partial(plots.manifold, ae, **shown)

@@ -170,6 +170,23 @@ def test_a_layer_learns_what_it_would_learn_alone(grey):
         assert torch.allclose(mine[0].weight, theirs.weight, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_pretraining_reaches_what_a_random_start_does_not_where_depth_hurts(grey):
+    """Five layers of sigmoid units each way; each layer is stepped as often in both."""
+
+    def deep():
+        torch.manual_seed(0)
+        parts = pa.priors.Flat(10), pa.likelihoods.Normal(64, scale=1.0), pa.posteriors.Delta()
+        return pa.Autoencoder(*parts, pa.nets.MLP([64] * 4, "Sigmoid"), pa.nets.MLP([64] * 4, "Sigmoid"))
+
+    errors, settings = [], {"epochs": 30, "progress": False, "seed": 0}
+    for ae, first in ((deep(), pa.fit), (deep(), pa.pretrain)):
+        first(ae, grey.train, **settings)
+        pa.fit(ae, grey.train, **settings)
+        errors.append(pa.reconstruction_error(ae, grey.test).mean().item())
+    assert errors[1] < 0.8 * errors[0]
+
+
 def test_a_pretrained_stack_is_saved_and_loaded(grey, tmp_path):
     deep = pa.recipes.autoencoder(grey, code=6, hidden=[24])
     pa.pretrain(deep, grey.train, epochs=1, progress=False)

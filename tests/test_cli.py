@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import json
+import math
 import re
+import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from PIL import Image
 import pyroae as pa
 from pyroae import scoring
 from pyroae.cli import COMMANDS, USAGE, completion, main
-from pyroae.options import parse_call, parse_train
+from pyroae.options import arguments_of, parse_call, parse_train
+from pyroae.runs import _built, _load
 
 QUICK = ["--epochs", "2", "--particles", "20"]
 
@@ -49,6 +53,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
         "samples.png",
         "filters.png",
         "codes.png",
+        "walk.png",
     }
     results = json.loads((folder / "results.json").read_text())
     assert f"test ELBO      {results['elbo']:.2f}" in report and "Monte-Carlo s.e." in report and "runs/vae-digits-1" in report
@@ -58,7 +63,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     losses = [float(row["loss"]) for row in rows]
     assert len(losses) == 30 and losses[-1] < losses[0]
     assert float(rows[-1]["kl"]) - float(rows[-1]["reconstruction"]) == pytest.approx(losses[-1], abs=2.0)
-    for name in ("reconstructions.png", "samples.png", "filters.png"):
+    for name in ("reconstructions.png", "samples.png", "filters.png", "walk.png"):
         with Image.open(folder / name) as image:
             assert image.width > 400 and len(image.convert("L").getcolors()) > 20
     again = pa.elbo_terms(pa.load(folder / "model.safetensors"), pa.data.load("digits", binarize="dynamic").test)
@@ -385,10 +390,23 @@ def test_runs_are_ranked_with_paired_errors(capsys):
         assert main(["compare", *arguments]) == 2 and message in capsys.readouterr().err
 
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
+TABLED = sorted(set(re.findall(r"^\| [^|]* \| `pyroae (train [^`]*)` \|", README, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("command", TABLED)
+def test_every_command_in_the_readmes_table_trains_its_model(command, tmp_path):
+    (tmp_path / "holes.csv").write_text("a,b,c\n" + "1.5,nan,2.5\nnan,.5,3.5\n" * 5)
+    recipe, settings, _ = parse_train(shlex.split(command.replace("mnist", "digits"))[1:])  # which are here
+    found, _ = _load(recipe, settings, {})
+    options = arguments_of(pa.fit, settings) | {"epochs": 1, "progress": False, "compile": "eager"}
+    assert math.isfinite(pa.fit(_built(recipe, settings, found), found.test, **options).loss[0])
+
+
 def test_pictures_as_it_trains(capsys, tmp_path):
     run("train", "--code", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
     run("train", "--code", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
-    of_two = {"reconstructions.png", "samples.png", "filters.png", "manifold.png", "manifold-by-prior.png", "codes.png"}
+    of_two = {"reconstructions.png", "samples.png", "filters.png", "walk.png", "manifold.png", "manifold-by-prior.png", "codes.png"}
     for folder in ("two/epoch-0002", "two/epoch-0004"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == of_two
     assert (tmp_path / "two/epoch-0002/samples.png").read_bytes() != (tmp_path / "two/samples.png").read_bytes()

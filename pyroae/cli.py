@@ -22,6 +22,7 @@ Recipes: vae (the default), conditional, autoencoder, denoising, sparse, sparse_
   pyroae train                                         # digits, under a minute: runs/vae-digits-1
   pyroae train vae --prior VampPrior --prior.components 50
   pyroae train denoising --data mnist --corruption SaltPepper --corruption.fraction .3
+  pyroae train --resume runs/vae-digits-1              # go on with a run that was stopped
   pyroae evaluate runs/vae-digits-1 --particles 5000
   pyroae compare runs/vae-digits-1 runs/vae-digits-2
   pyroae report runs/vae-digits-1
@@ -50,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         _complain(str(error))
         return 2
-    except KeyboardInterrupt:
-        _complain("interrupted")
+    except KeyboardInterrupt as stopped:
+        _complain(str(stopped) or "interrupted")
         return 130
     labelled = argv[0] in ("train", "evaluate") and _in_colour(sys.stdout)
     print(answer.json if "--json" in argv else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)

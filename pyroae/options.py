@@ -34,7 +34,7 @@ SWAPPABLE = {
     "corruption": Corruption,
     "objective": infer.ELBO,
 }
-FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress"}
+FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume"}
 
 
 def choices() -> dict[str, dict[str, type]]:
@@ -52,6 +52,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
     Raises:
         ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
     """
+    resumed, argv = _resumed(argv)
     name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv) or "vae"
     if name not in RECIPES:
         raise ValueError(f"train: there is no recipe {name!r}" + did_you_mean(name, RECIPES))
@@ -63,9 +64,26 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         settings = parser.parse_args(given)
         if settings.recipe != name:
             raise ValueError(f"train: the recipe is {name!r} but the config is of {settings.recipe!r}; leave the recipe out")
+        settings.resume = resumed
         return RECIPES[name], parser.instantiate(settings), json.loads(parser.dump(settings, format="json"))
     except ArgumentError as error:
         raise ValueError("train: " + " ".join(str(error).split())) from error
+
+
+def _resumed(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The run that ``--resume`` names, and the arguments with that run's settings first in its place."""
+    spelled = [word for token in argv for word in (token.split("=", 1) if token.startswith("--resume=") else [token])]
+    if "--resume" not in spelled:
+        return None, argv
+    at = spelled.index("--resume")
+    run, rest = spelled[at + 1 : at + 2], spelled[:at] + spelled[at + 2 :]
+    if not run or not (Path(run[0]) / "settings.json").is_file():
+        raise ValueError(
+            f"train: expected --resume RUN with the folder of a run, such as runs/vae-digits-1, got {' '.join(run) or 'nothing'}"
+        )
+    if "--out" in [token.partition("=")[0] for token in rest]:
+        raise ValueError("train: a run goes on in its own folder; leave --out out")
+    return run[0], ["--config", str(Path(run[0]) / "settings.json"), *rest]
 
 
 def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
@@ -156,6 +174,7 @@ def _parser(recipe: str) -> ArgumentParser:
     )
     parser.add_argument("--pictures", type=int, default=0, help="draw all pictures after every so many epochs too; 0: at the end only")
     parser.add_argument("--tensorboard", type=bool, default=False, help="log to the run folder for TensorBoard too")
+    parser.add_argument("--resume", type=str | None, help="go on with the run in this folder, with its settings but for those named")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
     return parser
 

@@ -46,7 +46,7 @@ def as_it_trains(ae: Autoencoder, data: DataSet, folder: Path, every: int) -> Ca
     def callback(row: dict):
         if row["epoch"] % every == 0:
             below = folder / f"epoch-{row['epoch']:04d}"
-            below.mkdir()
+            below.mkdir(exist_ok=True)  # an epoch that is repeated after a stop draws again
             draw(ae, data, below)
 
     return callback

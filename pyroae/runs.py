@@ -16,6 +16,7 @@ from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
+from .infer.checkpoints import Checkpoints
 from .infer.training import History, check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .pretraining import pretrain
@@ -30,22 +31,19 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     """Train, score and draw what the settings ask for; returns a short report.
 
     Raises:
-        ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; no folder is left then.
+        ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; where nothing was learned
+            no folder is left.
     """
     torch.manual_seed(settings.seed or 0)
     found, note = _load(recipe, settings, written)
     ae = _built(recipe, settings, found)
     _settle(settings, written, found)
-    folder = _folder(settings.out, f"{recipe.__name__}-{found.name}")
-    try:
-        history = _train(ae, found, settings, folder)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+    folder = Path(settings.resume) if settings.resume else _folder(settings.out, f"{recipe.__name__}-{found.name}")
+    _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+    history = _train(ae, found, settings, folder)
     storage.save(ae, folder / "model.safetensors")
     with storage.atomic(folder / "history.csv") as path:
         history.to_csv(path)
-    _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
     terms, estimate, report = score(ae, found.test, settings.particles)
     seconds, loss = history["seconds"][-1], history.loss[-1]
     results = results_of(terms, estimate) | {"training_seconds": seconds, "objective": history.objective}
@@ -67,17 +65,31 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
 
 
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
-    options = arguments_of(fit, settings)
-    if settings.pretrain:
-        pull = getattr(ae.objective, "penalty", None)
-        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
+    """Train, with checkpoints in the folder; one in which nothing was learned is removed, unless it was there before."""
+    options, checkpoints = arguments_of(fit, settings), Checkpoints(folder)
+    callbacks = _callbacks(ae, found, settings, folder)
+    try:
+        if settings.pretrain and not checkpoints.paths():
+            pull = getattr(ae.objective, "penalty", None)
+            pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
+        return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=settings.resume, **options)
+    except BaseException as error:
+        learned = any(int(path.stem) for path in checkpoints.paths())
+        if not learned and settings.resume is None:
+            shutil.rmtree(folder)
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped; what was learned is kept: pyroae train --resume {folder} goes on") from error
+        raise
+
+
+def _callbacks(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> list[Callback]:
     looks = max(1, settings.epochs // _LOOKS)
     callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
     if settings.pictures:
         callbacks.append(pictures.as_it_trains(ae, found, folder, settings.pictures))
     if settings.tensorboard:
         callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings.epochs // 5)))
-    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, **options)
+    return callbacks
 
 
 def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder:

@@ -1,35 +1,19 @@
-"""Files: written whole or not at all; models as safetensors with their structure as JSON; loading executes no code."""
+"""Models as safetensors with their structure as JSON; loading executes no code."""
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from .atomic import atomic
 from .autoencoder import Autoencoder
 from .infer import objectives, penalties  # noqa: F401 (a file may name any part, so all must be defined)
 from .part import describe, did_you_mean, rebuild
 
 _FORMAT = "pyroae-1"
-
-
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved there once the block has ended well."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def save(ae: Autoencoder, path: str | os.PathLike):

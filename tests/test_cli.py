@@ -43,6 +43,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     report = run("train", "--epochs", "30", "--particles", "50", capsys=capsys)
     folder = tmp_path / "runs/vae-digits-1"
     assert {path.name for path in folder.iterdir()} == {
+        "checkpoints",
         "settings.json",
         "model.safetensors",
         "history.csv",

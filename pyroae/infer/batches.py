@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from . import programs
+
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice
 
 
@@ -19,6 +21,9 @@ class Batches:
 
     Tensors live on the device where they fit into a quarter of its free memory. A split of ``pa.data.load`` has its
     method ``draw`` applied to x in every epoch, on the device.
+
+    ``state_dict`` says where the epoch under way is; another ``Batches`` of the same data that loads it, under the random
+    state of that moment, goes on with the same batches. (A DataLoader is read again up to there.)
 
     Args:
         data: as ``as_tensors`` takes them, or a Dataset or a DataLoader.
@@ -41,23 +46,71 @@ class Batches:
             check_data(model, (self.draw(data[0]), *data[1:]))
             data = tuple(column.to(device) for column in data) if _fits(data, device) else data
         self.data = data
+        sources = [getattr(data, "generator", None), getattr(getattr(data, "sampler", None), "generator", None)]
+        self.generators = [source for source in sources if isinstance(source, torch.Generator)]
+        self.under_way: dict[str, Any] | None = None  # where the epoch is, its random states included
+        self.loaded = False
 
     def __len__(self) -> int:
         return -(-len(self.data[0]) // self.batch_size) if isinstance(self.data, tuple) else len(self.data)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch is, and the loader's own random numbers."""
+        return {"generators": [source.get_state() for source in self.generators], "epoch": self.under_way and dict(self.under_way)}
+
+    def load_state_dict(self, state: dict[str, Any]):
+        """The next iteration goes on from there."""
+        self.under_way, self.loaded = state["epoch"], state["epoch"] is not None
+        self._set_generators(state["generators"])
+
     def __iter__(self) -> Iterator[Args]:
-        return self._of_tensors() if isinstance(self.data, tuple) else self._of_loader()
+        now = programs.random_state(self.device)
+        if self.loaded:
+            programs.set_random_state(self.under_way["order"], self.device)
+            self._set_generators(self.under_way["generators"])
+        else:
+            self.under_way = {"given": 0, "order": now, "block": now, "generators": self.state_dict()["generators"]}
+        self.loaded = False
+        for batch in self._of_tensors(now) if isinstance(self.data, tuple) else self._of_loader(now):
+            self.under_way["given"] += 1
+            yield batch
+        self.under_way = None
 
-    def _of_tensors(self) -> Iterator[Args]:
-        n, device = len(self.data[0]), self.data[0].device
+    def first(self) -> Args:
+        """A batch to look at; no epoch is under way by it."""
+        batch = next(iter(self))
+        self.under_way = None
+        return batch
+
+    def _set_generators(self, states: list[Tensor]):
+        for source, state in zip(self.generators, states):
+            source.set_state(state)
+
+    def _of_tensors(self, now: dict) -> Iterator[Args]:
+        n, device, given = len(self.data[0]), self.data[0].device, self.under_way["given"]
         order = torch.randperm(n, device=device) if self.shuffle else None
-        for start in range(0, n, self.batch_size * _BLOCK):
-            rows = slice(start, start + self.batch_size * _BLOCK)
+        first = max(0, given - 1) // _BLOCK
+        for block in range(first, -(-len(self) // _BLOCK)):
+            again = given and block == first
+            if again:
+                programs.set_random_state(self.under_way["block"], self.device)
+            else:
+                self.under_way["block"] = programs.random_state(self.device)
+            rows = slice(block * self.batch_size * _BLOCK, (block + 1) * self.batch_size * _BLOCK)
             x, *rest = (column[rows if order is None else order[rows]].to(self.device, non_blocking=True) for column in self.data)
-            yield from zip(*(column.split(self.batch_size) for column in (self.draw(x), *rest)))
+            batches = list(zip(*(column.split(self.batch_size) for column in (self.draw(x), *rest))))
+            if again:
+                programs.set_random_state(now, self.device)
+                del batches[: given - first * _BLOCK]
+            yield from batches
 
-    def _of_loader(self) -> Iterator[Args]:
-        for batch in self.data:
+    def _of_loader(self, now: dict) -> Iterator[Args]:
+        given = self.under_way["given"]
+        for number, batch in enumerate(self.data, 1):
+            if number == given:
+                programs.set_random_state(now, self.device)
+            if number <= given:
+                continue
             batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
             batch = batch[: 2 if takes_labels(self.model) else 1]
             check_data(self.model, batch)  # still on the host, so looking at it waits for no device

@@ -69,6 +69,22 @@ class Traced:
         kind = self.kinds.get(key)
         return (kind.level, key) if kind and kind.settle() and kind.level else None
 
+    def levels(self) -> list[tuple[int, int]] | None:
+        """The rows of each kind of call with how far it has come, 0 being eager; ``None`` before the first call."""
+        if self.tensors is None:
+            return None
+        return [(args[0][0][0], kind.level) for (args, _, _), kind in self.kinds.items() if args and isinstance(args[0], tuple)]
+
+    def climb(self, level: int, *args):
+        """Make now what calls of this kind have led to elsewhere. It counts as no call."""
+        if self.mode != "eager" and self.tensors is None:
+            self._first(*args)
+        if self.mode != "eager" and level:
+            held, key = self._look(args)
+            kind = self.kinds.get(key) or self._kind(key)
+            while kind.level < level and not kind.settled:
+                kind._climb(held, args)
+
     def _look(self, args: tuple) -> tuple[list[Tensor], tuple]:
         """The tensors that the function reaches, as they are now, and the kind of this call."""
         held = [holder[name] for holder, name in self.tensors]

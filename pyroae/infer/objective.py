@@ -1,11 +1,13 @@
 """What an objective is: a Pyro ELBO; and which one is used by default."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import torch_item
 from torch import Tensor
 
 from ..part import Part
@@ -63,14 +65,14 @@ class Objective(Part, ELBO):
     def loss(self, model: Program, guide: Program, *args, **kwargs) -> float:
         """The loss as a number."""
         with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Program, guide: Program, *args, **kwargs) -> float:
         """The loss as a number, its gradient added to the parameters'; counts as a training step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         self.advance()
-        return loss.item()
+        return torch_item(loss)
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args, **kwargs) -> dict[str, Tensor]:
@@ -93,17 +95,26 @@ class Objective(Part, ELBO):
 
     def advance(self, steps: int = 1):
         """Go on by so many training steps: whatever has a schedule takes its next value."""
-        for part in self._moving():
+        for part in self._moving().values():
             part.advance(steps)
 
     def to(self, device: torch.device) -> "Objective":
         """Keep what has a schedule on that device."""
-        for part in self._moving():
+        for part in self._moving().values():
             part.to(device)
         return self
 
-    def _moving(self) -> list:
-        return [part for part in vars(self).values() if isinstance(part, Scheduled | Objective)]
+    def state_dict(self) -> dict:
+        """Where everything that has a schedule is."""
+        return {name: part.state_dict() for name, part in self._moving().items()}
+
+    def load_state_dict(self, state: dict):
+        """Go on where ``state_dict`` was."""
+        for name, part in self._moving().items():
+            part.load_state_dict(state[name])
+
+    def _moving(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if isinstance(part, Scheduled | Objective)}
 
 
 class _Around(Objective):

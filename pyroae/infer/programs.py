@@ -4,10 +4,12 @@ import contextlib
 import functools
 import inspect
 import itertools
+import random
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -70,6 +72,18 @@ def parameters(pair: list[nn.Module], seen: tuple[poutine.Trace, poutine.Trace])
     return list(found.values())
 
 
+def named_tensors(pair: list[nn.Module], trained: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of the modules, and what is trained from elsewhere, each once, by name."""
+    wanted, found = {id(tensor) for tensor in trained}, {}
+    named = [
+        (f"{i}.{name}" if i else name, p) for i, each in enumerate(pair) for name, p in (*each.named_parameters(), *each.named_buffers())
+    ]
+    named += [(name, p) for name, p in pyro.get_param_store().named_parameters() if id(p) in wanted]
+    for name, tensor in [*named, *((f"parameter {i}", p) for i, p in enumerate(trained))]:
+        found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
+
+
 def device_of(*programs: Program) -> torch.device:
     """Where the programs' parameters are; the CPU for plain functions."""
     tensors = itertools.chain.from_iterable(module.parameters() for module in modules(*programs))
@@ -78,13 +92,40 @@ def device_of(*programs: Program) -> torch.device:
 
 @contextlib.contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Random numbers from ``seed`` inside, the caller's own untouched; with ``None`` the caller's go on."""
+    """Random numbers from ``seed`` inside (torch's, NumPy's and Python's), the caller's own untouched; with ``None`` the caller's go on."""
     if seed is None:
         yield
         return
+    others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Where all the random numbers that a program can draw are: torch's, on the device too, Python's and NumPy's."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device):
+    """Go on drawing where ``random_state`` was."""
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["device"] is not None:
+        torch.cuda.set_rng_state(state["device"], device)
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
 
 
 @contextlib.contextmanager

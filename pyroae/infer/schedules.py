@@ -76,6 +76,15 @@ class Scheduled:
         """Keep the tensor on that device."""
         self.tensor = self.tensor.to(device)
 
+    def state_dict(self) -> dict:
+        """The step and the value."""
+        return {"step": self.step, "value": self.tensor}
+
+    def load_state_dict(self, state: dict):
+        """Go on where that was."""
+        self.step = state["step"]
+        self.tensor.copy_(state["value"])
+
     def _fill(self, value):
         if not value >= 0.0:
             raise ValueError(f"{self.owner} of at least 0, or a function of the training steps so far that gives one, got {value!r}")

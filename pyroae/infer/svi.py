@@ -28,6 +28,9 @@ class SVI:
         elbo: any Pyro ELBO with a loss.
         compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``.
         steps: how many will be taken, where that is known: ``"auto"`` compiles at once where they repay it.
+        clip: the longest gradient of the loss a datum (of the batch's loss, divided by its rows) that is followed as it is;
+            a longer one is shortened to that.
+        accumulate: how many parts a batch is gone through in, each with the memory of a part, before the one step.
 
     >>> import pyro, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -44,7 +47,10 @@ class SVI:
         elbo: ELBO,
         compile: Mode = "auto",
         steps: int | None = None,
+        clip: float | None = None,
+        accumulate: int = 1,
     ):
+        self.clip, self.accumulate = clip, accumulate
         self.model, self.guide, self.optimizer = model, guide, optimizer
         self.elbo = programs.without_sync(elbo)
         self.differentiable = hasattr(elbo, "differentiable_loss")
@@ -67,21 +73,46 @@ class SVI:
         if self._found is None:
             self._find(*args)
         on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
-        kind = self._gradients.settled(*args) if on_cuda and self._recorder.able else None
-        loss = self._recorder(kind, *args) if kind else self._step(*args)
+        kinds = [self._gradients.settled(*part) for part in self._parts(args)] if on_cuda and self._recorder.able else [None]
+        loss = self._recorder(tuple(kinds), *args) if all(kinds) else self._step(*args)
         if self.scheduled:
             self.scheduled.advance()
         return loss
 
     def _step(self, *args) -> Tensor:
-        loss, *gradients = self._gradients(*args)
+        first, *others = self._parts(args)
+        loss, *gradients = self._gradients(*first)
+        for part in others:
+            more, *theirs = self._gradients(*part)
+            loss, gradients = loss + more, [a if b is None else b if a is None else a + b for a, b in zip(gradients, theirs)]
         for parameter, gradient in zip(self._found, gradients):
             parameter.grad = gradient
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._found, self.clip * next(len(a) for a in args if isinstance(a, Tensor)))
         if isinstance(self.optimizer, Optimizer):
             self.optimizer.step()
         else:
             self.optimizer([parameter for parameter in self._found if parameter.grad is not None])
         return loss
+
+    def _parts(self, args: tuple) -> list[tuple]:
+        if self.accumulate == 1:
+            return [args]
+        return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
+
+    def levels(self) -> dict[str, list | None]:
+        """How far the graphs of steps and of losses have come, for each number of rows."""
+        return {"step": self._gradients.levels(), "loss": self._loss.levels()}
+
+    def climb(self, what: str, level: int, *args):
+        """Make now the graph of the ``"step"`` or of the ``"loss"`` that such arguments have led to elsewhere; nothing is learned."""
+        if self._found is None:
+            self._find(*args)
+        (self._gradients if what == "step" else self._loss).climb(level, *args)
+
+    def forget_recordings(self):
+        """For who has replaced the optimizer's state: a CUDA graph knows the old one."""
+        self._recorder.recordings.clear()
 
     def evaluate_loss(self, *args) -> Tensor:
         """The loss without a step."""

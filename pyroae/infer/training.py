@@ -1,10 +1,10 @@
 """``fit``: train any (model, guide) with any Pyro ELBO and any torch optimizer."""
 
+import contextlib
 import csv
 import functools
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,18 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from tqdm.auto import tqdm
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..checks import whole_number
 from . import programs
 from .batches import Batches, resolve_device
+from .checkpoints import Checkpoints
 from .compiling import Mode
+from .loop import Training
 from .objective import Objective, check_elbo, default_elbo
-from .precision import Precision, check_precision, multiplying
+from .precision import Precision, check_precision
 from .programs import Program
 from .svi import SVI
-
-_GLANCE = 0.5  # seconds between two looks at the running loss
 
 
 @dataclass
@@ -75,6 +74,12 @@ def fit(
     seed: int | None = None,
     compile: Mode = "auto",
     precision: Precision = "auto",
+    clip: float | None = None,
+    accumulate: int = 1,
+    retries: int = 0,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    save_every: float = 60.0,
     progress: bool = True,
     callbacks: Iterable[Callable[[dict], None]] = (),
 ) -> History:
@@ -96,6 +101,15 @@ def fit(
         seed: makes the run repeatable and leaves the caller's random state alone.
         compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
             ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
+        clip: the longest gradient that is followed as it is, of the loss a datum; a longer one is shortened to that.
+        accumulate: how many parts a batch is gone through in before its one step, each with the memory of a part.
+        retries: how often, where the loss is not finite any more, to go back some seconds and on with half the learning rate.
+        run_dir: a folder for checkpoints, in which no other run is: the newest two are kept in ``checkpoints`` there.
+        resume: the folder of a run to go on with, from its newest checkpoint; everything but ``epochs`` as it was then. On a
+            CPU it ends as if it had never been stopped, to the bit (where ``compile="auto"`` has nothing compiled: that goes
+            by the clock). Every callback is called for every epoch, the last one before the checkpoint possibly twice.
+        save_every: seconds between two checkpoints. At the end, on Ctrl-C, and after an epoch where that takes little of the
+            time, there is one too.
         precision: of float32 matrix products, in the words of ``torch.set_float32_matmul_precision``; ``"auto"`` is the
             fastest that is measured to be as exact as float32 on this device. The caller's own setting is left alone.
         progress: show a progress bar.
@@ -105,7 +119,9 @@ def fit(
         A row for each epoch: epoch, loss and validation_loss in nats a datum, lr, seconds since the start.
 
     Raises:
-        ValueError: bad arguments or data, or a loss that is no longer finite.
+        ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is
+            no longer finite: that names the first bad step and site, and leaves the last weights with which all was finite.
+        KeyboardInterrupt: Ctrl-C, after the step under way; the weights are those of then.
 
     >>> import pyroae as pa
     >>> x = torch.rand(256, 16).round()
@@ -114,11 +130,17 @@ def fit(
     3
     """
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
+    _check_training(clip, accumulate, retries, save_every)
     check_precision(precision)
+    checkpoints = _checkpoints(run_dir, resume)
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
-    with programs.seeded(seed, place), pyro.validation_enabled(False):
+    with contextlib.ExitStack() as around:
+        around.enter_context(checkpoints.locked() if checkpoints else contextlib.nullcontext())
+        before = _before(checkpoints, resume)
+        around.enter_context(programs.seeded(seed, place))
+        around.enter_context(pyro.validation_enabled(False))
         for module in pair:
             module.to(place)
         train = Batches(data, batch_size, place, shuffle=True, model=model)
@@ -126,93 +148,57 @@ def fit(
         for module in pair:
             module.train()
         with torch.no_grad():
-            seen = programs.traces(model, guide, *next(iter(train)))
+            seen = programs.traces(model, guide, *train.first())
         latent = programs.sites(seen[1], observed=False).values()
         elbo = default_elbo(latent) if elbo is None else elbo
         check_elbo(elbo, latent)
         if isinstance(elbo, Objective):
             elbo.settle(latent)
         optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
-        svi = SVI(model, guide, optimizer, elbo, compile, epochs * len(train))
-        best = _Best(patience, [*svi.parameters, *(buffer for module in pair for buffer in module.buffers())])
-        history = History(type(elbo).__name__)
+        steps = epochs * len(train) - (before["step"] if before else 0)
+        svi = SVI(model, guide, optimizer, elbo, compile, max(1, steps), clip, accumulate)
+        run = Training(
+            svi=svi,
+            pair=pair,
+            elbo=elbo,
+            train=train,
+            held_out=held_out,
+            schedule=scheduler(optimizer) if scheduler else None,
+            epochs=epochs,
+            patience=patience,
+            precision=precision,
+            retries=retries,
+            callbacks=callbacks,
+            checkpoints=checkpoints,
+            save_every=save_every,
+        )
+        if before is not None:
+            run.go_on(before)
         try:
-            for row in _epochs(svi, train, held_out, pair, epochs, scheduler, precision, progress):
-                history.rows.append(row)
-                _check_finite(row)
-                for callback in callbacks:
-                    callback(row)
-                if best.exhausted(row):
-                    break
+            run.to_the_end(progress)
         finally:
-            best.restore()
+            run.restore_best()
             for module in pair:
                 module.eval()
-    return history
+    return History(type(elbo).__name__, run.rows)
 
 
-def _epochs(
-    svi: SVI, train: Batches, held_out: Batches | None, pair: list, epochs: int, scheduler, precision: Precision, progress: bool
-) -> Iterator[dict]:
-    """Train epoch by epoch; a row for each."""
-    schedule, start = scheduler(svi.optimizer) if scheduler else None, time.perf_counter()
-    with tqdm(total=epochs * len(train), disable=not progress, unit="step", dynamic_ncols=True) as bar:
-        for epoch in range(1, epochs + 1):
-            bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            with multiplying(precision, svi.parameters, train.batch_size):
-                row = {"epoch": epoch, "loss": _train(svi, train, bar)}
-                if held_out is not None:
-                    row["validation_loss"] = _validate(svi, held_out, pair)
-            row |= {"lr": svi.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
-            _advance(schedule, row)
-            yield row
+def _checkpoints(run_dir: str | Path | None, resume: str | Path | None) -> Checkpoints | None:
+    if resume is not None and not Path(resume).is_dir():
+        raise ValueError(f"fit: expected resume as the folder of a run, there is none at {resume}")
+    if None not in (run_dir, resume) and Path(run_dir).resolve() != Path(resume).resolve():
+        raise ValueError(f"fit: a run goes on in its own folder; expected run_dir as {resume} too, or left out, got {run_dir}")
+    folder = resume if run_dir is None else run_dir
+    return None if folder is None else Checkpoints(folder)
 
 
-def _train(svi: SVI, batches: Batches, bar: tqdm) -> float:
-    """One epoch; the loss stays on the device and is looked at twice a second."""
-    total, rows, glanced = torch.zeros((), dtype=torch.float64, device=batches.device), 0, time.perf_counter()
-    for batch in batches:
-        total += svi.step(*batch)
-        rows += len(batch[0])
-        bar.update()
-        if not bar.disable and time.perf_counter() - glanced > _GLANCE:
-            glanced = time.perf_counter()
-            bar.set_postfix_str(f"loss {total.item() / rows:.2f} nats/datum", refresh=False)
-    loss = total.item() / rows
-    bar.set_postfix_str(f"loss {loss:.2f} nats/datum", refresh=False)
-    return loss
-
-
-def _validate(svi: SVI, batches: Batches, pair: list) -> float:
-    """The loss of held-out data, with the same noise after every epoch."""
-    total, rows = torch.zeros((), dtype=torch.float64, device=batches.device), 0
-    with programs.looking(*pair, seed=0):
-        for batch in batches:
-            total += svi.evaluate_loss(*batch)
-            rows += len(batch[0])
-    return total.item() / rows
-
-
-class _Best:
-    """The best weights so far, kept while early stopping waits for better ones."""
-
-    def __init__(self, patience: int | None, tensors: list[Tensor]):
-        self.patience, self.tensors = patience, tensors
-        self.loss, self.epoch, self.kept = math.inf, 0, None
-
-    def exhausted(self, row: dict) -> bool:
-        if self.patience is None:
-            return False
-        if row["validation_loss"] < self.loss:
-            self.loss, self.epoch = row["validation_loss"], row["epoch"]
-            self.kept = [tensor.detach().clone() for tensor in self.tensors]
-        return row["epoch"] - self.epoch >= self.patience
-
-    def restore(self):
-        if self.kept is not None:
-            with torch.no_grad():
-                for tensor, kept in zip(self.tensors, self.kept):
-                    tensor.copy_(kept)
+def _before(checkpoints: Checkpoints | None, resume: str | Path | None) -> dict | None:
+    """What the run to go on with was; ``None`` for a new one, and for one that was stopped before its first checkpoint."""
+    if resume is not None:
+        return checkpoints.newest()
+    if checkpoints is not None and checkpoints.paths():
+        raise ValueError(f"fit: {checkpoints.run} holds a run already; go on with it by resume={str(checkpoints.run)!r}, or name another")
+    return None
 
 
 def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
@@ -234,20 +220,13 @@ def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     return made
 
 
-def _advance(schedule: LRScheduler | None, row: dict):
-    if isinstance(schedule, ReduceLROnPlateau):
-        schedule.step(row.get("validation_loss", row["loss"]))
-    elif schedule is not None:
-        schedule.step()
-
-
-def _check_finite(row: dict):
-    for name in ("loss", "validation_loss"):
-        if not math.isfinite(row.get(name, 0.0)):
-            raise ValueError(
-                f"fit: the {name.replace('_', ' ')} is {row[name]} in epoch {row['epoch']}; "
-                f"try a lower lr, and look at the data's range and the penalty's domain"
-            )
+def _check_training(clip: float | None, accumulate: int, retries: int, save_every: float):
+    whole_number("fit", accumulate=accumulate)
+    if not isinstance(retries, int) or retries < 0:
+        raise ValueError(f"fit: expected retries as a whole number of at least 0, got {retries!r}")
+    for name, value in (("clip", 1.0 if clip is None else clip), ("save_every", save_every)):
+        if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
+            raise ValueError(f"fit: expected {name} as a positive number, got {value!r}")
 
 
 def check_arguments(epochs: int, batch_size: int, lr: float | None, patience: int | None, validation: Any, device: str) -> torch.device:

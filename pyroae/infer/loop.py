@@ -1,0 +1,374 @@
+"""The training loop, and all that changes as it goes on, in one place: it can be written down and taken up again."""
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm.auto import tqdm
+
+from . import programs
+from .batches import Args, Batches
+from .checkpoints import Checkpoints, copied
+from .divergence import Diverged, finite, first_bad_site
+from .precision import Precision, multiplying
+from .svi import SVI
+
+_GLANCE = 0.5  # seconds between two looks at the running loss
+_KEEP = 5.0  # seconds between two copies of the state in memory, from which a diverging run is looked into
+_SHARE = 0.05  # of the time, at most, for the checkpoints at the ends of epochs
+_LOG = logging.getLogger("pyroae")
+
+
+class Training:
+    """The state of a run, how it goes on by steps and epochs, and how it is kept.
+
+    ``state`` is everything that a step or the end of an epoch changes: what starts from it, on the same data and with the
+    same settings, does the same.
+    """
+
+    def __init__(
+        self,
+        svi: SVI,
+        pair: list[nn.Module],
+        elbo: ELBO,
+        train: Batches,
+        held_out: Batches | None,
+        schedule: LRScheduler | None,
+        epochs: int,
+        patience: int | None,
+        precision: Precision,
+        retries: int,
+        callbacks: Iterable[Callable[[dict], None]],
+        checkpoints: Checkpoints | None,
+        save_every: float,
+    ):
+        self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
+        self.epochs, self.patience, self.precision, self.retries = epochs, patience, precision, retries
+        self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
+        self.rows: list[dict[str, float]] = []  # of the history, one for each finished epoch
+        self.step = self.seen = 0  # steps in all, data in this epoch
+        self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # of this epoch's losses
+        self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None}
+        self.start = self.glanced = self.kept_at = self.saved_at = time.perf_counter()
+        self.saving = 0.0  # seconds that a checkpoint takes
+        self.careful = False  # looking at every step, which waits for the device
+
+    # --- the state ---
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything in the programs that training changes, by name."""
+        return programs.named_tensors(self.pair, self.svi.parameters)
+
+    def state(self) -> dict[str, Any]:
+        """What the run is at this moment, tensors by reference."""
+        return {
+            "about": self._about(),
+            "step": self.step,
+            "seen": self.seen,
+            "total": self.total,
+            "seconds": time.perf_counter() - self.start,
+            "history": self.rows,
+            "best": self.best,
+            "weights": self.weights(),
+            "optimizer": self.svi.optimizer.state_dict(),
+            "scheduler": self.schedule.state_dict() if self.schedule else None,
+            "objective": self.elbo.state_dict() if hasattr(self.elbo, "state_dict") else None,
+            "batches": self.train.state_dict(),
+            "random": programs.random_state(self.train.device),
+            "levels": self.svi.levels(),
+        }
+
+    def load(self, state: dict[str, Any]):
+        """Be what the run was then."""
+        state = copied(state)
+        self.step, self.seen, self.rows, self.best = state["step"], state["seen"], state["history"], state["best"]
+        self.total.copy_(state["total"])
+        _fill(self.weights(), state["weights"])
+        self.svi.optimizer.load_state_dict(state["optimizer"])
+        self.svi.forget_recordings()
+        if self.schedule:
+            self.schedule.load_state_dict(state["scheduler"])
+        if hasattr(self.elbo, "load_state_dict"):
+            self.elbo.load_state_dict(state["objective"])
+        self.train.load_state_dict(state["batches"])
+        programs.set_random_state(state["random"], self.train.device)
+
+    def go_on(self, state: dict[str, Any]):
+        """Be what another process's run was when it wrote this, down to the graphs that it had made.
+
+        Raises:
+            ValueError: that was another model, other data or other settings.
+        """
+        self._check(state)
+        with self._multiplying():
+            self._climb(state["levels"])
+        self.load(state)
+        self.svi.optimizer._opt_called = self.step > 0  # a scheduler warns where it looks as if no step was taken before it
+        self.start -= state["seconds"]
+
+    def restore_best(self):
+        """Put back the best weights, where early stopping kept some."""
+        if self.best["weights"] is not None:
+            _fill(self.weights(), self.best["weights"])
+
+    def _about(self) -> dict[str, Any]:
+        """What cannot change when a run goes on."""
+        kinds = {"objective": self.elbo, "optimizer": self.svi.optimizer, "scheduler": self.schedule}
+        return {name: type(each).__name__ for name, each in kinds.items()} | {
+            "batches": len(self.train),
+            "batch_size": self.train.batch_size,
+            "patience": self.patience,
+            "accumulate": self.svi.accumulate,
+            "clip": self.svi.clip,
+        }
+
+    def _check(self, state: dict[str, Any]):
+        for name, now in self._about().items():
+            if state["about"].get(name) != now:
+                raise ValueError(
+                    f"fit: the run to go on with has {name} {state['about'].get(name)}, this call {now}; they must be the same"
+                )
+        ours, theirs = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (self.weights(), state["weights"]))
+        if ours != theirs:
+            name = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+            raise ValueError(
+                f"fit: the run to go on with is of another model: its weight {name!r} has the shape {theirs.get(name)}, "
+                f"here {ours.get(name)}"
+            )
+
+    def _climb(self, levels: dict[str, list | None]):
+        """Make the graphs that ran then, so that numbers round as they would have."""
+        for what, batches in (("step", self.train), ("loss", self.held_out)):
+            if levels[what] is None or batches is None:
+                continue
+            batch = batches.first()
+            with programs.looking(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():
+                self.svi.climb(what, 0, *batch)
+                for rows, level in levels[what]:
+                    self.svi.climb(what, level, *(column[torch.arange(rows) % len(column)] for column in batch))
+
+    # --- going on ---
+
+    def to_the_end(self, progress: bool):
+        """Train until the last epoch, or until early stopping.
+
+        Raises:
+            ValueError: the loss is not finite any more; the weights are the last that were.
+            KeyboardInterrupt: asked for; the weights are those of now.
+        """
+        whole = self.epochs * len(self.train)
+        with (
+            tqdm(total=whole, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True) as self.bar,
+            _asking() as self.asked,
+        ):
+            self.keep()
+            if self.checkpoints and not self.checkpoints.paths():
+                self.checkpoints.write(self.kept)
+            while not self._finished():
+                try:
+                    self._epoch()
+                except Diverged as noticed:
+                    self._go_back(str(noticed))
+            self.save()
+
+    def _finished(self) -> bool:
+        done = len(self.rows)
+        return done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
+
+    def _epoch(self):
+        """The rest of the epoch under way."""
+        epoch = len(self.rows) + 1
+        self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+        with self._multiplying():
+            for batch in self.train:
+                self._step(batch)
+            row = {"epoch": epoch, "loss": self._look()}
+            if self.held_out is not None:
+                row["validation_loss"] = self._validate()
+        row |= {"lr": float(self.svi.optimizer.param_groups[0]["lr"]), "seconds": time.perf_counter() - self.start}
+        self._advance(row)
+        self.rows.append(row)
+        self.seen = 0
+        self.total.zero_()
+        if not self.careful:
+            for callback in self.callbacks:
+                callback(row)
+            self._keep_at_the_end_of_an_epoch()
+
+    def _step(self, batch: Args):
+        if self.careful:
+            return self._careful_step(batch)
+        self._count(batch, self.svi.step(*batch))
+        self.bar.update()
+        now = time.perf_counter()
+        if now - self.glanced > _GLANCE:
+            self.glanced = now
+            self._look()
+            if now - self.saved_at > self.save_every and self.checkpoints:
+                self.save()
+            elif now - self.kept_at > _KEEP:
+                self.keep()
+        if self.asked.is_set():
+            self._stop()
+
+    def _count(self, batch: Args, loss: Tensor):
+        self.total += loss
+        self.seen += len(batch[0])
+        self.step += 1
+
+    def _look(self) -> float:
+        """The mean loss of the epoch so far, on the bar too."""
+        loss = self.total.item() / self.seen
+        self.bar.set_postfix_str(f"loss {loss:.2f} nats/datum", refresh=False)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss}")
+        return loss
+
+    def _validate(self) -> float:
+        """The loss of held-out data, with the same noise after every epoch."""
+        total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
+        with programs.looking(*self.pair, seed=0):
+            for batch in self.held_out:
+                total += self.svi.evaluate_loss(*batch)
+                rows += len(batch[0])
+        loss = total.item() / rows
+        if not math.isfinite(loss):
+            raise Diverged(f"the validation loss is {loss} after epoch {len(self.rows) + 1}{self._bad_held_out() if self.careful else ''}")
+        return loss
+
+    def _bad_held_out(self) -> str:
+        with programs.looking(*self.pair, seed=0):
+            sites = (first_bad_site(self.svi.model, self.svi.guide, batch) for batch in self.held_out)
+            return next((f": {site}" for site in sites if site), "")
+
+    def _advance(self, row: dict):
+        """Let the scheduler and early stopping see a finished epoch."""
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(row.get("validation_loss", row["loss"]))
+        elif self.schedule is not None:
+            self.schedule.step()
+        if self.patience is not None and row["validation_loss"] < self.best["loss"]:
+            self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": copied(self.weights())}
+
+    def _multiplying(self) -> contextlib.AbstractContextManager:
+        return multiplying(self.precision, self.svi.parameters, self.train.batch_size)
+
+    # --- keeping ---
+
+    def keep(self):
+        """Remember the state, which must be good; waits for the device."""
+        if self.step and not finite([self.total, *self.svi.parameters]):
+            raise Diverged("a weight is not finite")
+        self.kept, self.kept_at = copied(self.state()), time.perf_counter()
+
+    def save(self):
+        """Remember the state, on the disk too where there is a folder. A disk that is full or gone stops no training."""
+        self.keep()
+        if self.checkpoints is None:
+            return
+        start = time.perf_counter()
+        try:
+            self.checkpoints.write(self.kept)
+        except OSError as error:
+            _LOG.warning("fit: no checkpoint could be written (%s); training goes on, and the one before it stays", error)
+        self.saved_at = time.perf_counter()
+        self.saving = self.saved_at - start
+
+    def _keep_at_the_end_of_an_epoch(self):
+        now = time.perf_counter()
+        if self.checkpoints and now - self.saved_at > self.saving / _SHARE:
+            self.save()
+        elif now - self.kept_at > _KEEP:
+            self.keep()
+
+    def _stop(self):
+        self.save()
+        how = f"; go on with resume={str(self.checkpoints.run)!r}" if self.checkpoints else ""
+        raise KeyboardInterrupt(f"stopped in epoch {len(self.rows) + 1} after {self.step:,} steps{how}")
+
+    # --- divergence ---
+
+    def _go_back(self, noticed: str):
+        """To the state that was kept; from there with half the rate if that was asked for, otherwise to say what happened."""
+        until = self.step
+        why = self._found_again(until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
+        self.load(self.kept)
+        self.bar.n = self.step
+        if not self.retries:
+            raise ValueError(
+                f"fit: {why}. The weights are again those of step {self.step:,}, when all was finite"
+                f"{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}; "
+                "try a lower lr or clip=1.0, and look at the data's range and the penalty's domain"
+            )
+        self.retries -= 1
+        for group in self.svi.optimizer.param_groups:
+            group["lr"] = group["lr"] / 2
+        if hasattr(self.schedule, "base_lrs"):
+            self.schedule.base_lrs = [lr / 2 for lr in self.schedule.base_lrs]
+        _LOG.warning("fit: %s; going on from step %d with half the learning rate", why, self.step)
+        self.keep()
+
+    def _found_again(self, until: int) -> str | None:
+        """Which step was the first bad one, and what was bad, by taking the steps since the kept state one by one."""
+        self.load(self.kept)
+        self.careful = True
+        try:
+            while self.step <= until and not self._finished():
+                self._epoch()
+        except Diverged as found:
+            return str(found)
+        finally:
+            self.careful = False
+        return None
+
+    def _careful_step(self, batch: Args):
+        before, random = copied(self.weights()), programs.random_state(self.train.device)
+        loss = self.svi.step(*batch)
+        if finite([loss, *self.svi.parameters]):
+            self._count(batch, loss)
+            return
+        where = f"at step {self.step + 1:,} (epoch {len(self.rows) + 1})"
+        gradients = {name: tensor.grad for name, tensor in self.weights().items() if tensor.grad is not None}
+        bad = next((name for name, gradient in gradients.items() if not finite([gradient])), None)
+        said = f"the loss is {loss.item() / len(batch[0])} {where}"
+        if finite([loss]):
+            raise Diverged(f"{said}, but {f'the gradient of {bad!r} is not finite' if bad else 'the step made a weight infinite'}")
+        _fill(self.weights(), before)
+        programs.set_random_state(random, self.train.device)
+        site = first_bad_site(self.svi.model, self.svi.guide, batch)
+        raise Diverged(f"{said}: {site or f'every site is finite, so it is {type(self.elbo).__name__} that makes it so'}")
+
+
+def _fill(tensors: dict[str, Tensor], values: dict[str, Tensor]):
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that a step is finished first; the second one interrupts at once, as ever."""
+    asked = threading.Event()
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def ask(*_):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,12 @@
 """A run that was stopped and taken up again ends as if it had not been; no fault loses what was learned."""
 
 import functools
+import logging
+import os
+import random
+import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_vae
@@ -9,7 +14,9 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 
 import pyroae as pa
-from pyroae.infer import loop
+from pyroae.cli import main
+from pyroae.infer import checkpoints, loop
+from pyroae.infer.checkpoints import Checkpoints
 
 quiet = functools.partial(pa.fit, progress=False)
 
@@ -47,10 +54,6 @@ class Noisy(Dataset):
         return 60
 
     def __getitem__(self, i):
-        import random
-
-        import numpy as np
-
         return torch.full((64,), float(torch.rand(()) + np.random.rand() + random.random() > 1.5))
 
 
@@ -112,3 +115,220 @@ def test_a_run_goes_on_bit_for_bit(run, steps, tmp_path, monkeypatch):
 def small_vae_of(seed, **parts):
     torch.manual_seed(seed)
     return small_vae(**parts)
+
+
+X = torch.rand(40, 64).round()
+
+
+def test_the_newest_two_are_kept_and_a_finished_run_can_go_further(tmp_path):
+    short, long = small_vae_of(0), small_vae_of(0)
+    quiet(long, X, epochs=5, batch_size=10, seed=0)
+    quiet(short, X, epochs=2, batch_size=10, seed=0, run_dir=tmp_path)
+    assert [path.name for path in Checkpoints(tmp_path).paths()] in (
+        ["0000000008.safetensors", f"{step:010d}.safetensors"] for step in (0, 4)
+    )
+    history = quiet(short, X, epochs=5, batch_size=10, seed=0, resume=tmp_path)
+    assert same(short, long) and history["epoch"] == [1, 2, 3, 4, 5]
+
+
+REFUSED = {
+    "another run's folder": (lambda folder: quiet(small_vae(), X, run_dir=folder), ["holds a run already", "resume="]),
+    "two folders": (lambda folder: quiet(small_vae(), X, run_dir="other", resume=folder), ["own folder", "other"]),
+    "no folder": (lambda folder: quiet(small_vae(), X, resume=folder / "none"), ["the folder of a run", "none"]),
+    "another model": (lambda folder: quiet(small_vae(z=5), X, resume=folder), ["another model", "(8, 16)", "(10, 16)"]),
+    "other batches": (lambda folder: quiet(small_vae(), X, batch_size=3, resume=folder), ["batches 1", "this call 14"]),
+    "another optimizer": (lambda folder: quiet(small_vae(), X, optimizer=torch.optim.SGD, lr=1.0, resume=folder), ["Adam", "SGD"]),
+    "no clip": (lambda folder: quiet(small_vae(), X, clip=0.0), ["clip", "positive"]),
+    "half a part": (lambda folder: quiet(small_vae(), X, accumulate=0.5), ["accumulate", "whole number"]),
+    "negative retries": (lambda folder: quiet(small_vae(), X, retries=-1), ["retries", "at least 0"]),
+    "no seconds": (lambda folder: quiet(small_vae(), X, save_every=0), ["save_every", "positive"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_and_the_run_stays(name, tmp_path):
+    quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
+    wrong, words = REFUSED[name]
+    before = [path.read_bytes() for path in Checkpoints(tmp_path).paths()]
+    with pytest.raises(ValueError) as raised:
+        wrong(tmp_path)
+    assert all(word in str(raised.value) for word in words), raised.value
+    assert [path.read_bytes() for path in Checkpoints(tmp_path).paths()] == before
+
+
+def test_damaged_files_are_named_and_the_good_one_before_them_is_used(tmp_path, caplog):
+    whole, half = small_vae_of(0), small_vae_of(0)
+    quiet(whole, X, epochs=4, batch_size=10, seed=0)
+    quiet(half, X, epochs=2, batch_size=10, seed=0, run_dir=tmp_path)
+    newest, older = Checkpoints(tmp_path).paths()
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        quiet(half, X, epochs=4, batch_size=10, seed=0, resume=tmp_path)
+    assert same(whole, half) and str(newest) in caplog.text and f"going on from {older}" in caplog.text
+    for path in Checkpoints(tmp_path).paths():
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be used.*another format"):
+        quiet(half, X, epochs=4, resume=tmp_path)
+
+
+def test_a_second_run_in_the_folder_is_refused_and_the_lock_of_a_dead_one_is_not(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.lock").write_text("12345")
+    with Checkpoints(tmp_path).locked(), pytest.raises(ValueError, match="another process trains in"):
+        quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
+    quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
+
+
+def test_a_full_disk_stops_no_training_and_the_older_file_makes_room(tmp_path, monkeypatch, caplog):
+    ae, whole, write, full = small_vae_of(0), small_vae_of(0), checkpoints.write, []
+
+    def writing(state, path):
+        if full:
+            raise OSError(28, "No space left on device")
+        write(state, path)
+
+    monkeypatch.setattr(checkpoints, "write", writing)
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        quiet(ae, X, epochs=3, batch_size=10, seed=0, run_dir=tmp_path, callbacks=[lambda row: full.append(row["epoch"] == 3)])
+    assert "No space left" in caplog.text and Checkpoints(tmp_path).newest()["step"] in (0, 4, 8)
+    full.clear()
+    quiet(whole, X, epochs=3, batch_size=10, seed=0)
+    again = small_vae()
+    quiet(again, X, epochs=3, batch_size=10, seed=0, resume=tmp_path)
+    assert same(ae, whole) and same(again, whole)
+
+
+def test_a_state_comes_back_as_it_was_and_objects_are_refused(tmp_path):
+    state = {
+        "step": 1,
+        "a": [(1, None), {"b": torch.ones(2, 3), 5: "five"}],
+        "c": torch.tensor(2.0),
+        "d": float("inf"),
+        "e": torch.zeros(0),
+    }
+    checkpoints.write(state, tmp_path / "x.safetensors")
+    again = checkpoints.read(tmp_path / "x.safetensors")
+    assert repr(again) == repr(state)
+    with pytest.raises(ValueError, match="cannot hold a/0, a Random"):
+        checkpoints.write({"a": [random.Random()]}, tmp_path / "y.safetensors")
+    assert not (tmp_path / "y.safetensors").exists()
+
+
+SCHEDULERS = [
+    functools.partial(lr_scheduler.MultiStepLR, milestones=[1, 3]),
+    functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 0.5**epoch),
+    functools.partial(lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=5),
+    functools.partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2),
+    functools.partial(lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9),
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda made: made.func.__name__)
+def test_schedulers_go_on(scheduler, tmp_path):
+    go = functools.partial(quiet, batch_size=20, lr=0.01, scheduler=scheduler, seed=0)
+    whole, half = small_vae_of(0), small_vae_of(0)
+    rates = go(whole, X, epochs=5)["lr"]
+    go(half, X, epochs=2, run_dir=tmp_path)
+    assert go(half, X, epochs=5, resume=tmp_path)["lr"] == rates and same(whole, half)
+
+
+def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(tmp_path):
+    whole, half, rows = small_vae_of(0), small_vae_of(0), []
+    quiet(whole, X, epochs=4, batch_size=10, seed=0)
+    half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), signal.SIGINT)) or None)
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 after 6 steps; go on with resume="):
+        quiet(half, X, epochs=4, batch_size=10, seed=0, run_dir=tmp_path, compile="eager")
+    assert Checkpoints(tmp_path).newest()["step"] == 6 and not half.training
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    quiet(half, X, epochs=4, batch_size=10, seed=0, resume=tmp_path)
+    assert same(whole, half)
+
+
+def test_the_command_goes_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["train", "--epochs", "3", "--particles", "5"]
+    assert main([*options, "--out", "whole"]) == 0
+    step = loop.Training._step
+
+    def pressing(self, batch):
+        if self.step == 15:
+            self.asked.set()
+        step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "_step", pressing)
+        assert main([*options, "--out", "half"]) == 130
+    assert "pyroae train --resume half" in capsys.readouterr().err
+    assert main(["train", "--resume", "half"]) == 0
+    assert same(pa.load("whole/model.safetensors"), pa.load("half/model.safetensors"))
+    assert (tmp_path / "whole/settings.json").read_text() == (tmp_path / "half/settings.json").read_text()
+    assert main(["train", "--resume", "half", "--epochs", "4"]) == 0 and "4 epochs" in capsys.readouterr().out
+    assert main(["train", "--resume", "none"]) == 2 and "--resume RUN" in capsys.readouterr().err
+
+
+# --- divergence, clipping, parts, bfloat16 ---
+
+
+class Bursting(torch.nn.Module):
+    """A decoder whose output is infinite from one call on."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 64)
+        self.register_buffer("calls", torch.zeros(()))
+        self.after = after
+
+    def forward(self, z):
+        self.calls += self.training
+        return self.layer(z) / (self.calls < self.after)
+
+
+def test_divergence_names_step_and_site_and_leaves_the_last_good_weights(tmp_path):
+    ae = small_vae().replace(decoder=Bursting(8))
+    with pytest.raises(ValueError) as raised:
+        quiet(ae, X, epochs=9, batch_size=10, seed=0, run_dir=tmp_path)
+    step = int(ae.decoder.calls) - 1  # one call looked at the programs
+    said = str(raised.value)
+    assert "is nan at step 7 (epoch 2): the model's log-density of the site 'x' is nan in 10 of 10 places" in said, said
+    assert f"those of step {step}" in said and str(tmp_path) in said and all(p.isfinite().all() for p in ae.parameters())
+    assert all(w.isfinite().all() for w in Checkpoints(tmp_path).newest()["weights"].values())
+
+
+def test_a_rate_that_is_too_high_is_halved_where_that_is_asked_for(caplog):
+    ae = small_vae()
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        history = quiet(ae, X, lr=1e20, epochs=3, batch_size=10, seed=0, retries=150)
+    assert history["lr"][-1] < 1e20 and all(p.isfinite().all() for p in ae.parameters()) and "half the learning rate" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_a_long_gradient_is_shortened_to_the_clip(mode, vae):
+    svi = pa.SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), pa.objectives.IWAE(2), mode, clip=0.5)
+    free = pa.SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), pa.objectives.IWAE(2), mode)
+    for _ in range(3):
+        gradients = []
+        for each in (free, svi):
+            torch.manual_seed(0)
+            each.step(X)
+            gradients.append(torch.cat([p.grad.flatten() for p in vae.parameters()]) / len(X))
+        assert gradients[0].norm() > 0.5 and torch.allclose(gradients[1], 0.5 * gradients[0] / gradients[0].norm(), atol=1e-5)
+
+
+def test_parts_of_a_batch_have_the_whole_batch_s_gradient(digits):
+    ends = []
+    for parts in (1, 3):
+        ae = small_vae_of(0, prior=pa.priors.Laplace(4), posterior=pa.posteriors.Delta())
+        history = quiet(ae, digits.train.x[:200], epochs=2, batch_size=100, accumulate=parts, optimizer=torch.optim.SGD, lr=1e-4, seed=0)
+        ends.append((torch.cat([p.flatten() for p in ae.parameters()]), history.loss[-1]))
+    assert torch.allclose(ends[0][0], ends[1][0], atol=1e-5) and ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_mixed_precision_learns_the_same_with_float32_weights(mode, digits):
+    losses, ran = {}, []
+    for precision in ("highest", "bf16"):
+        ae = small_vae_of(0)
+        ae.encoder[0].register_forward_hook(lambda module, inputs, result: ran.append(torch.is_autocast_enabled("cpu")))
+        losses[precision] = quiet(ae, digits.train, epochs=5, seed=0, precision=precision, compile=mode).loss
+        assert all(p.dtype == torch.float32 for p in ae.parameters())
+    assert losses["bf16"] == pytest.approx(losses["highest"], rel=0.01) and losses["bf16"] != losses["highest"] and {True, False} <= {*ran}

@@ -3,12 +3,12 @@
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Precision = Literal["auto", "highest", "high", "medium"]
+Precision = Literal["auto", "highest", "high", "medium", "bf16"]
 
 _ROUNDING = 1e-6  # relative error of a product in float32; bfloat16 makes 1e-3, TF32 1e-4
 _LARGE = 4_000_000  # multiplications in a product, below which the other kernels cost more to call than they save
@@ -17,7 +17,7 @@ _LARGE = 4_000_000  # multiplications in a product, below which the other kernel
 def check_precision(precision: str):
     """``ValueError`` for what is none."""
     if precision not in get_args(Precision):
-        raise ValueError(f"expected precision as 'auto', 'highest', 'high' or 'medium', got {precision!r}")
+        raise ValueError(f"expected precision as 'auto', 'highest', 'high', 'medium' or 'bf16', got {precision!r}")
 
 
 @contextlib.contextmanager
@@ -26,8 +26,13 @@ def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int) -> I
 
     ``"auto"`` is ``"medium"`` where that is measured to be as exact as float32 and the largest product of ``rows`` with
     the weights is not small, ``"highest"`` elsewhere. On CPUs with AVX512-BF16 alone, ``"medium"`` chooses other, faster,
-    float32 kernels; with AMX and on CUDA it rounds.
+    float32 kernels; with AMX and on CUDA it rounds. ``"bf16"`` is mixed precision: what torch's autocast runs in bfloat16
+    inside a module is, and what the module gives is float32 again, so that no density is computed in bfloat16.
     """
+    if precision == "bf16":
+        with torch.autocast(next(iter(weights)).device.type, torch.bfloat16, cache_enabled=False), _float32_results():
+            yield
+        return
     if precision == "auto":
         weights = [w for w in weights if w.dim() == 2 and w.dtype == torch.float32]
         large = max((w.numel() for w in weights), default=0) * rows >= _LARGE
@@ -38,6 +43,20 @@ def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int) -> I
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def _float32_results() -> Iterator[None]:
+    """Every module's result, where it is a bfloat16 tensor, as float32."""
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, result: _float32(result))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _float32(result: Any) -> Any:
+    return result.float() if isinstance(result, Tensor) and result.dtype == torch.bfloat16 else None
 
 
 @functools.cache

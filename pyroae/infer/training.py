@@ -111,7 +111,8 @@ def fit(
         save_every: seconds between two checkpoints. At the end, on Ctrl-C, and after an epoch where that takes little of the
             time, there is one too.
         precision: of float32 matrix products, in the words of ``torch.set_float32_matmul_precision``; ``"auto"`` is the
-            fastest that is measured to be as exact as float32 on this device. The caller's own setting is left alone.
+            fastest that is measured to be as exact as float32 on this device, ``"bf16"`` is mixed precision. The caller's
+            own setting is left alone.
         progress: show a progress bar.
         callbacks: each is called with the row of every epoch.
 

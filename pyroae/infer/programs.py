@@ -108,6 +108,19 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
             np.random.set_state(others[1])
 
 
+@contextlib.contextmanager
+def leaving_no_names(pair: list[nn.Module]) -> Iterator[None]:
+    """Afterwards Pyro's store has no more names of the modules' own parameters than before; they are in the modules."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        own = {id(p) for module in pair for p in module.parameters()}
+        for name in [name for name, p in store.named_parameters() if name not in before and id(p) in own]:
+            del store[name]
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """Where all the random numbers that a program can draw are: torch's, on the device too, Python's and NumPy's."""
     kind, keys, *rest = np.random.get_state()

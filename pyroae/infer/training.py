@@ -142,6 +142,7 @@ def fit(
         before = _before(checkpoints, resume)
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(pyro.validation_enabled(False))
+        around.enter_context(programs.leaving_no_names(pair))
         for module in pair:
             module.to(place)
         train = Batches(data, batch_size, place, shuffle=True, model=model)
@@ -150,11 +151,7 @@ def fit(
             module.train()
         with torch.no_grad():
             seen = programs.traces(model, guide, *train.first())
-        latent = programs.sites(seen[1], observed=False).values()
-        elbo = default_elbo(latent) if elbo is None else elbo
-        check_elbo(elbo, latent)
-        if isinstance(elbo, Objective):
-            elbo.settle(latent)
+        elbo = _settled(elbo, programs.sites(seen[1], observed=False).values())
         optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
         steps = epochs * len(train) - (before["step"] if before else 0)
         svi = SVI(model, guide, optimizer, elbo, compile, max(1, steps), clip, accumulate)
@@ -173,15 +170,24 @@ def fit(
             checkpoints=checkpoints,
             save_every=save_every,
         )
-        if before is not None:
-            run.go_on(before)
         try:
+            if before is not None:
+                run.go_on(before)
             run.to_the_end(progress)
         finally:
             run.restore_best()
             for module in pair:
                 module.eval()
     return History(type(elbo).__name__, run.rows)
+
+
+def _settled(elbo: ELBO | None, latent: Iterable[dict]) -> ELBO:
+    """The objective, chosen by the guide's latent sites where that was left open, and checked against them."""
+    elbo = default_elbo(latent) if elbo is None else elbo
+    check_elbo(elbo, latent)
+    if isinstance(elbo, Objective):
+        elbo.settle(latent)
+    return elbo
 
 
 def _checkpoints(run_dir: str | Path | None, resume: str | Path | None) -> Checkpoints | None:

@@ -100,7 +100,8 @@ def fine_tune(ae: Autoencoder, data: Any, classes: int | None = None, **training
     True
     """
     classes = int(as_tensors(data, Classifier)[-1].max()) + 1 if classes is None else classes
-    classifier = Classifier(ae, classes)
+    with programs.seeded(training.get("seed"), ae.device):
+        classifier = Classifier(ae, classes)
     fit(classifier, data, guide=no_latents, **training)
     return classifier
 

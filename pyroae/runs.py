@@ -39,7 +39,8 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     ae = _built(recipe, settings, found)
     _settle(settings, written, found)
     folder = Path(settings.resume) if settings.resume else _folder(settings.out, f"{recipe.__name__}-{found.name}")
-    _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+    with Checkpoints(folder).locked():
+        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
     history = _train(ae, found, settings, folder)
     storage.save(ae, folder / "model.safetensors")
     with storage.atomic(folder / "history.csv") as path:
@@ -67,8 +68,8 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
     """Train, with checkpoints in the folder; one in which nothing was learned is removed, unless it was there before."""
     options, checkpoints = arguments_of(fit, settings), Checkpoints(folder)
-    callbacks = _callbacks(ae, found, settings, folder)
     try:
+        callbacks = _callbacks(ae, found, settings, folder)
         if settings.pretrain and not checkpoints.paths():
             pull = getattr(ae.objective, "penalty", None)
             pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})

@@ -11,6 +11,7 @@ from safetensors.torch import save as to_bytes
 from .atomic import atomic
 from .autoencoder import Autoencoder
 from .infer import objectives, penalties  # noqa: F401 (a file may name any part, so all must be defined)
+from .infer.programs import seeded
 from .part import describe, did_you_mean, rebuild
 
 _FORMAT = "pyroae-1"
@@ -56,7 +57,8 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
         if name not in structure:
             raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure))
     try:
-        ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
+        with seeded(0, torch.device("cpu")):  # the first weights are drawn, and replaced
+            ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
         ae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32)).load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the model in it cannot be rebuilt: {error}") from error

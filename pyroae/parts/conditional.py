@@ -163,6 +163,7 @@ def in_words(limit: Constraint) -> str:
         constraints.unit_interval: "between 0 and 1",
         constraints.real: "finite",
         constraints.positive: "positive",
+        constraints.nonnegative: "not negative",
         constraints.nonnegative_integer: "a whole number, not negative",
     }
     if isinstance(limit, (type(constraints.interval(0, 1)), type(constraints.integer_interval(0, 1)))):

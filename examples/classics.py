@@ -1,7 +1,7 @@
 """Every classical autoencoder on the same data, on one page.
 
 uv run python examples/classics.py                       # digits, a few minutes
-PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 300 --hidden 300 --epochs 20 --rows 10000
+PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 200 --hidden 200 --epochs 5 --rows 10000 --particles 50
 """
 
 import base64

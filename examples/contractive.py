@@ -1,7 +1,7 @@
 """What makes a code robust? Five autoencoders with tied sigmoid units, side by side (Rifai et al. 2011).
 
 uv run python examples/contractive.py                                     # digits, some minutes
-PYROAE_DATA=... uv run python examples/contractive.py --data mnist --units 1000 --epochs 5 --labels 2 --few 2000
+PYROAE_DATA=... uv run python examples/contractive.py --data mnist --units 1000 --epochs 10 --labels 5 --few 5000
 """
 
 import functools
@@ -31,6 +31,7 @@ def main(
     epochs: int = 100,
     labels: int = 20,
     few: int = 1000,
+    rows: int = 60_000,
     seed: int = 0,
     out: str = "contractive",
 ):
@@ -44,24 +45,25 @@ def main(
         units: sigmoid units of the code, each with a filter of its own, used by encoder and decoder.
         epochs: passes over the data; over the few, twice as many.
         labels: passes over the labelled data in fine-tuning, likewise.
-        few: training data by which the strength is chosen.
+        few: training data by which the strength is chosen; 0: the middle one.
+        rows: training data, at the most.
         seed: of initial weights, noise and order.
         out: name of the picture (.png) and of the table (.json).
     """
     images = pa.data.load(data, binarize="threshold", validation=1 / 6)
-    train, some = images.train, replace(images.train, x=images.train.x[:few], labels=images.train.labels[:few])
+    train, some = (replace(images.train, x=images.train.x[:n], labels=images.train.labels[:n]) for n in (rows, few))
     figure = Figure(figsize=(15, 6), layout="constrained")
     grid = figure.add_gridspec(2, len(KNOBS), height_ratios=(1, 1.2))
     spectra = figure.add_subplot(grid[1, :])
-    rows = []
+    table = []
     for i, (kind, knobs) in enumerate(KNOBS.items()):
-        tried = {knob: learned(kind, knob, some, units, 2 * epochs, 2 * labels, seed)[1].error(images.validation) for knob in knobs}
-        knob = min(tried, key=tried.get)
+        tried = {knob: learned(kind, knob, some, units, 2 * epochs, 2 * labels, seed)[1].error(images.validation) for knob in knobs if few}
+        knob = min(tried, key=tried.get) if few else knobs[len(knobs) // 2]
         ae, classifier = learned(kind, knob, train, units, epochs, labels, seed)
         found = pa.jacobian(ae, images.test.x[:50])
         row = {"model": kind, "strength": knob, "|J|_F": found.norms.mean().item(), "saturated": found.saturated}
         row |= {"cross-entropy": -pa.elbo_terms(ae, images.test).reconstruction.mean().item(), "test error": classifier.error(images.test)}
-        rows.append(row | {"validation errors": tried})
+        table.append(row | {"validation errors": tried})
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value:20}" for key, value in row.items()), flush=True)
         title = f"{kind}\n$|J|_F$ {row['|J|_F']:.3g}, test error {row['test error']:.2%}"
         pa.plots.filters(ae, images.image_shape, n=48, columns=8, ax=figure.add_subplot(grid[0, i])).set_title(title)
@@ -69,8 +71,8 @@ def main(
     spectra.set(xlabel="direction", ylabel="mean singular value of the Jacobian", ylim=(1e-3, None))
     spectra.legend(frameon=False)
     figure.savefig(f"{out}.png", dpi=80)
-    settings = {"data": data, "units": units, "epochs": epochs, "labels": labels, "few": few, "seed": seed}
-    Path(f"{out}.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+    settings = {"data": data, "units": units, "epochs": epochs, "labels": labels, "few": few, "rows": len(train), "seed": seed}
+    Path(f"{out}.json").write_text(json.dumps({"settings": settings, "rows": table}, indent=2))
 
 
 def learned(kind: str, knob: float, train: Split, units: int, epochs: int, labels: int, seed: int) -> tuple[pa.Autoencoder, pa.Classifier]:

@@ -107,14 +107,15 @@ def watched(vae: pa.Autoencoder, x: torch.Tensor):
 
 @torch.no_grad()
 def draw(vae: pa.Autoencoder, history: pa.History, plain: pa.Autoencoder, images, out: str):
-    """The bound over training; reconstructions, samples and walks; what perturbing a plain autoencoder's code gives beside them."""
+    """The bound over training; x encoded, reconstructed, generated, walked between; what perturbing a plain autoencoder's code gives."""
     figure = Figure(figsize=(14, 9), layout="constrained")
     left, right = figure.subfigures(1, 2)
-    bound, parts, walk = left.subplots(3, 1, height_ratios=(2, 2, 1.4))
+    bound, parts, codes = left.subplots(3, 1, height_ratios=(2, 2, 2.4))
     pa.plots.training(history, ["ELBO", "log p(x)"], ax=bound).set_title("The bound and what it bounds, on held-out data")
     pa.plots.training(history, ["reconstruction", "KL"], ax=parts)
+    pa.plots.latent(vae, images.test.x[:3000], images.test.labels[:3000], ax=codes)
+    one, two, three, four, walk = right.subplots(5, 1, height_ratios=(2, 3, 3, 3, 4))
     pa.plots.walk(vae, images.test.x[:6], images.image_shape, ax=walk)
-    one, two, three, four = right.subplots(4, 1, height_ratios=(1, 1, 1, 1))
     pa.plots.reconstructions(vae, images.test.x[:15], image_shape=images.image_shape, ax=one)
     pa.plots.samples(vae, 45, images.image_shape, columns=15, ax=two)
     z = plain.encode(images.test.x).mean

@@ -114,6 +114,12 @@ class Classifier(PyroModule):
     Args:
         ae: whose encoder is copied.
         classes: how many.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> encoded = pa.recipes.autoencoder(digits, code=4, hidden=[8])
+    >>> isinstance(fine_tune(encoded, digits.train, epochs=1, progress=False), Classifier)
+    True
     """
 
     takes_labels = True

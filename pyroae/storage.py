@@ -22,6 +22,14 @@ def save(ae: Autoencoder, path: str | os.PathLike):
 
     Raises:
         ValueError: a part that JSON cannot hold, or a folder that is not there.
+
+    >>> import pyroae as pa
+    >>> import tempfile
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(vae, f"{folder}/vae.safetensors")
+    ...     load(f"{folder}/vae.safetensors").sample(3).shape
+    torch.Size([3, 16])
     """
     if not isinstance(ae, Autoencoder):
         raise ValueError(f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is for safetensors.torch.save_model")
@@ -51,6 +59,14 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
 
     Raises:
         ValueError: no such file, not such a file, a damaged one, or weights that do not fit the structure.
+
+    >>> import pyroae as pa
+    >>> import tempfile
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(vae, f"{folder}/vae.safetensors")
+    ...     load(f"{folder}/vae.safetensors", posterior=pa.posteriors.Normal(2)).sample(3).shape
+    torch.Size([3, 16])
     """
     structure, weights = _read(Path(path))
     for name in parts:

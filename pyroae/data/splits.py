@@ -12,7 +12,12 @@ Binarize = Literal["threshold", "static", "dynamic"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """Data ``x`` of shape ``(N, *event)``, with labels where there are some."""
+    """Data ``x`` of shape ``(N, *event)``, with labels where there are some.
+
+    >>> import pyroae as pa
+    >>> pa.data.load("digits").test
+    Split(360 of (64,) numbers, unit)
+    """
 
     x: Tensor
     labels: Tensor | None
@@ -37,7 +42,12 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Splits of one data set; ``image_shape`` says how to draw an x, where it is an image."""
+    """Splits of one data set; ``image_shape`` says how to draw an x, where it is an image.
+
+    >>> import pyroae as pa
+    >>> pa.data.load("digits").domain
+    'unit'
+    """
 
     name: str
     train: Split

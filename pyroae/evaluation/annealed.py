@@ -143,6 +143,11 @@ def bdmc(
 
     Raises:
         ValueError: as for ``ais``; a model whose one observed site is not x itself.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> bdmc(vae, torch.zeros(5, 16), chains=4, temperatures=5).gap >= 0
+    True
     """
     whole_number("bdmc", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)

@@ -79,6 +79,12 @@ def predictive_check(
         draws: replicates.
         statistics: functions from ``(draws, N, *event)`` to ``(draws, N)`` by name; by default mean, deviation, extremes.
         seed: of the draws.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> sorted(predictive_check(vae, x, draws=10).p_values)
+    ['largest', 'mean', 'smallest', 'standard deviation']
     """
     whole_number("predictive_check", draws=draws)
     model, guide = programs.pair(model, guide)
@@ -146,6 +152,12 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: from the guide for each datum.
         seed: of the draws.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> sbc(vae, x, draws=9).ranks.shape
+    torch.Size([20, 2])
     """
     whole_number("sbc", draws=draws)
     model, guide = programs.pair(model, guide)

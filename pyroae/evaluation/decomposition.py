@@ -87,6 +87,12 @@ def decompose(
             ``Optimised(full=True)`` goes with a guide with a full covariance.
         proposal: where the importance samples come from instead of the guide.
         seed: of the draws.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> decompose(vae, x, particles=30, draws=10).kl_to_posterior.shape
+    torch.Size([20])
     """
     best = best or Optimised()
     log_p = log_likelihood(model, x, guide, particles=particles, proposal=proposal, seed=seed)
@@ -129,6 +135,12 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
 
     Raises:
         ValueError: a guide without a density, latents that are not real-valued.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> aggregate(vae, x).data
+    20
     """
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
@@ -186,6 +198,12 @@ def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold:
         guide: the model's guide, where ``model`` is not an Autoencoder.
         threshold: variance above which a unit counts as active.
         seed: of the draws, where the posterior's mean has no closed form.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> active_units(vae, x).variance.shape
+    torch.Size([2])
     """
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):

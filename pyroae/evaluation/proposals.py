@@ -18,7 +18,14 @@ _DRAWS = 256  # of the guide or the prior, to know where they are and how wide
 
 
 def prior(model: Program, guide: Program, *args: Tensor) -> Program:
-    """p(z), whatever the guide is. For low-dimensional codes, and as the base of AIS."""
+    """p(z), whatever the guide is. For low-dimensional codes, and as the base of AIS.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> pa.log_likelihood(vae, x, particles=30, proposal=prior).values.shape
+    torch.Size([20])
+    """
     return Prior(model)
 
 
@@ -33,6 +40,12 @@ class Laplace:
         steps: of Adam.
         newton: steps of Newton's method after them, each taken only where it climbs.
         lr: Adam's first learning rate, in units of z's prior standard deviation.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> pa.log_likelihood(vae, x, particles=30, proposal=Laplace(steps=5)).values.shape
+    torch.Size([20])
     """
 
     def __init__(self, steps: int = 200, newton: int = 3, lr: float = 0.1):
@@ -60,6 +73,12 @@ class Optimised:
         draws: for each step and datum.
         full: a full covariance instead of independent entries.
         lr: the first learning rate, in units of the guide's standard deviation.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> x = torch.rand(20, 16).round()
+    >>> pa.log_likelihood(vae, x, particles=30, proposal=Optimised(steps=5)).values.shape
+    torch.Size([20])
     """
 
     def __init__(self, steps: int = 300, draws: int = 8, full: bool = False, lr: float = 0.05):

@@ -27,6 +27,13 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
         x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         seed: of the draws.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> import torch
+    >>> x = torch.rand(20, 16).round()
+    >>> codes(vae, x).shape
+    torch.Size([20, 2])
     """
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
@@ -86,6 +93,13 @@ def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bi
 
     Raises:
         ValueError: factors of another shape, or a factor that does not vary.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> import torch
+    >>> x = torch.rand(20, 16).round()
+    >>> 0 <= mig(vae, x, torch.arange(20)[:, None] % 4) <= 1
+    True
     """
     z, v = codes(model, x, guide).numpy(), np.asarray(factors)
     if v.ndim != 2 or len(v) != len(z):
@@ -106,6 +120,13 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
 
     Args:
         model, x, guide, seed: as for ``codes``.
+
+    >>> import pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> import torch
+    >>> x = torch.rand(20, 16).round()
+    >>> reconstruction_error(vae, x).shape
+    torch.Size([20])
     """
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
@@ -123,6 +144,12 @@ def denoising_gain(
         x: clean data.
         corruption: makes noisy data of them, such as ``pa.corruption.Gaussian(.3)``.
         seed: of the corruption.
+
+    >>> import pyroae as pa
+    >>> import torch
+    >>> ae = pa.recipes.denoising(pa.data.load(torch.rand(20, 16)))
+    >>> isinstance(denoising_gain(ae, torch.rand(20, 16), pa.corruption.Masking(0.25)), float)
+    True
     """
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):

@@ -71,6 +71,12 @@ class IWAE(_Weighted):
             K > 1); or ``"dreg"``, doubly reparameterised (Tucker et al. 2019, eq. 8). The last two vary less, not at
             all where q is the exact posterior, and are for guides with one latent site.
         max_plate_nesting: how deep the programs nest plates.
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=IWAE(5, gradient="dreg"), epochs=1, progress=False)
+    >>> history.objective
+    'IWAE'
     """
 
     def __init__(self, particles: int = 50, groups: int = 1, gradient: str = "plain", max_plate_nesting: int = 1):
@@ -119,6 +125,12 @@ class PIWAE(_Weighted):
         particles: K.
         groups: M.
         max_plate_nesting: how deep the programs nest plates.
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=PIWAE(3, groups=2), epochs=1, progress=False)
+    >>> history.objective
+    'PIWAE'
     """
 
     def __init__(self, particles: int = 8, groups: int = 8, max_plate_nesting: int = 1):
@@ -142,6 +154,12 @@ class Renyi(_Weighted):
         alpha: the order.
         particles: K.
         max_plate_nesting: how deep the programs nest plates.
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Renyi(0.5, 5), epochs=1, progress=False)
+    >>> history.objective
+    'Renyi'
     """
 
     def __init__(self, alpha: float = 0.5, particles: int = 50, max_plate_nesting: int = 1):
@@ -156,7 +174,14 @@ class Renyi(_Weighted):
 
 
 class CIWAE(_Around):
-    """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018)."""
+    """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018).
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=CIWAE(5, 0.5), epochs=1, progress=False)
+    >>> history.objective
+    'CIWAE'
+    """
 
     def __init__(self, particles: int = 50, beta: float = 0.05, elbo: ELBO | None = None):
         super().__init__(elbo)

@@ -24,6 +24,9 @@ def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
     for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
     site asks to be summed out, ``TraceGraph_ELBO`` where one cannot be reparameterised and takes the score function.
     Points (``Delta``) do not count: there is nothing to draw.
+
+    >>> type(default_elbo()).__name__
+    'TraceMeanField_ELBO'
     """
     latent = [site for site in latent if not is_point(site)]
     if any(site.get("infer", {}).get("enumerate") for site in latent):
@@ -53,6 +56,10 @@ class Objective(Part, ELBO):
 
     Numbers with a schedule go on by one with every training step: ``fit`` and ``pyro.infer.SVI.step`` see to it, and
     who steps an optimizer of their own calls ``advance()`` after it, as one does with a torch scheduler.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.objectives.IWAE(5), Objective)
+    True
     """
 
     def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:

@@ -12,7 +12,12 @@ from .densities import factorises
 
 
 class Penalty(Part):
-    """``penalty(x, z, q)``: x of shape ``(B, *event)``, the code z drawn for it, and the distribution q it came from."""
+    """``penalty(x, z, q)``: x of shape ``(B, *event)``, the code z drawn for it, and the distribution q it came from.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.penalties.L1(), Penalty)
+    True
+    """
 
     differentiates = False  # whether it takes derivatives with respect to x
     sees_prior = False  # whether it is called as ``penalty(x, z, q, p)``, p the prior of z
@@ -36,6 +41,12 @@ class L2(Penalty):
     """Squared length of the code: weight * sum_j z_j^2.
 
     With a flat prior and a ``Delta`` posterior it is a Normal prior of variance 1 / (2 weight) on the code.
+
+    >>> import pyroae as pa
+    >>> elbo = pa.objectives.Penalised(L2(0.1))
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
     """
 
     def __init__(self, weight: float = 0.01):
@@ -49,6 +60,12 @@ class L1(Penalty):
     """Absolute size of the code: weight * sum_j |z_j|.
 
     With a flat prior and a ``Delta`` posterior it is a Laplace prior of scale 1 / weight on the code.
+
+    >>> import pyroae as pa
+    >>> elbo = pa.objectives.Penalised(L1(0.1))
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
     """
 
     def __init__(self, weight: float = 0.01):
@@ -69,6 +86,12 @@ class KLSparsity(Penalty):
     Args:
         weight: w.
         target: the mean activation asked for, rho.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> sigmoid = pa.recipes.autoencoder(digits, code=2).replace(prior=pa.priors.Flat(2, support="unit_interval"))
+    >>> sigmoid.replace(objective=pa.objectives.Penalised(KLSparsity(0.2, 0.1))).objective.penalty.target
+    0.1
     """
 
     def __init__(self, weight: float = 0.2, target: float = 0.1):
@@ -90,6 +113,9 @@ class Classification(Penalty):
 
     Args:
         weight: w, for each labelled datum; in the paper 0.1 times the data for each labelled one.
+
+    >>> Classification(weight=2.0).weight
+    2.0
     """
 
     def __init__(self, weight: float = 1.0):
@@ -114,6 +140,12 @@ class Contractive(Penalty):
         weight: w.
         probes: ``None`` for the exact Jacobian, a backward pass for each code unit; or how many random probes
             estimate its norm without bias (Hutchinson), each one backward pass.
+
+    >>> import pyroae as pa
+    >>> elbo = pa.objectives.Penalised(Contractive(0.1))
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
     """
 
     differentiates = True
@@ -143,6 +175,9 @@ class SigmoidContractive(Penalty):
     Args:
         layer: the encoder's linear layer, the one that is trained; so give this penalty to ``fit``, not to an Autoencoder.
         weight: w.
+
+    >>> SigmoidContractive(nn.Linear(16, 3), weight=0.1).weight
+    0.1
     """
 
     def __init__(self, layer: nn.Linear, weight: float = 0.1):
@@ -169,6 +204,12 @@ class TotalCorrelation(Penalty):
     Args:
         rows: how many data the training set has.
         weight: w.
+
+    >>> import pyroae as pa
+    >>> elbo = pa.objectives.Penalised(TotalCorrelation(rows=64))
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
     """
 
     def __init__(self, rows: int, weight: float = 5.0):
@@ -208,6 +249,12 @@ class MMD(Penalty):
 
     Args:
         weight: w.
+
+    >>> import pyroae as pa
+    >>> elbo = pa.objectives.Penalised(MMD(10.0))
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
     """
 
     sees_prior = True

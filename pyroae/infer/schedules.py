@@ -9,7 +9,12 @@ from ..part import Part
 
 
 class Schedule(Part):
-    """``schedule(step)``: the value after ``step`` training steps."""
+    """``schedule(step)``: the value after ``step`` training steps.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.schedules.Linear(10), Schedule)
+    True
+    """
 
     def __call__(self, step: int) -> float:
         """The value, a plain number."""

@@ -91,6 +91,12 @@ class FreeBits(_Steered):
         nats: lambda, nats for each unit.
         particles: draws for each datum.
         max_plate_nesting: how deep the programs nest plates.
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=FreeBits(0.5), epochs=1, progress=False)
+    >>> history.objective
+    'FreeBits'
     """
 
     def __init__(self, nats: float = 0.25, particles: int = 1, max_plate_nesting: int = 1):
@@ -113,6 +119,12 @@ class Capacity(_Steered):
         weight: gamma.
         particles: draws for each datum.
         max_plate_nesting: how deep the programs nest plates.
+
+    >>> import torch, pyroae as pa
+    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Capacity(2.0), epochs=1, progress=False)
+    >>> history.objective
+    'Capacity'
     """
 
     def __init__(

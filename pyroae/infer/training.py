@@ -30,7 +30,11 @@ from .svi import SVI
 
 @dataclass
 class History:
-    """What training saw: a row for each epoch, losses in nats a datum."""
+    """What training saw: a row for each epoch, losses in nats a datum.
+
+    >>> History("Trace_ELBO", [{"epoch": 1, "loss": 2.5, "lr": 1e-3, "seconds": 0.1}]).loss
+    [2.5]
+    """
 
     objective: str  # the ELBO it was trained with
     rows: list[dict[str, float]] = field(default_factory=list)

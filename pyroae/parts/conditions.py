@@ -8,7 +8,12 @@ from ..part import Part
 
 
 class Condition(Part):
-    """Turns ``y`` into numbers ``(B, size)``."""
+    """Turns ``y`` into numbers ``(B, size)``.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.conditions.Labels(3), Condition)
+    True
+    """
 
     size: int  # numbers for one datum
     shown = True  # whether encoder and decoder see them; otherwise the prior and the posterior alone do
@@ -67,13 +72,21 @@ class Labels(Condition):
 
 
 class PartialLabels(Labels):
-    """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014)."""
+    """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014).
+
+    >>> PartialLabels(3)(torch.tensor([0, -1])).shape
+    torch.Size([2, 3])
+    """
 
     shown, optional, scored = False, True, "log p(x,y)"
 
 
 class Covariates(Condition):
-    """Numbers for each datum: y of shape ``(B, size)``, as they are."""
+    """Numbers for each datum: y of shape ``(B, size)``, as they are.
+
+    >>> Covariates(2)(torch.zeros(5, 2)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, size: int = 1):
         whole_number("Covariates", size=size)

@@ -7,7 +7,12 @@ from ..part import Part
 
 
 class Corruption(Part, nn.Module):
-    """Maps ``x`` of shape ``(B, *event)`` to a noisy copy; draws fresh noise on every call, on x's device."""
+    """Maps ``x`` of shape ``(B, *event)`` to a noisy copy; draws fresh noise on every call, on x's device.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.corruption.Masking(), Corruption)
+    True
+    """
 
     def __init__(self):
         super().__init__()
@@ -38,7 +43,11 @@ class Masking(Corruption):
 
 
 class BernoulliMask(Corruption):
-    """Sets each entry to 0 with probability ``fraction``, independently."""
+    """Sets each entry to 0 with probability ``fraction``, independently.
+
+    >>> BernoulliMask(0.25)(torch.ones(3, 10)).unique()
+    tensor([0., 1.])
+    """
 
     def __init__(self, fraction: float = 0.25):
         super().__init__()
@@ -49,7 +58,11 @@ class BernoulliMask(Corruption):
 
 
 class Gaussian(Corruption):
-    """Adds Normal noise: N(x, scale^2)."""
+    """Adds Normal noise: N(x, scale^2).
+
+    >>> Gaussian(0.1)(torch.ones(3, 10)).shape
+    torch.Size([3, 10])
+    """
 
     def __init__(self, scale: float = 0.3):
         super().__init__()
@@ -67,6 +80,9 @@ class SaltPepper(Corruption):
     Args:
         fraction: share of entries changed.
         low, high: the two values; the batch's own extremes where ``None``, so the result stays in the data's range.
+
+    >>> (SaltPepper(0.3)(torch.full((3, 10), 0.5)) != 0.5).sum(1)
+    tensor([0, 0, 0])
     """
 
     def __init__(self, fraction: float = 0.25, low: float | None = None, high: float | None = None):

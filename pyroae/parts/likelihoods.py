@@ -13,7 +13,12 @@ from .conditional import Conditional, Shape, in_words, of_one_entry, pyro_family
 
 
 class Likelihood(Conditional, Part):
-    """A distribution over one x given the decoder's output; refuses data outside its support."""
+    """A distribution over one x given the decoder's output; refuses data outside its support.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.likelihoods.Gamma(64), Likelihood)
+    True
+    """
 
     remedy = "choose a likelihood whose support holds these data"
     has_holes = False  # whether NaN in x stands for what was not seen
@@ -97,6 +102,9 @@ class ContinuousBernoulli(Likelihood):
     """x between 0 and 1: cross-entropy plus the normaliser that makes it a density.
 
     Loaiza-Ganem & Cunningham 2019, eq. 5.
+
+    >>> ContinuousBernoulli(64).size
+    64
     """
 
     remedy = "rescale the data to the range 0 to 1 or use Normal"
@@ -111,6 +119,9 @@ class Normal(Likelihood):
     :math:`\log p(x|z) = -\sum_d \frac{(x_d - \mu_d)^2}{2 s_d^2} + \log s_d + \tfrac12 \log 2\pi`.
     ``scale`` is a number (1.0: squared error), ``"learned"`` (one for all), ``"per_dimension"`` (learned, one for each)
     or ``None`` (from the decoder, for each datum and dimension).
+
+    >>> Normal(64, scale=0.5).size
+    64
     """
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
@@ -122,6 +133,9 @@ class OptimalNormal(Likelihood):
 
     In training :math:`s^2 = \frac{1}{BD} \sum (x - \mu)^2`, with nothing to tune or to learn; a running mean of it is the scale
     afterwards, so that p(x|z) of one datum does not depend on others.
+
+    >>> OptimalNormal(64).size
+    64
     """
 
     def __init__(self, event_shape: Shape | None = None):
@@ -137,35 +151,55 @@ class OptimalNormal(Likelihood):
 
 
 class Laplace(Likelihood):
-    """Real x: absolute error; the scale as in Normal."""
+    """Real x: absolute error; the scale as in Normal.
+
+    >>> Laplace(64).size
+    64
+    """
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
         super().__init__(dist.Laplace, event_shape, scale=scale)
 
 
 class StudentT(Likelihood):
-    """Real x with heavy tails, so that outliers cost little; the scale as in Normal."""
+    """Real x with heavy tails, so that outliers cost little; the scale as in Normal.
+
+    >>> StudentT(64).size
+    64
+    """
 
     def __init__(self, event_shape: Shape | None = None, df: float | str | None = 4.0, scale: float | str | None = "learned"):
         super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
 
 
 class LogNormal(Likelihood):
-    """Positive x whose logarithm is Normal; the scale as in Normal."""
+    """Positive x whose logarithm is Normal; the scale as in Normal.
+
+    >>> LogNormal(64).size
+    64
+    """
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
         super().__init__(dist.LogNormal, event_shape, scale=scale)
 
 
 class Gamma(Likelihood):
-    """Positive x: concentration and rate from the decoder, unless given."""
+    """Positive x: concentration and rate from the decoder, unless given.
+
+    >>> Gamma(64).size
+    128
+    """
 
     def __init__(self, event_shape: Shape | None = None, concentration: float | str | None = None, rate: float | str | None = None):
         super().__init__(dist.Gamma, event_shape, concentration=concentration, rate=rate)
 
 
 class Beta(Likelihood):
-    """x strictly between 0 and 1: both concentrations from the decoder."""
+    """x strictly between 0 and 1: both concentrations from the decoder.
+
+    >>> Beta(64).size
+    128
+    """
 
     remedy = "the ends 0 and 1 have no density here: use ContinuousBernoulli, or squeeze the data away from them"
 
@@ -186,21 +220,33 @@ class _Counts(Likelihood):
 
 
 class Poisson(_Counts):
-    """Counts: the rate from the decoder. The encoder is given asinh(x)."""
+    """Counts: the rate from the decoder. The encoder is given asinh(x).
+
+    >>> Poisson(64).size
+    64
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.Poisson, event_shape)
 
 
 class NegativeBinomial(_Counts):
-    """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given."""
+    """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given.
+
+    >>> NegativeBinomial(64).size
+    64
+    """
 
     def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
         super().__init__(dist.NegativeBinomial, event_shape, limits=_counted("logits"), total_count=total_count)
 
 
 class ZeroInflatedNegativeBinomial(_Counts):
-    """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given."""
+    """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given.
+
+    >>> ZeroInflatedNegativeBinomial(64).size
+    128
+    """
 
     def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
         limits = _counted("logits", "gate_logits")
@@ -208,7 +254,11 @@ class ZeroInflatedNegativeBinomial(_Counts):
 
 
 class Categorical(Likelihood):
-    """Categories: every entry of x is one of the whole numbers 0 to categories - 1."""
+    """Categories: every entry of x is one of the whole numbers 0 to categories - 1.
+
+    >>> Categorical(64, categories=5).size
+    320
+    """
 
     def __init__(self, event_shape: Shape | None = None, categories: int = 2):
         super().__init__(distributions.Categorical, event_shape, length=categories)
@@ -219,7 +269,11 @@ class Categorical(Likelihood):
 
 
 class GreyLevels(Likelihood):
-    """Grey levels 0 to 1 in equal steps, each with a probability of its own: a Categorical that knows its levels."""
+    """Grey levels 0 to 1 in equal steps, each with a probability of its own: a Categorical that knows its levels.
+
+    >>> GreyLevels(64).size
+    16384
+    """
 
     remedy = "8-bit images divided by 255 have 256 levels; say levels=... for others"
 
@@ -231,6 +285,9 @@ class DiscretizedLogistic(Likelihood):
     """Grey levels 0 to 1 in equal steps: the probability of a level is the Logistic's mass around it; the scale as in Normal.
 
     Kingma et al. 2016, section 4 of the appendix; Salimans et al. 2017, section 2.1. The probabilities sum to 1.
+
+    >>> DiscretizedLogistic(64).size
+    128
     """
 
     remedy = GreyLevels.remedy
@@ -245,7 +302,11 @@ class DiscretizedLogistic(Likelihood):
 
 
 class LogisticMixture(DiscretizedLogistic):
-    """Grey levels by a mixture of discretized Logistics, its weights, means and scales from the decoder (Salimans et al. 2017)."""
+    """Grey levels by a mixture of discretized Logistics, its weights, means and scales from the decoder (Salimans et al. 2017).
+
+    >>> LogisticMixture(64, components=3).size
+    576
+    """
 
     def __init__(self, event_shape: Shape | None = None, components: int = 5, levels: int = 256):
         limits = {name: constraints.independent(limit, 1) for name, limit in _MIXED.items()}

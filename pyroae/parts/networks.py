@@ -12,7 +12,12 @@ from ..part import Part, did_you_mean
 
 
 class Network(Part):
-    """A recipe for a network: ``build`` gives a module from events of shape ``inputs`` to ``outputs`` numbers."""
+    """A recipe for a network: ``build`` gives a module from events of shape ``inputs`` to ``outputs`` numbers.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.nets.MLP(), Network)
+    True
+    """
 
     def build(self, inputs: torch.Size, outputs: int, encoder: nn.Module | None = None) -> nn.Module:
         """A fresh module, ``(..., *inputs) -> (..., outputs)``; a decoder's recipe is shown the encoder."""
@@ -51,7 +56,11 @@ class MLP(Network):
 
 
 class Linear(MLP):
-    """A single linear map, as in PCA and its relatives."""
+    """A single linear map, as in PCA and its relatives.
+
+    >>> Linear().build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 8])
+    """
 
     def __init__(self):
         super().__init__([])
@@ -61,6 +70,10 @@ class Dictionary(Network):
     """A linear decoder whose columns have length 1: x is a sum of atoms, weighted by the code (Olshausen & Field 1996).
 
     What a penalty on the size of the code needs: with free columns it is avoided by a small code and long columns.
+
+    >>> atoms = Dictionary().build(torch.Size([3]), 64)
+    >>> atoms(torch.eye(3)).sub(atoms(torch.zeros(1, 3))).norm(dim=1).round(decimals=4)
+    tensor([1., 1., 1.], grad_fn=<RoundBackward1>)
     """
 
     def build(self, inputs, outputs, encoder=None):
@@ -78,7 +91,11 @@ class _UnitColumns(nn.Linear):
 
 
 class GatedMLP(MLP):
-    """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018)."""
+    """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018).
+
+    >>> GatedMLP([30, 15]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 8])
+    """
 
     def __init__(self, hidden: int | Sequence[int] = 128, dropout: float = 0.0):
         super().__init__(hidden, dropout=dropout)
@@ -89,7 +106,11 @@ class GatedMLP(MLP):
 
 
 class Residual(Network):
-    """A linear map to ``width`` numbers, then blocks of two layers that are added to what they are given (He et al. 2016)."""
+    """A linear map to ``width`` numbers, then blocks of two layers that are added to what they are given (He et al. 2016).
+
+    >>> Residual(32).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 8])
+    """
 
     def __init__(self, width: int = 128, blocks: int = 2, activation: str = "ReLU"):
         whole_number("Residual", width=width, blocks=blocks)
@@ -116,6 +137,11 @@ class Tied(Network):
 
     For an encoder of fully connected layers and a point posterior: the code is as wide as the encoder's output. Each
     matrix's gradient is the sum of both uses.
+
+    >>> import pyroae as pa
+    >>> ae = pa.recipes.autoencoder(pa.data.load(torch.rand(20, 16)), code=2).replace(decoder=Tied())
+    >>> ae.decode(torch.zeros(3, 2)).event_shape
+    torch.Size([16])
     """
 
     def __init__(self, activation: str = "ReLU"):
@@ -177,6 +203,9 @@ class Conv(Network):
         channels: of each convolution; every one halves height and width.
         image: channels, height and width of one x that is given flat; by default one square channel.
         activation: as in ``MLP``.
+
+    >>> Conv([4, 8]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 8])
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64), image: Sequence[int] | None = None, activation: str = "ReLU"):
@@ -197,6 +226,9 @@ class Deconv(Network):
         channels: before each transposed convolution; every one doubles height and width.
         image: channels, height and width of one x; by default one square channel.
         activation: as in ``MLP``.
+
+    >>> Deconv([8, 4]).build(torch.Size([8]), 64)(torch.zeros(5, 8)).shape
+    torch.Size([5, 64])
     """
 
     def __init__(self, channels: Sequence[int] = (64, 32), image: Sequence[int] | None = None, activation: str = "ReLU"):

@@ -18,7 +18,12 @@ from .priors import Prior
 
 
 class Posterior(Conditional, Part):
-    """A distribution over one z given the encoder's output."""
+    """A distribution over one z given the encoder's output.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.posteriors.Delta(), Posterior)
+    True
+    """
 
     sites = ("z",)
     infer: dict = {}  # what Pyro is told about its site
@@ -82,35 +87,55 @@ class Posterior(Conditional, Part):
 
 
 class Normal(Posterior):
-    """Independent Normals: mean and scale from the encoder, or with a fixed or learned scale."""
+    """Independent Normals: mean and scale from the encoder, or with a fixed or learned scale.
+
+    >>> Normal(3).size, Normal(3)(torch.zeros(5, Normal(3).size)).event_shape
+    (6, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
 class Laplace(Posterior):
-    """Independent Laplaces: location and scale from the encoder."""
+    """Independent Laplaces: location and scale from the encoder.
+
+    >>> Laplace(3).size, Laplace(3)(torch.zeros(5, Laplace(3).size)).event_shape
+    (6, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
         super().__init__(dist.Laplace, event_shape, scale=scale)
 
 
 class StudentT(Posterior):
-    """Independent Student's t: location and scale from the encoder; heavy tails make importance weights safe."""
+    """Independent Student's t: location and scale from the encoder; heavy tails make importance weights safe.
+
+    >>> StudentT(3).size, StudentT(3)(torch.zeros(5, StudentT(3).size)).event_shape
+    (6, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, df: float | str | None = 5.0, scale: float | str | None = None):
         super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
 
 
 class FullNormal(Posterior):
-    """A Normal with a full covariance: mean and Cholesky factor from the encoder."""
+    """A Normal with a full covariance: mean and Cholesky factor from the encoder.
+
+    >>> FullNormal(3).size, FullNormal(3)(torch.zeros(5, FullNormal(3).size)).event_shape
+    (12, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.MultivariateNormal, event_shape)
 
 
 class LowRankNormal(Posterior):
-    """A Normal with covariance W W' + diagonal: mean, W of the given rank and the diagonal from the encoder."""
+    """A Normal with covariance W W' + diagonal: mean, W of the given rank and the diagonal from the encoder.
+
+    >>> LowRankNormal(3).size, LowRankNormal(3)(torch.zeros(5, LowRankNormal(3).size)).event_shape
+    (12, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, rank: int = 2):
         whole_number("LowRankNormal", rank=rank)
@@ -122,7 +147,11 @@ class LowRankNormal(Posterior):
 
 
 class ProjectedNormal(Posterior):
-    """A direction on the unit sphere, for the prior Sphere: a Normal around the encoder's output, projected; in 2 to 4 dimensions."""
+    """A direction on the unit sphere, for the prior Sphere: a Normal around the encoder's output, projected; in 2 to 4 dimensions.
+
+    >>> ProjectedNormal(3).size, ProjectedNormal(3)(torch.zeros(5, ProjectedNormal(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.ProjectedNormal, event_shape)
@@ -131,7 +160,11 @@ class ProjectedNormal(Posterior):
 
 
 class OneHot(Posterior):
-    """A category, for the prior OneHot: summed out exactly, under TraceEnum_ELBO, so meant for few categories."""
+    """A category, for the prior OneHot: summed out exactly, under TraceEnum_ELBO, so meant for few categories.
+
+    >>> OneHot(3).size, OneHot(3)(torch.zeros(5, OneHot(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     infer = {"enumerate": "parallel"}
 
@@ -140,42 +173,66 @@ class OneHot(Posterior):
 
 
 class OneHotStraightThrough(Posterior):
-    """A category, for the prior OneHot: drawn, its gradient that of its probabilities (biased; Bengio et al. 2013)."""
+    """A category, for the prior OneHot: drawn, its gradient that of its probabilities (biased; Bengio et al. 2013).
+
+    >>> OneHotStraightThrough(3).size, OneHotStraightThrough(3)(torch.zeros(5, OneHotStraightThrough(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.OneHotCategoricalStraightThrough, event_shape)
 
 
 class BernoulliStraightThrough(Posterior):
-    """Bits, for the prior Bernoulli: drawn, their gradient that of their probabilities (biased; Bengio et al. 2013)."""
+    """Bits, for the prior Bernoulli: drawn, their gradient that of their probabilities (biased; Bengio et al. 2013).
+
+    >>> BernoulliStraightThrough(3).size, BernoulliStraightThrough(3)(torch.zeros(5, BernoulliStraightThrough(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(distributions.BernoulliStraightThrough, event_shape)
 
 
 class RelaxedOneHot(Relaxed, Posterior):
-    """A point of the simplex, for the prior of the same name: the Concrete distribution around the encoder's logits."""
+    """A point of the simplex, for the prior of the same name: the Concrete distribution around the encoder's logits.
+
+    >>> RelaxedOneHot(3).size, RelaxedOneHot(3)(torch.zeros(5, RelaxedOneHot(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
         super().__init__(distributions.RelaxedOneHotCategorical, event_shape, temperature)
 
 
 class RelaxedBernoulli(Relaxed, Posterior):
-    """Numbers between 0 and 1, for the prior of the same name: binary Concrete around the encoder's logits."""
+    """Numbers between 0 and 1, for the prior of the same name: binary Concrete around the encoder's logits.
+
+    >>> RelaxedBernoulli(3).size, RelaxedBernoulli(3)(torch.zeros(5, RelaxedBernoulli(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
         super().__init__(distributions.RelaxedBits, event_shape, temperature)
 
 
 class OneHotGumbel(Relaxed, Posterior):
-    """A category, for the prior OneHot: drawn, its gradient that of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017)."""
+    """A category, for the prior OneHot: drawn, its gradient that of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
+
+    >>> OneHotGumbel(3).size, OneHotGumbel(3)(torch.zeros(5, OneHotGumbel(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
         super().__init__(distributions.OneHotGumbel, event_shape, temperature)
 
 
 class BernoulliGumbel(Relaxed, Posterior):
-    """Bits, for the prior Bernoulli: drawn, their gradient that of their relaxation (Maddison et al. 2017)."""
+    """Bits, for the prior Bernoulli: drawn, their gradient that of their relaxation (Maddison et al. 2017).
+
+    >>> BernoulliGumbel(3).size, BernoulliGumbel(3)(torch.zeros(5, BernoulliGumbel(3).size)).event_shape
+    (3, torch.Size([3]))
+    """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.67):
         super().__init__(distributions.BernoulliGumbel, event_shape, temperature)
@@ -189,6 +246,9 @@ class Flow(Posterior):
         base: the posterior transformed; by default Normal.
         layers: how many transforms; the entries are reversed between two of them.
         hidden: width of each transform's hidden layer.
+
+    >>> Flow(3).size, Flow(3)(torch.zeros(5, Flow(3).size)).event_shape
+    (6, torch.Size([3]))
     """
 
     def __init__(self, event_shape: Shape | None = None, base: Posterior | None = None, layers: int = 2, hidden: int = 64):
@@ -242,6 +302,12 @@ class Hierarchical(_Levels):
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
         top: how many numbers z2 has; by default as the prior says.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
+    >>> two.encode(torch.zeros(3, 16)).event_shape
+    torch.Size([2])
     """
 
     sites = ("z", "z2")
@@ -296,6 +362,12 @@ class TopDown(_TopDown):
         hidden: widths of the hidden layers of the network that makes z of them and z2.
         activation: as in ``pa.nets.MLP``.
         top: how many numbers z2 has; by default as the prior says.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=TopDown())
+    >>> two.reconstruct(torch.zeros(3, 16)).shape
+    torch.Size([3, 16])
     """
 
     sites = ("z", "z2")
@@ -321,6 +393,12 @@ class Clusters(_TopDown):
 
     ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x) is
     certain of it. The arguments are those of TopDown.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> mixture = vae.replace(prior=pa.priors.Clusters(2, clusters=4), posterior=Clusters())
+    >>> mixture.encode(torch.zeros(3, 16)).mixture_distribution.probs.shape
+    torch.Size([3, 4])
     """
 
     sites = ("z", "y")
@@ -349,6 +427,9 @@ class Delta(Posterior):
 
     It takes its support from the prior: one on the unit interval makes the code sigmoid, one on the positive numbers
     exponential.
+
+    >>> Delta(3)(torch.ones(5, 3)).mean.shape
+    torch.Size([5, 3])
     """
 
     def __init__(self, event_shape: Shape | None = None):
@@ -366,7 +447,11 @@ class Delta(Posterior):
 
 
 class FromPyro(Posterior):
-    """Any Pyro distribution by name; what is not given as a keyword comes from the encoder."""
+    """Any Pyro distribution by name; what is not given as a keyword comes from the encoder.
+
+    >>> FromPyro("Cauchy", 3)(torch.zeros(5, 6)).event_shape
+    torch.Size([3])
+    """
 
     def __init__(self, family: str | type, event_shape: Shape | None = None, **parameters):
         super().__init__(pyro_family(family, "FromPyro"), event_shape, **parameters)

@@ -12,7 +12,12 @@ COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 
 
 class Undrawable(ValueError):
-    """A picture that this model does not have."""
+    """A picture that this model does not have.
+
+    >>> import pyroae as pa
+    >>> issubclass(Undrawable, ValueError)
+    True
+    """
 
 
 def axes(ax: Axes | None) -> Axes:

@@ -25,6 +25,9 @@ def images(
         limits: the values drawn black and white.
         columns: images in a row.
         ax: where to draw.
+
+    >>> images(torch.rand(20, 16), (4, 4)).images[0].get_array().shape
+    (9, 49)
     """
     ax = axes(ax)
     x = x.detach().cpu().flatten(1)
@@ -64,6 +67,11 @@ def reconstructions(
         y: their labels or covariates, for a model with a condition.
         image_shape, limits: as in ``images``.
         ax: where to draw.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> reconstructions(pa.recipes.autoencoder(digits), digits.test.x[:12], None, (8, 8)).get_title()
+    'Reconstruction of held-out data'
     """
     rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x, y)}
     if ae.corruption is not None:
@@ -94,6 +102,11 @@ def samples(
 
     Raises:
         ValueError: the prior is improper.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> samples(pa.recipes.vae(digits), 20, (8, 8)).get_title()
+    'Samples: mean of p(x|z), z from the prior'
     """
     title = "Samples: mean of p(x|z), z from the prior"
     if y is None and ae.condition is not None and not ae.condition.optional:
@@ -125,6 +138,11 @@ def filters(
 
     Raises:
         ValueError: there is no such layer, or it does not see x as it is.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> filters(pa.recipes.autoencoder(digits), (8, 8)).get_title()
+    "Encoder's weights from x, by unit"
     """
     weights = _weights(ae, decoder)
     if image_shape is not None and weights.shape[1] != math.prod(image_shape):
@@ -155,6 +173,11 @@ def manifold(
 
     Raises:
         ValueError: z is no pair of numbers, or no span is given and the prior has no inverse CDF.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> manifold(pa.recipes.vae(digits, code=2), (8, 8), n=5).get_title()
+    'Mean of p(x|z), z in equal shares of the prior'
     """
     if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
         raise Undrawable(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
@@ -232,6 +255,11 @@ def walk(
         image_shape, limits: as in ``images``.
         steps: means of p(x|z) in a row.
         ax: where to draw.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits")
+    >>> walk(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
+    'From one datum to another, in equal steps of z'
     """
     x = x.to(ae.device)
     with torch.no_grad():

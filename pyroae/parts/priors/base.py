@@ -11,7 +11,12 @@ from ..conditional import Conditional, of_one_entry
 
 
 class Prior(Part, nn.Module):
-    """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``."""
+    """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.priors.Laplace(8), Prior), pa.priors.Flat(8).proper
+    (True, False)
+    """
 
     event_shape: torch.Size | None
     proper = True  # whether it integrates to 1, so that there is something to draw and p(x) exists

@@ -17,6 +17,12 @@ class Conditioned(Prior):
         family: name of the Pyro distribution.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> told = vae.replace(prior=Conditioned(2), condition=pa.conditions.Labels(3))
+    >>> told.sample(y=torch.tensor([0, 1, 2])).shape
+    torch.Size([3, 16])
     """
 
     def __init__(self, event_shape: Shape | None = None, family: str = "Normal", hidden: int | list[int] = 128, activation: str = "ReLU"):

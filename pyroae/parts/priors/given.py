@@ -66,6 +66,9 @@ class Flow(Given):
         kind: ``"spline"`` (Durkan et al. 2019; Dolatabadi et al. 2020) or ``"affine"`` (Dinh et al. 2017).
         layers: how many transforms; the entries are reversed between two of them.
         hidden: width of each transform's hidden layer.
+
+    >>> Flow(4)().event_shape
+    torch.Size([4])
     """
 
     def __init__(self, event_shape: Shape | None = None, kind: str = "spline", layers: int = 4, hidden: int = 64):

@@ -61,6 +61,12 @@ class Hierarchical(_Levels):
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
         skip: the decoder sees z2 too: p(x|z, z2).
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> two = vae.replace(prior=Hierarchical(2, top=1), posterior=pa.posteriors.Hierarchical())
+    >>> two.sample(3).shape
+    torch.Size([3, 16])
     """
 
     sites = ("z", "z2")
@@ -96,6 +102,12 @@ class Clusters(_Levels):
         event_shape: shape of one z, a number.
         clusters: how many; their weights, means and scales are learned.
         spread: standard deviation of the means at the start.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> mixture = vae.replace(prior=Clusters(2), posterior=pa.posteriors.Clusters())
+    >>> mixture.sample(3).shape
+    torch.Size([3, 16])
     """
 
     sites = ("z", "y")
@@ -123,6 +135,12 @@ class ClassAndStyle(_Levels):
     Args:
         event_shape: shape of the style z, a number.
         classes: how many, equally likely.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> m2 = vae.replace(prior=ClassAndStyle(2), posterior=pa.posteriors.Clusters())
+    >>> m2.sample(3).shape
+    torch.Size([3, 16])
     """
 
     sites = ("z", "y")

@@ -17,6 +17,9 @@ class GaussianMixture(Prior):
         event_shape: shape of one z, a number.
         components: how many Normals.
         spread: standard deviation of the means at the start.
+
+    >>> GaussianMixture(8, components=5)().event_shape
+    torch.Size([8])
     """
 
     def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
@@ -41,6 +44,11 @@ class VampPrior(Prior):
     Args:
         event_shape: shape of one z.
         components: K.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae.replace(prior=VampPrior(2, components=5)).sample(3).shape
+    torch.Size([3, 16])
     """
 
     support = constraints.real

@@ -25,6 +25,9 @@ class Laplace(Conditional, Prior):
     r"""Independent Laplaces, for sparse codes: with a Delta posterior an L1 penalty of weight 1 / scale.
 
     :math:`-\log p(z) = \sum_j |z_j - loc| / scale + \log(2\,scale)`.
+
+    >>> Laplace(8, scale=0.5)().event_shape
+    torch.Size([8])
     """
 
     def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
@@ -32,28 +35,44 @@ class Laplace(Conditional, Prior):
 
 
 class SoftLaplace(Conditional, Prior):
-    """Independent soft Laplaces: a smooth peak with Laplace's tails."""
+    """Independent soft Laplaces: a smooth peak with Laplace's tails.
+
+    >>> SoftLaplace(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
         super().__init__(dist.SoftLaplace, event_shape, loc=loc, scale=scale)
 
 
 class StudentT(Conditional, Prior):
-    """Independent Student's t: tails that a code far out can afford."""
+    """Independent Student's t: tails that a code far out can afford.
+
+    >>> StudentT(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, df: float | str = 5.0, loc: float | str = 0.0, scale: float | str = 1.0):
         super().__init__(dist.StudentT, event_shape, df=df, loc=loc, scale=scale)
 
 
 class Logistic(Conditional, Prior):
-    """Independent Logistics."""
+    """Independent Logistics.
+
+    >>> Logistic(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
         super().__init__(dist.Logistic, event_shape, loc=loc, scale=scale)
 
 
 class Uniform(Conditional, Prior):
-    """Independent Uniforms from low to high, for codes with borders; a Delta posterior is squashed into them."""
+    """Independent Uniforms from low to high, for codes with borders; a Delta posterior is squashed into them.
+
+    >>> Uniform(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, low: float = -1.0, high: float = 1.0):
         limits = {"low": constraints.dependent, "high": constraints.dependent}
@@ -66,6 +85,9 @@ class SpikeSlab(Prior):
     """Each number of z is, with probability ``share``, of the wide slab, otherwise of the narrow spike at 0: sparse codes.
 
     Both are Normals around 0 (George & McCulloch 1993).
+
+    >>> SpikeSlab(8)().event_shape
+    torch.Size([8])
     """
 
     def __init__(self, event_shape: Shape | None = None, share: float = 0.2, slab: float = 1.0, spike: float = 0.05):
@@ -83,7 +105,11 @@ class SpikeSlab(Prior):
 
 
 class Sphere(Prior):
-    """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018)."""
+    """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018).
+
+    >>> Sphere(3)().sample().norm().round().item()
+    1.0
+    """
 
     def __init__(self, event_shape: Shape | None = None):
         nn.Module.__init__(self)
@@ -95,14 +121,22 @@ class Sphere(Prior):
 
 
 class OneHot(Conditional, Prior):
-    """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned."""
+    """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned.
+
+    >>> OneHot(5)().sample().sum().item()
+    1.0
+    """
 
     def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
         super().__init__(dist.OneHotCategorical, event_shape, logits=logits)
 
 
 class Bernoulli(Conditional, Prior):
-    """Independent bits; the logits may be learned."""
+    """Independent bits; the logits may be learned.
+
+    >>> Bernoulli(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
         super().__init__(dist.Bernoulli, event_shape, logits=logits)
@@ -112,6 +146,9 @@ class RelaxedOneHot(Relaxed, Prior):
     """A point of the simplex near one of its corners: the Concrete distribution (Maddison et al. 2017; Jang et al. 2017).
 
     A continuous stand-in for OneHot, with a density of its own; nearer to the corners with a lower temperature.
+
+    >>> round(RelaxedOneHot(5)().sample().sum().item(), 3)
+    1.0
     """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
@@ -123,7 +160,11 @@ class RelaxedOneHot(Relaxed, Prior):
 
 
 class RelaxedBernoulli(Relaxed, Prior):
-    """Numbers between 0 and 1, most near an end: the binary Concrete distribution, a continuous stand-in for Bernoulli."""
+    """Numbers between 0 and 1, most near an end: the binary Concrete distribution, a continuous stand-in for Bernoulli.
+
+    >>> RelaxedBernoulli(8)().event_shape
+    torch.Size([8])
+    """
 
     def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
         super().__init__(RelaxedBits, event_shape, temperature, logits=logits)

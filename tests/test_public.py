@@ -1,0 +1,42 @@
+"""Every public name is documented, with an example; the doctests run them."""
+
+import inspect
+
+import pytest
+
+import pyroae as pa
+
+FUNCTIONS = "recipes", "plots", "proposals", "data"  # modules whose functions are public too; the others' help their classes
+HOME = {"objectives": "pyroae.infer"}
+
+
+def public():
+    """Every public class and function, by the name that a person types."""
+    found = {f"pa.{name}": getattr(pa, name) for name in pa.__all__ if not inspect.ismodule(getattr(pa, name))}
+    for name in pa.__all__:
+        module = getattr(pa, name)
+        for inner, each in vars(module).items() if inspect.ismodule(module) else ():
+            kind = inspect.isclass(each) or inspect.isfunction(each) and name in FUNCTIONS
+            if kind and not inner.startswith("_") and each.__module__.startswith(HOME.get(name, module.__name__)):
+                found[f"pa.{name}.{inner}"] = each
+    return found
+
+
+PUBLIC = public()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_it_says_what_it_is_and_shows_it(name):
+    said = inspect.getdoc(PUBLIC[name]) or ""
+    assert len(said.split()) >= 3 and ">>>" in said, f"{name} has no docstring with an example"
+
+
+def test_all_parts_are_among_them():
+    assert {
+        "pa.priors.VampPrior",
+        "pa.nets.Conv",
+        "pa.objectives.IWAE",
+        "pa.plots.calibration",
+        "pa.recipes.vae",
+        "pa.fit",
+    } <= PUBLIC.keys()

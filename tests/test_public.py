@@ -8,6 +8,7 @@ import pyroae as pa
 
 FUNCTIONS = "recipes", "plots", "proposals", "data"  # modules whose functions are public too; the others' help their classes
 HOME = {"objectives": "pyroae.infer"}
+HELPERS = "TransformedPosterior", "Scheduled"  # classes that no person makes
 
 
 def public():
@@ -15,7 +16,10 @@ def public():
     found = {f"pa.{name}": getattr(pa, name) for name in pa.__all__ if not inspect.ismodule(getattr(pa, name))}
     for name in pa.__all__:
         module = getattr(pa, name)
+        listed = getattr(module, "__all__", None)
         for inner, each in vars(module).items() if inspect.ismodule(module) else ():
+            if inner in HELPERS or (listed and inner not in listed):
+                continue
             kind = inspect.isclass(each) or inspect.isfunction(each) and name in FUNCTIONS
             if kind and not inner.startswith("_") and each.__module__.startswith(HOME.get(name, module.__name__)):
                 found[f"pa.{name}.{inner}"] = each

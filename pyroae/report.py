@@ -49,6 +49,7 @@ _CAPTIONS = {
     "manifold": "The latent space, in equal steps.",
     "manifold-by-prior": "The latent space, in equal shares of the prior.",
     "traversal": "What each number of the code does. Rows that do not change carry nothing.",
+    "walk": "From one datum to another, in equal steps of z.",
     "filters": "What the first layer looks at.",
     "units": "Numbers of the code that do not depend on x are not used.",
     "aggregate": "Where the two differ, samples are drawn from where no data are.",
@@ -56,7 +57,7 @@ _CAPTIONS = {
     "ranks": "A line below the diagonal: the guide is too sure of z, on data that the model itself made.",
 }
 _GOOD = "weights", "calibration", "ranks"
-_CODE = "codes", "units", "aggregate", "traversal", "manifold", "manifold-by-prior", "filters"
+_CODE = "codes", "units", "aggregate", "traversal", "walk", "manifold", "manifold-by-prior", "filters"
 _DRAWS = "reconstructions", "samples"
 
 

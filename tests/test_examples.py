@@ -58,6 +58,11 @@ def test_reproduction(name, tmp_path, monkeypatch):
     found = Path("results", f"{made}.json").read_text()
     main(**arguments, quick=True, out="results")  # it is there, and nothing is done again
     assert Path("results", f"{made}.json").read_text() == found and math.isfinite(json.loads(found)["ours"])
+    if name == "iwae":
+        assert [row["passes"] for row in json.loads(found)["curve"]] == [1, 4]
+        model = next(Path("runs").glob("*/model.safetensors"))
+        imported("reproduce/annealing").main(str(model), quick=True, out="results")
+        assert "BDMC" in imported("reproduce/common").table("results")
 
 
 def imported(name):

@@ -48,11 +48,9 @@ def record(out: str | Path, name: str, row: dict[str, Any], settings: dict[str, 
     (folder / f"{name}.json").write_text(json.dumps(row | {"settings": settings} | made, indent=2) + "\n")
 
 
-def grow(path: Path, row: dict[str, Any]):
-    """Add a row to a list in a file, which outlives the process."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([*rows, row], indent=2))
+def going_on(folder: Path) -> dict[str, Path]:
+    """Arguments of ``pa.fit``: begin in this folder, or go on with what was begun there."""
+    return {"resume" if any(folder.glob("checkpoints/*.safetensors")) else "run_dir": folder}
 
 
 def recorded(out: str | Path, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:

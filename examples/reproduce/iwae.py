@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import torch
-from common import RESULTS, glorot, grow, record, recorded, scored
+from common import RESULTS, glorot, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -69,16 +69,30 @@ def main(
     )
     adam = functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-4, fused=True)
     bound = pa.objectives.IWAE(k, gradient=gradient) if objective == "iwae" else pa.objectives.IWAE(1, groups=k, gradient=gradient)
-    curve = Path(runs) / name / "curve.json"
+    folder = Path(runs) / name
+    curve = folder / "curve.json"
 
     def watch(row):
         if row["epoch"] in ends:
-            score = scored(vae, images.test.x[:watched], max(1, particles // 5))
-            grow(curve, {"passes": row["epoch"], "training seconds": row["seconds"]} | score)
+            found = {"passes": row["epoch"], "training seconds": row["seconds"]}
+            rows = json.loads(curve.read_text()) if curve.exists() else []
+            rows = [each for each in rows if each["passes"] < row["epoch"]]  # the last epoch before a stop may come twice
+            rows.append(found | scored(vae, images.test.x[:watched], max(1, particles // 5)))
+            curve.write_text(json.dumps(rows, indent=2))
 
     history = pa.fit(
-        vae, images.train, elbo=bound, epochs=ends[-1], batch_size=20, optimizer=adam, scheduler=schedule, seed=seed, callbacks=[watch]
+        vae,
+        images.train,
+        elbo=bound,
+        epochs=ends[-1],
+        batch_size=20,
+        optimizer=adam,
+        scheduler=schedule,
+        seed=seed,
+        callbacks=[watch],
+        **going_on(folder),
     )
+    pa.save(vae, folder / "model.safetensors")
     row = {
         "result": f"{objective.upper()}, k = {k}{'' if gradient == 'plain' else ', ' + gradient}, {layers} stochastic, {binarize} MNIST",
         "source": "Burda et al. 2016, table 1",

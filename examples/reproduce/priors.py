@@ -7,9 +7,10 @@ what should come again is the order and the size of the gain.
 """
 
 import functools
+from pathlib import Path
 
 import torch
-from common import RESULTS, record, recorded, scored
+from common import RESULTS, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -64,6 +65,7 @@ def main(
         lr=5e-4,
         scheduler=functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
         seed=seed,
+        **going_on(Path(runs) / name),
     )
     row = {
         "result": f"{prior}{'' if prior == 'Normal' else f', {components} components'}, static MNIST",

@@ -7,9 +7,10 @@ Its published 89.78 did not come again from its own code at its own settings, wh
 """
 
 import functools
+from pathlib import Path
 
 import torch
-from common import RESULTS, record, recorded, scored
+from common import RESULTS, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -41,7 +42,9 @@ def main(epochs: int = 500, particles: int = 5000, seed: int = 0, quick: bool = 
     )
     milestones = [2 * epochs // 5, 7 * epochs // 10]
     schedule = functools.partial(torch.optim.lr_scheduler.MultiStepLR, milestones=milestones, gamma=10 ** (-1 / 5))
-    history = pa.fit(vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed)
+    history = pa.fit(
+        vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed, **going_on(Path(runs) / "vae")
+    )
     row = {
         "result": "VAE 784-400-40, static MNIST, 200 particles",
         "source": "a control of pythae's settings",

@@ -19,7 +19,6 @@ SMALL = {
     "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
     "benchmarks/training": ({"shapes": ("6-4-2",), "rows": 200, "rounds": 1, "rivals": ("pyroae, eager", "by hand")}, "training"),
     "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "code": 3}, "classics"),
-    "contractive": ({"epochs": 1, "units": 8, "labels": 1}, "contractive"),
     "pretraining": ({"epochs": 1, "hidden": [8], "code": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood.json"),
@@ -45,6 +44,8 @@ REPRODUCED = {  # arguments, the record written
     "iwae": ({"k": 2, "layers": 2}, "iwae-k2-2-layer-static"),
     "priors": ({"prior": "VampPrior"}, "priors-VampPrior"),
     "ppca": ({}, "ppca"),
+    "contractive": ({}, "contractive-plain"),
+    "stacked": ({}, "SDAE-3"),
 }
 
 
@@ -63,6 +64,8 @@ def test_reproduction(name, tmp_path, monkeypatch):
         model = next(Path("runs").glob("*/model.safetensors"))
         imported("reproduce/annealing").main(str(model), quick=True, out="results")
         assert "BDMC" in imported("reproduce/common").table("results")
+        imported("reproduce/curves").main(out="results")
+        assert Path("results/curves.png").exists()
 
 
 def imported(name):

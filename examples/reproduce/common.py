@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pyroae as pa
 
 RESULTS = Path(__file__).parent / "results"
-_COLUMNS = ("result", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "seconds", "note")
+_COLUMNS = ("result", "unit", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "seconds", "note")
 
 
 def glorot(ae: pa.Autoencoder, x: Tensor) -> pa.Autoencoder:
@@ -35,8 +35,20 @@ def scored(ae: pa.Autoencoder, x: Any, particles: int) -> dict[str, float]:
     """Test log p(x) in nats a datum, with both its errors and the share of data for which it is a loose bound."""
     found = pa.log_likelihood(ae, x, particles=particles, progress=True)
     terms = pa.elbo_terms(ae, x)
-    row = {"ours": found.mean, "Monte-Carlo s.e.": found.mc_se, "sampling s.e.": found.data_se, "k-hat > .7": found.unreliable}
+    row = {
+        "unit": "nats",
+        "ours": found.mean,
+        "Monte-Carlo s.e.": found.mc_se,
+        "sampling s.e.": found.data_se,
+        "k-hat > .7": found.unreliable,
+    }
     return row | {"particles": found.particles, "ELBO": terms.elbo.mean().item(), "KL": terms.kl.mean().item()}
+
+
+def error(classifier: pa.Classifier, test: pa.data.Split) -> dict[str, float | str]:
+    """Test error in percent, with the error of that from so many data."""
+    share = classifier.error(test)
+    return {"unit": "% wrong", "ours": 100 * share, "sampling s.e.": 100 * math.sqrt(share * (1 - share) / len(test))}
 
 
 def record(out: str | Path, name: str, row: dict[str, Any], settings: dict[str, Any]):

@@ -1,0 +1,133 @@
+"""Rifai et al. 2011: what makes a code robust? Five autoencoders of 1,000 tied sigmoid units, and a classifier from each.
+
+PYROAE_DATA=... uv run python examples/reproduce/contractive.py
+uv run python examples/reproduce/contractive.py --data digits --units 100 --epochs 100 --few 500    # some minutes
+
+Cross-entropy of data binarized at a half. How strong each kind is, is chosen by the classifier's error on validation data after
+training on few rows; what is recorded is of all training data, and of test data.
+"""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from common import RESULTS, error, going_on, record, recorded
+from matplotlib.figure import Figure
+from pyro import distributions as dist
+
+import pyroae as pa
+from pyroae.data import Split
+
+KNOBS = {  # of each kind, from weak to strong
+    "contractive": (0.1, 0.3, 1.0),  # weight of the penalty
+    "denoising, Gaussian": (0.3, 0.5, 0.8),  # scale of the noise
+    "denoising, binary": (0.1, 0.25, 0.5),  # share of the entries that are set to 0
+    "weight decay": (0.3, 0.1, 0.05),  # scale of the Normal prior on the weights
+    "plain": (0.0,),
+}
+PUBLISHED = {  # test error in percent, mean |J|_F
+    "contractive": (1.14, 0.73e-4),
+    "denoising, Gaussian": (1.18, 0.86e-4),
+    "denoising, binary": (1.57, 7.87e-4),
+    "weight decay": (1.68, 5.0e-4),
+    "plain": (1.78, 17.5e-4),
+}
+
+
+def main(
+    data: str = "mnist",
+    units: int = 1000,
+    epochs: int = 50,
+    labels: int = 40,
+    few: int = 5000,
+    seed: int = 0,
+    quick: bool = False,
+    out: str = str(RESULTS),
+    runs: str = "runs",
+):
+    """Train plain, weight-decayed, denoising (binary and Gaussian noise) and contractive; record them, draw spectra and filters.
+
+    Args:
+        data: digits, mnist or fashion-mnist.
+        units: sigmoid units of the code, each with a filter of its own, used by encoder and decoder.
+        epochs: passes over the data.
+        labels: passes over the labelled data in fine-tuning, at the most: validation data stop it.
+        few: training data by which the strength is chosen.
+        seed: of initial weights, noise and order.
+        quick: digits and a few passes, to see that it runs.
+        out: folder of the records and of the picture.
+        runs: folder of the checkpoints.
+    """
+    if quick:
+        data, units, epochs, labels, few = "digits", 8, 1, 1, 100
+    settings = {key: value for key, value in locals().items() if key not in ("out", "runs")}
+    images = pa.data.load(data, binarize="threshold", validation=1 / 6)
+    folders = {kind: Path(runs) / f"contractive-{kind.replace(', ', '-').replace(' ', '-')}" for kind in KNOBS}
+    for kind, folder in folders.items():
+        if recorded(out, folder.name, settings):
+            continue
+        tried = chosen(kind, images, few, units, epochs, labels, seed)
+        ae, classifier = learned(kind, min(tried, key=tried.get), images.train, images.validation, units, epochs, labels, seed, folder)
+        pa.save(ae, folder / "model.safetensors")
+        found = pa.jacobian(ae, images.test.x[:500])
+        row = {"result": f"{kind}, {units:,} tied units, {data}", "source": "Rifai et al. 2011, table 1", "published": PUBLISHED[kind][0]}
+        row |= error(classifier, images.test) | {"published |J|_F": PUBLISHED[kind][1], "|J|_F": found.norms.mean().item()}
+        row |= {"saturated": found.saturated, "cross-entropy": -pa.elbo_terms(ae, images.test).reconstruction.mean().item()}
+        record(out, folder.name, row | {"validation errors": tried}, settings)
+    models = {kind: pa.load(folder / "model.safetensors") for kind, folder in folders.items()}
+    picture(models, images).savefig(Path(out) / "contractive.png", dpi=80)
+
+
+def chosen(kind: str, images: pa.data.DataSet, few: int, units: int, epochs: int, labels: int, seed: int) -> dict[float, float]:
+    """The validation error of each strength, learned from few data."""
+    train = replace(images.train, x=images.train.x[:few], labels=images.train.labels[:few])
+    tried = {}
+    for knob in KNOBS[kind] if len(KNOBS[kind]) > 1 else ():
+        tried[knob] = learned(kind, knob, train, images.validation, units, epochs, labels, seed)[1].error(images.validation)
+    return tried or {KNOBS[kind][0]: float("nan")}
+
+
+def learned(
+    kind: str, knob: float, train: Split, validation: Split, units: int, epochs: int, labels: int, seed: int, folder: Path | None = None
+) -> tuple[pa.Autoencoder, pa.Classifier]:
+    """An autoencoder of a kind, trained, and the classifier that starts from it; with a folder, each goes on where it was stopped."""
+    torch.manual_seed(seed)
+    prior = pa.priors.Flat(units, support="unit_interval")
+    ae = pa.recipes.autoencoder(train, units, []).replace(prior=prior, decoder=pa.nets.Tied(), corruption=corruption(kind, knob))
+    fit = functools.partial(pa.fit, ae)
+    if kind == "weight decay":
+        model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, knob), rows=len(train))
+        fit = functools.partial(pa.fit, model, guide=guide)
+    if kind == "contractive":
+        fit = functools.partial(fit, elbo=pa.Penalised(pa.penalties.SigmoidContractive(ae.encoder[0], knob)))
+    first, second = (going_on(folder / part) for part in ("code", "classifier")) if folder else ({}, {})
+    fit(train, epochs=epochs, seed=seed, **first)
+    return ae, pa.fine_tune(ae, train, epochs=labels, validation=validation, patience=5, seed=seed, **second)
+
+
+def corruption(kind: str, knob: float) -> pa.corruption.Corruption | None:
+    """Of the encoder's input while it learns."""
+    kinds = {"denoising, Gaussian": pa.corruption.Gaussian, "denoising, binary": pa.corruption.BernoulliMask}
+    return kinds[kind](knob) if kind in kinds else None
+
+
+def picture(models: dict[str, pa.Autoencoder], images: pa.data.DataSet) -> Figure:
+    """Filters of each, and the mean singular values of their Jacobians."""
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    grid = figure.add_gridspec(2, len(models), height_ratios=(1, 1.2))
+    spectra = figure.add_subplot(grid[1, :])
+    for i, (kind, ae) in enumerate(models.items()):
+        found = pa.jacobian(ae, images.test.x[:50])
+        title = f"{kind}\n$|J|_F$ {found.norms.mean():.3g}"
+        pa.plots.filters(ae, images.image_shape, n=48, columns=8, ax=figure.add_subplot(grid[0, i])).set_title(title)
+        spectra.semilogy(found.singular_values.mean(0), label=kind, linestyle=("-", "--", ":", "-.", (0, (5, 1)))[i])
+    spectra.set(xlabel="direction", ylabel="mean singular value of the Jacobian", ylim=(1e-3, None))
+    spectra.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

@@ -1,0 +1,67 @@
+"""Vincent et al. 2010: a classifier from a stack of denoising autoencoders against one from a stack of plain ones.
+
+PYROAE_DATA=... uv run python examples/reproduce/stacked.py
+
+Three layers of sigmoid units, each pretrained on the codes below it, masking noise at each layer's input or none; then all of
+it is trained on labels, and stopped by validation data.
+"""
+
+from pathlib import Path
+
+import torch
+from common import RESULTS, error, going_on, record, recorded
+
+import pyroae as pa
+
+PUBLISHED = {"SAE-3": 1.40, "SDAE-3": 1.28}
+
+
+def main(
+    units: int = 1000,
+    noise: float = 0.25,
+    epochs: int = 15,
+    labels: int = 40,
+    seed: int = 0,
+    quick: bool = False,
+    out: str = str(RESULTS),
+    runs: str = "runs",
+):
+    """Pretrain, fine-tune and record the test errors of both stacks.
+
+    Args:
+        units: of each layer.
+        noise: share of the inputs that a denoising layer does without.
+        epochs: passes over the data, for each layer.
+        labels: passes in fine-tuning, at the most.
+        seed: of initial weights, noise and order.
+        quick: digits and a few passes, to see that it runs.
+        out: folder of the records.
+        runs: folder of the checkpoints.
+    """
+    if quick:
+        units, epochs, labels = 8, 1, 2
+    settings = {key: value for key, value in locals().items() if key not in ("out", "runs")}
+    images = pa.data.load("digits" if quick else "mnist", validation=1 / 6)
+    for name, corruption in {"SAE-3": None, "SDAE-3": pa.corruption.Masking(noise)}.items():
+        if recorded(out, name, settings):
+            continue
+        torch.manual_seed(seed)
+        ae = pa.Autoencoder(
+            prior=pa.priors.Flat(units, support="unit_interval"),
+            likelihood=pa.likelihoods.Normal(tuple(images.event_shape), scale=1.0),
+            posterior=pa.posteriors.Delta(),
+            encoder=pa.nets.MLP([units, units], "Sigmoid"),
+            decoder=pa.nets.MLP([units, units], "Sigmoid"),
+        )
+        layers = pa.pretrain(ae, images.train, corruption=corruption, epochs=epochs, seed=seed)
+        classifier = pa.fine_tune(
+            ae, images.train, epochs=labels, validation=images.validation, patience=10, lr=3e-4, seed=seed, **going_on(Path(runs) / name)
+        )
+        row = {"result": f"{name}, {units} units a layer, MNIST", "source": "Vincent et al. 2010, table 3", "published": PUBLISHED[name]}
+        record(out, name, row | error(classifier, images.test) | {"epochs": [len(layer.rows) for layer in layers]}, settings)
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

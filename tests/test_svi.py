@@ -343,7 +343,7 @@ def test_precision_ends_with_the_call(precision, digits):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.parametrize("wrong, words", [({"compile": "fast"}, "'compiled', got 'fast'"), ({"precision": "low"}, "'medium', got 'low'")])
+@pytest.mark.parametrize("wrong, words", [({"compile": "fast"}, "'compiled', got 'fast'"), ({"precision": "low"}, "'bf16', got 'low'")])
 def test_bad_modes_are_named(wrong, words, digits):
     with pytest.raises(ValueError, match=words):
         pa.fit(small_vae(), digits.train, progress=False, **wrong)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published import PUBLISHED, Published
 from torch import Tensor, nn
 
 import pyroae as pa
 
 RESULTS = Path(__file__).parent / "results"
-_COLUMNS = ("result", "unit", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "seconds", "note")
+_COLUMNS = ("result", "source", "unit", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "minutes", "note")
 
 
 def glorot(ae: pa.Autoencoder, x: Tensor) -> pa.Autoencoder:
@@ -35,29 +36,24 @@ def scored(ae: pa.Autoencoder, x: Any, particles: int) -> dict[str, float]:
     """Test log p(x) in nats a datum, with both its errors and the share of data for which it is a loose bound."""
     found = pa.log_likelihood(ae, x, particles=particles, progress=True)
     terms = pa.elbo_terms(ae, x)
-    row = {
-        "unit": "nats",
-        "ours": found.mean,
-        "Monte-Carlo s.e.": found.mc_se,
-        "sampling s.e.": found.data_se,
-        "k-hat > .7": found.unreliable,
-    }
+    row = {"ours": found.mean, "Monte-Carlo s.e.": found.mc_se, "sampling s.e.": found.data_se, "k-hat > .7": found.unreliable}
     return row | {"particles": found.particles, "ELBO": terms.elbo.mean().item(), "KL": terms.kl.mean().item()}
 
 
-def error(classifier: pa.Classifier, test: pa.data.Split) -> dict[str, float | str]:
+def error(classifier: pa.Classifier, test: pa.data.Split) -> dict[str, float]:
     """Test error in percent, with the error of that from so many data."""
     share = classifier.error(test)
-    return {"unit": "% wrong", "ours": 100 * share, "sampling s.e.": 100 * math.sqrt(share * (1 - share) / len(test))}
+    return {"ours": 100 * share, "sampling s.e.": 100 * math.sqrt(share * (1 - share) / len(test))}
 
 
 def record(out: str | Path, name: str, row: dict[str, Any], settings: dict[str, Any]):
-    """Write one result, with what it was made by and on, to ``out/name.json``."""
+    """Write one result, with what it was made by and on and what is published, to ``out/name.json``."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     cores = f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} used"
     made = {"machine": torch.cuda.get_device_name() if torch.cuda.is_available() else cores, "torch": torch.__version__}
-    (folder / f"{name}.json").write_text(json.dumps(row | {"settings": settings} | made, indent=2) + "\n")
+    beside = PUBLISHED.get(name, Published(name, ""))._asdict()
+    (folder / f"{name}.json").write_text(json.dumps(beside | row | {"settings": settings} | made, indent=2) + "\n")
 
 
 def going_on(folder: Path) -> dict[str, Path]:
@@ -75,10 +71,16 @@ def recorded(out: str | Path, name: str, settings: dict[str, Any]) -> dict[str, 
 
 
 def table(folder: str | Path = RESULTS) -> str:
-    """All results as a Markdown table."""
-    rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
-    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([_cell(row.get(column)) for column in _COLUMNS] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """All results as a Markdown table, and what was not run."""
+    paths = {name: Path(folder) / f"{name}.json" for name in PUBLISHED}
+    rows = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
+    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([_cell(_minutes(row).get(column)) for column in _COLUMNS] for row in rows)]
+    missing = [PUBLISHED[name].result for name, path in paths.items() if not path.exists()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\nNot run yet: {'; '.join(missing)}."
+
+
+def _minutes(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"minutes": row["seconds"] / 60}
 
 
 def _cell(value: Any) -> str:

@@ -17,13 +17,6 @@ from common import RESULTS, glorot, going_on, record, recorded, scored
 
 import pyroae as pa
 
-PUBLISHED = {  # (layers, binarization): {objective and k: test log p(x), nats a digit}
-    (1, "dynamic"): {"vae 1": -86.76, "vae 5": -86.47, "vae 50": -86.35, "iwae 5": -85.54, "iwae 50": -84.78},
-    (1, "static"): {"vae 1": -88.71, "vae 5": -88.83, "vae 50": -89.05, "iwae 5": -87.63, "iwae 50": -87.10},
-    (2, "dynamic"): {"vae 1": -85.33, "vae 5": -85.01, "vae 50": -84.78, "iwae 5": -83.89, "iwae 50": -82.90},
-    (2, "static"): {"vae 1": -88.08, "vae 5": -87.63, "vae 50": -87.86, "iwae 5": -86.17, "iwae 50": -85.32},
-}
-
 
 def main(
     k: int = 1,
@@ -98,9 +91,6 @@ def main(
     pa.save(vae, folder / "model.safetensors")
     rows = json.loads(curve.read_text())
     row = {
-        "result": f"{objective.upper()}, k = {k}{'' if gradient == 'plain' else ', ' + gradient}, {layers} stochastic, {binarize} MNIST",
-        "source": "Burda et al. 2016, table 1",
-        "published": PUBLISHED[layers, binarize].get(f"{'vae' if k == 1 else objective} {k}"),
         **scored(vae, images.test, particles),
         "active units": int(pa.active_units(vae, images.test.x).active.sum()),
         "passes": ends[-1],

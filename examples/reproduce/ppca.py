@@ -49,8 +49,6 @@ def main(
     some = x[:annealed]
     by_weights, by_ais = pa.log_likelihood(vae, some, particles=5000), pa.ais(vae, some)
     row = {
-        "result": f"linear VAE = probabilistic PCA, {code} components, MNIST's training data",
-        "source": "the closed form, Tipping & Bishop 1999",
         "published": exact.score(x.double().numpy()),
         **scored(vae, x, 100),
         "seconds": history["seconds"][-1],

@@ -14,8 +14,6 @@ from common import RESULTS, going_on, record, recorded, scored
 
 import pyroae as pa
 
-PUBLISHED = {"VampPrior": -85.57}  # Tomczak & Welling 2018, table 1
-
 
 def main(
     prior: str = "Normal",
@@ -68,9 +66,6 @@ def main(
         **going_on(Path(runs) / name),
     )
     row = {
-        "result": f"{prior}{'' if prior == 'Normal' else f', {components} components'}, static MNIST",
-        "source": "Tomczak & Welling 2018, table 1",
-        "published": PUBLISHED.get(prior),
         **scored(vae, images.test, particles),
         "seconds": history["seconds"][-1],
         "note": f"{epochs} of 2,000 passes",

@@ -46,9 +46,6 @@ def main(epochs: int = 500, particles: int = 5000, seed: int = 0, quick: bool = 
         vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed, **going_on(Path(runs) / "vae")
     )
     row = {
-        "result": "VAE 784-400-40, static MNIST, 200 particles",
-        "source": "a control of pythae's settings",
-        "published": -92.60,
         **scored(vae, images.test, min(200, particles)),
         "seconds": history["seconds"][-1],
         "note": "" if epochs == 500 else f"{epochs} of 500 passes",

@@ -68,6 +68,11 @@ def test_reproduction(name, tmp_path, monkeypatch):
         assert Path("results/curves.png").exists()
 
 
+def test_the_readme_has_the_table_of_results(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
+    assert imported("reproduce/common").table() in (EXAMPLES.parent / "README.md").read_text()
+
+
 def imported(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -75,8 +75,8 @@ def table(folder: str | Path = RESULTS) -> str:
     paths = {name: Path(folder) / f"{name}.json" for name in PUBLISHED}
     rows = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
     lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([_cell(_minutes(row).get(column)) for column in _COLUMNS] for row in rows)]
-    missing = [PUBLISHED[name].result for name, path in paths.items() if not path.exists()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\nNot run yet: {'; '.join(missing)}."
+    missing = [f"`{name}`" for name, path in paths.items() if not path.exists()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\nNot run yet: {', '.join(missing)}."
 
 
 def _minutes(row: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ PUBLISHED: dict[str, Published] = {
     "priors-GaussianMixture": Published("GaussianMixture of 500", "Tomczak & Welling 2018: in between"),
     "priors-VampPrior": Published("VampPrior of 500", "Tomczak & Welling 2018, table 1", -85.57),
     **{
-        f"contractive-{kind}": Published(f"{kind.replace('-', ', ')}, 1,000 tied units, MNIST", "Rifai et al. 2011", figure, "% wrong")
+        f"contractive-{kind}": Published(f"{kind.replace('-', ' ')}, 1,000 tied units, MNIST", "Rifai et al. 2011", figure, "% wrong")
         for kind, figure in _RIFAI.items()
     },
     "SDAE-3": Published("stacked denoising autoencoders, 3 layers, MNIST", "Vincent et al. 2010", 1.28, "% wrong"),

@@ -12,7 +12,14 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IMPORTED = ["ipykernel.kernelapp", "matplotlib.pyplot", "sklearn.datasets", "pyroae.plots", "pyroae.evaluation.representation"]
+IMPORTED = [
+    "ipykernel.kernelapp",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "torch.fx.experimental.proxy_tensor",
+    "pyroae.plots",
+    "pyroae.evaluation.representation",
+]
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(IMPORTED)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,15 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+
+def command() -> str:
+    """How a person calls ``pyroae`` again: as now, by ``uv run`` or without.
+
+    >>> command() in ("pyroae", "uv run pyroae")
+    True
+    """
+    return "uv run pyroae" if "UV" in os.environ else "pyroae"
 
 
 def _finite(value: Any) -> Any:

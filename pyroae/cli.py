@@ -1,28 +1,31 @@
 """The command line: ``pyroae train``, ``pyroae report``. Options are built from the signatures of the functions they call."""
 
 import inspect
+import logging
 import os
 import re
 import sys
 from typing import TextIO
 
-from .answer import Answer
+from .answer import Answer, command
 
 USAGE = """usage: pyroae COMMAND ...
 
-  train [RECIPE] [options]   train a model, score it, draw it, write a run folder
-  evaluate RUN [options]     all about a run's model on its test data; writes JSON and CSV
-  compare RUN RUN ...        rank runs by log p(x) of the same test data, with paired errors
-  report RUN                 one HTML page about a run, with its latent space to explore
-  parts [KIND]               list everything that can be swapped in by name
-  completion SHELL           a script that makes bash or zsh complete all this
+  train [RECIPE] [options]  train a model, score it, draw it: a run folder
+  evaluate RUN [options]    all about a run's model on test data, as JSON and CSV
+  compare RUN RUN ...       rank runs by log p(x), with paired errors
+  report RUN                one HTML page about a run, its codes to explore
+  parts [KIND]              everything that can be swapped in by name
+  completion SHELL          a script that makes bash or zsh complete all this
 
-Recipes: vae (the default), conditional, autoencoder, denoising, sparse, sparse_kl, contractive.
+Recipes: vae (the default), conditional, autoencoder, denoising, sparse,
+sparse_kl, contractive.
 
-  pyroae train                                         # digits, under a minute: runs/vae-digits-1
+  pyroae train                               # digits: runs/vae-digits-1
   pyroae train vae --prior VampPrior --prior.components 50
-  pyroae train denoising --data mnist --corruption SaltPepper --corruption.fraction .3
-  pyroae train --resume runs/vae-digits-1              # go on with a run that was stopped
+  pyroae train denoising --corruption SaltPepper --corruption.fraction .3
+  pyroae train --prior.help VampPrior        # what a part can be told
+  pyroae train --resume runs/vae-digits-1    # go on with a run that was stopped
   pyroae evaluate runs/vae-digits-1 --particles 5000
   pyroae compare runs/vae-digits-1 runs/vae-digits-2
   pyroae report runs/vae-digits-1
@@ -43,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not make every step wait for spinning threads
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA's compiler where there is no GPU
     if argv[0] not in COMMANDS:
-        _complain(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)} (see pyroae --help)")
+        _complain(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)} (see {command()} --help)")
         return 2
     try:
         answer = COMMANDS[argv[0]]([token for token in argv[1:] if token != "--json"])
@@ -60,7 +64,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parts(argv: list[str]) -> Answer:
-    """List parts by kind, each with the first line of its documentation."""
+    """List parts by kind, each with what it is: prior, likelihood, posterior, encoder, decoder, condition, corruption, objective.
+
+    What one can be told, its help says: pyroae train --prior.help VampPrior, say.
+    """
     from .options import choices, help_for
     from .part import did_you_mean
 
@@ -70,7 +77,7 @@ def parts(argv: list[str]) -> Answer:
     for option in argv:
         if option not in known:
             raise ValueError(f"parts: there is no kind {option!r}" + did_you_mean(option, known))
-    say = lambda cls: (inspect.getdoc(cls) or "").strip().partition("\n")[0]  # noqa: E731
+    say = lambda cls: _FORMULA.sub("", (inspect.getdoc(cls) or "").strip().partition("\n")[0]).replace("`", "")  # noqa: E731
     found = {option: {name: say(cls) for name, cls in sorted(known[option].items())} for option in argv or known}
     lines = [line for option in found for line in ("", f"--{option}", *(f"  {name:22} {said}" for name, said in found[option].items()))]
     return Answer("\n".join(lines), found)
@@ -119,6 +126,7 @@ def completion(argv: list[str]) -> Answer:
     return Answer(text, {"shell": argv[0], "script": text})
 
 
+_FORMULA = re.compile(r"[:,]?\s*:math:`[^`]*`")  # for a page, not for a terminal
 _LABEL = re.compile(r"^([a-z][\w(), |]{13,14}) (?=\S)", re.M)  # what a line of a report is about
 COMMANDS = {command.__name__: command for command in (train, evaluate, compare, report, parts, completion)}
 

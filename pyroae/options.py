@@ -2,12 +2,13 @@
 
 import inspect
 import json
+from argparse import SUPPRESS, Action
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from pyro import infer
 
 from .answer import Answer
@@ -33,6 +34,16 @@ SWAPPABLE = {
     "condition": Condition,
     "corruption": Corruption,
     "objective": infer.ELBO,
+}
+ROLES = {
+    "prior": "p(z)",
+    "likelihood": "p(x|z)",
+    "posterior": "q(z|x)",
+    "encoder": "x to q's numbers",
+    "decoder": "z to p's numbers",
+    "condition": "known beside x",
+    "corruption": "of the encoder's input, in training",
+    "objective": "what is trained",
 }
 FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume"}
 
@@ -93,14 +104,12 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
         ValueError: an unknown option or a value of the wrong type.
     """
     name, (first, *_) = function.__name__, inspect.signature(function).parameters.values()
-    parser = ArgumentParser(
-        prog=f"pyroae {name}", description=_first_line(function), epilog=_example(name), exit_on_error=False, allow_abbrev=False
-    )
+    parser = _empty(name, f"{first.name.upper()}{'' if first.annotation is str else ' ...'}", function)
     if first.annotation is str:
-        parser.add_argument(first.name, type=str, help="the run folder")
+        parser.add_argument(first.name, type=str, help="the run folder, such as runs/vae-digits-1")
     else:
         parser.add_argument(first.name, type=str, nargs="+", help="the run folders")
-    parser.add_function_arguments(function, skip={first.name})
+    parser.add_function_arguments(function, as_group=False, skip={first.name})
     try:
         return parser.parse_args(argv).as_dict()
     except ArgumentError as error:
@@ -109,7 +118,8 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
 
 def help_for(usage: str, function: Callable) -> Answer:
     """The help of a command without options."""
-    text = f"usage: pyroae {usage}\n\n{inspect.getdoc(function)}\n\n{_example(function.__name__)}"
+    said = (inspect.getdoc(function) or "").replace("`", "")
+    text = f"usage: pyroae {usage}\n\n{said}\n\n{_example(function.__name__)}"
     return Answer(text, {"help": text})
 
 
@@ -136,35 +146,45 @@ EXAMPLES = {
 
 
 def _example(command: str) -> str:
-    return f"example: {EXAMPLES[command]}   (--json prints the answer for machines)"
+    return f"example: {EXAMPLES[command]}\n(--json prints the answer for machines)"
 
 
 def _first_line(function: Callable) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
-def _parser(recipe: str) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"pyroae train {recipe}",
-        description=_first_line(RECIPES[recipe]),
-        epilog=_example("train"),
+class _Help(DefaultHelpFormatter):
+    """Help without the classes' paths, which ``pyroae parts`` lists by name, and with examples that can be copied."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = " ".join((action.help or "").replace("`", "").removesuffix(".").split())
+        silent = any(action.default is each for each in (None, False, SUPPRESS)) or not action.option_strings
+        return text if silent or getattr(action, "_jsonargparse_preexpanded_help", False) else f"{text} [%(default)s]"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example") else super()._fill_text(text.replace("`", ""), width, indent)
+
+
+def _empty(command: str, usage: str, function: Callable, known: str = "") -> ArgumentParser:
+    return ArgumentParser(
+        prog=f"pyroae {command}",
+        usage=f"pyroae {command} {usage} [options]",
+        description=_first_line(function) + known,
+        epilog=_example(command),
+        formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
-    parser.add_argument("--recipe", type=str, default=recipe, help="the recipe, where it is not named first")
-    parser.add_function_arguments(RECIPES[recipe], skip={"data"})
+
+
+def _parser(recipe: str) -> ArgumentParser:
+    parser = _empty("train", "[RECIPE]", RECIPES[recipe], f" This is {recipe}, of the recipes {', '.join(RECIPES)}.")
     parser.add_argument(
         "--data", type=str, default="digits", help="digits, mnist, fashion-mnist, binarized-mnist, omniglot, a file or a folder"
     )
-    parser.add_function_arguments(load, skip={"data"})
-    for name, kind in SWAPPABLE.items():
-        parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's own; pyroae parts {name} lists them")
-    parser.add_function_arguments(fit, skip=FIT_SKIPS | {"epochs"})
     parser.add_argument(
         "--epochs", type=int | None, help="passes over the data; by default 20, or more where that makes fewer than 4,000 steps"
     )
-    parser.set_defaults(seed=0)
     parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
     parser.add_argument(
         "--pretrain",
@@ -176,7 +196,30 @@ def _parser(recipe: str) -> ArgumentParser:
     parser.add_argument("--tensorboard", type=bool, default=False, help="log to the run folder for TensorBoard too")
     parser.add_argument("--resume", type=str | None, help="go on with the run in this folder, with its settings but for those named")
     parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
+    parser.add_argument("--recipe", type=str, default=recipe, help="the recipe, where it is not named first")
+    parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
+    _add_section(parser, "size and weights", RECIPES[recipe], {"data"})
+    parts = parser.add_argument_group(
+        "parts", "instead of the recipe's own: pyroae parts KIND lists them, --prior.help VampPrior, say, what one can be told"
+    )
+    for name, kind in SWAPPABLE.items():
+        parts.add_argument(f"--{name}", type=kind, help=ROLES[name])
+    _add_section(parser, "how data are read", load, {"data"})
+    _add_section(parser, "training", fit, FIT_SKIPS | {"epochs"})
+    for action in parser._actions:
+        if action.option_strings[-1].endswith(".help"):
+            action.help = SUPPRESS
+        elif "--print_config" in action.option_strings:
+            action.help = "write all settings as YAML and stop"
+        elif words := [word for each in get_args(getattr(action, "_typehint", None)) for word in get_args(each) if isinstance(word, str)]:
+            action.metavar = f"{{{','.join(words)}}}"
+    parser.set_defaults(seed=0)
     return parser
+
+
+def _add_section(parser: ArgumentParser, title: str, function: Callable, skip: set[str]):
+    parser.add_function_arguments(function, skip=skip)
+    parser._action_groups[-1].title = title
 
 
 def _recipe_by_option(argv: list[str]) -> str | None:
@@ -213,6 +256,8 @@ def _check_names(parser: ArgumentParser, argv: list[str]) -> dict[str, type | No
             continue
         name, equals, attached = token.removeprefix("--").partition("=")
         head, *rest = name.split(".")
+        if rest[-1:] == ["help"]:
+            continue
         if head not in options:
             raise ValueError(f"train: there is no option --{head}" + did_you_mean(head, options))
         if head not in SWAPPABLE:

@@ -34,6 +34,11 @@ def autoencoder(data: DataSet | Split, code: int = 32, hidden: Hidden = 128) -> 
 def denoising(data: DataSet | Split, code: int = 32, hidden: Hidden = 128) -> Autoencoder:
     """Denoising autoencoder (Vincent et al. 2010): the encoder sees corrupted x, the decoder must give the clean one.
 
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+
     >>> import pyroae as pa
     >>> type(denoising(pa.data.load("digits")).posterior).__name__
     'Delta'
@@ -63,6 +68,13 @@ def sparse(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, scale: 
 def sparse_kl(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
     """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target.
 
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        weight: of the penalty.
+        target: mean activation that units are drawn to.
+
     >>> import pyroae as pa
     >>> type(sparse_kl(pa.data.load("digits")).posterior).__name__
     'Delta'
@@ -75,6 +87,12 @@ def sparse_kl(data: DataSet | Split, code: int = 128, hidden: Hidden = 128, weig
 def contractive(data: DataSet | Split, code: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:
     """Contractive autoencoder (Rifai et al. 2011): sigmoid units, and a penalty on the squared Jacobian of the encoder.
 
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        weight: of the penalty.
+
     >>> import pyroae as pa
     >>> type(contractive(pa.data.load("digits")).posterior).__name__
     'Delta'
@@ -84,6 +102,11 @@ def contractive(data: DataSet | Split, code: int = 32, hidden: Hidden = [], weig
 
 def vae(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Variational autoencoder (Kingma & Welling 2014): Normal prior, Normal posterior, the likelihood that the data's domain asks for.
+
+    Args:
+        data: what it is for; states the shape of x and its domain.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(vae(pa.data.load("digits")).posterior).__name__
@@ -97,6 +120,11 @@ def vae(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencod
 
 def conditional(data: DataSet | Split, code: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Conditional VAE (Sohn et al. 2015): encoder and decoder are told the label; samples are drawn by class.
+
+    Args:
+        data: what it is for, with labels.
+        code: how many numbers z has.
+        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(conditional(pa.data.load("digits")).posterior).__name__

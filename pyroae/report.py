@@ -25,21 +25,12 @@ from .evaluation.particles import as_data
 from .infer import programs
 from .infer.programs import Program
 from .infer.training import History
+from .options import ROLES
 from .part import describe
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
 from .scoring import opened_run
 
-_ROLES = {
-    "prior": "p(z)",
-    "likelihood": "p(x|z)",
-    "posterior": "q(z|x)",
-    "encoder": "x to q's numbers",
-    "decoder": "z to p's numbers",
-    "condition": "known beside x",
-    "corruption": "of the encoder's input, in training",
-    "objective": "what is trained",
-}
 _CAPTIONS = {
     "training": "Epoch by epoch. The two sides of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
     "weights": "A dot for each test datum. To the right of the line its log p(x) is not to be trusted; it is too low rather than too high.",
@@ -94,7 +85,7 @@ def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
             title=run.resolve().name,
             data=repr(data),
             settings=[(name, _said(value)) for name, value in settings.items() if value not in (None, False, 0)],
-            parts=[(role, _ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None],
+            parts=[(role, ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None],
             programs=_programs(ae, data),
             results=_results(run, isinstance(ae.posterior, Delta)),
             training=captioned(["training"]),

@@ -1,16 +1,17 @@
 """Runs: train a recipe, score it, and keep everything in a folder that is never overwritten."""
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 
 from . import data, pictures, plots, storage
-from .answer import Answer
+from .answer import Answer, command
 from .autoencoder import Autoencoder
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
@@ -41,6 +42,11 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     folder = Path(settings.resume) if settings.resume else _folder(settings.out, f"{recipe.__name__}-{found.name}")
     with Checkpoints(folder).locked():
         _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+    with _keeping(folder, settings.resume):
+        return _trained(recipe, settings, ae, found, note, folder)
+
+
+def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: DataSet, note: str, folder: Path) -> Answer:
     history = _train(ae, found, settings, folder)
     storage.save(ae, folder / "model.safetensors")
     with storage.atomic(folder / "history.csv") as path:
@@ -59,27 +65,32 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
         f"last training loss {loss:.2f} nats/datum",
         *report,
         f"run folder     {folder}: {', '.join(files)}",
-        f"next           pyroae report {folder} writes a page about it; pyroae evaluate {folder} says more",
+        f"next           {command()} report {folder} writes a page about it; {command()} evaluate {folder} says more",
     ]
     said = {"run": str(folder), "recipe": recipe.__name__, "epochs": len(history.rows), "loss": loss}
     return Answer("\n".join(lines), {**said, **results, "files": files})
 
 
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
-    """Train, with checkpoints in the folder; one in which nothing was learned is removed, unless it was there before."""
-    options, checkpoints = arguments_of(fit, settings), Checkpoints(folder)
+    """Train, with checkpoints in the folder."""
+    options, callbacks = arguments_of(fit, settings), _callbacks(ae, found, settings, folder)
+    if settings.pretrain and not Checkpoints(folder).paths():
+        pull = getattr(ae.objective, "penalty", None)
+        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
+    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=settings.resume, **options)
+
+
+@contextlib.contextmanager
+def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
+    """Say how a run that is interrupted goes on; a folder in which nothing was learned is removed, unless it was there before."""
     try:
-        callbacks = _callbacks(ae, found, settings, folder)
-        if settings.pretrain and not checkpoints.paths():
-            pull = getattr(ae.objective, "penalty", None)
-            pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
-        return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=settings.resume, **options)
+        yield
     except BaseException as error:
-        learned = any(int(path.stem) for path in checkpoints.paths())
-        if not learned and settings.resume is None:
+        learned = any(int(path.stem) for path in Checkpoints(folder).paths())
+        if not learned and resumed is None:
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"stopped; what was learned is kept: pyroae train --resume {folder} goes on") from error
+            raise KeyboardInterrupt(f"stopped; what was learned is kept: {command()} train --resume {folder} goes on") from error
         raise
 
 

@@ -111,6 +111,11 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
 def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
     """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
 
+    Args:
+        runs: the run folders.
+        particles: importance samples for each test datum's log p(x).
+        proposal: where they are drawn from.
+
     Raises:
         ValueError: fewer than two runs, folders that are none, different test data, or a model without log p(x).
     """

@@ -258,11 +258,15 @@ def test_tensorboard_by_a_flag(capsys, tmp_path):
 
 def test_help_fits_a_screen(capsys):
     shown = run("--help", capsys=capsys).splitlines()
-    assert len(shown) <= 24 and max(map(len, shown)) <= 100
+    assert len(shown) <= 24 and max(map(len, shown)) <= 80
     with pytest.raises(SystemExit) as stopped:
         main(["train", "contractive", "--help"])
     text = capsys.readouterr().out
-    assert stopped.value.code == 0 and "--weight" in text and "--binarize" in text and "--scheduler" in text
+    assert stopped.value.code == 0 and "--weight" in text and "--binarize {threshold,static,dynamic}" in text and "--scheduler" in text
+    assert "pyroae.parts" not in text and "class '" not in text  # names, no paths
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--prior.help", "VampPrior"])
+    assert stopped.value.code == 0 and "--prior.components" in capsys.readouterr().out
 
 
 PRIORS = ["Normal", "Laplace", "SoftLaplace", "StudentT", "Logistic", "SpikeSlab", "GaussianMixture", "VampPrior", "Flow"]

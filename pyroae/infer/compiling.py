@@ -50,6 +50,7 @@ class Traced:
         self.function, self.watched, self.mode, self.calls = function, list(watched), mode, calls
         self.kinds: dict[tuple, _Kind] = {}
         self.done = 0
+        self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
         self.tensors = self.plain = None  # (holder, name) of everything that is looked up at every call
 
     def __call__(self, *args) -> Outputs:
@@ -156,6 +157,7 @@ class _Kind:
         """Make the next graph, run it beside what runs now, and go on with it if the two agree."""
         name = _LADDER[self.level + 1]
         before = _snapshot(held)
+        self.owner.announce(name)
         try:
             if name == "traced":
                 self.graph = Graph(self.owner.function, held, args)

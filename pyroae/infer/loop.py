@@ -60,6 +60,7 @@ class Training:
         self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None}
         self.start = self.glanced = self.kept_at = self.saved_at = time.perf_counter()
         self.saving = 0.0  # seconds that a checkpoint takes
+        self.making = False  # a graph of the step, which takes seconds
         self.careful = False  # looking at every step, which waits for the device
 
     # --- the state ---
@@ -170,6 +171,7 @@ class Training:
             tqdm(total=whole, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True) as self.bar,
             _asking() as self.asked,
         ):
+            self.svi.announce_to(self._say_making)
             self.keep()
             if self.checkpoints and not self.checkpoints.paths():
                 self.checkpoints.write(self.kept)
@@ -208,6 +210,9 @@ class Training:
         if self.careful:
             return self._careful_step(batch)
         self._count(batch, self.svi.step(*batch))
+        if self.making:
+            self.making = False
+            self.bar.unpause()  # else it would take every step to come to be as long
         self.bar.update()
         now = time.perf_counter()
         if now - self.glanced > _GLANCE:
@@ -219,6 +224,11 @@ class Training:
                 self.keep()
         if self.asked.is_set():
             self._stop()
+
+    def _say_making(self, graph: str):
+        """On the bar, which stands still meanwhile."""
+        self.making = True
+        self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
 
     def _count(self, batch: Args, loss: Tensor):
         self.total += loss

@@ -1,5 +1,8 @@
 """``SVI``: Pyro's stochastic variational inference, whose step runs the programs' Python only once."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
@@ -99,6 +102,10 @@ class SVI:
         if self.accumulate == 1:
             return [args]
         return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
+
+    def announce_to(self, listener: Callable[[str], Any]):
+        """Call the listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is made."""
+        self._gradients.announce = listener
 
     def levels(self) -> dict[str, list | None]:
         """How far the graphs of steps and of losses have come, for each number of rows."""

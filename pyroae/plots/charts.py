@@ -155,7 +155,8 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
         ax.plot(at, middle, "o", color="black", markersize=3)
     ax.set_xticks(range(1, len(middle) + 1))
     ax.set(xlabel="number of the code", ylabel="z: median, 50% and 90% intervals", title="What is coded, and what the prior expects")
-    ax.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, -0.12))
+    ax.set_ylim(top=ax.get_ylim()[1] + 0.12 * np.ptp(ax.get_ylim()))  # room for the legend
+    ax.legend(frameon=False, loc="upper right", ncols=2)
     return ax
 
 

@@ -2,9 +2,11 @@
 
 import math
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from ..autoencoder import Autoencoder
@@ -12,6 +14,7 @@ from ..parts import networks
 from .drawing import Undrawable, axes
 
 Limits = tuple[float, float]
+_GAP = "#c9d6e4"  # between images: no grey of theirs, so that white ones have an edge
 
 
 def images(
@@ -38,12 +41,12 @@ def images(
     height, width, *colour = image_shape
     rows = -(-len(x) // columns)
     pad = max(1, height // 8)
-    canvas = np.ones((rows * (height + pad) - pad, columns * (width + pad) - pad, *colour))
+    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, *colour), to_rgb(_GAP) if colour else np.nan)
     low, high = limits
     for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape).numpy()):
         top, left = i // columns * (height + pad), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = image
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(canvas, cmap=matplotlib.colormaps["gray"].with_extremes(bad=_GAP), vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)

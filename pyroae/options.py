@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from argparse import SUPPRESS, Action
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from pyro import infer
+from torch import optim
 
 from .answer import Answer
 from .data import load
+from .data.named import NAMED
 from .infer.objectives import Objective
 from .infer.penalties import Penalty
 from .infer.training import fit
@@ -66,7 +69,10 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
     resumed, argv = _resumed(argv)
     name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv) or "vae"
     if name not in RECIPES:
-        raise ValueError(f"train: there is no recipe {name!r}" + did_you_mean(name, RECIPES))
+        as_data = name in NAMED or Path(name).exists()
+        raise ValueError(
+            f"train: there is no recipe {name!r}" + (f"; data are named by --data {name}" if as_data else did_you_mean(name, RECIPES))
+        )
     parser = _parser(name)
     given = argv[1:] if argv and argv[0] == name else argv
     given = _spelled_out(given, _check_names(parser, given))
@@ -78,7 +84,7 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         settings.resume = resumed
         return RECIPES[name], parser.instantiate(settings), json.loads(parser.dump(settings, format="json"))
     except ArgumentError as error:
-        raise ValueError("train: " + " ".join(str(error).split())) from error
+        raise ValueError(f"train: {_readable(error)}") from error
 
 
 def _resumed(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -113,7 +119,7 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
     try:
         return parser.parse_args(argv).as_dict()
     except ArgumentError as error:
-        raise ValueError(f"{name}: " + " ".join(str(error).split())) from error
+        raise ValueError(f"{name}: {_readable(error)}") from error
 
 
 def help_for(usage: str, function: Callable) -> Answer:
@@ -143,6 +149,26 @@ EXAMPLES = {
     "parts": "pyroae parts prior",
     "completion": "source <(pyroae completion bash)",
 }
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list such as [300,100]"}
+_CALLED = {"--optimizer": (optim, optim.Optimizer), "--scheduler": (optim.lr_scheduler, optim.lr_scheduler.LRScheduler)}
+
+
+def _readable(error: ArgumentError) -> str:
+    """What jsonargparse says of a value, in fewer words: the option, what it takes, what came."""
+    said = " ".join(str(error).split())
+    option, value = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', said)), said.rpartition("alue: ")[2]
+    if missing := re.search(r"arguments are required: ([\w, ]+)", said):
+        return f"{option} needs " + ", ".join(f"{option}.{name}" for name in missing[1].strip().split(", "))
+    if option in _CALLED and "import path" in said:
+        home, kind = _CALLED[option]
+        known = [name for name, each in vars(home).items() if isinstance(each, type) and issubclass(each, kind)]
+        return f"there is no {option[2:]} {value!r}" + did_you_mean(value, known)
+    expected = said.partition("Given value type")[0]
+    words = re.findall(r"Literal\[(.*?)\]", expected)[:1]
+    kinds = words or [text for name, text in _KINDS.items() if f"<class '{name}'>" in expected or f"{name}[" in expected]
+    return f"expected {option} as {' or '.join(kinds)}, got {value!r}" if kinds else re.sub(r'Parser key "([\w.]+)":', r"--\1:", said)
 
 
 def _example(command: str) -> str:

@@ -56,7 +56,7 @@ def members(kind: type) -> dict[str, type]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the nearest known name, or ``"; known: ..."``."""
-    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
+    near = difflib.get_close_matches("Normal" if name == "Gaussian" and "Normal" in known else name, list(known), 1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from . import data, storage
-from .answer import Answer
+from .answer import Answer, command
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split
@@ -156,6 +156,8 @@ def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
         settings = json.loads((folder / "settings.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{owner}: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
     return storage.load(folder / "model.safetensors"), data.load(**arguments_of(data.load, settings))
 
 

@@ -274,7 +274,21 @@ COMMANDS = {
     "unknown objective": (["train", "--objective", "TraceMeanfield_ELBO"], ["did you mean 'TraceMeanField_ELBO'"]),
     "unknown data": (["train", "--data", "digit"], ["'digit'", "did you mean 'digits'"]),
     "unknown kind of part": (["parts", "priors"], ["'priors'", "did you mean 'prior'"]),
-    "text for a number": (["train", "--epochs", "many"], ["epochs", "many"]),
+    "data for a recipe": (["train", "digits"], ["'digits'", "--data digits"]),
+    "text for a number": (["train", "--epochs", "many"], ["expected --epochs as a whole number, got 'many'"]),
+    "text in a list": (["train", "--hidden", "[3,many]"], ["expected --hidden as a whole number or a list such as [300,100], got"]),
+    "text for a part's number": (
+        ["train", "--prior", "VampPrior", "--prior.components", "many"],
+        ["expected --prior.components as a whole number, got 'many'"],
+    ),
+    "an unknown mode": (["train", "--compile", "fast"], ["expected --compile as 'auto', 'eager', 'traced', 'compiled', got 'fast'"]),
+    "an unknown optimizer": (["train", "--optimizer", "Adamm"], ["no optimizer 'Adamm'; did you mean 'Adam'"]),
+    "a scheduler's argument forgotten": (["train", "--scheduler", "StepLR"], ["--scheduler needs --scheduler.step_size"]),
+    "an objective's argument forgotten": (
+        ["train", "--objective", "Tempered", "--objective.beta", "Linear"],
+        ["--objective.beta needs --objective.beta.steps"],
+    ),
+    "another word for Normal": (["train", "--likelihood", "Gaussian"], ["did you mean 'Normal'"]),
     "a negative learning rate": (["train", "--lr", "-1"], ["lr", "positive", "-1"]),
     "zero particles": (["train", "--particles", "0"], ["particles", "at least 1"]),
     "an unknown binarization": (["train", "--binarize", "sometimes"], ["binarize", "sometimes"]),
@@ -287,6 +301,7 @@ COMMANDS = {
     "a config with an unknown setting": (["train", "--config", "used/bad.yaml"], ["epoks"]),
     "a config of another recipe": (["train", "vae", "--config", "used/other.yaml"], ["'vae'", "'sparse'", "leave the recipe out"]),
     "evaluating what is no run": (["evaluate", "used"], ["run folder", "runs/vae-digits-1", "got used"]),
+    "evaluating a run that was stopped": (["evaluate", "used/stopped"], ["train --resume used/stopped"]),
     "evaluating with no particles": (["evaluate", "used", "--particles", "0"], ["particles", "at least 1", "got 0"]),
     "evaluating nothing": (["evaluate"], ["run"]),
     "a recipe's option beside the part that replaces it": (
@@ -306,6 +321,8 @@ def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, t
     (tmp_path / "used/precious.txt").write_text("years of work")
     (tmp_path / "used/bad.yaml").write_text("epoks: 3")
     (tmp_path / "used/other.yaml").write_text("recipe: sparse")
+    (tmp_path / "used/stopped").mkdir()
+    (tmp_path / "used/stopped/settings.json").write_text("{}")
     argv, words = COMMANDS[name]
     assert main(argv) == 2
     out, err = capsys.readouterr()

@@ -97,6 +97,14 @@ def _write(path, array):
         parquet.write_table(pyarrow.table({name: array[:, i] for i, name in enumerate("abc")}), path)
 
 
+def test_an_empty_cell_of_a_table_is_missing(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,c\n1,,3\n4,NA,6\n nan,8,9\n")
+    x = pa.data.load(tmp_path / "t.csv", missing=True, test=0.4).train.x
+    assert torch.cat([x, pa.data.load(tmp_path / "t.csv", missing=True, test=0.4).test.x]).isnan().sum() == 3
+    with pytest.raises(ValueError, match="missing=True"):
+        pa.data.load(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
 def test_files(suffix, tmp_path):
     array = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)

@@ -20,12 +20,17 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]) or not all(_is_number(cell) for cell in row):
             raise ValueError(f"expected {len(rows[0])} numbers in data row {number}, got {','.join(row)[:60]!r}")
-    return {"train": np.array(rows, dtype=np.float32)}
+    return {"train": np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float32)}
+
+
+def _number(cell: str) -> float:
+    """NaN where nothing, or NA, is written."""
+    return float("nan" if cell.strip() in ("", "NA") else cell)
 
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
         return True
     except ValueError:
         return False

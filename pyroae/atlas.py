@@ -16,6 +16,7 @@ from .data import DataSet
 from .evaluation.particles import as_data
 from .infer import programs
 from .pictures import look
+from .plots.charts import principal
 
 _MOST = 41  # codes in a row
 _PIXELS = 1300  # of the sprite's side
@@ -73,10 +74,8 @@ def _plane(codes: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     numbers = codes.shape[1]
     if numbers <= 2:
         return codes.new_zeros(numbers), torch.eye(2).to(codes)[:, :numbers], ["z1", "z2"]
-    middle = codes.mean(0)
-    _, values, vectors = torch.linalg.svd(codes - middle, full_matrices=False)
-    shares = (values[:2].square() / values.square().sum()).tolist()
-    return middle, vectors[:2], [f"component {i + 1}, {share:.0%} of the codes' variance" for i, share in enumerate(shares)]
+    middle, directions, shares = principal(codes)
+    return middle, directions, [f"component {i + 1}, {share:.0%} of the codes' variance" for i, share in enumerate(shares)]
 
 
 def _sprite(x: Tensor, side: int, tile: list[int], limits: tuple[float, float]) -> np.ndarray:

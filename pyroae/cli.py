@@ -12,7 +12,7 @@ from .answer import Answer, command
 USAGE = """usage: pyroae COMMAND ...
 
   train [RECIPE] [options]  train a model, score it, draw it: a run folder
-  evaluate RUN [options]    all about a run's model on test data, as JSON and CSV
+  evaluate RUN [options]    all about a run's model on its test data
   compare RUN RUN ...       rank runs by log p(x), with paired errors
   report RUN                one HTML page about a run, its codes to explore
   parts [KIND]              everything that can be swapped in by name

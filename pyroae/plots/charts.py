@@ -223,12 +223,22 @@ def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def principal(z: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    """The mean of codes ``(N, numbers)``, their two principal directions ``(2, numbers)`` and those's shares of the variance.
+
+    The largest entry of a direction is positive, so that every picture is the same way up.
+    """
+    middle = z.mean(0)
+    _, values, vectors = torch.linalg.svd(z - middle, full_matrices=False)
+    largest = vectors[:2].gather(1, vectors[:2].abs().argmax(1, keepdim=True))
+    return middle, vectors[:2] * largest.sign(), (values[:2].square() / values.square().sum()).tolist()
+
+
 def _in_two(z: Tensor, method: str) -> tuple[Tensor, list[str]]:
     """Codes ``(N, numbers)`` brought down to ``(N, 2)``, and the names of the two."""
     if method == "pca":
-        z = z - z.mean(0)
-        _, values, vectors = torch.linalg.svd(z, full_matrices=False)
-        return z @ vectors[:2].T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(values[:2] ** 2 / (values**2).sum())]
+        middle, directions, shares = principal(z)
+        return (z - middle) @ directions.T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares)]
     if method == "tsne":
         from sklearn.manifold import TSNE
 

@@ -14,6 +14,7 @@ import pyro
 import torch
 from jinja2 import Environment
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from . import pictures, plots, storage
 from .answer import Answer
@@ -74,7 +75,8 @@ def report(run: str, out: str | None = None) -> Answer:
 
 def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
     """The page, as HTML. Whatever is shown is escaped, and nothing but the page's own script may run or be fetched."""
-    explorer, drawn = atlas(ae, data), dict(_pictures(ae, data, run))
+    explorer = atlas(ae, data)
+    drawn = dict(tqdm(_pictures(ae, data, run), "report", unit="picture", leave=False, disable=None))
     captioned = lambda names: [(drawn[name], _CAPTIONS[name]) for name in names if name in drawn]  # noqa: E731
     script = _file("explorer.js")
     settings = _read(run / "settings.json")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.ticker import MaxNLocator
 from pyro import poutine
 from torch import Tensor
 
@@ -52,6 +53,7 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
     low, high = everything.min(), max(np.nanquantile(y, 0.97) for y in lines.values())
     if everything.max() - low > 1.5 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="nats a datum", title=f"Training, {history.objective}")
     ax.legend(frameon=False)
     return ax
@@ -114,7 +116,7 @@ def units(found: Units, *, ax: Axes | None = None) -> Axes:
     ax.axhline(found.threshold, color=COLOURS[2], linestyle="--", label=f"threshold {found.threshold:g}")
     if len(order) <= 40:
         ax.set_xticks(range(len(order)), [f"{unit + 1}" for unit in order.tolist()], rotation=90 if len(order) > 20 else 0)
-    ax.set(yscale="log", xlabel="number of the code", ylabel="Var E[z|x] over the data (log scale)")
+    ax.set(yscale="log", xlabel="number of the code, the most active first", ylabel="Var E[z|x] over the data (log scale)")
     ax.set_title(f"{int(found.active.sum())} of {len(order)} units are active")
     ax.legend(frameon=False)
     return ax

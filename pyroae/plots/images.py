@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..autoencoder import Autoencoder
@@ -35,7 +36,10 @@ def images(
     ax = axes(ax)
     x = x.detach().cpu().flatten(1)
     if image_shape is None:
-        ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
+        drawn = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
+        ax.figure.colorbar(drawn, ax=ax, label="value")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="entry of x", ylabel="datum")
         return ax
     height, width, *colour = image_shape
@@ -81,10 +85,7 @@ def reconstructions(
         noisy = ae.corruption(x.to(ae.device))
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), ax=ax)
-    if image_shape is not None:
-        _name_rows(ax, list(rows), image_shape[0])
-    else:
-        ax.set_ylabel(" / ".join(f"{len(x)} of {name}" for name in rows))
+    _name_rows(ax, list(rows), image_shape, len(x))
     ax.set_title("Reconstruction of held-out data")
     return ax
 
@@ -235,8 +236,7 @@ def traversal(
     with torch.no_grad():
         rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, ax=ax)
-    if image_shape is not None:
-        _name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape[0])
+    _name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape, steps)
     ax.set_title("Mean of p(x|z), one number of z moved over its range on the data")
     return ax
 
@@ -271,14 +271,22 @@ def walk(
         between = ae.likelihood.picture(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
     rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, ax=ax)
+    if image_shape is None:
+        _name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
     ax.set_title("From one datum to another, in equal steps of z")
     return ax
 
 
-def _name_rows(ax: Axes, names: list[str], height: int):
-    pad = max(1, height // 8)
-    ax.set_yticks([i * (height + pad) + height / 2 for i in range(len(names))], names)
-    ax.tick_params(length=0)
+def _name_rows(ax: Axes, names: list[str], image_shape: tuple[int, ...] | None, each: int):
+    """Beside every row of images, or beside ``each`` strips, which lines keep apart."""
+    height = each if image_shape is None else image_shape[0]
+    pad = 0 if image_shape is None else max(1, height // 8)
+    ax.set_yticks([i * (height + pad) + height / 2 - 0.5 for i in range(len(names))], names)
+    ax.tick_params(axis="y", length=0)
+    if image_shape is None:
+        ax.set_ylabel("")
+        for i in range(1, len(names)):
+            ax.axhline(i * height - 0.5, color="white", linewidth=2)
 
 
 def _weights(ae: Autoencoder, decoder: bool) -> Tensor:

@@ -53,7 +53,7 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
     low, high = everything.min(), max(np.nanquantile(y, 0.97) for y in lines.values())
     if everything.max() - low > 1.5 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch", ylabel="nats a datum", title=f"Training, {history.objective}")
     ax.legend(frameon=False)
     return ax

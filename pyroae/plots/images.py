@@ -24,7 +24,7 @@ def images(
     """A grid of images, row by row; data that are no images are drawn as strips, one below another.
 
     Args:
-        x: ``(N, *event)``.
+        x: ``(N, *event)``; a pixel that is NaN has the colour of the gaps.
         image_shape: height, width and, for colour, 3; ``None`` for data that are no images.
         limits: the values drawn black and white.
         columns: images in a row.

@@ -187,7 +187,7 @@ def weights(found: Estimate, *, ax: Axes | None = None) -> Axes:
     ax.axvline(UNRELIABLE, color="black", linestyle="--", linewidth=1)
     ax.set(yscale="log", xlabel="Pareto k-hat", ylabel=f"effective sample size, of {found.particles:,}")
     ax.set_title(f"Importance weights of {len(good):,} data: {found.unreliable:.1%} have k-hat above {UNRELIABLE:g}")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, markerscale=2)
     return ax
 
 

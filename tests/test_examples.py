@@ -21,16 +21,18 @@ SMALL = {
     "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "code": 3}, "classics"),
     "pretraining": ({"epochs": 1, "hidden": [8], "code": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
-    "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood.json"),
+    "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
+    "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 
 
 @pytest.fixture(autouse=True)
 def _as_for_scripts(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)  # they can import their neighbours
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
 
 
-@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + ["benchmarks/likelihood", "benchmarks/training"])
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + [name for name in SMALL if "/" in name])
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = imported(name)

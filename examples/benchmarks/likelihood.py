@@ -3,16 +3,18 @@
 uv run --extra benchmarks python examples/benchmarks/likelihood.py
 """
 
-import json
+import functools
 import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from reporting import bars, markdown, panels, surroundings, write
 from torch import Tensor, nn
 
 import pyroae as pa
+from pyroae.infer.precision import multiplying
 
 WIDTHS = 784, 400, 40
 
@@ -72,9 +74,9 @@ def main(
     particles: int = 5000,
     batch_sizes: list[int] = [100, 500, 1000, 5000],
     repeats: int = 3,
-    out: str = "likelihood.json",
+    out: str = "likelihood",
 ):
-    """Time all on the same data, in turns; print and write medians, of samples a second and of each turn's ratios.
+    """Time all on the same data, in turns; print, write and draw medians, of samples a second and of each turn's ratios.
 
     Args:
         data: how many data are scored, compiled; the time to compile counts.
@@ -82,7 +84,7 @@ def main(
         particles: importance samples for each of them.
         batch_sizes: pythae's; none to leave it out.
         repeats: turns.
-        out: where the numbers go.
+        out: where they go, without the suffix.
     """
     torch.manual_seed(0)
     ae, x = ours(), torch.rand(data, WIDTHS[0]).round()
@@ -90,27 +92,36 @@ def main(
     with torch.no_grad():
         product, flops = products(rows), 2 * (WIDTHS[0] * WIDTHS[1] + WIDTHS[1] * WIDTHS[2])
         turns = math.ceil(fewer * particles / rows)
-        work = {"pyroae": (data, lambda: pa.log_likelihood(ae, x, particles=particles, compile="compiled"))}
-        work |= {"pyroae, eager": (fewer, lambda: pa.log_likelihood(ae, x[:fewer], particles=particles, compile="eager"))}
-        work |= {"matrix products": (turns * rows / particles, lambda: [product() for _ in range(turns)])}
+        score = functools.partial(pa.log_likelihood, ae, particles=particles)
+        work = {
+            "pyroae": (data, lambda: score(x, compile="compiled")),
+            "pyroae, precision highest": (data, lambda: score(x, compile="compiled", precision="highest")),
+            "pyroae, eager": (fewer, lambda: score(x[:fewer], compile="eager")),
+            "matrix products": (turns * rows / particles, lambda: again(product, turns, "auto", ae)),
+            "matrix products, precision highest": (turns * rows / particles, lambda: again(product, turns, "highest", ae)),
+        }
         pythae = theirs(ae) if batch_sizes else None
         work |= {f"pythae, batch size {n}": (fewer, lambda n=n: pythae.get_nll(x[:fewer], particles, n)) for n in batch_sizes}
         rates = {name: [] for name in work}
+        settings = {"particles": particles, "turns": repeats, "threads": torch.get_num_threads()} | surroundings()
         for _ in range(repeats):
             for name, (scored, each) in work.items():
                 rates[name].append(scored * particles / seconds(each))
-    per_turn = {name: [ours / theirs for ours, theirs in zip(rates["pyroae"], found)] for name, found in rates.items()}
-    ratio = {name: statistics.median(ratios) for name, ratios in per_turn.items()}
-    found = {
-        "samples a second": {name: round(statistics.median(found)) for name, found in rates.items()},
-        "pyroae, decoder GFLOP/s": flops * statistics.median(rates["pyroae"]) / 1e9,
-        "times faster than": {name: each for name, each in ratio.items() if name not in ("pyroae", "matrix products")},
-        "share of the matrix-product rate": ratio["matrix products"],
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(found, indent=2))
-    with open(out, "w") as file:
-        json.dump(found, file, indent=2)
+    times = {name: statistics.median(ours / rate for ours, rate in zip(rates["pyroae"], found)) for name, found in rates.items()}
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    lines = [[name, f"{rate:,.0f}", f"{flops * rate / 1e9:.0f}", f"{times[name]:.2f}"] for name, rate in medians.items()]
+    head = ["784-400-40", "samples of log p(x) a second", "GFLOP/s in the decoder", "pyroae is so many times as fast"]
+    write(out, settings, {"samples a second": rates, "pyroae is so many times as fast": times}, [markdown(head, lines)])
+    figure, (axis,) = panels(1)
+    bars(axis, medians, "log p(x), 784-400-40", "samples a second")
+    figure.savefig(f"{out}.png", dpi=80)
+
+
+def again(product: Callable[[], Tensor], times: int, precision: str, ae: pa.Autoencoder):
+    """The products so many times at that precision."""
+    with multiplying(precision, ae.parameters(), 1000):
+        for _ in range(times):
+            product()
 
 
 if __name__ == "__main__":

@@ -1,66 +1,114 @@
 """How fast does a VAE train? pyroae and its rivals, one epoch of each in turn, in one process.
 
 uv run --extra benchmarks python examples/benchmarks/training.py
+uv run --extra benchmarks python examples/benchmarks/training.py --tables all
 uv run --extra benchmarks python examples/benchmarks/training.py --shapes 784-400-20 --batch_size 1024 --threads 2
 
-Every rival trains the same network, a Bernoulli VAE with one hidden layer on either side, by Adam, on the same binary rows in
-a new order each epoch. The torch ones start from the same weights; NumPyro, which compiles the whole epoch, from its own.
+Every rival trains the same Bernoulli VAE, by Adam, on the same binary rows in a new order each epoch. The torch ones start
+from the same weights; NumPyro, which compiles the whole epoch, from its own.
 """
 
 import contextlib
 import copy
-import importlib.metadata
-import json
 import logging
+import math
 import os
-import platform
 import statistics
 import tempfile
 import time
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
+from reporting import bars, installed, markdown, panels, surroundings, write
 from torch import nn
 from torch.nn import functional as F
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-PACKAGES = "torch", "pyro-ppl", "pythae", "jax", "numpyro"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: numbers in x, hidden units of each layer and numbers in z; ``conv`` in the middle for a convolutional network."""
+
+    shape: str = "784-400-20"
+    batch: int = 100
+    rows: int = 10000
+    threads: int = 1
+    particles: int = 1  # more than 1: the importance-weighted bound of so many, for the rivals that have it
+
+    @property
+    def hidden(self) -> list[int]:
+        return [int(width) for width in self.shape.split("-")[1:-1] if width != "conv"]
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        d = int(self.shape.split("-")[0])
+        return (1, math.isqrt(d), math.isqrt(d)) if "conv" in self.shape else (d,)
+
+    @property
+    def code(self) -> int:
+        return int(self.shape.split("-")[-1])
+
+
+TABLES = {  # what changes, and the values it takes
+    "networks": [{"shape": shape} for shape in ("16-16-2", "784-400-20", "784-400-40")]
+    + [{"shape": "784-200-200-50", "particles": 50, "rows": 1000}, {"shape": "784-conv-20", "rows": 500}],
+    "batch": [{"batch": batch} for batch in (32, 128, 512, 1024, 4096)],
+    "threads": [{"threads": threads} for threads in (1, 2)],
+    "rows": [{"rows": rows} for rows in (2500, 5000, 10000, 20000)],
+    "code": [{"shape": f"784-400-{code}"} for code in (10, 50, 100, 200)],
+    "particles": [{"particles": particles, "rows": 1000} for particles in (2, 10, 20, 50)],
+}
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+FEW = "pyroae, compiled", "by hand, torch.compile, precision auto", "pyro.infer.SVI, validation off"  # rivals of the tables after the first
 
 
 def main(
-    shapes: tuple[str, ...] = ("16-16-2", "784-400-20", "784-400-40"),
+    tables: tuple[str, ...] = ("networks",),
+    shapes: tuple[str, ...] = (),
     batch_size: int = 100,
     rows: int = 10000,
     rounds: int = 9,
     threads: int = 1,
     particles: int = 1,
     device: str = "auto",
+    clock: Literal["wall", "processor"] = "wall",
     rivals: tuple[str, ...] = (),
     out: str = "training",
 ):
-    """Print a table, rivals by shapes, of rows a second (and of pyroae's speed over the rival's); write it as JSON and PNG.
+    """Print tables, rivals by workloads, of milliseconds an epoch (and of the rival's over pyroae's); write them as JSON, Markdown and PNG.
 
     Args:
-        shapes: networks, as numbers in x, hidden units and numbers in z.
-        batch_size: rows in a step.
-        rows: in an epoch.
+        tables: which, by name, or ``all``.
+        shapes: networks instead of tables: numbers in x, hidden units, numbers in z.
+        batch_size: rows in a step, where the table does not say.
+        rows: in an epoch, likewise.
         rounds: epochs of each rival; the median counts, and the ratios are medians of ratios within a round.
-        threads: cores that all rivals may use.
-        particles: more than 1: the importance-weighted bound of so many, for the rivals that have it.
+        threads: cores that all rivals may use, likewise.
+        particles: of the bound, likewise.
         device: of the torch rivals.
+        clock: ``processor`` counts the seconds that the process was at work: for one thread on a machine that is busy otherwise.
         rivals: only these, by name; the first is what the others are compared with.
-        out: where the table is written, without its suffix.
+        out: where the tables are written, without the suffix.
     """
     from pyroae.infer.batches import resolve_device
 
-    place = resolve_device(device)
-    with on_cores(threads):
-        results = {shape: measure(shape, batch_size, rows, rounds, particles, place, rivals or tuple(RIVALS)) for shape in shapes}
-    settings = {"batch": batch_size, "rows": rows, "rounds": rounds, "threads": threads, "particles": particles, "machine": machine(place)}
-    settings["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES if installed(name)}
-    print(table(results) + "\n\n" + "; ".join(f"{name} {value}" for name, value in settings.items()))
-    Path(f"{out}.json").write_text(json.dumps({"settings": settings, "seconds": results}, indent=2))
-    picture(results, rows, f"{out}.png")
+    place, usual = resolve_device(device), Work(batch=batch_size, rows=rows, threads=threads, particles=particles)
+    chosen = TABLES if "all" in tables else {name: TABLES[name] for name in tables}
+    chosen = {"networks": [{"shape": shape} for shape in shapes]} if shapes else chosen
+    settings = {"usual": vars(usual), "rounds": rounds, "clock": clock} | surroundings(place)
+    results = {}
+    for name, changes in chosen.items():
+        wanted = rivals or (tuple(RIVALS) if name == "networks" else FEW)
+        results[name] = {label(change): measure(replace(usual, **change), rounds, place, wanted, CLOCKS[clock]) for change in changes}
+        write(out, settings, {"seconds": results}, [table(*item) for item in results.items()])
+    picture(results, f"{out}.png")
+
+
+def label(change: dict) -> str:
+    """A workload's column: the network's shape as it is, other settings by name."""
+    return ", ".join(str(value) if key == "shape" else f"{key} {value}" for key, value in change.items())
 
 
 @contextlib.contextmanager
@@ -76,39 +124,42 @@ def on_cores(threads: int):
         os.sched_setaffinity(0, before[1])
 
 
-def measure(shape: str, batch_size: int, rows: int, rounds: int, particles: int, place, wanted) -> dict[str, list[float]]:
+def measure(work: Work, rounds: int, place, wanted, now) -> dict[str, list[float]]:
     """Seconds of each round's epoch, by rival."""
     import pyro
 
     pyro.enable_validation(False)
-    d, hidden, code = map(int, shape.split("-"))
+    torch._dynamo.reset()  # it would give up on the rival's code after 8 networks
     torch.manual_seed(0)
-    x = (torch.rand(rows, d) < 0.2).float().to(place)
-    epochs = {name: RIVALS[name](x, d, hidden, code, batch_size, particles) for name in wanted}
-    epochs = {name: epoch for name, epoch in epochs.items() if epoch}
-    for epoch in epochs.values():  # compile, warm up
-        epoch()
-        epoch()
-    seconds = {name: [] for name in epochs}
-    for _ in range(rounds):
-        for name, epoch in epochs.items():
-            start = time.perf_counter()
+    x = (torch.rand(work.rows, *work.event) < 0.2).float().to(place)
+    with on_cores(work.threads):
+        epochs = {name: RIVALS[name](x, work) for name in wanted}
+        epochs = {name: epoch for name, epoch in epochs.items() if epoch}
+        for epoch in epochs.values():  # compile, warm up
             epoch()
-            if place.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            epoch()
+        seconds = {name: [] for name in epochs}
+        for _ in range(rounds):
+            for name, epoch in epochs.items():
+                start = now()
+                epoch()
+                if place.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds[name].append(now() - start)
     return seconds
 
 
 # --- the rivals: each makes a function that trains for one epoch, or None where it cannot take part ---
 
 
-def autoencoder(x, d, hidden, code):
+def autoencoder(x, work):
     import pyroae as pa
 
     torch.manual_seed(0)
-    parts = pa.priors.Normal(code), pa.likelihoods.Bernoulli(d), pa.posteriors.Normal(), pa.nets.MLP(hidden), pa.nets.MLP(hidden)
-    return pa.Autoencoder(*parts).to(x.device).train()
+    conv = "conv" in work.shape
+    networks = (pa.nets.Conv(), pa.nets.Deconv()) if conv else (pa.nets.MLP(work.hidden), pa.nets.MLP(work.hidden[::-1]))
+    parts = pa.priors.Normal(work.code), pa.likelihoods.Bernoulli(work.event), pa.posteriors.Normal()
+    return pa.Autoencoder(*parts, *networks).to(x.device).train()
 
 
 def objective(particles):
@@ -120,19 +171,19 @@ def objective(particles):
 
 
 def pyroae_(compile, precision="highest"):
-    def make(x, d, hidden, code, batch_size, particles):
+    def make(x, work):
         import pyroae as pa
         from pyroae.infer.batches import Batches
         from pyroae.infer.precision import multiplying
 
-        ae = autoencoder(x, d, hidden, code)
+        ae = autoencoder(x, work)
         adam = torch.optim.Adam(ae.parameters(), lr=1e-3, fused=True, capturable=x.is_cuda)
-        svi = pa.SVI(ae.model, ae.guide, adam, objective(particles), compile)
-        batches = Batches(x, batch_size, x.device, shuffle=True)
+        svi = pa.SVI(ae.model, ae.guide, adam, objective(work.particles), compile)
+        batches = Batches(x, work.batch, x.device, shuffle=True)
 
         def epoch():
             total = torch.zeros((), dtype=torch.float64, device=x.device)
-            with multiplying(precision, ae.parameters(), batch_size):
+            with multiplying(precision, ae.parameters(), work.batch):
                 for batch in batches:
                     total += svi.step(*batch)
             return total.item()
@@ -143,15 +194,15 @@ def pyroae_(compile, precision="highest"):
 
 
 def pyros(validation):
-    def make(x, d, hidden, code, batch_size, particles):
+    def make(x, work):
         import pyro
 
-        ae = autoencoder(x, d, hidden, code)
-        svi = pyro.infer.SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), objective(particles))
+        ae = autoencoder(x, work)
+        svi = pyro.infer.SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), objective(work.particles))
 
         def epoch():
             with pyro.validation_enabled(validation):
-                return sum(svi.step(batch) for batch in shuffled(x, batch_size))
+                return sum(svi.step(batch) for batch in shuffled(x, work.batch))
 
         return epoch
 
@@ -167,6 +218,7 @@ class ByHand(nn.Module):
 
     def forward(self, x):
         mu, log_sigma = self.encoder(x).chunk(2, -1)
+        x = x.flatten(1)
         if self.particles == 1:
             logits = self.decoder(mu + log_sigma.exp() * torch.randn_like(mu))
             kl = 0.5 * (mu**2 + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum()
@@ -179,17 +231,17 @@ class ByHand(nn.Module):
 
 
 def by_hand(compiled, precision="highest"):
-    def make(x, d, hidden, code, batch_size, particles):
+    def make(x, work):
         from pyroae.infer.precision import multiplying
 
-        module = ByHand(autoencoder(x, d, hidden, code), particles)
+        module = ByHand(autoencoder(x, work), work.particles)
         adam = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
         loss_of = torch.compile(module) if compiled else module
 
         def epoch():
             total = torch.zeros((), device=x.device)
-            with multiplying(precision, module.parameters(), batch_size):
-                for batch in shuffled(x, batch_size):
+            with multiplying(precision, module.parameters(), work.batch):
+                for batch in shuffled(x, work.batch):
                     adam.zero_grad()
                     loss = loss_of(batch)
                     loss.backward()
@@ -202,9 +254,9 @@ def by_hand(compiled, precision="highest"):
     return make
 
 
-def pythaes(x, d, hidden, code, batch_size, particles):
+def pythaes(x, work):
     """Its trainer's epoch, progress bar off, with our networks' weights; its IWAE is another objective."""
-    if particles > 1 or not installed("pythae"):
+    if work.particles > 1 or not installed("pythae"):
         return None
     logging.getLogger("pythae").setLevel(logging.WARNING)
     from pythae.data.datasets import BaseDataset
@@ -214,7 +266,7 @@ def pythaes(x, d, hidden, code, batch_size, particles):
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 
-    ae = autoencoder(x, d, hidden, code)
+    ae = autoencoder(x, work)
 
     class Encoder(BaseEncoder):
         def __init__(self):
@@ -233,9 +285,9 @@ def pythaes(x, d, hidden, code, batch_size, particles):
         def forward(self, z):
             return ModelOutput(reconstruction=self.net(z).sigmoid())
 
-    model = VAE(VAEConfig(input_dim=(d,), latent_dim=code, reconstruction_loss="bce"), Encoder(), Decoder())
+    model = VAE(VAEConfig(input_dim=work.event, latent_dim=work.code, reconstruction_loss="bce"), Encoder(), Decoder())
     config = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(), num_epochs=1, learning_rate=1e-3, per_device_train_batch_size=batch_size, no_cuda=not x.is_cuda
+        output_dir=tempfile.mkdtemp(), num_epochs=1, learning_rate=1e-3, per_device_train_batch_size=work.batch, no_cuda=not x.is_cuda
     )
     trainer = BaseTrainer(model=model, train_dataset=BaseDataset(x, torch.zeros(len(x))), training_config=config)
     trainer.prepare_training()
@@ -243,9 +295,9 @@ def pythaes(x, d, hidden, code, batch_size, particles):
     return lambda: trainer.train_step(1)
 
 
-def numpyros(x, d, hidden, code, batch_size, particles):
+def numpyros(x, work):
     """Its VAE as in its own example: stax networks, the epoch one jitted loop."""
-    if particles > 1 or not installed("numpyro"):
+    if work.particles > 1 or "conv" in work.shape or not installed("numpyro"):
         return None
     import jax
     import jax.numpy as jnp
@@ -253,10 +305,10 @@ def numpyros(x, d, hidden, code, batch_size, particles):
     import numpyro.distributions as dist
     from jax.example_libraries import stax
 
-    encoder = stax.serial(
-        stax.Dense(hidden), stax.Relu, stax.FanOut(2), stax.parallel(stax.Dense(code), stax.serial(stax.Dense(code), stax.Exp))
-    )
-    decoder = stax.serial(stax.Dense(hidden), stax.Relu, stax.Dense(d))
+    code, batch_size, inside = work.code, work.batch, [layer for width in work.hidden for layer in (stax.Dense(width), stax.Relu)]
+    outside = [layer for width in work.hidden[::-1] for layer in (stax.Dense(width), stax.Relu)]
+    encoder = stax.serial(*inside, stax.FanOut(2), stax.parallel(stax.Dense(code), stax.serial(stax.Dense(code), stax.Exp)))
+    decoder = stax.serial(*outside, stax.Dense(*work.event))
 
     def model(batch):
         decode = numpyro.module("decoder", decoder, (batch_size, code))
@@ -265,7 +317,7 @@ def numpyros(x, d, hidden, code, batch_size, particles):
             numpyro.sample("x", dist.Bernoulli(logits=decode(z)).to_event(1), obs=batch)
 
     def guide(batch):
-        encode = numpyro.module("encoder", encoder, (batch_size, d))
+        encode = numpyro.module("encoder", encoder, (batch_size, *work.event))
         mu, sigma = encode(batch)
         with numpyro.plate("batch", batch_size):
             numpyro.sample("z", dist.Normal(mu, sigma).to_event(1))
@@ -301,13 +353,13 @@ def shuffled(x, batch_size):
 
 
 RIVALS = {
-    "pyroae, compiled": pyroae_("compiled"),
-    "pyroae, compiled, precision auto": pyroae_("compiled", "auto"),
-    "pyroae, traced": pyroae_("traced"),
-    "pyroae, eager": pyroae_("eager"),
-    "by hand": by_hand(False),
-    "by hand, torch.compile": by_hand(True),
+    "pyroae, compiled": pyroae_("compiled", "auto"),
+    "pyroae, compiled, precision highest": pyroae_("compiled"),
+    "pyroae, traced": pyroae_("traced", "auto"),
+    "pyroae, eager": pyroae_("eager", "auto"),
     "by hand, torch.compile, precision auto": by_hand(True, "auto"),
+    "by hand, torch.compile": by_hand(True),
+    "by hand": by_hand(False),
     "pyro.infer.SVI, validation off": pyros(False),
     "pyro.infer.SVI, validation on": pyros(True),
     "pythae": pythaes,
@@ -315,50 +367,48 @@ RIVALS = {
 }
 
 
-def installed(name: str) -> bool:
-    """Whether a package is there."""
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def machine(place) -> str:
-    """What it ran on."""
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def table(results: dict[str, dict[str, list[float]]]) -> str:
+def table(name: str, results: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: milliseconds an epoch, and how many times those of the first row."""
-    names = list(next(iter(results.values())))
-    lines = ["| milliseconds an epoch (times the first) | " + " | ".join(results) + " |", "|---" * (1 + len(results)) + "|"]
-    for name in names:
-        cells = []
-        for seconds in results.values():
-            ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[name], seconds[names[0]]))
-            cells.append(f"{1e3 * statistics.median(seconds[name]):.0f} ({ratio:.2f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    names = list(dict.fromkeys(rival for seconds in results.values() for rival in seconds))
+    rows = [[rival, *(cell(seconds, rival, names[0]) for seconds in results.values())] for rival in names]
+    return markdown([f"{name}: milliseconds an epoch (times the first)", *results], rows)
 
 
-def picture(results: dict[str, dict[str, list[float]]], rows: int, path: str):
-    """Rows a second, a panel for each shape."""
-    import matplotlib
+def cell(seconds: dict[str, list[float]], rival: str, first: str) -> str:
+    """A median and the median of the ratios within a round; nothing for a rival that cannot take part."""
+    if rival not in seconds:
+        return ""
+    ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[rival], seconds[first]))
+    return f"{1e3 * statistics.median(seconds[rival]):.0f} ({ratio:.2f})"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results) + 2, 4), squeeze=False, sharey=True, layout="constrained")
-    for axis, (shape, seconds) in zip(axes[0], results.items()):
-        names = list(seconds)[::-1]
-        colours = ["tab:orange" if name.startswith("pyroae") else "tab:gray" for name in names]
-        axis.barh(names, [rows / statistics.median(seconds[name]) for name in names], color=colours)
-        axis.set(title=shape, xlabel="rows a second")
-    figure.savefig(path, dpi=120)
+def picture(results: dict[str, dict[str, dict[str, list[float]]]], path: str):
+    """Milliseconds an epoch: bars for networks, a line for each rival against anything that is a number."""
+    wanted = [(name, column) for name, columns in results.items() for column in (columns if name == "networks" else [None])]
+    across = min(len(wanted), 3)
+    figure, axes = panels(across, -(-len(wanted) // across))
+    for axis in axes[len(wanted) :]:
+        axis.remove()
+    for axis, (name, column) in zip(axes, wanted):
+        if column:
+            bars(
+                axis,
+                {rival: 1e3 * statistics.median(each) for rival, each in results[name][column].items()},
+                column,
+                "milliseconds an epoch",
+            )
+        else:
+            lines(axis, name, results[name])
+    figure.savefig(path, dpi=80)
+
+
+def lines(axis, name: str, results: dict[str, dict[str, list[float]]]):
+    where = [float(column.split(",")[0].replace("-", " ").split()[-1]) for column in results]
+    for rival in next(iter(results.values())):
+        axis.plot(where, [1e3 * statistics.median(seconds[rival]) for seconds in results.values()], "o-", label=rival)
+    axis.set(title=f"against {name}", xlabel=name, ylabel="milliseconds an epoch", ylim=(0, None))
+    axis.set_xscale("log" if name == "batch" else "linear")
+    axis.legend()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""How long until something happens, and does memory stay flat? Imports, ``pyroae --help``, and the memory of a long training.
+
+uv run python examples/benchmarks/startup.py
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from reporting import bars, markdown, panels, surroundings, write
+
+PROGRAMS = {
+    "import torch, pyro": ["-c", "import torch, pyro"],
+    "import torch, pyro, pyroae": ["-c", "import torch, pyro, pyroae"],
+    "pyroae --help": ["-m", "pyroae", "--help"],
+}
+
+
+def seconds(arguments: list[str]) -> float:
+    """How long a new Python takes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def megabytes() -> float:
+    """What this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def memory(epochs: int) -> list[float]:
+    """Megabytes after each epoch of a traced training."""
+    import torch
+
+    import pyroae as pa
+
+    vae = pa.Autoencoder(pa.priors.Normal(20), pa.likelihoods.Bernoulli(784), pa.posteriors.Normal(), pa.nets.MLP(400), pa.nets.MLP(400))
+    held = []
+    x = (torch.rand(1000, 784) < 0.2).float()
+    pa.fit(vae, x, epochs=epochs, compile="traced", progress=False, callbacks=[lambda row: held.append(megabytes())])
+    return held
+
+
+def main(rounds: int = 7, epochs: int = 100, out: str = "startup"):
+    """Print, write and draw medians of interleaved rounds, and how much memory grew from the second quarter of the epochs on.
+
+    Args:
+        rounds: starts of each program.
+        epochs: of training.
+        out: where they go, without the suffix.
+    """
+    settings = {"rounds": rounds, "epochs": epochs} | surroundings()
+    times = {name: [] for name in PROGRAMS}
+    for _ in range(rounds):
+        for name, arguments in PROGRAMS.items():
+            times[name].append(seconds(arguments))
+    plain, more, _ = times.values()
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    medians["import pyroae adds"] = statistics.median(b - a for a, b in zip(plain, more))
+    held = memory(epochs)
+    grown = {"after the first quarter": held[epochs // 4], "at the end": held[-1]}
+    tables = [markdown(["", "seconds"], [[name, f"{value:.2f}"] for name, value in medians.items()])]
+    tables += [markdown(["784-400-20, traced", "MB"], [[name, f"{value:.0f}"] for name, value in grown.items()])]
+    write(out, settings, {"seconds": times, "MB": held}, tables)
+    figure, (left, right) = panels(2)
+    bars(left, medians, "from nothing", "seconds")
+    right.plot(range(1, epochs + 1), held)
+    right.set(title="memory", xlabel="epoch", ylabel="MB", ylim=(0, None))
+    figure.savefig(f"{out}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main, as_positional=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checks import whole_number
 from ..infer import programs
 from ..infer.compiling import Mode, Traced
+from ..infer.precision import Precision, check_precision, multiplying
 from ..infer.programs import Program
 from ..inside import mapped, tensors
 from .density import check_proper
@@ -95,6 +96,7 @@ def log_likelihood(
     progress: bool = False,
     proposal: Proposal | None = None,
     compile: Mode = "auto",
+    precision: Precision = "auto",
 ) -> Estimate:
     r"""Importance-weighted log-likelihood of each datum,
 
@@ -115,6 +117,7 @@ def log_likelihood(
         proposal: where z is drawn from instead of the guide: ``pa.proposals.prior``, ``pa.proposals.Laplace()``,
             ``pa.proposals.Optimised()``, or any function ``(model, guide, *args)`` that returns a guide for those data.
         compile: as for ``fit``; a proposal is run eagerly.
+        precision: of float32 matrix products inside this call, as for ``fit``.
 
     Raises:
         ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
@@ -126,8 +129,10 @@ def log_likelihood(
     torch.Size([10])
     """
     whole_number("log_likelihood", particles=particles)
+    check_precision(precision)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    weights = [w for module in programs.modules(model, guide) for w in module.parameters()]
+    with programs.looking(model, guide, seed=seed), multiplying(precision, weights, particles):
         args = as_data(x, model, guide)
         done: list[Weights] = []
         log_weights = LogWeights(model, guide, compile if proposal is None else "eager")

@@ -30,7 +30,8 @@ def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int) -> I
     inside a module is, and what the module gives is float32 again, so that no density is computed in bfloat16.
     """
     if precision == "bf16":
-        with torch.autocast(next(iter(weights)).device.type, torch.bfloat16, cache_enabled=False), _float32_results():
+        device = next(iter(weights), torch.empty(0)).device
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _float32_results():
             yield
         return
     if precision == "auto":

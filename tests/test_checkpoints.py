@@ -100,17 +100,27 @@ RUNS = {"plain": plain, "with everything": with_everything, "of a loader": of_a_
 @pytest.mark.parametrize("steps", [0, 1, 9, 64, 130])
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_goes_on_bit_for_bit(run, steps, tmp_path, monkeypatch):
+    goes_on(run, steps, tmp_path, monkeypatch)
+
+
+def goes_on(run, steps, tmp_path, monkeypatch, **more):
     whole, half, again = (small_vae_of(0, corruption=pa.corruption.Masking(0.2)) for _ in range(3))
     if steps > 20 and run != "with everything":
         pytest.skip("over by then")
-    history = RUNS[run](whole)
-    stopped_after(steps, monkeypatch, lambda: RUNS[run](half, run_dir=tmp_path))
+    history = RUNS[run](whole, **more)
+    stopped_after(steps, monkeypatch, lambda: RUNS[run](half, run_dir=tmp_path, **more))
     torch.manual_seed(99)
-    resumed = RUNS[run](again, resume=tmp_path)
+    resumed = RUNS[run](again, resume=tmp_path, **more)
     assert same(whole, again) and not same(whole, half)
     columns = set(history.rows[0]) - {"seconds"}
     assert [{c: row[c] for c in columns} for row in history.rows] == [{c: row[c] for c in columns} for row in resumed.rows]
     assert [row["seconds"] for row in resumed.rows] == sorted(row["seconds"] for row in resumed.rows)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+def test_so_does_one_whose_optimizer_is_in_a_compiled_graph(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: module)
+    goes_on("plain", steps, tmp_path, monkeypatch, compile="compiled")
 
 
 def small_vae_of(seed, **parts):

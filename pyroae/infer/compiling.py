@@ -12,6 +12,8 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ..part import Part
+from .static import Static
+from .updates import Update
 
 Mode = Literal["auto", "eager", "traced", "compiled"]
 Outputs = list[Tensor | None]
@@ -42,12 +44,20 @@ class Traced:
             four), on a CPU the same to the bit. ``"compiled"``: fused by Inductor, in some 20 seconds. ``"auto"``: eager
             at first, then what the calls still to come repay.
         calls: how many will come, where that is known; otherwise as many as came already.
+        update: what is done with the outputs of every call. It becomes a part of a compiled graph where it can.
     """
 
-    def __init__(self, function: Callable[..., Outputs], watched: list[Any] = (), mode: Mode = "auto", calls: int | None = None):
+    def __init__(
+        self,
+        function: Callable[..., Outputs],
+        watched: list[Any] = (),
+        mode: Mode = "auto",
+        calls: int | None = None,
+        update: Update | None = None,
+    ):
         if mode not in ("auto", *_LADDER):
             raise ValueError(f"expected compile as 'auto', 'eager', 'traced' or 'compiled', got {mode!r}")
-        self.function, self.watched, self.mode, self.calls = function, list(watched), mode, calls
+        self.function, self.watched, self.mode, self.calls, self.update = function, list(watched), mode, calls, update
         self.kinds: dict[tuple, _Kind] = {}
         self.done = 0
         self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
@@ -55,12 +65,16 @@ class Traced:
 
     def __call__(self, *args) -> Outputs:
         if self.mode == "eager":
-            return self.function(*args)
+            return self.finished(self.function(*args))
         if self.tensors is None:
-            return self._first(*args)
+            return self.finished(self._first(*args))
         self.done += 1
         held, key = self._look(args)
         return (self.kinds.get(key) or self._kind(key))(held, args)
+
+    def finished(self, outputs: Outputs) -> Outputs:
+        """The outputs, after the update."""
+        return self.update(outputs) if self.update else outputs
 
     def settled(self, *args) -> tuple | None:
         """What kind of call this is, if a graph runs it and will to the end."""
@@ -74,7 +88,7 @@ class Traced:
         """The rows of each kind of call with how far it has come, 0 being eager; ``None`` before the first call."""
         if self.tensors is None:
             return None
-        return [(args[0][0][0], kind.level) for (args, _, _), kind in self.kinds.items() if args and isinstance(args[0], tuple)]
+        return [(args[0][0][0], kind.level) for (args, *_), kind in self.kinds.items() if args and isinstance(args[0], tuple)]
 
     def climb(self, level: int, *args):
         """Make now what calls of this kind have led to elsewhere. It counts as no call."""
@@ -83,8 +97,10 @@ class Traced:
         if self.mode != "eager" and level:
             held, key = self._look(args)
             kind = self.kinds.get(key) or self._kind(key)
+            before = _snapshot(held, self.update)
             while kind.level < level and not kind.settled:
                 kind._climb(held, args)
+            _restore(before)
 
     def _look(self, args: tuple) -> tuple[list[Tensor], tuple]:
         """The tensors that the function reaches, as they are now, and the kind of this call."""
@@ -93,6 +109,7 @@ class Traced:
             tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in args),
             tuple(holder.get(name) for holder, name in self.plain),
             tuple(tensor.requires_grad for tensor in held),
+            self.update.kind if self.update else None,
         )
 
     def _first(self, *args) -> Outputs:
@@ -124,17 +141,23 @@ class _Kind:
         self.owner, self.level, self.graph = owner, 0, None
         self.run = lambda held, args: owner.function(*args)
         self.settled, self.seconds, self.done = False, [], 0
+        self.update = None  # where it is a part of the graph
 
     def __call__(self, held: list[Tensor], args: tuple) -> Outputs:
         if self.settled:
-            return self.run(held, args)
+            return self._whole(held, args)
         self.done += 1
         if self._worth_climbing():
             return self._climb(held, args)
         start = time.perf_counter()
-        outputs = self.run(held, args)
+        outputs = self._whole(held, args)
         self.seconds.append(time.perf_counter() - start)
         return outputs
+
+    def _whole(self, held: list[Tensor], args: tuple) -> Outputs:
+        if self.update:
+            return self.update.give(self.run([*held, *self.update.tensors()], args))
+        return self.owner.finished(self.run(held, args))
 
     def settle(self) -> bool:
         """Whether no other graph will come; decided for good once enough calls were timed."""
@@ -155,29 +178,30 @@ class _Kind:
 
     def _climb(self, held: list[Tensor], args: tuple) -> Outputs:
         """Make the next graph, run it beside what runs now, and go on with it if the two agree."""
-        name = _LADDER[self.level + 1]
-        before = _snapshot(held)
-        self.owner.announce(name)
+        name, owner = _LADDER[self.level + 1], self.owner
+        update = owner.update if name == "compiled" and owner.update and owner.update.kind else None
+        before = _snapshot(held, update)
+        owner.announce(name)
         try:
             if name == "traced":
-                self.graph = Graph(self.owner.function, held, args)
-                run = self.graph
+                self.graph = run = Graph(owner.function, held, args)
             else:
-                run = self.graph.compiled(held, args)
-            _restore(held, before)
-            theirs = run(held, args)
+                run = self.graph.compiled(held, args, update)
+            _restore(before)
+            theirs = _left(run([*held, *(update.tensors() if update else [])], args), update)
         except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
             run, why = None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        _restore(held, before)
-        ours = self.run(held, args)
-        if run is not None and not _agree(ours, theirs, _ROUNDING[name]):
+        _restore(before)
+        finish = owner.finished if update else list  # a hook may change gradients in place, once they have been compared
+        ours = finish(self.run(held, args))
+        if run is not None and not _agree(_left(ours, update), theirs, _ROUNDING[name]):
             run, why = None, "its graph does not repeat it; something in it is no tensor operation, such as NumPy's or Python's random"
         if run is None:
             self._stay(name, why)
         else:
-            self.run, self.level, self.seconds = run, self.level + 1, []
-        self.settled = run is None or name in (self.owner.mode, _LADDER[-1])
-        return ours
+            self.run, self.level, self.update, self.seconds = run, self.level + 1, update, []
+        self.settled = run is None or name in (owner.mode, _LADDER[-1])
+        return ours if update else owner.finished(ours)
 
     def _stay(self, name: str, why: str):
         """No call of another kind tries it again, and the reason is given once."""
@@ -197,8 +221,12 @@ class Graph:
             left, others = iter(tensors), iter(rest)
             return function(*(next(left) if isinstance(a, Tensor) else next(others) for a in args))
 
+        def static(*inputs):
+            with Static():
+                return flat(*inputs)
+
         with pyro.validation_enabled(False):
-            module = make_fx(flat)(held, *_tensors(args))
+            module = make_fx(static)(held, *_tensors(args))
         _refuse_changing_shapes(module.graph)
         self.module, self.constants = _lifted(module)
 
@@ -206,17 +234,21 @@ class Graph:
         with torch.no_grad():
             return self.module(*held, *_tensors(args), *self.constants)
 
-    def compiled(self, held: list[Tensor], args: tuple) -> Callable[[list[Tensor], tuple], Outputs]:
-        """The same by Inductor, with torch's own random numbers."""
+    def compiled(self, held: list[Tensor], args: tuple, update: Update | None) -> Callable[[list[Tensor], tuple], Outputs]:
+        """The same by Inductor, with torch's own random numbers; with an update, whose tensors then come after ``held``."""
         import torch._inductor
 
+        whole = self
+        if update:
+            whole = Graph(lambda *args: update.traced(self(held, args)), [*held, *update.tensors()], args)
+            held = [*held, *update.tensors()]
         with torch.no_grad():
-            inputs = [tensor.detach() for tensor in (*held, *_tensors(args), *self.constants)]
-            quick = torch._inductor.compile(self.module, inputs, options={"fallback_random": True})
+            inputs = [tensor.detach() for tensor in (*held, *_tensors(args), *whole.constants)]
+            quick = torch._inductor.compile(whole.module, inputs, options={"fallback_random": True})
 
         def run(held, args):
             with torch.no_grad():
-                return quick(*held, *_tensors(args), *self.constants)
+                return quick(*held, *_tensors(args), *whole.constants)
 
         return run
 
@@ -224,10 +256,15 @@ class Graph:
 def _refuse_changing_shapes(graph: torch.fx.Graph):
     """``ValueError`` for an operation whose result's shape depends on values: the graph would take this call's shape for good."""
     for node in graph.nodes:
-        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
-            masks = [i for i in node.args[1] if i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8)]
-            if node.target is not torch.ops.aten.index.Tensor or masks:
-                raise ValueError(f"the shape that {node.target} gives depends on values")
+        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and not _by_position(node):
+            raise ValueError(f"the shape that {node.target} gives depends on values")
+
+
+def _by_position(node: torch.fx.Node) -> bool:
+    """Whether it takes entries out by their positions, not by a mask."""
+    if node.target is not torch.ops.aten.index.Tensor:
+        return False
+    return not any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in node.args[1])
 
 
 def _lifted(module: torch.fx.GraphModule) -> tuple[torch.fx.GraphModule, list[Tensor]]:
@@ -263,28 +300,34 @@ def _within(each: Any) -> Iterator[Any]:
             yield from _within(value)
 
 
-def _snapshot(held: list[Tensor]) -> tuple:
-    """Random states, and the tensors that a call may change: those that take no gradient."""
+def _snapshot(held: list[Tensor], update: Update | None) -> tuple:
+    """Random states, and the tensors that a call may change, with copies: those that take no gradient, and what the update changes."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), cuda, [None if tensor.requires_grad else tensor.clone() for tensor in held]
+    changing = [tensor for tensor in held if not tensor.requires_grad]
+    changing += [*update.parameters, *update.tensors()] if update and update.kind else []
+    return torch.get_rng_state(), cuda, [(tensor, tensor.detach().clone()) for tensor in changing]
 
 
 @torch.no_grad()
-def _restore(held: list[Tensor], before: tuple):
+def _restore(before: tuple):
     cpu, cuda, copies = before
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state_all(cuda)
-    for tensor, copy in zip(held, copies):
-        if copy is not None:
-            tensor.copy_(copy)
+    for tensor, copy in copies:
+        tensor.copy_(copy)
+
+
+def _left(outputs: Outputs, update: Update | None) -> Outputs:
+    """What a call gave, and copies of the state in which it left an optimizer."""
+    return [*outputs, *(tensor.clone() for tensor in update.tensors())] if update else outputs
 
 
 def _agree(ours: Outputs, theirs: Outputs, rounding: float) -> bool:
-    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
+    """Whether two results are one but for rounding, which is relative to each number and, a tenth of it, to the largest."""
     if [a is None for a in ours] != [b is None for b in theirs]:
         return False
     pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
     return all(
-        a.shape == b.shape and torch.allclose(a, b, rounding, 0.01 * rounding * float(a.abs().max()), equal_nan=True) for a, b in pairs
+        a.shape == b.shape and torch.allclose(a, b, rounding, 0.1 * rounding * float(a.abs().max()), equal_nan=True) for a, b in pairs
     )

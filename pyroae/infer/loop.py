@@ -110,6 +110,7 @@ class Training:
             ValueError: that was another model, other data or other settings.
         """
         self._check(state)
+        self.svi.optimizer.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
         with self._multiplying():
             self._climb(state["levels"])
         self.load(state)

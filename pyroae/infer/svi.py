@@ -14,14 +14,16 @@ from .compiling import Mode, Traced
 from .objective import Objective
 from .programs import Program
 from .recording import Recorder
+from .updates import Update
 
 
 class SVI:
     """Takes optimisation steps for a (model, guide), as ``pyro.infer.SVI`` does, faster.
 
     Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine (see
-    ``compiling.Traced``). On CUDA the whole step, a ``capturable`` optimizer's included, is one CUDA graph. A program
-    that cannot be traced, such as one that branches on the values of tensors, runs eagerly, and the log says why, once.
+    ``compiling.Traced``). Once it is compiled for a CPU, torch's Adam or AdamW is a part of it. On CUDA the whole step, a
+    ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that branches on the
+    values of tensors, runs eagerly, and the log says why, once.
 
     Args:
         model: a Pyro program, best a module.
@@ -59,7 +61,9 @@ class SVI:
         self.differentiable = hasattr(elbo, "differentiable_loss")
         self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
         watched = [*programs.modules(model, guide), elbo]
-        self._gradients = Traced(self._loss_and_gradients, watched, compile, steps)
+        self._update = Update(optimizer)
+        self._alone = clip is None and accumulate == 1  # nothing happens to gradients before the optimizer follows them
+        self._gradients = Traced(self._loss_and_gradients, watched, compile, steps, self._update if self._alone else None)
         self._loss = Traced(self._loss_alone, watched, compile)
         self._recorder = Recorder(self._step, optimizer)
         self._found: list[Tensor] | None = None
@@ -83,19 +87,17 @@ class SVI:
         return loss
 
     def _step(self, *args) -> Tensor:
+        if self._alone:
+            return self._gradients(*args)[0]
         first, *others = self._parts(args)
         loss, *gradients = self._gradients(*first)
         for part in others:
             more, *theirs = self._gradients(*part)
             loss, gradients = loss + more, [a if b is None else b if a is None else a + b for a, b in zip(gradients, theirs)]
-        for parameter, gradient in zip(self._found, gradients):
-            parameter.grad = gradient
+        self._update.give([loss, *gradients])
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._found, self.clip * next(len(a) for a in args if isinstance(a, Tensor)))
-        if isinstance(self.optimizer, Optimizer):
-            self.optimizer.step()
-        else:
-            self.optimizer([parameter for parameter in self._found if parameter.grad is not None])
+        self._update.follow()
         return loss
 
     def _parts(self, args: tuple) -> list[tuple]:
@@ -112,7 +114,7 @@ class SVI:
         return {"step": self._gradients.levels(), "loss": self._loss.levels()}
 
     def climb(self, what: str, level: int, *args):
-        """Make now the graph of the ``"step"`` or of the ``"loss"`` that such arguments have led to elsewhere; nothing is learned."""
+        """Make the graph of the ``"step"`` or of the ``"loss"`` that such arguments have led to elsewhere; load what was learned then."""
         if self._found is None:
             self._find(*args)
         (self._gradients if what == "step" else self._loss).climb(level, *args)
@@ -133,6 +135,7 @@ class SVI:
             with torch.no_grad(), torch.random.fork_rng():
                 seen = programs.traces(self.model, self.guide, *args)
             self._found = programs.parameters(programs.modules(self.model, self.guide), seen)
+        self._update.parameters = self._found
         if self.scheduled and self._found:
             self.scheduled.to(self._found[0].device)
 

@@ -1,0 +1,133 @@
+"""Adam inside a compiled graph is torch's Adam."""
+
+import copy
+
+import pytest
+import torch
+from conftest import small_vae
+from pyro.infer import TraceMeanField_ELBO
+from torch import nn
+
+import pyroae as pa
+
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    """The graph that Inductor would get, run as it is."""
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
+
+
+def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
+    """What a few steps leave: losses, parameters, gradients and the optimizer's state, and the SVI."""
+    torch.manual_seed(0)
+    ae = small_vae().train()
+    svi = pa.SVI(ae.model, ae.guide, make_optimizer(list(ae.parameters())), TraceMeanField_ELBO(), compile=mode, **more)
+    losses = []
+    for step in range(STEPS):
+        change(svi, step)
+        losses.append(svi.step(x).clone())
+    left = [value for p in ae.parameters() for value in (p.detach(), p.grad, *svi.optimizer.state[p].values())]
+    return [torch.stack(losses), *(torch.as_tensor(each) for each in left if each is not None)], svi
+
+
+def check(make_optimizer, x, change=lambda svi, step: None, inside=True, **more):
+    eager, _ = trained("eager", make_optimizer, x, change, **more)
+    compiled, svi = trained("compiled", make_optimizer, x, change, **more)
+    kinds = svi._gradients.kinds.values()
+    assert {(kind.level, bool(kind.update)) for kind in kinds} == {(2, inside)}
+    for a, b in zip(eager, compiled, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, a.abs().max().item()))
+    return len(kinds)
+
+
+def two_groups(parameters):
+    return torch.optim.Adam([{"params": parameters[:3], "lr": 0.1}, {"params": parameters[3:], "weight_decay": 0.3}], lr=0.01)
+
+
+OPTIMIZERS = {
+    "fused": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "other numbers": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.9), eps=1e-2),
+    "AMSGrad with decay": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True, weight_decay=0.3),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3, fused=True),
+    "upwards": lambda p: torch.optim.Adam(p, lr=0.001, maximize=True),
+    "a rate that is a tensor": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01), fused=True),
+    "two groups": two_groups,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_adam_inside_the_graph_is_adam(name, digits):
+    assert check(OPTIMIZERS[name], digits.test.x[:16]) == 1
+
+
+def loading(svi, step):
+    if step == 6:
+        svi.optimizer.load_state_dict(copy.deepcopy(svi.optimizer.state_dict()))
+
+
+def frozen(svi, step):
+    svi.parameters[0].requires_grad_(not 4 <= step < 8)
+
+
+def cycling(svi, step):
+    """As OneCycleLR does."""
+    svi.optimizer.param_groups[0].update(lr=0.01 * (1 + step), betas=(0.9 - 0.02 * step, 0.999), weight_decay=0.1 * step, eps=1e-8 + step)
+
+
+def zeroing(svi, step):
+    svi.optimizer.zero_grad()
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+@pytest.mark.parametrize("change, kinds", [(loading, 1), (frozen, 2), (cycling, 1), (zeroing, 1)])
+def test_whatever_else_happens_to_it(change, kinds, digits):
+    assert check(OPTIMIZERS["fused"], digits.test.x[:16], change) == kinds
+
+
+def hooked(parameters):
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_value_(parameters, 0.1) and None)
+    return optimizer
+
+
+def replaced(parameters):
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    optimizer.step = lambda step=optimizer.step: (nn.utils.clip_grad_value_(parameters, 0.1), step())
+    return optimizer
+
+
+OUTSIDE = {
+    "a hook": (hooked, {}),
+    "another step": (replaced, {}),
+    "another optimizer": (lambda p: torch.optim.RMSprop(p, lr=0.01), {}),
+    "clip": (OPTIMIZERS["fused"], {"clip": 0.1}),
+    "accumulate": (OPTIMIZERS["fused"], {"accumulate": 2}),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_not_adam_alone_stays_outside(name, digits):
+    make_optimizer, more = OUTSIDE[name]
+    check(make_optimizer, digits.test.x[:16], inside=False, **more)
+
+
+def test_a_scheduler_sees_its_steps(digits, recwarn):
+    def change(svi, step):
+        svi.cosine = getattr(svi, "cosine", None) or torch.optim.lr_scheduler.CosineAnnealingLR(svi.optimizer, STEPS)
+        if step:
+            svi.cosine.step()
+
+    check(OPTIMIZERS["fused"], digits.test.x[:16], change)
+    assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
+
+
+def test_the_graph_is_given_up_where_it_differs(digits, monkeypatch, caplog):
+    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: lambda *args: [t * 1.1 for t in module(*args)])
+    svi = trained("compiled", OPTIMIZERS["fused"], digits.test.x[:16])[1]
+    assert [(kind.level, kind.update) for kind in svi._gradients.kinds.values()] == [(1, None)] and "does not repeat it" in caplog.text
+    eager, traced = (trained(mode, OPTIMIZERS["fused"], digits.test.x[:16])[0] for mode in ("eager", "compiled"))
+    assert all(a.equal(b) for a, b in zip(eager, traced, strict=True))

@@ -86,7 +86,7 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        learned = any(int(path.stem) for path in Checkpoints(folder).paths())
+        learned = (folder / "model.safetensors").exists() or any(int(path.stem) for path in Checkpoints(folder).paths())
         if not learned and resumed is None:
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):

@@ -130,6 +130,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
             raise ValueError(f"compare: {run} was tested on other data than {runs[0]}, so their log p(x) cannot be compared")
         if _scored(ae) != _scored(opened[runs[0]][0]):
             raise ValueError(f"compare: {run} gives {_scored(ae)}, but {runs[0]} {_scored(opened[runs[0]][0])}; the two are no rivals")
+    for run, (ae, found) in opened.items():
         _, estimate, lines = score(ae, found.test, particles, proposal)
         if estimate is None:
             raise ValueError(f"compare: {run}: {lines[-1]}")

@@ -170,6 +170,11 @@ def test_the_progress_bar_shows_the_loss_in_nats(vae, digits, capsys):
     assert "epoch 2/2" in bar and "nats/datum" in bar and "24/24" in bar
 
 
+def test_the_progress_bar_says_that_a_graph_is_made(vae, digits, capsys):
+    pa.fit(vae, digits.train, epochs=1, compile="traced")
+    assert "tracing the step" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_trains_and_scores_without_a_sync(digits):

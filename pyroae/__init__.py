@@ -13,6 +13,7 @@ _HOME = {
     "with_weight_prior": "infer.weights",
     "SVI": "infer.svi",
     "fit": "infer.training",
+    "together": "infer.distributed",
     "pretrain": "pretraining",
     "fine_tune": "pretraining",
     "Classifier": "pretraining",

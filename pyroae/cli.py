@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         _complain(str(stopped) or "interrupted")
         return 130
+    if not answer.text:  # one of several processes, of which another one speaks
+        return 0
     labelled = argv[0] in ("train", "evaluate") and _in_colour(sys.stdout)
     print(answer.json if "--json" in argv else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
     return 0
@@ -85,10 +87,12 @@ def parts(argv: list[str]) -> Answer:
 
 def train(argv: list[str]) -> Answer:
     """Train a recipe with the parts, data and settings asked for; write and print what came out."""
+    from .infer.distributed import together
     from .options import parse_train
     from .runs import carry_out
 
-    return carry_out(*parse_train(argv))
+    with together():
+        return carry_out(*parse_train(argv))
 
 
 def evaluate(argv: list[str]) -> Answer:

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from pyro import infer
 from torch import optim
 
+from . import configs
 from .answer import Answer
 from .data import load
 from .data.named import NAMED
 from .infer.objectives import Objective
 from .infer.penalties import Penalty
 from .infer.training import fit
-from .part import did_you_mean, members
+from .part import Part, did_you_mean, members
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
@@ -67,12 +67,15 @@ def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
         ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
     """
     resumed, argv = _resumed(argv)
-    name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv) or "vae"
+    contents = configs.named(argv)
+    name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv, contents) or "vae"
     if name not in RECIPES:
         as_data = name in NAMED or Path(name).exists()
         raise ValueError(
             f"train: there is no recipe {name!r}" + (f"; data are named by --data {name}" if as_data else did_you_mean(name, RECIPES))
         )
+    for content in contents:
+        configs.check(content, _known(), {token.rpartition("=")[2] for token in argv})
     parser = _parser(name)
     given = argv[1:] if argv and argv[0] == name else argv
     given = _spelled_out(given, _check_names(parser, given))
@@ -101,6 +104,12 @@ def _resumed(argv: list[str]) -> tuple[str | None, list[str]]:
     if "--out" in [token.partition("=")[0] for token in rest]:
         raise ValueError("train: a run goes on in its own folder; leave --out out")
     return run[0], ["--config", str(Path(run[0]) / "settings.json"), *rest]
+
+
+def _known() -> list[type]:
+    """The classes that a settings file may name: every part, and Pyro's ELBOs."""
+    kinds = [cls for kind in Part.__subclasses__() for cls in members(kind).values()]
+    return [*kinds, *choices()["objective"].values()]
 
 
 def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
@@ -248,18 +257,11 @@ def _add_section(parser: ArgumentParser, title: str, function: Callable, skip: s
     parser._action_groups[-1].title = title
 
 
-def _recipe_by_option(argv: list[str]) -> str | None:
-    """The recipe that --recipe or a config file among the arguments names."""
+def _recipe_by_option(argv: list[str], contents: list[dict]) -> str | None:
+    """The recipe that --recipe or a settings file names."""
     options = [token.split("=", 1) for token in argv if "=" in token] + [*zip(argv, argv[1:])]
-    files = [value for option, value in options if option == "--config"]
-    for option, value in options:
-        if option == "--recipe":
-            return value
-    try:
-        content = [yaml.safe_load(Path(file).read_text()) for file in files]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):  # said better by the parser
-        return None
-    return next((str(found["recipe"]) for found in content if isinstance(found, dict) and "recipe" in found), None)
+    said = [value for option, value in options if option == "--recipe"]
+    return next(iter([*said, *(str(content["recipe"]) for content in contents if "recipe" in content)]), None)
 
 
 def _spelled_out(argv: list[str], chosen: dict[str, type | None]) -> list[str]:

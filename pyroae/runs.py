@@ -17,6 +17,7 @@ from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
+from .infer import distributed
 from .infer.checkpoints import Checkpoints
 from .infer.training import History, check_arguments, fit
 from .options import SWAPPABLE, arguments_of
@@ -24,12 +25,13 @@ from .pretraining import pretrain
 from .recipes import conditional, vae
 from .scoring import results_of, score, write_rows
 
+_LOOK = 100_000  # rows that a prior may take its first guess from
 _STEPS = 4000  # what a small data set needs
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
 def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
-    """Train, score and draw what the settings ask for; returns a short report.
+    """Train, score and draw what the settings ask for; returns a short report (of several processes, the first one does).
 
     Raises:
         ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; where nothing was learned
@@ -39,19 +41,20 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
     found, note = _load(recipe, settings, written)
     ae = _built(recipe, settings, found)
     _settle(settings, written, found)
-    folder = Path(settings.resume) if settings.resume else _folder(settings.out, f"{recipe.__name__}-{found.name}")
-    with Checkpoints(folder).locked():
-        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+    folder = distributed.first(lambda: _prepared(settings, written, f"{recipe.__name__}-{found.name}"))
     with _keeping(folder, settings.resume):
         return _trained(recipe, settings, ae, found, note, folder)
 
 
 def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: DataSet, note: str, folder: Path) -> Answer:
     history = _train(ae, found, settings, folder)
-    storage.save(ae, folder / "model.safetensors")
-    with storage.atomic(folder / "history.csv") as path:
-        history.to_csv(path)
+    if distributed.leads():
+        storage.save(ae, folder / "model.safetensors")
+        with storage.atomic(folder / "history.csv") as path:
+            history.to_csv(path)
     terms, estimate, report = score(ae, found.test, settings.particles)
+    if not distributed.leads():
+        return Answer("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
     results = results_of(terms, estimate) | {"training_seconds": seconds, "objective": history.objective}
     _write_json(folder / "results.json", results)
@@ -71,6 +74,14 @@ def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: Data
     return Answer("\n".join(lines), {**said, **results, "files": files})
 
 
+def _prepared(settings: Namespace, written: dict, name: str) -> Path:
+    """The run's folder, with the settings in it."""
+    folder = Path(settings.resume) if settings.resume else _folder(settings.out, name)
+    with Checkpoints(folder).locked():
+        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+    return folder
+
+
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
     """Train, with checkpoints in the folder."""
     options, callbacks = arguments_of(fit, settings), _callbacks(ae, found, settings, folder)
@@ -87,7 +98,7 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
         yield
     except BaseException as error:
         learned = (folder / "model.safetensors").exists() or any(int(path.stem) for path in Checkpoints(folder).paths())
-        if not learned and resumed is None:
+        if not learned and resumed is None and distributed.leads():
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped; what was learned is kept: {command()} train --resume {folder} goes on") from error
@@ -97,6 +108,8 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
 def _callbacks(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> list[Callback]:
     looks = max(1, settings.epochs // _LOOKS)
     callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
+    if not distributed.leads():
+        return callbacks
     if settings.pictures:
         callbacks.append(pictures.as_it_trains(ae, found, folder, settings.pictures))
     if settings.tensorboard:
@@ -108,9 +121,9 @@ def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder
     """The recipe's model with the parts that were named, checked against the data."""
     ae = recipe(found, **arguments_of(recipe, settings))
     ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
-    ae.prior.start_from(found.train.draw(found.train.x))
+    ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))
     for split in (found.train, found.test):
-        as_data(split, ae.model, ae.guide)
+        as_data(split, ae.model, ae.guide, stream=True)
     return ae
 
 

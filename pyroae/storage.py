@@ -1,12 +1,15 @@
 """Models as safetensors with their structure as JSON; loading executes no code."""
 
 import json
+import math
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch.overrides import TorchFunctionMode
 
 from .atomic import atomic
 from .autoencoder import Autoencoder
@@ -15,6 +18,9 @@ from .infer.programs import seeded
 from .part import describe, did_you_mean, rebuild
 
 _FORMAT = "pyroae-1"
+_TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # building may take 16 times the file's numbers and a million; a tensor counts a thousand
+_MAKERS = dict.fromkeys("empty zeros ones full rand randn randperm arange linspace expand repeat".split(), 1)
+_MAKERS |= {f"new_{name}": 1 for name in ("empty", "zeros", "ones", "full")} | {"eye": 2}  # what makes a tensor of n, or n to that power
 
 
 def save(ae: Autoencoder, path: str | os.PathLike):
@@ -58,7 +64,8 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
         parts: parts to use instead of those written down, such as ``encoder=my_module`` for a network of your own.
 
     Raises:
-        ValueError: no such file, not such a file, a damaged one, or weights that do not fit the structure.
+        ValueError: no such file, not such a file, a damaged one, weights that do not fit the structure, or a structure far
+            larger than its weights, before memory is taken for it.
 
     >>> import pyroae as pa
     >>> import tempfile
@@ -73,12 +80,36 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
         if name not in structure:
             raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure))
     try:
-        with seeded(0, torch.device("cpu")):  # the first weights are drawn, and replaced
+        with seeded(0, torch.device("cpu")), _NoLarger(weights.values()):  # the first weights are drawn, and replaced
             ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
         ae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32)).load_state_dict(weights)
-    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: the model in it cannot be rebuilt: {error}") from error
+    except Exception as error:  # parts that are told nonsense may raise anything
+        raise ValueError(f"{path}: the model in it cannot be rebuilt: {str(error) or type(error).__name__}") from error
     return ae.eval()
+
+
+class _NoLarger(TorchFunctionMode):
+    """Inside, ``ValueError`` before a tensor is made with which all that were made hold far more numbers than a file."""
+
+    def __init__(self, weights: Iterable[torch.Tensor]):
+        super().__init__()
+        self.left = self.allowed = _TIMES * sum((weight.numel() + _EACH for weight in weights), _SPARE)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if (power := _MAKERS.get(getattr(function, "__name__", ""))) is not None:
+            self.left -= max(_EACH, math.prod(_sizes([*args, *kwargs.values()])) ** power)
+            if self.left < 0:
+                raise ValueError(f"its parts take more than {self.allowed:,} numbers, far more than the file has weights")
+        return function(*args, **kwargs)
+
+
+def _sizes(values: Iterable) -> Iterator[int]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _sizes(value)
+        elif isinstance(value, int):
+            yield max(1, value)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

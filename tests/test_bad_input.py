@@ -219,7 +219,7 @@ FILES = {
     "a ragged csv": ("table.csv", b"1,2\n3\n", ["2 numbers in data row 2", "'3'"]),
     "an empty csv": ("table.csv", b"", ["at least one row"]),
     "a truncated npy": ("array.npy", b"\x93NUMPY\x01\x00v\x00", ["cannot be read"]),
-    "a pickled npy": ("array.npy", None, ["cannot be read", "allow_pickle"]),
+    "a pickled npy": ("array.npy", None, ["cannot be read", "Python objects"]),
     "an npz that is none": ("array.npz", b"PK nonsense", ["cannot be read"]),
     "an npz without train": ("array.npz", {"a": X, "b": X}, ["'train'", "['a', 'b']"]),
     "a parquet that is none": ("table.parquet", b"nonsense", ["cannot be read"]),

@@ -191,3 +191,120 @@ def test_read_only_data_are_not_touched(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
     pa.data.load("mnist")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+# --- larger than memory ---
+
+
+@pytest.fixture
+def tiny_memory(monkeypatch):
+    """A machine on which the small sets of these tests are too large for memory."""
+    from pyroae.data import files, splits
+
+    monkeypatch.setattr(files, "_MEMORY", 1000)
+    monkeypatch.setattr(splits, "_FEW", 300)
+    monkeypatch.setattr(files, "_CHUNK", 7)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int16, ">f4"])
+def test_a_large_npy_stays_on_disk_and_reads_as_the_small_one(dtype, tmp_path, tiny_memory, monkeypatch):
+    array = np.random.default_rng(0).integers(0, 200, (101, 5, 2)).astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    large = pa.data.load(tmp_path / "x.npy", test=0.3)
+    monkeypatch.undo()
+    small = pa.data.load(tmp_path / "x.npy", test=0.3)
+    assert not isinstance(large.train.x, torch.Tensor) and isinstance(small.train.x, torch.Tensor)
+    for ours, theirs in ((large.train, small.train), (large.test, small.test)):
+        assert ours.domain == theirs.domain and len(ours) == len(theirs) and ours.event_shape == theirs.event_shape
+        both = [x[:][(x[:].double() @ torch.linspace(1, 2, 10).double().exp()).argsort()] for x in (ours.x, theirs.x)]
+        assert torch.equal(*both)
+    rows = torch.tensor([9, 3, 3, 60])
+    assert torch.equal(large.train.x[rows], large.train.x[:][rows]) and torch.equal(large.train.x[4], large.train.x[:][4])
+    assert large.train.x[0:0].shape == (0, 10)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+@pytest.mark.parametrize("large", [True, False])
+def test_tables_are_read_batch_by_batch(suffix, large, tmp_path, request):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
+    if large:
+        request.getfixturevalue("tiny_memory")
+    array = np.random.default_rng(0).normal(size=(100, 3))
+    table = pyarrow.table({name: array[:, i] for i, name in enumerate("abc")})
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "x.parquet", row_group_size=30)
+    else:
+        with pyarrow.ipc.new_file(tmp_path / "x.arrow", table.schema) as file:
+            file.write_table(table, max_chunksize=30)
+    found = pa.data.load(tmp_path / f"x{suffix}", test=0.2)
+    assert isinstance(found.train.x, torch.Tensor) != large
+    rows = torch.cat([found.train.x[:], found.test.x[:]])
+    assert torch.equal(rows[rows[:, 0].argsort()], torch.from_numpy(array[array[:, 0].argsort()]).float())
+
+
+@pytest.mark.parametrize("binarize", [None, "threshold", "dynamic"])
+def test_images_on_disk_train_by_workers_as_in_memory(binarize, tmp_path, tiny_memory, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        (tmp_path / str(i % 2)).mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / str(i % 2) / f"{i}.png")
+    found = pa.data.load(tmp_path, binarize=binarize, test=0.1)
+    assert found.train.x.workers > 0 and found.image_shape == (4, 4) and len(found.train.labels) == 36
+    monkeypatch.undo()
+    again = pa.data.load(tmp_path, binarize=binarize, test=0.1)
+    assert sorted(found.train.x[:].sum(1).tolist()) == pytest.approx(sorted(again.train.x.sum(1).tolist()))
+    likelihood = pa.likelihoods.ContinuousBernoulli(16) if binarize is None else pa.likelihoods.Bernoulli(16)
+    ae = pa.Autoencoder(pa.priors.Normal(2), likelihood, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    losses = pa.fit(ae, found.train, epochs=2, batch_size=10, progress=False, seed=0, compile="eager").loss
+    assert np.isfinite(losses).all()
+
+
+def test_what_is_on_disk_is_trained_on_and_scored_as_in_memory(tmp_path, tiny_memory, grey):
+    from pyroae.infer.batches import Batches
+
+    bits = grey.train.x.round()
+    np.save(tmp_path / "x.npy", bits.numpy())
+    found = pa.data.load(tmp_path / "x.npy", test=0.3)
+    read = torch.cat([x for (x,) in Batches(found.train, 7, torch.device("cpu"), shuffle=True)])
+    assert sorted(read.sum(1).tolist()) == sorted(found.train.x[:].sum(1).tolist()) and not torch.equal(read, found.train.x[:])
+    ends = []
+    for x in (found.train.x, found.train.x[:]):
+        torch.manual_seed(0)
+        ae = pa.recipes.vae(pa.data.load(bits))
+        pa.fit(ae, x, epochs=1, seed=0, progress=False, compile="eager")
+        scores = pa.log_likelihood(ae, found.test.x if x is found.train.x else found.test.x[:], particles=5).values
+        ends.append([*ae.parameters(), pa.elbo_terms(ae, x).elbo, scores])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_what_is_wrong_on_disk_is_refused_when_it_is_met(tmp_path, tiny_memory):
+    x = np.zeros((2000, 4), np.float32)
+    x[1500] = 0.5
+    np.save(tmp_path / "x.npy", x)
+    train = pa.data.load(tmp_path / "x.npy", domain="unit").train
+    ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(4), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    with pytest.raises(ValueError, match="0 or 1"):
+        pa.fit(ae, train, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="too large to be binarized once"):
+        pa.data.load(tmp_path / "x.npy", domain="unit", binarize="static")
+    x[1500] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match="NaN"):
+        pa.fit(ae, pa.data.load(tmp_path / "x.npy", domain="binary").train, epochs=1, progress=False)
+
+
+def test_the_temporary_file_of_a_large_table_goes_with_its_rows(tmp_path, tiny_memory, monkeypatch):
+    import gc
+    import tempfile
+
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra pyroae[parquet] is not installed")
+    import pyarrow
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    parquet.write_table(pyarrow.table({"a": np.arange(1000.0), "b": np.arange(1000.0)}), tmp_path / "x.parquet")
+    found = pa.data.load(tmp_path / "x.parquet")
+    assert len(list((tmp_path / "temporary").iterdir())) == 1 and found.train.x[3].tolist()[0] == found.train.x[3].tolist()[1]
+    del found
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []

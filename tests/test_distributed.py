@@ -1,14 +1,22 @@
-"""Objectives as modules under DistributedDataParallel: two processes have the gradient that one has."""
+"""Several processes do what one does: under DistributedDataParallel in a loop of one's own, and under ``pa.together``."""
 
+import functools
+import json
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import small_vae
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pyroae as pa
+from pyroae.infer import distributed as job
+from pyroae.infer.batches import Batches, shared_out
 
 OBJECTIVES = {
     "IWAE": lambda: pa.objectives.IWAE(5),
@@ -53,3 +61,188 @@ def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
             (make().differentiable_loss(ae.model, ae.guide, x.chunk(2)[rank]) / 32).backward()
         assert torch.equal(theirs[0][name], theirs[1][name])
         assert torch.allclose(theirs[0][name], flat_gradients(ae), rtol=1e-5, atol=1e-6), name
+
+
+# --- pa.together ---
+
+quiet = functools.partial(pa.fit, progress=False)
+
+
+def _one(rank, processes, port, folder, what):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.manual_seed(rank)  # processes start apart
+    try:
+        with pa.together():
+            found = what()
+    except (ValueError, OSError) as error:
+        found = error
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+def by_processes(processes, folder, what):
+    """What each process finds; the processes are forked, so that nothing is imported again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=_one, args=(rank, processes, port, str(folder), what)) for rank in range(processes)]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join(120)
+        each.kill()
+    paths = [folder / f"{rank}.pt" for rank in range(processes)]
+    return [torch.load(path, weights_only=False) if path.exists() else None for path in paths]
+
+
+together = pytest.mark.skipif(not hasattr(os, "fork") or not distributed.is_available(), reason="needs fork and torch.distributed")
+
+
+@pytest.mark.parametrize("n, batch_size, processes", [(100, 10, 2), (103, 10, 3), (7, 4, 2), (9, 4, 2), (10, 16, 3), (5, 5, 5)])
+def test_batches_are_shared_out_without_overlap(n, batch_size, processes):
+    order = torch.randperm(n)
+    shares = [shared_out(order, batch_size, rank, processes) for rank in range(processes)]
+    left_out = n % batch_size if n % batch_size < processes else 0
+    assert sorted(torch.cat(shares).tolist()) == sorted(order[: n - left_out].tolist())
+    sizes = [len(range(rank, batch_size, processes)) for rank in range(processes)]
+    first = torch.cat([share[:size] for share, size in zip(shares, sizes)])
+    assert sorted(first.tolist()) == sorted(order[:batch_size].tolist())
+
+
+def points(objective=None):
+    """An autoencoder without noise, so that processes do exactly what one does."""
+    torch.manual_seed(5 + job.rank())
+    return small_vae(posterior=pa.posteriors.Delta(), objective=objective)
+
+
+def trained(compile, data=None):
+    x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
+    ae, sgd = points(), functools.partial(torch.optim.SGD, lr=1e-3)
+    history = quiet(ae, x, validation=x[:21], epochs=3, batch_size=20, seed=0, compile=compile, optimizer=sgd)
+    gradients = torch.cat([p.grad.flatten() for p in ae.parameters()])
+    return gradients, torch.cat([p.detach().flatten() for p in ae.parameters()]), history.loss, history["validation_loss"]
+
+
+@together
+@pytest.mark.parametrize("compile", ["eager", "traced"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_have_the_gradients_losses_and_weights_of_one(processes, compile, tmp_path):
+    alone = trained("eager")
+    found = by_processes(processes, tmp_path, functools.partial(trained, compile))
+    for gradients, weights, loss, validation in found:
+        assert (gradients - alone[0]).abs().max() < 1e-6 * alone[0].abs().max()
+        assert torch.allclose(weights, alone[1], rtol=1e-5, atol=1e-6) and torch.equal(weights, found[0][1])
+        assert loss == pytest.approx(alone[2], rel=1e-6) and validation == pytest.approx(alone[3], rel=1e-6)
+
+
+def vae_trained():
+    digits = pa.data.load("digits", binarize="dynamic")
+    torch.manual_seed(job.rank())
+    ae = pa.recipes.vae(digits, code=2)
+    noise = []
+    ae.guide.register_forward_hook(lambda module, inputs, z: noise.append(z.detach().clone()))
+    quiet(ae, digits.train, epochs=1, batch_size=300, seed=0, compile="eager")
+    return noise[1], [p.detach().clone() for p in ae.parameters()]
+
+
+@together
+def test_each_process_draws_noise_of_its_own_and_all_end_with_the_same_weights(tmp_path):
+    (noise, weights), (others, theirs) = by_processes(2, tmp_path, vae_trained)
+    assert len(noise) == len(others) == 150 and not torch.equal(noise, others)
+    assert all(torch.equal(a, b) for a, b in zip(weights, theirs))
+
+
+def scored(n):
+    ae, x = small_vae(), torch.rand(n, 64, generator=torch.Generator().manual_seed(1)).round()
+    for p in ae.parameters():
+        torch.nn.init.constant_(p, 0.01)
+    estimate = pa.log_likelihood(ae, x, particles=30, seed=4)
+    terms = pa.elbo_terms(ae, x, seed=4, particles=3)
+    return estimate.values, estimate.errors, estimate.khat, terms.reconstruction, terms.kl
+
+
+@together
+@pytest.mark.parametrize("n", [200, 30])
+def test_processes_share_the_data_to_score_and_give_each_the_value_that_one_gives(n, tmp_path):
+    alone = scored(n)
+    for found in by_processes(2, tmp_path, functools.partial(scored, n)):
+        assert all(torch.equal(a, b) for a, b in zip(found, alone))
+    assert len(alone[0].unique()) > n / 2  # keyed by the datum, not the same noise for all
+
+
+def rows_seen(data):
+    batches = Batches(data, 10, torch.device("cpu"), shuffle=True, shared=True)
+    epochs = [[(len(x), batches.rows, x) for x, *_ in batches] for _ in range(2)]
+    return [torch.cat([x.flatten() for *_, x in epoch]) for epoch in epochs], [(local, rows) for local, rows, _ in epochs[0]]
+
+
+@together
+@pytest.mark.parametrize("form", ["tensor", "Dataset", "DataLoader"])
+def test_every_form_of_data_is_shared_out(form, tmp_path):
+    x = torch.arange(44.0)[:, None]
+    make = {
+        "tensor": lambda: x,
+        "Dataset": lambda: TensorDataset(x),
+        "DataLoader": lambda: DataLoader(TensorDataset(x), 5, sampler=DistributedSampler(TensorDataset(x), 2, job.rank())),
+    }[form]
+    (ours, sizes), (theirs, _) = by_processes(2, tmp_path, lambda: rows_seen(make()))
+    for a, b in zip(ours, theirs):
+        assert sorted([*a.tolist(), *b.tolist()]) == x.flatten().tolist()
+    assert not torch.equal(ours[0], ours[1]) and all(local * 2 == rows for local, rows in sizes)
+
+
+WRONG = {
+    "a batch for fewer processes": (lambda: quiet(points(), torch.ones(20, 64), batch_size=1), "batch_size of at least 2"),
+    "a loader that gives everybody the same": (
+        lambda: quiet(points(), DataLoader(TensorDataset(torch.ones(20, 64)), 5)),
+        "DistributedSampler",
+    ),
+    "what the first process finds wrong": (lambda: job.first(lambda: pa.data.load("nowhere.npy")), "no file nowhere.npy"),
+}
+
+
+@together
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_by_all(name, tmp_path):
+    wrong, words = WRONG[name]
+    for error in by_processes(2, tmp_path, wrong):
+        assert isinstance(error, ValueError) and words in str(error)
+
+
+def dies():
+    digits = pa.data.load("digits", binarize="threshold")
+    die = [lambda row: os._exit(9)] if job.rank() == 1 else []
+    return quiet(points(), digits.train, epochs=5, callbacks=die, compile="eager", seed=0).loss
+
+
+@together
+def test_a_process_that_dies_ends_the_job_with_a_clear_message(tmp_path):
+    error, nothing = by_processes(2, tmp_path, dies)
+    assert nothing is None and isinstance(error, OSError)
+    assert "another process of this job has died" in str(error) and "--resume" in str(error)
+
+
+def test_alone_together_changes_nothing():
+    with pa.together():
+        assert (job.processes(), job.rank(), job.leads()) == (1, 0, True)
+        tensor = torch.ones(2)
+        assert job.total(tensor, None) == [tensor, None] and job.first(lambda: 7) == 7
+    assert not distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not distributed.is_available(), reason="torch without distributed")
+def test_torchrun_trains_by_command_as_one_process_does(tmp_path):
+    options = ["-m", "pyroae", "train", "--epochs", "40", "--particles", "200", "--out"]
+    ways = {"one": [sys.executable], "two": ["torchrun", "--standalone", "--nproc-per-node", "2"]}
+    results = {}
+    for name, way in ways.items():
+        done = subprocess.run(
+            [*way, *options, str(tmp_path / name)], env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test ELBO") == 1  # one process speaks
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
+    assert abs(results["one"]["elbo"] - results["two"]["elbo"]) < 3 * results["one"]["data_se"]

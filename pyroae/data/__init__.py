@@ -1,8 +1,10 @@
 """Data sets with their domain, shape and splits: real ones by name, files, folders of images, tensors."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -29,8 +31,10 @@ def load(
     Names: ``digits`` (8x8, inside scikit-learn), ``mnist``, ``fashion-mnist``, ``binarized-mnist`` (Larochelle's, as
     ``.npz`` or ``.amat``), ``omniglot`` (Burda's ``chardata.mat``); they are looked for in the folder that the
     environment variable ``PYROAE_DATA`` names, and the torchvision ones are downloaded where they are not there.
-    Files: ``.npy``, ``.npz`` (arrays ``train``, ``test``, ``valid`` or a single one), ``.csv``, ``.parquet``. 8-bit
-    integers are grey levels and become 0 to 1.
+    Files: ``.npy``, ``.npz`` (arrays ``train``, ``test``, ``valid`` or a single one), ``.csv``, ``.parquet``, ``.arrow``.
+    8-bit integers are grey levels and become 0 to 1. An ``.npy`` file, an Arrow or Parquet file or a folder of images of
+    more than 1 GB (as floats) stays on disk: rows are read as they are needed, the domain is told by 10,000 of them, and
+    at most 10,000 are held out for testing unless ``test`` says more. No file is ever unpickled.
 
     Args:
         data: name, path, or the data themselves.
@@ -65,18 +69,25 @@ def _find(data, domain: Domain | None, test: float | None, missing: bool) -> Dat
     if name in NAMED:
         if domain is not None or test is not None:
             raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if domain is None else 'domain'} out")
-        return NAMED[name]()
+        return _read(name, NAMED[name])
     path = Path(name)
     if path.is_dir():
         return of_images(path, test)
     if path.suffix in READERS:
         if not path.is_file():
             raise ValueError(f"data: there is no file {name}")
-        try:
-            arrays = READERS[path.suffix](path)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"data: {name} cannot be read: {error}") from error
+        arrays = _read(name, lambda: READERS[path.suffix](path))
         return of_arrays(path.stem, arrays, domain, test, missing)
     if path.suffix or path.parent != Path("."):
         raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(READERS)}, got {name}")
     raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
+
+
+def _read(name: str, reader: Callable[[], Any]) -> Any:
+    """What a reader reads; ``ValueError`` for whatever it raises, which for a damaged file may be anything."""
+    try:
+        return reader()
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("data: "):
+            raise
+        raise ValueError(f"data: {name} cannot be read: {str(error) or type(error).__name__}") from error

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import matlab
+from .files import unzipped
 from .splits import DataSet, Split
 
 
@@ -64,8 +66,8 @@ def _binarized_mnist() -> DataSet:
     folder = _data_home() / "binarized_mnist"
     arrays = None
     if (folder / "binarized_mnist.npz").exists():
-        with np.load(folder / "binarized_mnist.npz", allow_pickle=False) as packed:
-            arrays = {name: np.unpackbits(packed[name], axis=1)[:, :784] for name in ("train", "valid", "test")}
+        packed = unzipped(folder / "binarized_mnist.npz")
+        arrays = {name: np.unpackbits(packed[name], axis=1)[:, :784] for name in ("train", "valid", "test")}
     elif (folder / "binarized_mnist_train.amat").exists():
         arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat") for name in ("train", "valid", "test")}
     if arrays is None:
@@ -89,13 +91,11 @@ def _amat(path: Path) -> np.ndarray:
 
 
 def _omniglot() -> DataSet:
-    from scipy.io import loadmat
-
     places = [_data_home() / "chardata.mat", _data_home() / "omniglot" / "chardata.mat"]
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise ValueError(f"data: expected chardata.mat in {places[0].parent}, found none; set PYROAE_DATA to the folder that holds it")
-    content = loadmat(path)
+    content = matlab.read(path)
 
     def split(images: str, labels: str) -> Split:
         upright = content[images].T.reshape(-1, 28, 28).transpose(0, 2, 1).reshape(-1, 784)  # stored column by column

@@ -6,20 +6,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..infer.rows import Rows
+
 Domain = Literal["binary", "unit", "real", "counts", "categories"]
 Binarize = Literal["threshold", "static", "dynamic"]
+
+_FEW = 1e8  # bytes of rows on disk that are brought to memory when they are held out
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """Data ``x`` of shape ``(N, *event)``, with labels where there are some.
+    """Data ``x`` of shape ``(N, *event)``, in memory or on disk, with labels where there are some.
 
     >>> import pyroae as pa
     >>> pa.data.load("digits").test
     Split(360 of (64,) numbers, unit)
     """
 
-    x: Tensor
+    x: Tensor | Rows
     labels: Tensor | None
     domain: Domain
     dynamic: bool = False  # binarized afresh whenever it is drawn
@@ -76,8 +80,22 @@ def parted(split: Split, share: float) -> tuple[Split, Split]:
     if held_out >= len(split):
         raise ValueError(f"data: {len(split)} rows are too few to hold out a share of {share}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-    take = lambda rows: replace(split, x=split.x[rows], labels=None if split.labels is None else split.labels[rows])  # noqa: E731
-    return take(order[held_out:]), take(order[:held_out])
+    return _part(split, order[held_out:]), _part(split, order[:held_out])
+
+
+def _part(split: Split, rows: Tensor) -> Split:
+    """Some rows of a split; of one on disk in ascending order, and in memory if they are few."""
+    if isinstance(split.x, Rows):
+        rows = rows.sort().values
+        x = split.x.chosen(rows)
+        x = x[:] if x.nbytes <= _FEW else x
+    else:
+        x = split.x[rows]
+    return replace(split, x=x, labels=None if split.labels is None else split.labels[rows])
+
+
+def _threshold(x: Tensor) -> Tensor:
+    return (x > 0.5).float()
 
 
 def binarized(data: DataSet, how: Binarize) -> DataSet:
@@ -92,7 +110,14 @@ def binarized(data: DataSet, how: Binarize) -> DataSet:
     generator = torch.Generator().manual_seed(0)
 
     def fixed(split: Split) -> Split:
-        x = (split.x > 0.5).float() if how == "threshold" else torch.bernoulli(split.x, generator=generator)
+        if isinstance(split.x, Rows):
+            if how != "threshold":
+                raise ValueError(
+                    f"data: {data.name} is too large to be binarized once and kept; say binarize='threshold', "
+                    "or 'dynamic' and hold out fewer rows"
+                )
+            return replace(split, x=split.x.then(_threshold), domain="binary")
+        x = _threshold(split.x) if how == "threshold" else torch.bernoulli(split.x, generator=generator)
         return replace(split, x=x, domain="binary")
 
     train = replace(data.train, domain="binary", dynamic=True) if how == "dynamic" else fixed(data.train)

@@ -10,13 +10,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ..checks import whole_number
-from ..infer import programs
+from ..infer import distributed, programs
 from ..infer.compiling import Mode, Traced
 from ..infer.precision import Precision, check_precision, multiplying
 from ..infer.programs import Program
 from ..inside import mapped, tensors
 from .density import check_proper
-from .particles import Encoded, Proposal, as_data, base_of, draw_again, encodings, one_pass
+from .particles import Encoded, Proposal, Shared, as_data, base_of, draw_again, encodings, one_pass
 from .weights import Weights
 
 UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
@@ -131,19 +131,20 @@ def log_likelihood(
     whole_number("log_likelihood", particles=particles)
     check_precision(precision)
     model, guide = programs.pair(model, guide)
-    weights = [w for module in programs.modules(model, guide) for w in module.parameters()]
-    with programs.looking(model, guide, seed=seed), multiplying(precision, weights, particles):
-        args = as_data(x, model, guide)
-        done: list[Weights] = []
+    parameters = [w for module in programs.modules(model, guide) for w in module.parameters()]
+    with programs.looking(model, guide, seed=seed), multiplying(precision, parameters, particles):
+        args = as_data(x, model, guide, stream=True)
+        columns = torch.zeros(len(Weights.COLUMNS), len(args[0]), dtype=torch.float64, device=args[0].device)
         log_weights = LogWeights(model, guide, compile if proposal is None else "eager")
-        for block in encodings(model, guide, args, particles, progress, proposal):
+        for block in encodings(model, guide, args, particles, progress, proposal, Shared(seed)):
             check_weighable("log_likelihood", *block.traces)
             log_weights.expect(len(block.sizes) * math.ceil(len(args[0]) / len(block.args[0])))
-            done.append(Weights(len(block.args[0]), particles, args[0].device))
+            weights = Weights(len(block.args[0]), particles, args[0].device)
             for k in block.sizes:
-                done[-1].add(log_weights(block, k))
-        columns = [torch.cat([getattr(w, name)() for w in done]).cpu() for name in Weights.COLUMNS]
-    return Estimate(*columns, particles=particles, dimensions=args[0][0].numel())
+                weights.add(log_weights(block, k))
+            columns[:, block.rows] = torch.stack([getattr(weights, name)() for name in Weights.COLUMNS])
+        (columns,) = distributed.total(columns)
+    return Estimate(*columns.cpu(), particles=particles, dimensions=args[0][0].numel())
 
 
 class LogWeights:

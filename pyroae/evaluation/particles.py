@@ -1,6 +1,7 @@
 """Running a (model, guide) on many particles of many data: in bounded memory, the guide once for each datum."""
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..infer import programs
+from ..infer import distributed, programs
 from ..infer.batches import Args, as_tensors, check_data
 from ..infer.programs import Program
+from ..infer.rows import Rows
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
@@ -77,34 +79,49 @@ def per_datum(log_prob: Tensor, particles: int, n: int, nesting: int) -> Tensor:
     return summed.double().expand(particles, n)
 
 
-def as_data(data: Any, model: Program, guide: Program) -> Args:
+def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> Args:
     """Data to judge, checked and where the programs are: what they are called with. A split is drawn once.
+
+    Rows on disk are read here, or with ``stream`` when ``blocks`` comes to them; then the first of them are checked.
 
     Raises:
         ValueError: another type, no data, or data that the model refuses.
     """
-    x, *rest = as_tensors(data, model)
+    x, *rest = (column[:] if isinstance(column, Rows) and not stream else column for column in as_tensors(data, model))
+    draw = getattr(data, "draw", None) or (lambda x: x)
     device = programs.device_of(model, guide)
-    args = tuple(column.to(device) for column in (data.draw(x) if hasattr(data, "draw") else x, *rest))
-    check_data(model, args)
+    args = tuple(column.to(device) for column in (x.then(draw) if isinstance(x, Rows) else draw(x), *rest))
+    check_data(model, tuple(column[:_DATA] if isinstance(x, Rows) else column for column in args))
     return args
 
 
 def passes(
-    model: Program, guide: Program, args: Args, particles: int, progress: bool = False, proposal: Proposal | None = None
+    model: Program,
+    guide: Program,
+    args: Args,
+    particles: int,
+    progress: bool = False,
+    proposal: Proposal | None = None,
+    shared: "Shared | None" = None,
 ) -> Iterator[Pass]:
     """Every particle of every datum, pass by pass; all passes of a datum follow one another. Drawn from the proposal, or the guide."""
-    for block in encodings(model, guide, args, particles, progress, proposal):
+    for block in encodings(model, guide, args, particles, progress, proposal, shared):
         for k in block.sizes:
             yield one_pass(model, block.guide, block.args, block.rows, k, block.nesting)
 
 
 def encodings(
-    model: Program, guide: Program, args: Args, particles: int, progress: bool = False, proposal: Proposal | None = None
+    model: Program,
+    guide: Program,
+    args: Args,
+    particles: int,
+    progress: bool = False,
+    proposal: Proposal | None = None,
+    shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
-    """The data block by block, each with its encoder's work done, or with the proposal's guide."""
+    """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
     rows = rows_at_once(model, guide, args)
-    for where, part in blocks(args, _DATA, progress):
+    for where, part in blocks(args, _DATA, progress, shared):
         found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
         at_once = max(1, rows // len(part[0]))
         found.rows, found.sizes = where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
@@ -118,13 +135,29 @@ def rows_at_once(model: Program, guide: Program, args: Args) -> int:
     return max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
 
 
-def blocks(args: Args, size: int, progress: bool = False) -> Iterator[tuple[slice, Args]]:
-    """The data in blocks of ``size``, and which rows they are."""
-    with tqdm(total=len(args[0]), disable=not progress, unit="datum", desc="evaluation") as bar:
+@dataclass(frozen=True)
+class Shared:
+    """That processes share out the data, block by block. The noise of a block follows from the seed and where the block is."""
+
+    seed: int | None
+
+    def takes(self, start: int, size: int) -> bool:
+        """Whether a block is this process's; then its noise comes next."""
+        if start // size % distributed.processes() != distributed.rank():
+            return False
+        if self.seed is not None:
+            torch.manual_seed(zlib.crc32(f"{self.seed} {start}".encode()))
+        return True
+
+
+def blocks(args: Args, size: int, progress: bool = False, shared: Shared | None = None) -> Iterator[tuple[slice, Args]]:
+    """The data in blocks of ``size``, and which rows they are; all, or those that this process takes."""
+    with tqdm(total=len(args[0]), disable=not (progress and distributed.leads()), unit="datum", desc="evaluation") as bar:
         for start in range(0, len(args[0]), size):
-            part = tuple(column[start : start + size] for column in args)
-            yield slice(start, start + len(part[0])), part
-            bar.update(len(part[0]))
+            stop = min(start + size, len(args[0]))
+            if shared is None or shared.takes(start, size):
+                yield slice(start, stop), tuple(column[start:stop] for column in args)
+            bar.update(stop - start)
 
 
 def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, nesting: int) -> Pass:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..checks import whole_number
-from ..infer import programs
+from ..infer import distributed, programs
 from ..infer.programs import Program
-from .particles import Pass, Proposal, as_data, passes
+from .particles import Pass, Proposal, Shared, as_data, passes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -64,12 +64,13 @@ def elbo_terms(
     whole_number("elbo_terms", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        args = as_data(x, model, guide, stream=True)
         reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)
-        for each in passes(model, guide, args, particles, proposal=proposal):
+        for each in passes(model, guide, args, particles, proposal=proposal, shared=Shared(seed)):
             reconstruction[each.rows] += each.log_likelihood().sum(0)
             kl[each.rows] += _kl(each).sum(0)
+        reconstruction, kl = distributed.total(reconstruction, kl)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
 

@@ -6,21 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from . import programs
+from . import distributed, programs
+from .rows import Rows
 
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice
+_LOOK = 1000  # rows on disk that are looked at before training
 
 
-Args = tuple[Tensor, ...]  # what a program is called with: x, or x and y
+Args = tuple[Tensor | Rows, ...]  # what a program is called with: x, or x and y
 
 
 class Batches:
     """One epoch of batches each time it is iterated; ``len`` is their number. A batch is what the programs are called with.
 
-    Tensors live on the device where they fit into a quarter of its free memory. A split of ``pa.data.load`` has its
-    method ``draw`` applied to x in every epoch, on the device.
+    Tensors live on the device where they fit into a quarter of its free memory. Rows on disk are read some batches at a
+    time, in any order, and checked as they come. A split of ``pa.data.load`` has its method ``draw`` applied to x in every
+    epoch, on the device.
 
     ``state_dict`` says where the epoch under way is; another ``Batches`` of the same data that loads it, under the random
     state of that moment, goes on with the same batches. (A DataLoader is read again up to there.)
@@ -31,20 +34,32 @@ class Batches:
         device: where the batches go.
         shuffle: whether each epoch has an order of its own.
         model: its ``takes_labels`` says whether labels go with x, its ``check_data`` looks at the data first.
+        shared: whether processes that work together (``distributed.together``) each take their share of every batch.
 
     Raises:
         ValueError: data of another type, or none at all.
     """
 
-    def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None):
+    def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None, shared: bool = False):
         self.device, self.batch_size, self.shuffle, self.model = device, batch_size, shuffle, model
         self.draw = getattr(data, "draw", None) or (lambda x: x)
+        self.rank, self.processes = (distributed.rank(), distributed.processes()) if shared else (0, 1)
+        self.share = len(range(self.rank, batch_size, self.processes))  # of a batch, for this process
+        if batch_size < self.processes:
+            raise ValueError(f"expected a batch_size of at least {self.processes}, a row for every process, got {batch_size}")
+        self.rows = 0  # of the batch just given, over all processes
         if isinstance(data, Dataset):
-            data = DataLoader(data, batch_size, shuffle=shuffle)
+            data = self._loader(data)
+        if isinstance(data, DataLoader) and self.processes > 1 and not isinstance(data.sampler, DistributedSampler):
+            raise ValueError(
+                "expected data for several processes as a tensor, a split or a Dataset, which are shared out here, "
+                "or a DataLoader with a torch.utils.data.DistributedSampler"
+            )
         if not isinstance(data, DataLoader):
             data = as_tensors(data, model)
-            check_data(model, (self.draw(data[0]), *data[1:]))
-            data = tuple(column.to(device) for column in data) if _fits(data, device) else data
+            self.on_disk = any(isinstance(column, Rows) for column in data)
+            check_data(model, self._drawn(*(column[:_LOOK] for column in data) if self.on_disk else data))
+            data = data if self.on_disk or not _fits(data, device) else tuple(column.to(device) for column in data)
         self.data = data
         sources = [getattr(data, "generator", None), getattr(getattr(data, "sampler", None), "generator", None)]
         self.generators = [source for source in sources if isinstance(source, torch.Generator)]
@@ -52,7 +67,10 @@ class Batches:
         self.loaded = False
 
     def __len__(self) -> int:
-        return -(-len(self.data[0]) // self.batch_size) if isinstance(self.data, tuple) else len(self.data)
+        if not isinstance(self.data, tuple):
+            return len(self.data)
+        whole, rest = divmod(len(self.data[0]), self.batch_size)
+        return whole + (rest >= (self.processes if self.shuffle else self.rank + 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch is, and the loader's own random numbers."""
@@ -72,6 +90,8 @@ class Batches:
             self.under_way = {"given": 0, "order": now, "block": now, "generators": self.state_dict()["generators"]}
         self.loaded = False
         for batch in self._of_tensors(now) if isinstance(self.data, tuple) else self._of_loader(now):
+            left = len(self.data[0]) - self.under_way["given"] * self.batch_size if isinstance(self.data, tuple) else 0
+            self.rows = min(left, self.batch_size) if left else len(batch[0]) * self.processes
             self.under_way["given"] += 1
             yield batch
         self.under_way = None
@@ -87,25 +107,55 @@ class Batches:
             source.set_state(state)
 
     def _of_tensors(self, now: dict) -> Iterator[Args]:
-        n, device, given = len(self.data[0]), self.data[0].device, self.under_way["given"]
-        order = torch.randperm(n, device=device) if self.shuffle else None
-        first = max(0, given - 1) // _BLOCK
-        for block in range(first, -(-len(self) // _BLOCK)):
-            again = given and block == first
+        given, workers = self.under_way["given"], max(getattr(column, "workers", 0) for column in self.data)
+        at_once = 1 if workers else _BLOCK
+        first = max(0, given - 1) // at_once
+        blocks = _Blocks(self.data, self._order(len(self.data[0]), self.data[0].device), self.share * at_once, first)
+        if workers:  # a generator of its own, so that the order of the noise does not depend on them
+            blocks = DataLoader(blocks, batch_size=None, num_workers=workers, generator=torch.Generator())
+        for number, block in enumerate(blocks, first):
+            again = given and number == first
             if again:
                 programs.set_random_state(self.under_way["block"], self.device)
             else:
                 self.under_way["block"] = programs.random_state(self.device)
-            rows = slice(block * self.batch_size * _BLOCK, (block + 1) * self.batch_size * _BLOCK)
-            x, *rest = (column[rows if order is None else order[rows]].to(self.device, non_blocking=True) for column in self.data)
-            batches = list(zip(*(column.split(self.batch_size) for column in (self.draw(x), *rest))))
+            batches = list(zip(*(column.split(self.share) for column in self._ready(block))))
             if again:
                 programs.set_random_state(now, self.device)
-                del batches[: given - first * _BLOCK]
+                del batches[: given - first * at_once]
             yield from batches
+
+    def _order(self, n: int, device: torch.device) -> Tensor | None:
+        """Which rows come when; of several processes each has its share of every batch, in the first one's order."""
+        order = torch.randperm(n, device=device) if self.shuffle else None
+        if self.processes == 1:
+            return order
+        order = torch.arange(n, device=device) if order is None else order
+        distributed.agree(order)
+        return shared_out(order, self.batch_size, self.rank, self.processes, even=self.shuffle)
+
+    def _ready(self, block: Args) -> Args:
+        """Rows drawn, on the device; those from a disk are drawn and looked at before they go there."""
+        if self.on_disk:
+            block = self._drawn(*block)
+            check_data(self.model, block)
+        block = tuple(column.to(self.device, non_blocking=True) for column in block)
+        return block if self.on_disk else self._drawn(*block)
+
+    def _drawn(self, x: Tensor, *rest: Tensor) -> Args:
+        return self.draw(x), *rest
+
+    def _loader(self, data: Dataset) -> DataLoader:
+        if self.processes == 1:
+            return DataLoader(data, self.batch_size, shuffle=self.shuffle)
+        return DataLoader(data, self.share, sampler=DistributedSampler(data, self.processes, self.rank, self.shuffle))
 
     def _of_loader(self, now: dict) -> Iterator[Args]:
         given = self.under_way["given"]
+        if self.processes > 1:  # in another order in every epoch, the same for all
+            epoch = torch.randint(2**31, ())
+            distributed.agree(epoch)
+            self.data.sampler.set_epoch(int(epoch))
         for number, batch in enumerate(self.data, 1):
             if number == given:
                 programs.set_random_state(now, self.device)
@@ -115,6 +165,36 @@ class Batches:
             batch = batch[: 2 if takes_labels(self.model) else 1]
             check_data(self.model, batch)  # still on the host, so looking at it waits for no device
             yield tuple(column.to(self.device, non_blocking=True) for column in batch)
+
+
+def shared_out(order: Tensor, batch_size: int, rank: int, processes: int, even: bool = True) -> Tensor:
+    """The rows of one process, batch after batch; each batch is shared without overlap.
+
+    Where all need ``even`` numbers of batches, as steps do, a last batch of fewer rows than processes is left out.
+
+    >>> [shared_out(torch.arange(11), 4, rank, 2).tolist() for rank in range(2)]
+    [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
+    """
+    whole = len(order) // batch_size * batch_size
+    rest = order[whole:] if len(order) - whole >= processes or not even else order[:0]
+    return torch.cat([order[:whole].view(-1, batch_size)[:, rank::processes].flatten(), rest[rank::processes]])
+
+
+class _Blocks(Dataset):
+    """Some rows of all columns at once, block after block, from the block ``first`` on."""
+
+    def __init__(self, columns: Args, order: Tensor | None, size: int, first: int):
+        self.columns, self.order, self.size, self.first = columns, order, size, first
+
+    def __len__(self) -> int:
+        return -(-(len(self.columns[0]) if self.order is None else len(self.order)) // self.size) - self.first
+
+    def __getitem__(self, number: int) -> Args:
+        if number >= len(self):
+            raise IndexError
+        number += self.first
+        rows = slice(number * self.size, (number + 1) * self.size)
+        return tuple(column[rows if self.order is None else self.order[rows]] for column in self.columns)
 
 
 def takes_labels(model: Any) -> bool:
@@ -143,7 +223,7 @@ def as_tensors(data: Any, model: Any = None) -> Args:
         data = (data.x, data.labels)
     data = getattr(data, "x", data)
     data = data if isinstance(data, tuple) else (data,)
-    if not all(isinstance(column, Tensor) for column in data):
+    if not all(isinstance(column, Tensor | Rows) for column in data):
         raise ValueError(
             "expected data as a tensor (N, *event), a tuple (x, y) of tensors, a split such as pa.data.load(...).train, or, to train on, "
             f"a Dataset or a DataLoader, got {' and '.join(type(column).__name__ for column in data)}"

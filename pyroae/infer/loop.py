@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from . import programs
+from . import distributed, programs
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, finite, first_bad_site
@@ -233,7 +233,7 @@ class Training:
 
     def _count(self, batch: Args, loss: Tensor):
         self.total += loss
-        self.seen += len(batch[0])
+        self.seen += self.train.rows
         self.step += 1
 
     def _look(self) -> float:
@@ -247,11 +247,12 @@ class Training:
     def _validate(self) -> float:
         """The loss of held-out data, with the same noise after every epoch."""
         total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
-        with programs.looking(*self.pair, seed=0):
+        with programs.looking(*self.pair, seed=distributed.rank()):
             for batch in self.held_out:
                 total += self.svi.evaluate_loss(*batch)
                 rows += len(batch[0])
-        loss = total.item() / rows
+        (total,) = distributed.total(total)
+        loss = total.item() / distributed.count(rows)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is {loss} after epoch {len(self.rows) + 1}{self._bad_held_out() if self.careful else ''}")
         return loss
@@ -311,10 +312,13 @@ class Training:
     def _go_back(self, noticed: str):
         """To the state that was kept; from there with half the rate if that was asked for, otherwise to say what happened."""
         until = self.step
-        why = self._found_again(until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
+        alone = distributed.processes() == 1  # others do not go back with this one
+        why = f"{noticed} after {until:,} steps"
+        if alone:
+            why = self._found_again(until) or f"{why}, and was not so again when they were repeated"
         self.load(self.kept)
         self.bar.n = self.step
-        if not self.retries:
+        if not (self.retries and alone):
             raise ValueError(
                 f"fit: {why}. The weights are again those of step {self.step:,}, when all was finite"
                 f"{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}; "

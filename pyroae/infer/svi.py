@@ -9,7 +9,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import programs
+from . import distributed, programs
 from .compiling import Mode, Traced
 from .objective import Objective
 from .programs import Program
@@ -62,7 +62,7 @@ class SVI:
         self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
         watched = [*programs.modules(model, guide), elbo]
         self._update = Update(optimizer)
-        self._alone = clip is None and accumulate == 1  # nothing happens to gradients before the optimizer follows them
+        self._alone = clip is None and accumulate == 1 and distributed.processes() == 1  # nothing happens to gradients before the optimizer follows them
         self._gradients = Traced(self._loss_and_gradients, watched, compile, steps, self._update if self._alone else None)
         self._loss = Traced(self._loss_alone, watched, compile)
         self._recorder = Recorder(self._step, optimizer)
@@ -76,11 +76,12 @@ class SVI:
         return self._found or []
 
     def step(self, *args) -> Tensor:
-        """One step; the loss before it, summed over the batch, left on the device."""
+        """One step; the loss before it, summed over the batch (of all processes of ``pa.together``), left on the device."""
         if self._found is None:
             self._find(*args)
         on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
-        kinds = [self._gradients.settled(*part) for part in self._parts(args)] if on_cuda and self._recorder.able else [None]
+        recorded = on_cuda and self._recorder.able and distributed.processes() == 1
+        kinds = [self._gradients.settled(*part) for part in self._parts(args)] if recorded else [None]
         loss = self._recorder(tuple(kinds), *args) if all(kinds) else self._step(*args)
         if self.scheduled:
             self.scheduled.advance()
@@ -94,9 +95,10 @@ class SVI:
         for part in others:
             more, *theirs = self._gradients(*part)
             loss, gradients = loss + more, [a if b is None else b if a is None else a + b for a, b in zip(gradients, theirs)]
+        loss, *gradients = distributed.total(loss, *gradients)
         self._update.give([loss, *gradients])
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._found, self.clip * next(len(a) for a in args if isinstance(a, Tensor)))
+            torch.nn.utils.clip_grad_norm_(self._found, self.clip * distributed.count(next(len(a) for a in args if isinstance(a, Tensor))))
         self._update.follow()
         return loss
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..checks import whole_number
-from . import programs
+from . import distributed, programs
 from .batches import Batches, resolve_device
 from .checkpoints import Checkpoints
 from .compiling import Mode
@@ -126,6 +126,7 @@ def fit(
     Raises:
         ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is
             no longer finite: that names the first bad step and site, and leaves the last weights with which all was finite.
+        ConnectionError: of several processes that train together (``pa.together``) another one has died.
         KeyboardInterrupt: Ctrl-C, after the step under way; the weights are those of then.
 
     >>> import pyroae as pa
@@ -137,20 +138,20 @@ def fit(
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
     _check_training(clip, accumulate, retries, save_every)
     check_precision(precision)
-    checkpoints = _checkpoints(run_dir, resume)
+    checkpoints = _checkpoints(run_dir, resume) if distributed.leads() else None
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     with contextlib.ExitStack() as around:
         around.enter_context(checkpoints.locked() if checkpoints else contextlib.nullcontext())
-        before = _before(checkpoints, resume)
+        before = distributed.first(lambda: _before(checkpoints, resume))
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(pyro.validation_enabled(False))
         around.enter_context(programs.leaving_no_names(pair))
         for module in pair:
             module.to(place)
-        train = Batches(data, batch_size, place, shuffle=True, model=model)
-        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model)
+        train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True)
+        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
         for module in pair:
             module.train()
         with torch.no_grad():
@@ -177,7 +178,9 @@ def fit(
         try:
             if before is not None:
                 run.go_on(before)
-            run.to_the_end(progress)
+            distributed.agree(*run.weights().values())
+            distributed.draw_apart()
+            run.to_the_end(progress and distributed.leads())
         finally:
             run.restore_best()
             for module in pair:

@@ -1,0 +1,55 @@
+"""MATLAB's files of version 5, as far as arrays of numbers go: SciPy's reader ends the process on some damaged ones."""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+_NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
+_MATRIX, _COMPRESSED = 14, 15
+_AT_MOST = 2**30  # bytes that a compressed array may become
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a file, by name.
+
+    Raises:
+        ValueError: another format, or a damaged file.
+    """
+    content = path.read_bytes()
+    if content[124:128] != b"\x00\x01IM":
+        raise ValueError(f"data: expected {path} as a MATLAB file of version 5, got another format")
+    try:
+        return dict(_array(data) for kind, data in _elements(content[128:]) if kind == _MATRIX)
+    except (ValueError, struct.error, zlib.error, KeyError, OverflowError) as error:
+        raise ValueError(f"data: {path} is damaged ({error})") from error
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """What a stretch of the file consists of: types and bytes; compressed elements as what they hold."""
+    at = 0
+    while at < len(content):
+        kind, size = struct.unpack_from("<II", content, at)
+        small = kind >> 16  # up to 4 bytes, beside their own tag
+        kind, start, size = (kind & 0xFFFF, at + 4, min(small, 4)) if small else (kind, at + 8, size)
+        data = content[start : start + size]
+        if len(data) < size:
+            raise ValueError("it ends too early")
+        at = at + 8 if small else start + size + (0 if kind == _COMPRESSED else -size % 8)
+        if kind == _COMPRESSED:
+            yield from _elements(zlib.decompressobj().decompress(data, _AT_MOST))
+        else:
+            yield kind, data
+
+
+def _array(content: bytes) -> tuple[str, np.ndarray]:
+    """An array's name and its numbers, which are stored column by column."""
+    _, (_, shape), (_, name), (kind, numbers), *_ = _elements(content)
+    shape = np.frombuffer(shape, "<i4").tolist()
+    found = np.frombuffer(numbers, _NUMBERS[kind])
+    if min(shape, default=-1) < 0 or math.prod(shape) != len(found):
+        raise ValueError(f"an array of shape {shape} has {len(found)} numbers")
+    return name.decode("ascii", "replace"), found.reshape(shape, order="F")

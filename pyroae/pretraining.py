@@ -63,6 +63,8 @@ def pretrain(
     [2, 2, 2]
     >>> history = pa.fit(deep, digits.train, epochs=2, progress=False)  # the whole
     """
+    if training.keys() & {"run_dir", "resume"}:
+        raise ValueError("pretrain: its layers have no checkpoints; leave run_dir and resume to the fit of the whole")
     pairs = _pairs(ae)
     place = resolve_device(training.get("device", "auto"))
     ae.to(place)

@@ -149,6 +149,7 @@ REFUSED = {
     "another model": (lambda folder: quiet(small_vae(z=5), X, resume=folder), ["another model", "(8,)", "(10,)"]),
     "other batches": (lambda folder: quiet(small_vae(), X, batch_size=3, resume=folder), ["batches 1", "this call 14"]),
     "another optimizer": (lambda folder: quiet(small_vae(), X, optimizer=torch.optim.SGD, lr=1.0, resume=folder), ["Adam", "SGD"]),
+    "pretraining": (lambda folder: pa.pretrain(small_vae(), X, run_dir=folder), ["pretrain", "leave run_dir and resume"]),
     "no clip": (lambda folder: quiet(small_vae(), X, clip=0.0), ["clip", "positive"]),
     "half a part": (lambda folder: quiet(small_vae(), X, accumulate=0.5), ["accumulate", "whole number"]),
     "negative retries": (lambda folder: quiet(small_vae(), X, retries=-1), ["retries", "at least 0"]),

@@ -52,7 +52,7 @@ class Terms:
         self.model, self.guide = programs.pair(model, guide)
         self.every = every
         with programs.looking(self.model, self.guide, seed=0):
-            self.data = tuple(column[:_ROWS] for column in as_data(data, self.model, self.guide))
+            self.data = tuple(column[:_ROWS] for column in as_data(data, self.model, self.guide, stream=True))
 
     def __call__(self, row: dict[str, float]) -> None:
         row["reconstruction"] = row["kl"] = math.nan

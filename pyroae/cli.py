@@ -97,18 +97,22 @@ def train(argv: list[str]) -> Answer:
 
 def evaluate(argv: list[str]) -> Answer:
     """Score a run's model on its test data."""
+    from .infer.distributed import together
     from .options import parse_call
     from .scoring import evaluate
 
-    return evaluate(**parse_call(evaluate, argv))
+    with together():
+        return evaluate(**parse_call(evaluate, argv))
 
 
 def compare(argv: list[str]) -> Answer:
     """Rank runs."""
+    from .infer.distributed import together
     from .options import parse_call
     from .scoring import compare
 
-    return compare(**parse_call(compare, argv))
+    with together():
+        return compare(**parse_call(compare, argv))
 
 
 def report(argv: list[str]) -> Answer:

@@ -17,6 +17,7 @@ from .evaluation.particles import as_data
 from .infer import programs
 
 _CODES = 5000  # data whose codes are drawn
+_LOOK = 100_000  # data that tell the range of x
 _FEW = 500  # data for which x is drawn again and again
 
 
@@ -60,7 +61,7 @@ def look(data: DataSet) -> dict[str, Any]:
 
 def diagnostics(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
     """More pictures of this model, which take longer: what the code does, and whether model and guide expect what they should."""
-    args = as_data(data.test, ae.model, ae.guide)
+    args = as_data(data.test, ae.model, ae.guide, stream=True)
     some = tuple(each[:_CODES] for each in args)
     few = tuple(each[:_FEW] for each in args)
     made: dict[str, Callable] = {
@@ -84,12 +85,13 @@ def _drawn(ae: Autoencoder, pictures: dict[str, Callable]) -> Iterator[tuple[str
 
 
 def _finite(data: DataSet) -> Tensor:
-    return data.train.x[data.train.x.isfinite()]
+    x = data.train.x[:_LOOK]
+    return x[x.isfinite()]
 
 
 def _pictures(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
     shown = look(data)
-    first = as_data(data.test, ae.model, ae.guide)
+    first = tuple(each[:_CODES] for each in as_data(data.test, ae.model, ae.guide, stream=True))
     pictures = {"reconstructions": partial(plots.reconstructions, ae, *(each[:12] for each in first), **shown)}
     if ae.prior.proper:
         pictures["samples"] = partial(plots.samples, ae, 60, **shown)
@@ -100,7 +102,6 @@ def _pictures(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
     if tuple(ae.prior.code_shape) == (2,) and ae.condition is None:
         pictures["manifold"] = partial(plots.manifold, ae, span=2.0, **shown)
         pictures["manifold-by-prior"] = partial(plots.manifold, ae, **shown)
-    codes = tuple(each[:_CODES] for each in as_data(data.test, ae.model, ae.guide))
     labels = None if data.test.labels is None else data.test.labels[:_CODES]
-    pictures["codes"] = lambda **to: plots.latent(ae, codes[0], labels, *codes[1:], **to)
+    pictures["codes"] = lambda **to: plots.latent(ae, first[0], labels, *first[1:], **to)
     return pictures

@@ -22,6 +22,7 @@ from .evaluation.importance import Estimate, log_likelihood
 from .evaluation.particles import Proposal
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
+from .infer import distributed
 from .options import arguments_of
 from .parts.posteriors import Delta
 
@@ -77,6 +78,8 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
 def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row a datum, ``.csv`` beside it.
 
+    Of several processes (``pa.together``) the first one writes and speaks.
+
     Args:
         run: the run folder.
         particles: importance samples for each test datum's log p(x).
@@ -88,6 +91,8 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
     whole_number("evaluate", particles=particles)
     ae, found = opened_run(run, "evaluate")
     terms, estimate, lines = score(ae, found.test, particles, proposal)
+    if not distributed.leads():
+        return Answer("", {})
     results = results_of(terms, estimate)
     if estimate is not None and proposal == "guide":
         results["kl_to_posterior"] = (estimate.values - terms.elbo).mean().item()
@@ -126,7 +131,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
     first = opened[runs[0]][1].test
     scores = {}
     for run, (ae, found) in opened.items():
-        if found.test.x.shape != first.x.shape or not torch.equal(found.test.x, first.x):
+        if found.test.x.shape != first.x.shape or not torch.equal(found.test.x[:], first.x[:]):
             raise ValueError(f"compare: {run} was tested on other data than {runs[0]}, so their log p(x) cannot be compared")
         if _scored(ae) != _scored(opened[runs[0]][0]):
             raise ValueError(f"compare: {run} gives {_scored(ae)}, but {runs[0]} {_scored(opened[runs[0]][0])}; the two are no rivals")
@@ -135,6 +140,8 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
         if estimate is None:
             raise ValueError(f"compare: {run}: {lines[-1]}")
         scores[run] = estimate
+    if not distributed.leads():
+        return Answer("", {})
     best, *others = sorted(runs, key=lambda run: -scores[run].mean)
     width = max(len(run) for run in runs)
     head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7"

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pyroae as pa
 from pyroae.infer import distributed as job
+from pyroae.infer import loop
 from pyroae.infer.batches import Batches, shared_out
+from pyroae.infer.checkpoints import Checkpoints
 
 OBJECTIVES = {
     "IWAE": lambda: pa.objectives.IWAE(5),
@@ -116,7 +119,14 @@ def points(objective=None):
     return small_vae(posterior=pa.posteriors.Delta(), objective=objective)
 
 
-def trained(compile, data=None):
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """Forked processes import nothing again."""
+    quiet(points(), torch.ones(20, 64), epochs=1, seed=0)
+    pa.data.load("digits")
+
+
+def trained(compile):
     x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
     ae, sgd = points(), functools.partial(torch.optim.SGD, lr=1e-3)
     history = quiet(ae, x, validation=x[:21], epochs=3, batch_size=20, seed=0, compile=compile, optimizer=sgd)
@@ -198,8 +208,14 @@ WRONG = {
         lambda: quiet(points(), DataLoader(TensorDataset(torch.ones(20, 64)), 5)),
         "DistributedSampler",
     ),
+    "a folder in which another run is": (lambda: in_use(), "another process trains in"),
     "what the first process finds wrong": (lambda: job.first(lambda: pa.data.load("nowhere.npy")), "no file nowhere.npy"),
 }
+
+
+def in_use():
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder).locked():
+        quiet(points(), torch.ones(20, 64), run_dir=folder)
 
 
 @together
@@ -210,17 +226,49 @@ def test_what_is_wrong_is_said_by_all(name, tmp_path):
         assert isinstance(error, ValueError) and words in str(error)
 
 
-def dies():
-    digits = pa.data.load("digits", binarize="threshold")
-    die = [lambda row: os._exit(9)] if job.rank() == 1 else []
-    return quiet(points(), digits.train, epochs=5, callbacks=die, compile="eager", seed=0).loss
+def goes_on(folder, dies_after=None):
+    """A run in a folder; of several processes the second one may die in the middle of an epoch."""
+    step = loop.Training._step
+
+    def dying(self, batch):
+        step(self, batch)
+        if self.step == dies_after and job.rank() == 1:
+            os._exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Training, "_step", dying)
+        patch.setattr(loop, "_TOGETHER", 4)
+        x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
+        return quiet(points(), x, epochs=4, batch_size=10, compile="eager", seed=0, resume=folder).loss
 
 
 @together
-def test_a_process_that_dies_ends_the_job_with_a_clear_message(tmp_path):
-    error, nothing = by_processes(2, tmp_path, dies)
-    assert nothing is None and isinstance(error, OSError)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_process_that_dies_ends_the_job_and_any_number_of_others_goes_on(processes, tmp_path):
+    (tmp_path / "whole").mkdir()
+    alone = goes_on(tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+    error, nothing = by_processes(2, tmp_path, functools.partial(goes_on, tmp_path / "run", dies_after=27))
+    assert nothing is None and isinstance(error, OSError)  # ConnectionError, which torch.save stores so
     assert "another process of this job has died" in str(error) and "--resume" in str(error)
+    kept = Checkpoints(tmp_path / "run").newest()
+    assert kept["step"] == 24 and kept["seen"] == 20  # the last step after which all looked, two batches into the third epoch
+    for loss in by_processes(processes, tmp_path, functools.partial(goes_on, tmp_path / "run")):
+        assert loss == pytest.approx(alone, rel=1e-5)
+
+
+def meets_infinity():
+    """One row, which one of the processes gets, is too large for its likelihood."""
+    x = torch.rand(40, 64, generator=torch.Generator().manual_seed(1))
+    x[7] = 3e38
+    likelihood = pa.likelihoods.Normal(64, scale=1.0)
+    return quiet(points().replace(likelihood=likelihood), x, batch_size=8, seed=0, lr=1e-9, compile="eager")
+
+
+@together
+def test_processes_name_the_step_and_site_of_what_one_of_them_met(tmp_path):
+    said = [str(error) for error in by_processes(2, tmp_path, meets_infinity)]
+    assert said[0] == said[1] and "(epoch 1): the model's log-density of the site 'z' is -inf in 1 of 4 places" in said[0], said
 
 
 def test_alone_together_changes_nothing():

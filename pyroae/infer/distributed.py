@@ -125,6 +125,15 @@ def first(find: Callable[[], T]) -> T:
     return found[0]
 
 
+def of_any(found: T | None) -> T | None:
+    """What the first process found that found something."""
+    if processes() == 1:
+        return found
+    all_found: list[Any] = [None] * processes()
+    _calling(distributed.all_gather_object, all_found, found)
+    return next((each for each in all_found if each is not None), None)
+
+
 def draw_apart():
     """Give every process but the first random numbers of its own, which follow from the first one's."""
     state = torch.get_rng_state()

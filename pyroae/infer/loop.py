@@ -23,6 +23,7 @@ from .precision import Precision, multiplying
 from .svi import SVI
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
+_TOGETHER = 50  # steps between two looks of several processes, which look, and go back, after the same step
 _KEEP = 5.0  # seconds between two copies of the state in memory, from which a diverging run is looked into
 _SHARE = 0.05  # of the time, at most, for the checkpoints at the ends of epochs
 _LOG = logging.getLogger("pyroae")
@@ -61,6 +62,7 @@ class Training:
         self.start = self.glanced = self.kept_at = self.saved_at = time.perf_counter()
         self.saving = 0.0  # seconds that a checkpoint takes
         self.making = False  # a graph of the step, which takes seconds
+        self.several = distributed.processes() > 1
         self.careful = False  # looking at every step, which waits for the device
 
     # --- the state ---
@@ -181,6 +183,11 @@ class Training:
                     self._epoch()
                 except Diverged as noticed:
                     self._go_back(str(noticed))
+                except ConnectionError:
+                    if self.asked.is_set() and not distributed.leads():  # the first process was asked too, and has stopped
+                        self._stop()
+                    self._write_kept()
+                    raise
             self.save()
 
     def _finished(self) -> bool:
@@ -205,7 +212,7 @@ class Training:
         if not self.careful:
             for callback in self.callbacks:
                 callback(row)
-            self._keep_at_the_end_of_an_epoch()
+            self._keep_or_save(self.saving / _SHARE)
 
     def _step(self, batch: Args):
         if self.careful:
@@ -216,14 +223,11 @@ class Training:
             self.bar.unpause()  # else it would take every step to come to be as long
         self.bar.update()
         now = time.perf_counter()
-        if now - self.glanced > _GLANCE:
+        if self.step % _TOGETHER == 0 if self.several else now - self.glanced > _GLANCE:
             self.glanced = now
             self._look()
-            if now - self.saved_at > self.save_every and self.checkpoints:
-                self.save()
-            elif now - self.kept_at > _KEEP:
-                self.keep()
-        if self.asked.is_set():
+            self._keep_or_save(self.save_every)
+        if self.asked.is_set() and distributed.leads():
             self._stop()
 
     def _say_making(self, graph: str):
@@ -260,7 +264,8 @@ class Training:
     def _bad_held_out(self) -> str:
         with programs.looking(*self.pair, seed=0):
             sites = (first_bad_site(self.svi.model, self.svi.guide, batch) for batch in self.held_out)
-            return next((f": {site}" for site in sites if site), "")
+            site = distributed.of_any(next(filter(None, sites), None))
+        return f": {site}" if site else ""
 
     def _advance(self, row: dict):
         """Let the scheduler and early stopping see a finished epoch."""
@@ -283,8 +288,12 @@ class Training:
         self.kept, self.kept_at = copied(self.state()), time.perf_counter()
 
     def save(self):
-        """Remember the state, on the disk too where there is a folder. A disk that is full or gone stops no training."""
+        """Remember the state, on the disk too where there is a folder."""
         self.keep()
+        self._write_kept()
+
+    def _write_kept(self):
+        """A disk that is full or gone stops no training."""
         if self.checkpoints is None:
             return
         start = time.perf_counter()
@@ -295,11 +304,12 @@ class Training:
         self.saved_at = time.perf_counter()
         self.saving = self.saved_at - start
 
-    def _keep_at_the_end_of_an_epoch(self):
+    def _keep_or_save(self, between: float):
+        """Write a checkpoint, where the last one is so many seconds old; otherwise remember the state now and then."""
         now = time.perf_counter()
-        if self.checkpoints and now - self.saved_at > self.saving / _SHARE:
+        if self.checkpoints and now - self.saved_at > between:
             self.save()
-        elif now - self.kept_at > _KEEP:
+        elif self.several or now - self.kept_at > _KEEP:
             self.keep()
 
     def _stop(self):
@@ -312,13 +322,10 @@ class Training:
     def _go_back(self, noticed: str):
         """To the state that was kept; from there with half the rate if that was asked for, otherwise to say what happened."""
         until = self.step
-        alone = distributed.processes() == 1  # others do not go back with this one
-        why = f"{noticed} after {until:,} steps"
-        if alone:
-            why = self._found_again(until) or f"{why}, and was not so again when they were repeated"
+        why = self._found_again(until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
         self.load(self.kept)
         self.bar.n = self.step
-        if not (self.retries and alone):
+        if not self.retries:
             raise ValueError(
                 f"fit: {why}. The weights are again those of step {self.step:,}, when all was finite"
                 f"{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}; "
@@ -359,7 +366,7 @@ class Training:
             raise Diverged(f"{said}, but {f'the gradient of {bad!r} is not finite' if bad else 'the step made a weight infinite'}")
         _fill(self.weights(), before)
         programs.set_random_state(random, self.train.device)
-        site = first_bad_site(self.svi.model, self.svi.guide, batch)
+        site = distributed.of_any(first_bad_site(self.svi.model, self.svi.guide, batch))
         raise Diverged(f"{said}: {site or f'every site is finite, so it is {type(self.elbo).__name__} that makes it so'}")
 
 

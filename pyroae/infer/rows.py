@@ -66,8 +66,8 @@ class Rows:
         which = which.sort().values.numpy()
         return replace(self, index=which if self.index is None else self.index[which], shape=torch.Size([len(which), *self.shape[1:]]))
 
-    def to(self, device: Any) -> "Rows":
-        """The same rows, read to a device."""
+    def to(self, device: Any, non_blocking: bool = False) -> "Rows":
+        """The same rows, read to a device; as a tensor's, but that nothing is read yet."""
         return replace(self, device=torch.device(device))
 
 

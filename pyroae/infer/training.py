@@ -138,13 +138,12 @@ def fit(
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
     _check_training(clip, accumulate, retries, save_every)
     check_precision(precision)
-    checkpoints = _checkpoints(run_dir, resume) if distributed.leads() else None
+    checkpoints = _checkpoints(run_dir, resume)
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     with contextlib.ExitStack() as around:
-        around.enter_context(checkpoints.locked() if checkpoints else contextlib.nullcontext())
-        before = distributed.first(lambda: _before(checkpoints, resume))
+        before = distributed.first(lambda: _opened(checkpoints, resume, around))
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(pyro.validation_enabled(False))
         around.enter_context(programs.leaving_no_names(pair))
@@ -172,7 +171,7 @@ def fit(
             precision=precision,
             retries=retries,
             callbacks=callbacks,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints if distributed.leads() else None,
             save_every=save_every,
         )
         try:
@@ -206,8 +205,10 @@ def _checkpoints(run_dir: str | Path | None, resume: str | Path | None) -> Check
     return None if folder is None else Checkpoints(folder)
 
 
-def _before(checkpoints: Checkpoints | None, resume: str | Path | None) -> dict | None:
-    """What the run to go on with was; ``None`` for a new one, and for one that was stopped before its first checkpoint."""
+def _opened(checkpoints: Checkpoints | None, resume: str | Path | None, around: contextlib.ExitStack) -> dict | None:
+    """Lock the folder; what the run to go on with was, ``None`` for a new one and for one stopped before its first checkpoint."""
+    if checkpoints is not None:
+        around.enter_context(checkpoints.locked())
     if resume is not None:
         return checkpoints.newest()
     if checkpoints is not None and checkpoints.paths():

@@ -17,7 +17,7 @@ def named(argv: list[str]) -> list[dict]:
     """What the files hold that ``--config`` names among the arguments; those that cannot be read are left for the parser to refuse."""
     options = [token.split("=", 1) for token in argv if "=" in token] + [*zip(argv, argv[1:])]
     try:
-        contents = [yaml.safe_load(Path(file).read_text()) for option, file in options if option == "--config"]
+        contents = [yaml.safe_load(Path(file).read_text(encoding="utf-8")) for option, file in options if option == "--config"]
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return []
     return [content for content in contents if isinstance(content, dict)]

@@ -144,7 +144,7 @@ def options_of(recipe: str) -> list[str]:
     return [option for option in given if not option.startswith("-") and option[-1] != "+" and not option.endswith(".help")]
 
 
-def arguments_of(function: Callable, settings: Namespace) -> dict[str, Any]:
+def arguments_of(function: Callable, settings: Namespace | dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that are a function's options."""
     skipped = {load: set(), fit: FIT_SKIPS}.get(function, {"data"})
     return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skipped}

@@ -1,6 +1,7 @@
 """``pyroae report``: one page about a run that needs nothing but itself."""
 
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -140,11 +141,16 @@ def _base(distribution):
 
 def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
     """Name, value with its errors, and what it means, of the evaluation with most particles; none of a run without one."""
-    path = max([run / "results.json", *run.glob("evaluation-*[0-9].json")], key=lambda file: _read(file).get("particles", 0))
-    found = _read(path)
-    if not found:
+    scored = {file: _read(file) for file in (run / "results.json", *run.glob("evaluation-*[0-9].json"))}
+    with _whole(*scored):
+        path = max(scored, key=lambda file: scored[file].get("particles", 0))
+    if not scored[path]:
         return [("not scored yet", "", f"pyroae evaluate {run} does it")]
-    rows = _rows(path.with_suffix(".csv"))
+    with _whole(path):
+        return _said_of(scored[path], _rows(path.with_suffix(".csv")), pointwise)
+
+
+def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bool) -> list[tuple[str, str, str]]:
     error = lambda name: f" ± {(rows[name].std() / len(rows[name]) ** 0.5).item():.2g}" if len(rows.get(name, ())) > 1 else ""  # noqa: E731
     said = []
     if "log_likelihood" in found:
@@ -168,29 +174,44 @@ def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     """A run's JSON file; empty where it is not there, as in a run that was stopped before its scores."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    with _whole(path):
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+@contextlib.contextmanager
+def _whole(*paths: Path) -> Iterator[None]:
+    """``ValueError`` that names the files, where what was written there is not what is read."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, RecursionError, csv.Error) as error:
+        if str(error).startswith("report: "):
+            raise
+        names, why = " or ".join(path.name for path in paths), f"{type(error).__name__}: {error}"
+        raise ValueError(f"report: in {paths[0].parent} {names} is damaged or written by another program ({why})") from error
 
 
 def _rows(path: Path) -> dict[str, torch.Tensor]:
     """The columns of a CSV file of numbers, those that are empty or absent left out."""
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
+    with _whole(path), open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: torch.tensor([float(row[name] or "nan") for row in rows], dtype=torch.float64) for name in (rows[0] if rows else ())}
+        return {name: torch.tensor([float(row[name] or "nan") for row in rows], dtype=torch.float64) for name in (rows[0] if rows else ())}
 
 
 def _pictures(ae: Autoencoder, data: DataSet, run: Path) -> Iterator[tuple[str, str]]:
     """Every picture by name, as a data URI."""
-    columns = _rows(run / "history.csv")
+    columns, scores, results = _rows(run / "history.csv"), _rows(run / "results.csv"), _read(run / "results.json")
     if columns:
         rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
-        yield "training", _uri(plots.figure(plots.training, History(_read(run / "results.json").get("objective", ""), rows)))
-    scores = _rows(run / "results.csv")
+        with _whole(run / "history.csv"):
+            figure = plots.figure(plots.training, History(results.get("objective", ""), rows))
+        yield "training", _uri(figure)
     if "khat" in scores and scores["khat"].isfinite().any():
-        particles = _read(run / "results.json")["particles"]
-        estimate = Estimate(*(scores[name] for name in ("log_likelihood", "mc_se", "ess", "khat")), particles, data.event_shape.numel())
-        yield "weights", _uri(plots.figure(plots.weights, estimate))
+        with _whole(run / "results.json", run / "results.csv"):
+            one = [scores[name] for name in ("log_likelihood", "mc_se", "ess", "khat")]
+            figure = plots.figure(plots.weights, Estimate(*one, results["particles"], data.event_shape.numel()))
+        yield "weights", _uri(figure)
     for made in (pictures.figures, pictures.diagnostics):
         for name, figure in made(ae, data):
             yield name, _uri(figure)

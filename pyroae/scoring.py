@@ -161,8 +161,8 @@ def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
     """A run folder's model and data; ``ValueError`` where it is none."""
     folder = Path(run)
     try:
-        settings = json.loads((folder / "settings.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        settings = dict(json.loads((folder / "settings.json").read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{owner}: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")

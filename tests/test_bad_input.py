@@ -1,6 +1,8 @@
 """Bad input: one clear sentence with what was expected, what came and what to do; nothing is lost."""
 
 import functools
+import json
+import shutil
 
 import numpy as np
 import pyro
@@ -310,12 +312,33 @@ COMMANDS = {
     ),
     "an unknown device": (["train", "--device", "gpu0"], ["'cuda'", "'gpu0'"]),
     "a size of zero": (["train", "--code", "0"], ["positive whole number", "got 0"]),
+    "reporting what is no run": (["report", "used"], ["run folder", "got used"]),
+    "reporting nothing": (["report"], ["run"]),
+    "comparing one run": (["compare", "used"], ["at least two", "got used"]),
+    "comparing a run with itself": (["compare", "used", "used"], ["two different", "got used used"]),
+    "an unknown proposal": (["evaluate", "used", "--proposal", "Laplac"], ["proposal", "Laplac"]),
+    "evaluating with half a particle": (["evaluate", "used", "--particles", "0.5"], ["particles", "0.5"]),
+    "going on with what is no run": (["train", "--resume", "used"], ["--resume RUN", "got used"]),
+    "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["its own folder", "--out"]),
+    "a share of everything": (["train", "--validation", "1"], ["validation", "less than 1", "1"]),
+    "the settings of another program": (["evaluate", "list"], ["run folder", "got list"]),
+    "data in the settings that are none": (["evaluate", "odd"], ["a name, a path", "got int"]),
+    "a share in the settings that is none": (["evaluate", "odder"], ["test as a share", "'half'"]),
+    "a run without its model": (["evaluate", "modelless"], ["model.safetensors", "no such file"]),
+    "a run whose data have gone": (["evaluate", "moved"], ["no file gone.npy"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),
 }
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    pa.save(small_vae(), path)
+    return path
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, tmp_path, monkeypatch, capsys):
+def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used/precious.txt").write_text("years of work")
@@ -323,13 +346,19 @@ def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, t
     (tmp_path / "used/other.yaml").write_text("recipe: sparse")
     (tmp_path / "used/stopped").mkdir()
     (tmp_path / "used/stopped/settings.json").write_text("{}")
+    runs = {"list": [1], "odd": {"data": 5}, "odder": {"test": "half"}, "moved": {"data": "gone.npy"}, "modelless": {}}
+    for run, settings in runs.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "settings.json").write_text(json.dumps(settings))
+        if run != "modelless":
+            shutil.copy(model, tmp_path / run)
     argv, words = COMMANDS[name]
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert all(word in err for word in words), err
     assert "Traceback" not in err and len(err.strip().splitlines()) == 1 and err.startswith("pyroae: ") and out == ""
     assert (tmp_path / "used/precious.txt").read_text() == "years of work"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["used"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["used", *runs])
 
 
 def test_a_run_whose_loss_is_not_finite_leaves_no_folder(tmp_path, monkeypatch, capsys):

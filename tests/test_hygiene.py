@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,6 +18,7 @@ from conftest import small_vae
 from pyro.infer.util import is_validation_enabled
 
 import pyroae as pa
+from pyroae.cli import main
 
 X = torch.rand(30, 64).round()
 
@@ -112,3 +115,15 @@ def test_warnings_as_errors_and_a_home_that_cannot_be_written(tmp_path):
     job = ["-m", "pyroae", "train", "--epochs", "1", "--particles", "5", "--out", "run"]
     done = subprocess.run([sys.executable, "-W", "error", *job], cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_paths_as_windows_writes_them(tmp_path, monkeypatch, capsys):
+    """Backslashes and blanks in paths; and no file of a run has a name that Windows refuses."""
+    monkeypatch.chdir(tmp_path)
+    data, run = "C:\\my data\\some digits.npy", "D:\\my runs\\one"
+    np.save(data, X.numpy())
+    quick = ["--particles", "5", "--hidden", "8", "--code", "2"]
+    assert main(["train", "--data", data, "--epochs", "1", *quick, "--out", run]) == 0
+    assert main(["train", "--resume", run, "--epochs", "2"]) == 0 and main(["evaluate", run, "--particles", "5"]) == 0
+    names = [path.name for path in Path(run).rglob("*")]
+    assert len(names) > 10 and not [name for name in names if re.search(r'[<>:"/\\|?*]|[. ]$', name)], capsys.readouterr().err

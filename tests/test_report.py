@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import browser
@@ -124,6 +126,55 @@ def test_a_page_for_every_kind_of_model(make, tmp_path, monkeypatch):
     (tmp_path / "settings.json").write_text("{}")
     text = page(*make(), tmp_path)
     assert "not scored yet" in text and text.count('src="data:,"') >= 3
+
+
+DAMAGED = {
+    "scores that are empty": ("results.json", ""),
+    "scores cut off": ("results.json", '{"elbo": -20.1, "re'),
+    "scores that are a list": ("results.json", "[1]"),
+    "scores nested without end": ("results.json", "[" * 100_000),
+    "particles as text": ("results.json", '{"particles": "many"}'),
+    "scores without the ELBO": ("results.json", '{"particles": 30}'),
+    "scores without their errors": ("results.json", '{"log_likelihood": -20.1, "particles": 30}'),
+    "text among the data's scores": ("results.csv", "khat,elbo\n.3,-20\nx,y\n"),
+    "the data's scores without log p(x)": ("results.csv", "khat\n.3\n"),
+    "a history of text": ("history.csv", "epoch,loss\n1,low\n"),
+    "a history without losses": ("history.csv", "epoch\n1\n"),
+    "a history with rows too long": ("history.csv", "epoch,loss\n1,2,3\n"),
+    "a history without epochs": ("history.csv", "loss\n1\n"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named(name, run, tmp_path, monkeypatch, capsys):
+    for drawn in ("pyroae.report.atlas", "pyroae.pictures.figures", "pyroae.pictures.diagnostics"):
+        monkeypatch.setattr(drawn, lambda *_: ())
+    file, content = DAMAGED[name]
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    assert main(["report", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pyroae: report: in {tmp_path / 'run'} ") and f"{file} " in said and "is damaged" in said, said
+
+
+def test_whatever_the_files_of_a_run_say_is_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyroae.report._uri", lambda figure: "data:,")
+    settings = {UNSPOKEN: UNSPOKEN, "data": UNSPOKEN, "prior": {"class_path": UNSPOKEN, "init_args": {UNSPOKEN: [UNSPOKEN]}}}
+    scores = {
+        "elbo": -1.0,
+        "kl": 1.0,
+        "reconstruction": 1.0,
+        "particles": 5,
+        "linear_probe": 0.5,
+        UNSPOKEN: UNSPOKEN,
+        "objective": UNSPOKEN,
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "results.json").write_text(json.dumps(scores))
+    ae, data = OTHERS["labels"]()
+    text = page(ae, replace(data, name=UNSPOKEN), tmp_path)
+    assert "<script>alert" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+    assert Reader(text).tags.count("script") in (1, 3)
 
 
 def test_what_is_no_run_is_refused(tmp_path, run, capsys):

@@ -51,9 +51,11 @@ def load(
     >>> load("digits", binarize="dynamic")
     DataSet('digits': 1,437 train, 360 test; (64,) numbers each, binary)
     """
-    if not 0.0 <= validation < 1.0:
+    if not isinstance(data, (str, os.PathLike, Tensor, np.ndarray)):
+        raise ValueError(f"data: expected a name, a path, an array or a tensor, got {type(data).__name__}")
+    if not (isinstance(validation, (int, float)) and 0.0 <= validation < 1.0):
         raise ValueError(f"data: expected validation as a share from 0 to less than 1, got {validation!r}")
-    if test is not None and not 0.0 < test < 1.0:
+    if test is not None and not (isinstance(test, (int, float)) and 0.0 < test < 1.0):
         raise ValueError(f"data: expected test as a share greater than 0 and less than 1, got {test!r}")
     found = _find(data, domain, test, missing)
     if found.validation is None and validation:

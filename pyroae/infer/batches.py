@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from . import distributed, programs
 from .rows import Rows
 
-_BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice
+_BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice; of large ones fewer
+_BLOCK_BYTES = 2**27
 _LOOK = 1000  # rows on disk that are looked at before training
 
 
@@ -108,7 +109,7 @@ class Batches:
 
     def _of_tensors(self, now: dict) -> Iterator[Args]:
         given, workers = self.under_way["given"], max(getattr(column, "workers", 0) for column in self.data)
-        at_once = 1 if workers else _BLOCK
+        at_once = 1 if workers else max(1, min(_BLOCK, _BLOCK_BYTES // (4 * self.share * max(1, self.data[0].shape[1:].numel()))))
         first = max(0, given - 1) // at_once
         blocks = _Blocks(self.data, self._order(len(self.data[0]), self.data[0].device), self.share * at_once, first)
         if workers:  # a generator of its own, so that the order of the noise does not depend on them

@@ -85,7 +85,7 @@ def _prepared(settings: Namespace, written: dict, name: str) -> Path:
 def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
     """Train, with checkpoints in the folder."""
     options, callbacks = arguments_of(fit, settings), _callbacks(ae, found, settings, folder)
-    if settings.pretrain and not Checkpoints(folder).paths():
+    if settings.pretrain and not distributed.first(Checkpoints(folder).paths):
         pull = getattr(ae.objective, "penalty", None)
         pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
     return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=settings.resume, **options)

@@ -324,7 +324,6 @@ COMMANDS = {
     "the settings of another program": (["evaluate", "list"], ["run folder", "got list"]),
     "data in the settings that are none": (["evaluate", "odd"], ["a name, a path", "got int"]),
     "a share in the settings that is none": (["evaluate", "odder"], ["test as a share", "'half'"]),
-    "a run without its model": (["evaluate", "modelless"], ["model.safetensors", "no such file"]),
     "a run whose data have gone": (["evaluate", "moved"], ["no file gone.npy"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),
 }
@@ -346,12 +345,11 @@ def test_the_command_line_exits_with_2_and_one_message_and_loses_nothing(name, m
     (tmp_path / "used/other.yaml").write_text("recipe: sparse")
     (tmp_path / "used/stopped").mkdir()
     (tmp_path / "used/stopped/settings.json").write_text("{}")
-    runs = {"list": [1], "odd": {"data": 5}, "odder": {"test": "half"}, "moved": {"data": "gone.npy"}, "modelless": {}}
+    runs = {"list": [1], "odd": {"data": 5}, "odder": {"test": "half"}, "moved": {"data": "gone.npy"}}
     for run, settings in runs.items():
         (tmp_path / run).mkdir()
         (tmp_path / run / "settings.json").write_text(json.dumps(settings))
-        if run != "modelless":
-            shutil.copy(model, tmp_path / run)
+        shutil.copy(model, tmp_path / run)
     argv, words = COMMANDS[name]
     assert main(argv) == 2
     out, err = capsys.readouterr()

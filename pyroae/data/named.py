@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from . import matlab
 from .files import unzipped
@@ -41,7 +42,8 @@ def _download(kind: str) -> Path:
 
     cache = _cache()
     try:
-        getattr(datasets, kind)(cache, download=True)
+        with FileLock(cache / f"{kind}.lock"):  # of several processes one does it
+            getattr(datasets, kind)(cache, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"data: {kind} is not in {_data_home()} and cannot be downloaded ({error}); "

@@ -29,7 +29,7 @@ def together() -> Iterator[None]:
     (batch norm, penalties on a batch such as MMD), each process sees its own part of the batch, as under DDP. For a loop of
     your own ``DistributedDataParallel(elbo(model, guide))`` works as for any module, and needs no ``together``.
 
-    Several machines, under Slurm, with a run folder that the first process can write:
+    Several machines, under Slurm, with a run folder that all can read and the first process can write:
 
     .. code-block:: sh
 

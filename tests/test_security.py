@@ -113,15 +113,17 @@ def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
 
 
-@pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [pickled, of_torch], ids=lambda make: make.__name__)
 def test_no_file_of_a_run_is_unpickled(make, run, tmp_path, proof, monkeypatch, capsys):
-    """Each file of a run in turn is a pickle, under its own name, for every command that reads runs."""
+    """Each file of a run in turn is a pickle, under its own name, for every command that reads it."""
     monkeypatch.chdir(tmp_path)
-    for file in sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file()):
+    for file in sorted(path.relative_to(run) for path in run.rglob("*") if path.suffix in (".safetensors", ".json", ".csv")):
         folder = copied(run, tmp_path / str(file))
         (folder / file).write_bytes(make(proof))
         must = file.name in ("model.safetensors", "settings.json")
-        for command in (["evaluate", str(folder), "--particles", "5"], ["compare", str(folder), str(run), "--particles", "5"]):
+        scores = [["evaluate", str(folder), "--particles", "5"], ["compare", str(folder), str(run), "--particles", "5"]]
+        on = ["train", "--resume", str(folder), "--epochs", "2", "--particles", "5"]
+        for command in [on] if file.parent.name == "checkpoints" else scores if must else scores[:1]:
             code = main(command)
             assert code == 2 if must else code in (0, 2), (file, command)
             assert "Traceback" not in capsys.readouterr().err

@@ -43,6 +43,13 @@ def together() -> Iterator[None]:
 
     Raises:
         ConnectionError: another process has died, or cannot be reached.
+
+    >>> import pyroae as pa
+    >>> digits = pa.data.load("digits", binarize="threshold")
+    >>> with together():  # by torchrun --nproc-per-node 2 this_program.py two processes do it
+    ...     history = pa.fit(pa.recipes.vae(digits), digits.train, epochs=2, progress=False)
+    ...     processes()
+    1
     """
     global _job
     alone = _job or int(os.environ.get("WORLD_SIZE", 1)) == 1

@@ -67,7 +67,11 @@ def train(mode, folder, acknowledged=None):
 def processes():
     """New processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.fx.experimental.proxy_tensor", "pyroae.infer.training", "sklearn.datasets", "test_faults"])
+    torchs, ours = (
+        ["torch._dynamo", "torch.fx.experimental.proxy_tensor"],
+        ["pyroae.recipes", "pyroae.infer.objectives", "pyroae.data.named"],
+    )
+    context.set_forkserver_preload([*torchs, *ours, "sklearn.datasets", "sklearn.model_selection", "test_faults"])
     return context
 
 

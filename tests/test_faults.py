@@ -67,11 +67,8 @@ def train(mode, folder, acknowledged=None):
 def processes():
     """New processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    torchs, ours = (
-        ["torch._dynamo", "torch.fx.experimental.proxy_tensor"],
-        ["pyroae.recipes", "pyroae.infer.objectives", "pyroae.data.named"],
-    )
-    context.set_forkserver_preload([*torchs, *ours, "sklearn.datasets", "sklearn.model_selection", "test_faults"])
+    ours = ["pyroae.recipes", "pyroae.infer.objectives", "pyroae.data.named", "sklearn.datasets", "sklearn.model_selection", "test_faults"]
+    context.set_forkserver_preload(["torch._dynamo", "torch.fx.experimental.proxy_tensor", *ours])
     return context
 
 

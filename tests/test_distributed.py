@@ -135,8 +135,7 @@ def trained(compile):
 
 
 @together
-@pytest.mark.parametrize("compile", ["eager", "traced"])
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes, compile", [(2, "eager"), (3, "traced")])
 def test_processes_have_the_gradients_losses_and_weights_of_one(processes, compile, tmp_path):
     alone = trained("eager")
     found = by_processes(processes, tmp_path, functools.partial(trained, compile))

@@ -93,15 +93,18 @@ def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -
 
 @contextlib.contextmanager
 def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
-    """Say how a run that is interrupted goes on; a folder in which nothing was learned is removed, unless it was there before."""
+    """Say how a run that is interrupted, or that a full disk ends, goes on; a folder in which nothing was learned is removed, unless it was there before."""
     try:
         yield
     except BaseException as error:
+        how = f"what was learned is kept: {command()} train --resume {folder} goes on"
         learned = (folder / "model.safetensors").exists() or any(int(path.stem) for path in Checkpoints(folder).paths())
         if not learned and resumed is None and distributed.leads():
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"stopped; what was learned is kept: {command()} train --resume {folder} goes on") from error
+            raise KeyboardInterrupt(f"stopped; {how}") from error
+        elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            raise OSError(f"{error}; {how}") from error
         raise
 
 

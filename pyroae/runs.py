@@ -93,7 +93,7 @@ def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -
 
 @contextlib.contextmanager
 def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
-    """Say how a run that is interrupted, or that a full disk ends, goes on; a folder in which nothing was learned is removed, unless it was there before."""
+    """Say how a run goes on that is interrupted or finds its disk full; one in which nothing was learned leaves no new folder."""
     try:
         yield
     except BaseException as error:

@@ -62,7 +62,8 @@ class SVI:
         self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
         watched = [*programs.modules(model, guide), elbo]
         self._update = Update(optimizer)
-        self._alone = clip is None and accumulate == 1 and distributed.processes() == 1  # nothing happens to gradients before the optimizer follows them
+        # alone: nothing happens to gradients before the optimizer follows them
+        self._alone = clip is None and accumulate == 1 and distributed.processes() == 1
         self._gradients = Traced(self._loss_and_gradients, watched, compile, steps, self._update if self._alone else None)
         self._loss = Traced(self._loss_alone, watched, compile)
         self._recorder = Recorder(self._step, optimizer)

@@ -54,7 +54,7 @@ def panels(across: int, down: int = 1):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(down, across, figsize=(4 * across + 2, 4 * down), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(down, across, figsize=(5 * across + 1, 4 * down), squeeze=False, layout="constrained")
     return figure, list(axes.flat)
 
 
@@ -64,5 +64,4 @@ def bars(axis, values: dict[str, float], title: str, unit: str):
     colours = ["tab:orange" if name.startswith("pyroae") else "tab:gray" for name in names]
     drawn = axis.barh(names, [values[name] for name in names], color=colours)
     axis.bar_label(drawn, [f" {values[name]:,.3g}" if values[name] < 1000 else f" {values[name]:,.0f}" for name in names])
-    axis.margins(x=0.2)
-    axis.set(title=title, xlabel=unit)
+    axis.set(title=title, xlabel=unit, xlim=(0, 1.4 * max(values.values())))

@@ -101,8 +101,10 @@ def main(
     results = {}
     for name, changes in chosen.items():
         wanted = rivals or (tuple(RIVALS) if name == "networks" else FEW)
-        results[name] = {label(change): measure(replace(usual, **change), rounds, place, wanted, CLOCKS[clock]) for change in changes}
-        write(out, settings, {"seconds": results}, [table(*item) for item in results.items()])
+        for change in changes:
+            found = measure(replace(usual, **change), rounds, place, wanted, CLOCKS[clock])
+            results.setdefault(name, {})[label(change)] = found
+            write(out, settings, {"seconds": results}, [table(*item) for item in results.items()])
     picture(results, f"{out}.png")
 
 

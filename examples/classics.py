@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from pyro import distributions as dist
 
 import pyroae as pa
-from pyroae.data import DataSet, Split
+from pyroae.data import DataSet
 
 NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: numbers of the code
 above a tenth of its largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
@@ -63,7 +63,7 @@ def main(
         out: name of the page (.html) and of the table (.json).
     """
     images = pa.data.load(data)
-    images = replace(images, train=first(images.train, rows))
+    images = replace(images, train=images.train[:rows])
     table, pictures = [], []
     for name, make in systems(images, code, units, hidden).items():
         if only and name not in only:
@@ -162,20 +162,15 @@ def scores(ae: pa.Autoencoder, images: DataSet, particles: int) -> dict[str, str
     """Of held-out data."""
     codes = pa.codes(ae, images.test).abs()
     active = (codes > codes.amax(1, keepdim=True) / 10).double().mean().item()
-    some = first(images.test, 1000)
+    some = images.test[:1000]
     return {
         "squared error": f"{pa.reconstruction_error(ae, images.test).mean().item():.4f}",
         "noise removed, dB": f"{pa.denoising_gain(ae, images.test, pa.corruption.Gaussian(0.3)):.2f}",
         "active": f"{active:.0%}",
-        "|J|_F": f"{pa.jacobian(ae, first(some, 100)).norms.mean().item():.3g}",
-        "linear probe": f"{pa.probe(ae, first(images.train, 10_000), images.test).linear:.1%}",
+        "|J|_F": f"{pa.jacobian(ae, some[:100]).norms.mean().item():.3g}",
+        "linear probe": f"{pa.probe(ae, images.train[:10_000], images.test).linear:.1%}",
         "log p(x)": f"{pa.log_likelihood(ae, some, particles=particles).mean:.2f}" if ae.prior.proper and drawn(ae) else "",
     }
-
-
-def first(split: Split, n: int) -> Split:
-    """Its first data."""
-    return replace(split, x=split.x[:n], labels=split.labels[:n])
 
 
 def drawn(ae: pa.Autoencoder) -> bool:

@@ -60,7 +60,7 @@ def main(
     settings, rows = {"data": data, "hidden": hidden, "code": code, "epochs": epochs, "steps": steps, "seed": seed}, []
     for count in [*few, len(images.train)]:
         kept = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(seed))[:count]
-        labelled = images.train.x[kept], images.train.labels[kept]
+        labelled = images.train[kept]
         passes = max(5, steps * 128 // count if count > 128 else steps)
         for name, ae in started.items():
             torch.manual_seed(seed)

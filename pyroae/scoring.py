@@ -4,7 +4,6 @@ import csv
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -180,12 +179,8 @@ def write_rows(path: Path, terms: Terms, found: Estimate | None):
         writer.writerows(zip(*(column.tolist() for column in columns.values())))
 
 
-def _some(split: Split) -> Split:
-    return replace(split, x=split.x[:_AT_MOST], labels=None if split.labels is None else split.labels[:_AT_MOST])
-
-
 def _rate(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
-    rate = aggregate(ae, _some(found.test))
+    rate = aggregate(ae, found.test[:_AT_MOST])
     return {"mutual_information": rate.mutual_information, "marginal_kl": rate.marginal_kl}, str(rate)
 
 
@@ -195,7 +190,7 @@ def _units(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
 
 
 def _labels(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
-    accuracy = probe(ae, _some(found.train), _some(found.test))
+    accuracy = probe(ae, found.train[:_AT_MOST], found.test[:_AT_MOST])
     return {"linear_probe": accuracy.linear, "nearest_neighbours": accuracy.neighbours}, str(accuracy)
 
 

@@ -182,6 +182,14 @@ def test_validation_is_held_out_of_training(grey):
     assert torch.equal(together.sum(1).sort().values, grey.train.x.sum(1).sort().values)
 
 
+def test_a_split_is_sliced(grey):
+    some, chosen = grey.train[10:30], grey.train[torch.tensor([3, 1])]
+    assert torch.equal(some.x, grey.train.x[10:30]) and torch.equal(some.labels, grey.train.labels[10:30])
+    assert torch.equal(chosen.x, grey.train.x[[3, 1]]) and chosen.domain == grey.domain
+    with pytest.raises(TypeError, match=r"a slice, split\[:100\].*got 3"):
+        grey.train[3]
+
+
 def test_read_only_data_are_not_touched(real_data, tmp_path, monkeypatch):
     import os
 
@@ -291,6 +299,13 @@ def test_what_is_wrong_on_disk_is_refused_when_it_is_met(tmp_path, tiny_memory):
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(ValueError, match="NaN"):
         pa.fit(ae, pa.data.load(tmp_path / "x.npy", domain="binary").train, epochs=1, progress=False)
+
+
+def test_a_slice_of_what_is_on_disk(tmp_path, tiny_memory):
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    found = pa.data.load(str(tmp_path / "x.npy")).train
+    assert torch.equal(found[5:9].x, found.x[5:9])
 
 
 def test_the_temporary_file_of_a_large_table_goes_with_its_rows(tmp_path, tiny_memory, monkeypatch):

@@ -9,7 +9,6 @@ training on few rows; what is recorded is of all training data, and of test data
 
 import functools
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,7 +78,7 @@ def main(
 
 def chosen(kind: str, images: pa.data.DataSet, few: int, units: int, epochs: int, labels: int, seed: int) -> dict[float, float]:
     """The validation error of each strength, learned from few data."""
-    train = replace(images.train, x=images.train.x[:few], labels=images.train.labels[:few])
+    train = images.train[:few]
     tried = {}
     for knob in KNOBS[kind] if len(KNOBS[kind]) > 1 else ():
         tried[knob] = learned(kind, knob, train, images.validation, units, epochs, labels, seed)[1].error(images.validation)

@@ -21,6 +21,8 @@ class Split:
     >>> import pyroae as pa
     >>> pa.data.load("digits").test
     Split(360 of (64,) numbers, unit)
+    >>> pa.data.load("digits").test[:100]
+    Split(100 of (64,) numbers, unit)
     """
 
     x: Tensor | Rows
@@ -39,6 +41,18 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Split":
+        """Some of the data, ``split[:100]`` or by row numbers; of data on disk in ascending order, and in memory if they are few."""
+        if not isinstance(rows, (slice, Tensor)):
+            raise TypeError(f"Split: expected a slice, split[:100], or a tensor of row numbers, got {rows!r}; split.x[0] is one datum")
+        if isinstance(self.x, Rows):
+            rows = torch.arange(len(self))[rows].sort().values
+            x = self.x.chosen(rows)
+            x = x[:] if x.nbytes <= _FEW else x
+        else:
+            x = self.x[rows]
+        return replace(self, x=x, labels=None if self.labels is None else self.labels[rows])
 
     def __repr__(self) -> str:
         return f"Split({len(self):,} of {tuple(self.event_shape)} numbers, {self.domain}{', binarized afresh' if self.dynamic else ''})"
@@ -80,18 +94,7 @@ def parted(split: Split, share: float) -> tuple[Split, Split]:
     if held_out >= len(split):
         raise ValueError(f"data: {len(split)} rows are too few to hold out a share of {share}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-    return _part(split, order[held_out:]), _part(split, order[:held_out])
-
-
-def _part(split: Split, rows: Tensor) -> Split:
-    """Some rows of a split; of one on disk in ascending order, and in memory if they are few."""
-    if isinstance(split.x, Rows):
-        rows = rows.sort().values
-        x = split.x.chosen(rows)
-        x = x[:] if x.nbytes <= _FEW else x
-    else:
-        x = split.x[rows]
-    return replace(split, x=x, labels=None if split.labels is None else split.labels[rows])
+    return split[order[held_out:]], split[order[:held_out]]
 
 
 def _threshold(x: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ STEPS = 12
 
 
 @pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """The graph that Inductor would get, run as it is."""
+def uncompiled(monkeypatch, request):
+    """The graph that Inductor would get, run as it is; by Inductor itself where a test is slow."""
     import torch._inductor
 
-    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
 
 
 def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
@@ -61,6 +62,12 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_adam_inside_the_graph_is_adam(name, digits):
+    assert check(OPTIMIZERS[name], digits.test.x[:16]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AMSGrad with decay", "two groups"])
+def test_so_it_is_when_inductor_has_fused_it(name, digits):
     assert check(OPTIMIZERS[name], digits.test.x[:16]) == 1
 
 

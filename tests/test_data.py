@@ -210,7 +210,7 @@ def tiny_memory(monkeypatch):
     from pyroae.data import files, splits
 
     monkeypatch.setattr(files, "_MEMORY", 1000)
-    monkeypatch.setattr(splits, "_FEW", 300)
+    monkeypatch.setattr(splits, "FEW", 300)
     monkeypatch.setattr(files, "_CHUNK", 7)
 
 
@@ -323,3 +323,10 @@ def test_the_temporary_file_of_a_large_table_goes_with_its_rows(tmp_path, tiny_m
     del found
     gc.collect()
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_is_held_out_of_rows_on_disk_is_in_memory_and_can_be_binarized(tmp_path, tiny_memory):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (200, 6)).astype(np.uint8))
+    found = pa.data.load(tmp_path / "x.npy", binarize="dynamic")
+    assert len(found.test) == 12 and isinstance(found.test.x, torch.Tensor) and found.test.domain == "binary"
+    assert len(found.train) == 188 and not isinstance(found.train.x, torch.Tensor)

@@ -34,7 +34,7 @@ def load(
     Files: ``.npy``, ``.npz`` (arrays ``train``, ``test``, ``valid`` or a single one), ``.csv``, ``.parquet``, ``.arrow``.
     8-bit integers are grey levels and become 0 to 1. An ``.npy`` file, an Arrow or Parquet file or a folder of images of
     more than 1 GB (as floats) stays on disk: rows are read as they are needed, the domain is told by 10,000 of them, and
-    at most 10,000 are held out for testing unless ``test`` says more. No file is ever unpickled.
+    at most 10,000 or 100 MB are held out for testing unless ``test`` says more. No file is ever unpickled.
 
     Args:
         data: name, path, or the data themselves.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..infer.rows import Rows, tensor_of
+from . import splits
 from .splits import DataSet, Domain, Split, parted
 
 _MEMORY = 1e9  # bytes as float32, above which data stay on disk
@@ -189,9 +190,16 @@ def of_arrays(
     train = replace(splits["train"], labels=labels)
     held_out = splits.get("test")
     if held_out is None:
-        usual = 0.2 if isinstance(train.x, Tensor) else min(0.2, _HELD_OUT / len(train))
-        train, held_out = parted(train, usual if test is None else test)
+        train, held_out = parted(train, _usual(train) if test is None else test)
     return DataSet(name, train, held_out, splits.get("valid", splits.get("validation")), image_shape)
+
+
+def _usual(train: Split) -> float:
+    """The share that is held out for testing; of rows on disk so few that they can be in memory."""
+    if isinstance(train.x, Tensor):
+        return 0.2
+    at_most = min(_HELD_OUT, splits.FEW * len(train) // train.x.nbytes)
+    return min(0.2, max(1, at_most) / len(train))
 
 
 def _split(name: str, array: np.ndarray | Rows, domain: Domain | None, missing: bool) -> Split:

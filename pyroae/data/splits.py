@@ -11,7 +11,7 @@ from ..infer.rows import Rows
 Domain = Literal["binary", "unit", "real", "counts", "categories"]
 Binarize = Literal["threshold", "static", "dynamic"]
 
-_FEW = 1e8  # bytes of rows on disk that are brought to memory when they are held out
+FEW = 1e8  # bytes of rows on disk that are brought to memory when they are held out
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -49,7 +49,7 @@ class Split:
         if isinstance(self.x, Rows):
             rows = torch.arange(len(self))[rows].sort().values
             x = self.x.chosen(rows)
-            x = x[:] if x.nbytes <= _FEW else x
+            x = x[:] if x.nbytes <= FEW else x
         else:
             x = self.x[rows]
         return replace(self, x=x, labels=None if self.labels is None else self.labels[rows])

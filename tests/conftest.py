@@ -1,4 +1,6 @@
+import functools
 import math
+import multiprocessing
 import os
 from types import SimpleNamespace
 
@@ -34,6 +36,16 @@ def vae():
 def real_data():
     if not os.path.isdir(os.environ.get("PYROAE_DATA", "")):
         pytest.skip("needs the MNIST files: set PYROAE_DATA to the folder that holds MNIST/raw")
+
+
+@functools.cache
+def processes():
+    """New processes that have imported everything already: that takes seconds, for each; no thread of the tests' own is lost in them."""
+    context = multiprocessing.get_context("forkserver")
+    others = ["ipykernel.kernelapp", "matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection", "torch._dynamo"]
+    ours = ["pyroae.evaluation.representation", "pyroae.infer.objectives", "pyroae.data.named", "pyroae.plots", "pyroae.recipes"]
+    context.set_forkserver_preload([*others, "torch.fx.experimental.proxy_tensor", *ours, "test_distributed", "test_faults"])
+    return context
 
 
 def small_vae(x=64, z=4, **parts):

@@ -10,6 +10,7 @@ import tempfile
 
 import pytest
 import torch
+from conftest import processes as fresh
 from conftest import small_vae
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
@@ -84,12 +85,11 @@ def _one(rank, processes, port, folder, what):
 
 
 def by_processes(processes, folder, what):
-    """What each process finds; the processes are forked, so that nothing is imported again."""
+    """What each process finds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    started = [context.Process(target=_one, args=(rank, processes, port, str(folder), what)) for rank in range(processes)]
+    started = [fresh().Process(target=_one, args=(rank, processes, port, str(folder), what)) for rank in range(processes)]
     for each in started:
         each.start()
     for each in started:
@@ -99,7 +99,7 @@ def by_processes(processes, folder, what):
     return [torch.load(path, weights_only=False) if path.exists() else None for path in paths]
 
 
-together = pytest.mark.skipif(not hasattr(os, "fork") or not distributed.is_available(), reason="needs fork and torch.distributed")
+together = pytest.mark.skipif(not hasattr(os, "fork") or not distributed.is_available(), reason="needs Unix and torch.distributed")
 
 
 @pytest.mark.parametrize("n, batch_size, processes", [(100, 10, 2), (103, 10, 3), (7, 4, 2), (9, 4, 2), (10, 16, 3), (5, 5, 5)])
@@ -117,13 +117,6 @@ def points(objective=None):
     """An autoencoder without noise, so that processes do exactly what one does."""
     torch.manual_seed(5 + job.rank())
     return small_vae(posterior=pa.posteriors.Delta(), objective=objective)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported():
-    """Forked processes import nothing again."""
-    quiet(points(), torch.ones(20, 64), epochs=1, seed=0)
-    pa.data.load("digits")
 
 
 def trained(compile):
@@ -180,24 +173,26 @@ def test_processes_share_the_data_to_score_and_give_each_the_value_that_one_give
     assert len(alone[0].unique()) > n / 2  # keyed by the datum, not the same noise for all
 
 
-def rows_seen(data):
-    batches = Batches(data, 10, torch.device("cpu"), shuffle=True, shared=True)
+def forms():
+    """44 rows in every form that data have."""
+    x = torch.arange(44.0)[:, None]
+    yield "tensor", lambda: x
+    yield "Dataset", lambda: TensorDataset(x)
+    yield "DataLoader", lambda: DataLoader(TensorDataset(x), 5, sampler=DistributedSampler(TensorDataset(x), 2, job.rank()))
+
+
+def rows_seen(form):
+    batches = Batches(dict(forms())[form](), 10, torch.device("cpu"), shuffle=True, shared=True)
     epochs = [[(len(x), batches.rows, x) for x, *_ in batches] for _ in range(2)]
     return [torch.cat([x.flatten() for *_, x in epoch]) for epoch in epochs], [(local, rows) for local, rows, _ in epochs[0]]
 
 
 @together
-@pytest.mark.parametrize("form", ["tensor", "Dataset", "DataLoader"])
+@pytest.mark.parametrize("form", dict(forms()))
 def test_every_form_of_data_is_shared_out(form, tmp_path):
-    x = torch.arange(44.0)[:, None]
-    make = {
-        "tensor": lambda: x,
-        "Dataset": lambda: TensorDataset(x),
-        "DataLoader": lambda: DataLoader(TensorDataset(x), 5, sampler=DistributedSampler(TensorDataset(x), 2, job.rank())),
-    }[form]
-    (ours, sizes), (theirs, _) = by_processes(2, tmp_path, lambda: rows_seen(make()))
+    (ours, sizes), (theirs, _) = by_processes(2, tmp_path, functools.partial(rows_seen, form))
     for a, b in zip(ours, theirs):
-        assert sorted([*a.tolist(), *b.tolist()]) == x.flatten().tolist()
+        assert sorted([*a.tolist(), *b.tolist()]) == list(range(44))
     assert not torch.equal(ours[0], ours[1]) and all(local * 2 == rows for local, rows in sizes)
 
 
@@ -212,6 +207,10 @@ WRONG = {
 }
 
 
+def doing_wrong(name):
+    WRONG[name][0]()
+
+
 def in_use():
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder).locked():
         quiet(points(), torch.ones(20, 64), run_dir=folder)
@@ -220,9 +219,8 @@ def in_use():
 @together
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_by_all(name, tmp_path):
-    wrong, words = WRONG[name]
-    for error in by_processes(2, tmp_path, wrong):
-        assert isinstance(error, ValueError) and words in str(error)
+    for error in by_processes(2, tmp_path, functools.partial(doing_wrong, name)):
+        assert isinstance(error, ValueError) and WRONG[name][1] in str(error)
 
 
 def goes_on(folder, dies_after=None):

@@ -8,7 +8,6 @@ The short form runs with the other tests. The long one prints a table:
 import functools
 import logging
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_vae
+from conftest import processes, small_vae
 from safetensors.torch import load_file, save_file
 from torch.optim import lr_scheduler
 
@@ -63,20 +62,11 @@ def train(mode, folder, acknowledged=None):
     save_file({**{name: tensor.contiguous() for name, tensor in ae.state_dict().items()}, "rows": rows}, folder / "end.safetensors")
 
 
-@functools.cache
-def processes():
-    """New processes that have imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    ours = ["pyroae.recipes", "pyroae.infer.objectives", "pyroae.data.named", "sklearn.datasets", "sklearn.model_selection", "test_faults"]
-    context.set_forkserver_preload(["torch._dynamo", "torch.fx.experimental.proxy_tensor", *ours])
-    return context
-
-
 def busy(process):
     """Seconds that a process has computed, which goes by its work however busy the machine is; none once it is over."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

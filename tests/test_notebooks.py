@@ -1,28 +1,17 @@
 """Every notebook runs from a clean kernel, in a short form; as committed it was executed, is small, and has more prose than code."""
 
-import multiprocessing
 import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import processes
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IMPORTED = [
-    "ipykernel.kernelapp",
-    "matplotlib.pyplot",
-    "sklearn.datasets",
-    "torch.fx.experimental.proxy_tensor",
-    "pyroae.plots",
-    "pyroae.evaluation.representation",
-]
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(IMPORTED)
 
 
 def kernel(connection: str, folder: Path):
@@ -41,7 +30,7 @@ class Forked(AsyncKernelManager):
 
     async def start_kernel(self, cwd, **_):
         self.write_connection_file()
-        self.process = FORKS.Process(target=kernel, args=(self.connection_file, cwd), daemon=True)
+        self.process = processes().Process(target=kernel, args=(self.connection_file, cwd), daemon=True)
         self.process.start()
 
     @property

@@ -62,7 +62,8 @@ def main(
             continue
         start = time.perf_counter()
         tried = chosen(kind, images, few, units, epochs, labels, seed)
-        ae, classifier = learned(kind, min(tried, key=tried.get), images.train, images.validation, units, epochs, labels, seed, folder)
+        knob = min(tried, key=tried.get) if tried else KNOBS[kind][0]
+        ae, classifier = learned(kind, knob, images.train, images.validation, units, epochs, labels, seed, folder)
         pa.save(ae, folder / "model.safetensors")
         found = pa.jacobian(ae, images.test.x[::100])
         row = error(classifier, images.test) | {"|J|_F": found.norms.mean().item()}
@@ -71,7 +72,8 @@ def main(
             "saturated": found.saturated,
             "cross-entropy": -pa.elbo_terms(ae, images.test).reconstruction.mean().item(),
         }
-        record(out, folder.name, row | {"validation errors": tried}, settings)
+        note = f"Jacobian {row['|J|_F']:.1f}" + (f"; {epochs} of 50 passes" if epochs < 50 else "")
+        record(out, folder.name, row | {"note": note, "validation errors": tried}, settings)
     models = {kind: pa.load(folder / "model.safetensors") for kind, folder in folders.items()}
     picture(models, images).savefig(Path(out) / "contractive.png", dpi=80)
 
@@ -79,10 +81,8 @@ def main(
 def chosen(kind: str, images: pa.data.DataSet, few: int, units: int, epochs: int, labels: int, seed: int) -> dict[float, float]:
     """The validation error of each strength, learned from few data."""
     train = images.train[:few]
-    tried = {}
-    for knob in KNOBS[kind] if len(KNOBS[kind]) > 1 else ():
-        tried[knob] = learned(kind, knob, train, images.validation, units, epochs, labels, seed)[1].error(images.validation)
-    return tried or {KNOBS[kind][0]: float("nan")}
+    knobs = KNOBS[kind] if len(KNOBS[kind]) > 1 else ()
+    return {knob: learned(kind, knob, train, images.validation, units, epochs, labels, seed)[1].error(images.validation) for knob in knobs}
 
 
 def learned(

@@ -51,7 +51,7 @@ def main(
         "Monte-Carlo s.e.": gap.mc_se,
         "sampling s.e.": gap.se,
         "seconds": time.perf_counter() - start,
-        "note": f"{len(x)} test data: AIS {annealed.mean:.2f}, IWAE {weighted.mean:.2f}; BDMC on simulated data: {bracket}",
+        "note": f"{len(x)} test data: AIS {annealed.mean:.2f}, IWAE {weighted.mean:.2f}; BDMC: {bracket}",
     }
     record(out, "annealing", row, settings)
 

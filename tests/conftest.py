@@ -1,4 +1,5 @@
 import functools
+import json
 import math
 import multiprocessing
 import os
@@ -7,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pyro import distributions as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import pyroae as pa
@@ -46,6 +49,15 @@ def processes():
     ours = ["pyroae.evaluation.representation", "pyroae.infer.objectives", "pyroae.data.named", "pyroae.plots", "pyroae.recipes"]
     context.set_forkserver_preload([*others, "torch.fx.experimental.proxy_tensor", *ours, "test_distributed", "test_faults"])
     return context
+
+
+def with_structure(path, change):
+    """The model file with its JSON changed."""
+    with safe_open(path, "pt") as file:
+        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    structure = json.loads(header["structure"])
+    change(structure)
+    save_file(weights, path, header | {"structure": json.dumps(structure)})
 
 
 def small_vae(x=64, z=4, **parts):

@@ -1,7 +1,6 @@
 """Nothing that is read executes: neither pickles nor names, whatever file they are in; and no file makes others larger than itself."""
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -11,9 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import small_vae
-from safetensors import safe_open
-from safetensors.torch import save_file
+from conftest import small_vae, with_structure
 
 import pyroae as pa
 from pyroae import configs
@@ -168,14 +165,6 @@ def test_what_the_command_line_names_too_may_be_in_a_settings_file():
         configs.check(content, [pa.priors.Normal], [])
 
 
-def _with_structure(path, change):
-    with safe_open(path, "pt") as file:
-        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    structure = json.loads(header["structure"])
-    change(structure)
-    save_file(weights, path, header | {"structure": json.dumps(structure)})
-
-
 FAR_TOO_LARGE = {
     "a wide layer": ("encoder", {"hidden": 10**9}),
     "many layers": ("encoder", {"hidden": [3000] * 1000}),
@@ -193,7 +182,7 @@ FAR_TOO_LARGE = {
 def test_a_file_that_names_more_than_it_holds_is_refused_before_memory_is_taken(name, tmp_path):
     part, crafted = FAR_TOO_LARGE[name]
     pa.save(small_vae(), tmp_path / "model.safetensors")
-    _with_structure(tmp_path / "model.safetensors", lambda structure: structure[part].update(crafted))
+    with_structure(tmp_path / "model.safetensors", lambda structure: structure[part].update(crafted))
     code = f"""
 import resource
 import pyroae

@@ -1,16 +1,14 @@
 """Invariant 8: a model is written whole, comes back equal, and loading executes nothing."""
 
-import json
 import pickle
 import struct
 import sys
 
 import pytest
 import torch
-from conftest import small_vae
+from conftest import small_vae, with_structure
 from pyro import distributions as dist
 from pyro.infer import RenyiELBO, Trace_ELBO
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 import pyroae as pa
@@ -65,15 +63,6 @@ def test_a_users_network_is_given_back_to_load(tmp_path, digits):
     assert torch.equal(again.reconstruct(digits.test.x), ae.reconstruct(digits.test.x))
 
 
-def _with_structure(path, change):
-    """The file with its JSON changed."""
-    with safe_open(path, "pt") as file:
-        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    structure = json.loads(header["structure"])
-    change(structure)
-    save_file(weights, path, header | {"structure": json.dumps(structure)})
-
-
 @pytest.mark.parametrize(
     "crafted",
     [
@@ -98,7 +87,7 @@ def _with_structure(path, change):
 def test_a_crafted_structure_is_refused(crafted, position, tmp_path):
     path = tmp_path / "model.safetensors"
     pa.save(small_vae(), path)
-    _with_structure(path, lambda structure: structure.update({position: crafted}))
+    with_structure(path, lambda structure: structure.update({position: crafted}))
     modules = set(sys.modules)
     with pytest.raises(ValueError, match="cannot be rebuilt"):
         pa.load(path)
@@ -138,7 +127,7 @@ def test_a_torch_pickle_is_refused(tmp_path):
 def test_weights_of_another_model_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     pa.save(small_vae(), path)
-    _with_structure(path, lambda structure: structure["decoder"].update(hidden=17))
+    with_structure(path, lambda structure: structure["decoder"].update(hidden=17))
     with pytest.raises(ValueError, match="size mismatch"):
         pa.load(path)
 

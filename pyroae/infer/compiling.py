@@ -324,10 +324,10 @@ def _left(outputs: Outputs, update: Update | None) -> Outputs:
 
 
 def _agree(ours: Outputs, theirs: Outputs, rounding: float) -> bool:
-    """Whether two results are one but for rounding, which is relative to each number and, a tenth of it, to the largest."""
+    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
     if [a is None for a in ours] != [b is None for b in theirs]:
         return False
     pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
     return all(
-        a.shape == b.shape and torch.allclose(a, b, rounding, 0.1 * rounding * float(a.abs().max()), equal_nan=True) for a, b in pairs
+        a.shape == b.shape and torch.allclose(a, b, rounding, 0.01 * rounding * float(a.abs().max()), equal_nan=True) for a, b in pairs
     )

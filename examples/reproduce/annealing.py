@@ -1,6 +1,6 @@
 """How far is an importance-weighted score from log p(x)? Against AIS, and BDMC's bracket (Wu et al. 2017; Cremer et al. 2018).
 
-PYROAE_DATA=... uv run python examples/reproduce/annealing.py --model runs/iwae-k1-1-layer-static/model.safetensors
+PYROAE_DATA=... uv run python examples/reproduce/annealing.py runs/iwae-k1-1-layer-static/model.safetensors
 
 IWAE with 5,000 particles and AIS on the same real test data; BDMC on as many simulated ones says how far AIS can be off.
 """

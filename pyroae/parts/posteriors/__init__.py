@@ -1,0 +1,45 @@
+"""Posteriors q(z|x): conditionals on the encoder's output, sized by the prior."""
+
+from .base import Posterior
+from .flow import Flow
+from .levels import Clusters, Hierarchical, TopDown
+from .plain import (
+    BernoulliGumbel,
+    BernoulliStraightThrough,
+    Delta,
+    FromPyro,
+    FullNormal,
+    Laplace,
+    LowRankNormal,
+    Normal,
+    OneHot,
+    OneHotGumbel,
+    OneHotStraightThrough,
+    ProjectedNormal,
+    RelaxedBernoulli,
+    RelaxedOneHot,
+    StudentT,
+)
+
+__all__ = [
+    "BernoulliGumbel",
+    "BernoulliStraightThrough",
+    "Clusters",
+    "Delta",
+    "Flow",
+    "FromPyro",
+    "FullNormal",
+    "Hierarchical",
+    "Laplace",
+    "LowRankNormal",
+    "Normal",
+    "OneHot",
+    "OneHotGumbel",
+    "OneHotStraightThrough",
+    "Posterior",
+    "ProjectedNormal",
+    "RelaxedBernoulli",
+    "RelaxedOneHot",
+    "StudentT",
+    "TopDown",
+]

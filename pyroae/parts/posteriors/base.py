@@ -1,0 +1,81 @@
+"""What every posterior is: a conditional on the encoder's output, sized by the prior."""
+
+import itertools
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from ...part import Part
+from ..conditional import Conditional, in_words
+from ..priors import Prior
+
+
+class Posterior(Conditional, Part):
+    """A distribution over one z given the encoder's output.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.posteriors.Delta(), Posterior)
+    True
+    """
+
+    sites = ("z",)
+    infer: dict = {}  # what Pyro is told about its site
+
+    def draw(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        """The Pyro statements that draw z inside the plate over the data, given what the encoder says and the condition's numbers."""
+        return pyro.sample("z", self(h), infer=self.infer)
+
+    def centre(self, h: Tensor) -> tuple[Tensor, ...]:
+        """A point in the middle: z, and the level above where the decoder may see it."""
+        return (self(h).mean,)
+
+    def fitted(self, prior: Prior) -> "Posterior":
+        """This posterior for that prior's z.
+
+        Raises:
+            ValueError: the two disagree on the shape of z, or the posterior draws z where the prior has no mass.
+        """
+        name, shape = type(self).__name__, prior.event_shape
+        if self.event_shape not in (None, shape):
+            raise ValueError(
+                f"posterior {name}: expected z of the prior's shape {tuple(shape)}, got {tuple(self.event_shape)}; "
+                "leave the posterior's shape out and it follows the prior"
+            )
+        if set(self.sites) != set(prior.sites):
+            raise ValueError(
+                f"posterior {name}: draws {' and '.join(self.sites)}, but the prior {type(prior).__name__} {' and '.join(prior.sites)}; "
+                "priors and posteriors with several levels go together, such as pa.priors.Hierarchical and pa.posteriors.Hierarchical"
+            )
+        fitted = self._within(prior.support).sized(shape)
+        fitted._check_inside(prior)
+        return fitted
+
+    @torch.no_grad()
+    def _check_inside(self, prior: Prior):
+        """Draw a few z for random numbers from an encoder, and see whether the prior has mass there."""
+        try:
+            with torch.random.fork_rng([]):
+                like = next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))
+                inside = prior.accepts(self(torch.randn(16, self.size, dtype=like.dtype, device=like.device)).sample())
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise ValueError(f"posterior {type(self).__name__}: cannot draw codes for the prior {type(prior).__name__}: {error}") from error
+        if not inside:
+            raise ValueError(
+                f"posterior {type(self).__name__}: draws z outside the support of the prior {type(prior).__name__}; "
+                "use a posterior with that support, or a prior on the real line"
+            )
+
+    def _within(self, support: constraints.Constraint) -> "Posterior":
+        if self.family.support.is_discrete and not support.is_discrete:
+            raise ValueError(
+                f"posterior {type(self).__name__}: draws categories or bits, but the prior's z is {in_words(support)}; "
+                "use the prior OneHot or Bernoulli that goes with it"
+            )
+        if support is not constraints.real and self.family.support is constraints.real:
+            raise ValueError(
+                f"posterior {type(self).__name__}: draws any real z, but the prior's z is {in_words(support)}; "
+                "use a prior on the real line or the posterior Delta"
+            )
+        return self

@@ -1,0 +1,151 @@
+"""Posteriors of several levels, or of classes and styles: one for the prior of the same name."""
+
+import pyro
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+
+from ...checks import whole_number
+from .. import distributions
+from ..conditional import Conditional, Shape
+from ..networks import MLP, apply
+from .base import Posterior
+
+
+class _Levels(Posterior):
+    """A posterior with a level above z, of ``top`` numbers, as many as the prior's."""
+
+    top: int | None
+
+    def fitted(self, prior):
+        """As every posterior's, with the size of the upper level from the prior too."""
+        top = prior.top.event_shape[0] if hasattr(prior, "top") else self.top
+        return super(_Levels, self if self.top == top else self.remade(top=top)).fitted(prior)
+
+
+class Hierarchical(_Levels):
+    """q(z|x) q(z2|z), for the prior of the same name: Normals, the second from the first through a network.
+
+    Args:
+        event_shape: shape of z, the level next to x.
+        hidden: widths of the network's hidden layers.
+        activation: as in ``pa.nets.MLP``.
+        top: how many numbers z2 has; by default as the prior says.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
+    >>> two.encode(torch.zeros(3, 16)).event_shape
+    torch.Size([2])
+    """
+
+    sites = ("z", "z2")
+
+    def __init__(self, event_shape: Shape | None = None, hidden: int | list[int] = 128, activation: str = "Tanh", top: int | None = None):
+        super().__init__(dist.Normal, event_shape)
+        self.top = top
+        if top is not None and self.event_shape is not None:
+            self.upper = Conditional(dist.Normal, top)
+            self.network = MLP(hidden, activation).build(self.event_shape, self.upper.size)
+
+    def draw(self, h, c=None):
+        z = pyro.sample("z", self(h))
+        pyro.sample("z2", self.upper(apply(self.network, z, len(self.event_shape))))
+        return z
+
+
+class _TopDown(_Levels):
+    """q(top|x) q(z|x, top): of the encoder's numbers the first make the top; the others, with the top beside them, z."""
+
+    family_above: type
+
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        features: int = 64,
+        hidden: int | list[int] = 128,
+        activation: str = "ReLU",
+        top: int | None = None,
+    ):
+        super().__init__(dist.Normal, event_shape)
+        whole_number(type(self).__name__, features=features)
+        self.top = top
+        if top is not None and self.event_shape is not None:
+            self.upper, self.layer = Conditional(self.family_above, top), Conditional(dist.Normal, self.event_shape)
+            self.network = MLP(hidden, activation).build(torch.Size([features + top]), self.layer.size)
+            self.widths, self.size = [self.upper.size, features], self.upper.size + features
+
+    def below(self, features: Tensor, top: Tensor) -> dist.Distribution:
+        """q(z|x, top)."""
+        return self.layer(apply(self.network, features, 1, top))
+
+
+class TopDown(_TopDown):
+    """q(z2|x) q(z|x, z2), for the prior Hierarchical: Normals, the upper one first (Tomczak & Welling 2018, eq. 13).
+
+    ``encode(x)`` is q(z|x, z2) at the mean of z2.
+
+    Args:
+        event_shape: shape of z, the level next to x.
+        features: how many numbers the encoder gives besides those of z2.
+        hidden: widths of the hidden layers of the network that makes z of them and z2.
+        activation: as in ``pa.nets.MLP``.
+        top: how many numbers z2 has; by default as the prior says.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=TopDown())
+    >>> two.reconstruct(torch.zeros(3, 16)).shape
+    torch.Size([3, 16])
+    """
+
+    sites = ("z", "z2")
+    family_above = dist.Normal
+
+    def forward(self, h):
+        """q(z|x, z2) at the mean of z2."""
+        above, features = h.split(self.widths, -1)
+        return self.below(features, self.upper(above).mean)
+
+    def centre(self, h):
+        """The means of z and z2."""
+        above, _ = h.split(self.widths, -1)
+        return self(h).mean, self.upper(above).mean
+
+    def draw(self, h, c=None):
+        above, features = h.split(self.widths, -1)
+        pyro.sample("z", self.below(features, pyro.sample("z2", self.upper(above))))
+
+
+class Clusters(_TopDown):
+    """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
+
+    ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x) is
+    certain of it. The arguments are those of TopDown.
+
+    >>> import pyroae as pa
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> mixture = vae.replace(prior=pa.priors.Clusters(2, clusters=4), posterior=Clusters())
+    >>> mixture.encode(torch.zeros(3, 16)).mixture_distribution.probs.shape
+    torch.Size([3, 4])
+    """
+
+    sites = ("z", "y")
+    family_above = dist.OneHotCategorical
+
+    def forward(self, h):
+        """q(z|x), a mixture over the categories."""
+        logits, features = h.split(self.widths, -1)
+        each = torch.eye(self.top, dtype=h.dtype, device=h.device)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
+
+    def centre(self, h):
+        """The mean of z in the likeliest category, and that category."""
+        logits, features = h.split(self.widths, -1)
+        y = nn.functional.one_hot(logits.argmax(-1), self.top).to(h.dtype)
+        return self.below(features, y).mean, y
+
+    def draw(self, h, c=None):
+        logits, features = h.split(self.widths, -1)
+        y = pyro.sample("y", distributions.Told(logits, c), infer={"enumerate": "parallel"})
+        pyro.sample("z", self.below(features, y))

@@ -195,3 +195,28 @@ def test_khat_takes_rounding_for_no_tail():
     exact = linear_gaussian()
     score = pa.log_likelihood(exact.ae.float(), exact.x.float(), particles=1000)
     assert (score.khat == 0).all() and (score.ess > 999).all()
+
+
+def test_khat_sees_a_tail_however_large_the_log_weights_are():
+    log_w = 15 * torch.randn(5000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for shift in (0.0, 1e6):
+        weights = Weights(3, 5000, torch.device("cpu"))
+        weights.add(log_w - shift)
+        found.append(weights.khat())
+    assert found[0].min() > 2 and torch.allclose(*found, atol=1e-3)
+
+
+def test_squared_error_is_of_the_entries_that_were_seen_and_of_means_that_exist():
+    x = torch.rand(30, 6)
+    ae = small_vae(likelihood=pa.likelihoods.Missing(pa.likelihoods.Normal(6)))
+    holes = x.masked_fill(torch.rand(30, 6) < 0.3, math.nan)
+    holes[:, 0] = x[:, 0]
+    left = (ae.reconstruct(holes) - holes).double().square()
+    wanted = torch.stack([row[~row.isnan()].mean() for row in left])
+    assert torch.allclose(pa.reconstruction_error(ae, holes), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="without holes"):
+        pa.predictive_check(ae, holes)
+    classes = small_vae(likelihood=pa.likelihoods.Categorical(6, categories=3))
+    with pytest.raises(ValueError, match="no finite mean"):
+        pa.reconstruction_error(classes, torch.randint(3, (30, 6)).float())

@@ -135,6 +135,24 @@ def test_backward_chains_alone_are_right_too():
     assert abs(found.upper.mean - marginal.log_prob(found.x).mean().item()) < 0.1
 
 
+def folded(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+        pyro.sample("x", dist.Normal(z.abs(), 0.2), obs=x)
+
+
+def one_side(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, 0.3))
+
+
+def test_the_gaps_error_is_its_spread_over_the_seeds():
+    """The posterior has two modes, and all chains down start in the one that a datum was made by."""
+    found = [pa.bdmc(folded, torch.zeros(40), one_side, chains=8, temperatures=10, seed=seed) for seed in range(12)]
+    spread, stated = torch.tensor([each.gap for each in found]).std(), torch.tensor([each.gap_se for each in found]).mean()
+    assert 0.5 < spread / stated < 2.0
+
+
 def discrete(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Bernoulli(0.3))

@@ -161,6 +161,12 @@ def test_simulation_based_calibration_of_the_guide(widen, said):
     assert said in str(ranks) and ranks.ranks.shape == (800, 3)
 
 
+def test_calibration_by_few_draws_has_fewer_bins():
+    exact = linear_gaussian(widen=0.3)
+    ranks = pa.sbc(exact.ae, exact.x.repeat(20, 1), draws=5)
+    assert ranks.p_values.max() < 1e-6 and "3 too narrow" in str(ranks)
+
+
 def test_a_predictive_check_passes_a_good_model_and_fails_a_bad_one():
     exact = linear_gaussian()
     good = pa.predictive_check(exact.ae, exact.x)

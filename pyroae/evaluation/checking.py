@@ -92,6 +92,10 @@ def predictive_check(
     with programs.looking(model, guide, seed=seed):
         args = as_data(x, model, guide)
         x = args[0]
+        if x.isnan().any():
+            raise ValueError(
+                "predictive_check: expected data without holes, got NaN; replicated data have none, so they would differ in that"
+            )
         observed = {name: of(x[None]).double().mean().item() for name, of in statistics.items()}
         replicated = {name: torch.zeros(draws, dtype=torch.float64, device=x.device) for name in statistics}
         below, equal = torch.zeros_like(x), torch.zeros_like(x)
@@ -117,13 +121,14 @@ class Ranks:
 
     @property
     def p_values(self) -> Tensor:
-        """``(numbers,)`` of a chi-square test of uniformity over ten bins, for each number of the code."""
-        bins = (self.ranks * _BINS // (self.draws + 1)).long()
-        edges = torch.arange(self.draws + 1) * _BINS // (self.draws + 1)
-        expected = torch.bincount(edges, minlength=_BINS) / (self.draws + 1) * len(bins)
-        counts = torch.stack([(bins == b).sum(0) for b in range(_BINS)], 1)  # (numbers, bins)
+        """``(numbers,)`` of a chi-square test of uniformity over ten bins, fewer for fewer ranks, for each number of the code."""
+        many, values = min(_BINS, self.draws + 1), self.draws + 1
+        bins = (self.ranks * many // values).long()
+        edges = torch.arange(values) * many // values
+        expected = torch.bincount(edges, minlength=many) / values * len(bins)
+        counts = torch.stack([(bins == b).sum(0) for b in range(many)], 1)  # (numbers, bins)
         statistic = ((counts - expected).square() / expected).sum(1)
-        return torch.from_numpy(chi2.sf(statistic.numpy(), _BINS - 1))
+        return torch.from_numpy(chi2.sf(statistic.numpy(), many - 1))
 
     @property
     def spread(self) -> Tensor:

@@ -25,12 +25,18 @@ def code_means(model: Program, guide: Program, args: Args) -> Tensor:
 
 
 def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
-    """The mean of p(x|z) at z = E[z|x], ``(N, *event)``."""
+    """The mean of p(x|z) at z = E[z|x], ``(N, *event)``.
+
+    Raises:
+        ValueError: it has none, as of categories.
+    """
     rows = []
     for _, part in blocks(args, _BLOCK):
         codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
         seen = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
         rows.append(next(site["fn"].mean for name, site in seen.items() if name not in codes))
+    if not all(bool(mean.isfinite().all()) for mean in rows):
+        raise ValueError("p(x|z) has no finite mean, so there is no squared error of it")
     return torch.cat(rows)
 
 

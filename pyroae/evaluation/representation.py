@@ -116,7 +116,7 @@ def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bi
 
 
 def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
-    """Mean squared error per number of x of the mean of p(x|z) at z = E[z|x], ``(N,)``.
+    """Mean squared error per number of x (of those that were seen) of the mean of p(x|z) at z = E[z|x], ``(N,)``.
 
     Args:
         model, x, guide, seed: as for ``codes``.
@@ -131,7 +131,7 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         args = as_data(x, model, guide)
-        return (reconstructed(model, guide, args) - args[0]).double().square().flatten(1).mean(1).cpu()
+        return (reconstructed(model, guide, args) - args[0]).double().square().flatten(1).nanmean(1).cpu()
 
 
 def denoising_gain(

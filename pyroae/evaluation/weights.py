@@ -58,7 +58,7 @@ class Weights:
                 alike = lengths == length
                 khat[alike] = pareto_shape(exceedances[-length:, alike])
         khat = torch.where(khat.isnan(), math.inf, khat)
-        return torch.where(exceedances[-1] < noise, 0.0, khat)
+        return torch.where(-log_w[-1] < noise, 0.0, khat)
 
 
 def pareto_shape(x: Tensor) -> Tensor:

@@ -76,6 +76,16 @@ def test_early_stopping_goes_back_to_the_best_weights(digits):
     assert best == pytest.approx(min(losses), abs=0.5) and best < losses[-1]
 
 
+def test_early_stopping_compares_no_epochs_of_a_warm_up(digits):
+    """With beta near 0 the loss is low; that must not be the best."""
+    ae, warm_up = small_vae(), pa.objectives.Tempered(pa.schedules.Linear(150))  # 3 steps an epoch: 50 epochs
+    history = quiet(ae, digits.train.x[:300], elbo=warm_up, validation=digits.test, epochs=300, batch_size=100, lr=2e-2, patience=5, seed=0)
+    losses = history["validation_loss"]
+    assert min(losses[:49]) < min(losses[49:]) and 54 < len(losses) < 300
+    best = -pa.elbo_terms(ae, digits.test, particles=50).elbo.mean().item()
+    assert best == pytest.approx(min(losses[49:]), abs=0.5)
+
+
 def test_the_last_short_batch_counts(digits):
     rows = []
     ae = small_vae()

@@ -19,6 +19,7 @@ from . import distributed, programs
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, finite, first_bad_site
+from .objective import Objective
 from .precision import Precision, multiplying
 from .svi import SVI
 
@@ -58,7 +59,7 @@ class Training:
         self.rows: list[dict[str, float]] = []  # of the history, one for each finished epoch
         self.step = self.seen = 0  # steps in all, data in this epoch
         self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # of this epoch's losses
-        self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None}
+        self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None, "objective": []}
         self.start = self.glanced = self.kept_at = self.saved_at = time.perf_counter()
         self.saving = 0.0  # seconds that a checkpoint takes
         self.making = False  # a graph of the step, which takes seconds
@@ -273,8 +274,12 @@ class Training:
             self.schedule.step(row.get("validation_loss", row["loss"]))
         elif self.schedule is not None:
             self.schedule.step()
-        if self.patience is not None and row["validation_loss"] < self.best["loss"]:
-            self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": copied(self.weights())}
+        if self.patience is None:
+            return
+        objective = self.elbo.values() if isinstance(self.elbo, Objective) else []
+        if row["validation_loss"] < self.best["loss"] or objective != self.best["objective"]:
+            weights = copied(self.weights())
+            self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": weights, "objective": objective}
 
     def _multiplying(self) -> contextlib.AbstractContextManager:
         return multiplying(self.precision, self.svi.parameters, self.train.batch_size)

@@ -111,6 +111,10 @@ class Objective(Part, ELBO):
             part.to(device)
         return self
 
+    def values(self) -> list[float]:
+        """Today's value of everything that has a schedule; losses under other values are of another objective."""
+        return [value for part in self._moving().values() for value in part.values()]
+
     def state_dict(self) -> dict:
         """Where everything that has a schedule is."""
         return {name: part.state_dict() for name, part in self._moving().items()}

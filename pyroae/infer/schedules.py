@@ -81,6 +81,10 @@ class Scheduled:
         """Keep the tensor on that device."""
         self.tensor = self.tensor.to(device)
 
+    def values(self) -> list[float]:
+        """Today's value; waits for the device."""
+        return [self.tensor.item()]
+
     def state_dict(self) -> dict:
         """The step and the value."""
         return {"step": self.step, "value": self.tensor}

@@ -100,7 +100,8 @@ def fit(
         optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).
         scheduler: called with the optimizer; its ``step`` is called after every epoch.
         validation: data whose loss is computed after every epoch, in evaluation mode.
-        patience: stop after so many epochs without a better validation loss, and go back to the best weights.
+        patience: stop after so many epochs without a better validation loss, and go back to the best weights. While a schedule
+            of the objective moves, every epoch counts as better than those before: their losses are of another objective.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
         seed: makes the run repeatable and leaves the caller's random state alone.
         compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
@@ -127,7 +128,7 @@ def fit(
         ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is
             no longer finite: that names the first bad step and site, and leaves the last weights with which all was finite.
         ConnectionError: of several processes that train together (``pa.together``) another one has died.
-        KeyboardInterrupt: Ctrl-C, after the step under way; the weights are those of then.
+        KeyboardInterrupt: Ctrl-C, after the step under way; the weights are those of then, with ``patience`` the best so far.
 
     >>> import pyroae as pa
     >>> x = torch.rand(256, 16).round()

@@ -69,7 +69,7 @@ def pretrain(
     place = resolve_device(training.get("device", "auto"))
     ae.to(place)
     kinds = zip(_for_each(corruption, len(pairs), "corruption"), _for_each(penalty, len(pairs), "penalty"))
-    histories, below = [], data
+    histories, below, held_out = [], data, training.pop("validation", None)
     for i, ((up, down), (noise, pull)) in enumerate(zip(pairs, kinds)):
         shallow = Autoencoder(
             prior=ae.prior if i == len(pairs) - 1 else Flat(down[0].in_features),
@@ -80,8 +80,13 @@ def pretrain(
             corruption=noise,
             objective=None if pull is None else Penalised(pull),
         )
-        histories.append(fit(shallow, below, **training))
-        below = _codes(shallow, Batches(below, _ROWS, place, shuffle=False, model=shallow.model))
+        histories.append(fit(shallow, below, validation=held_out, **training))
+        below, held_out = (
+            None if rows is None else _codes(shallow, Batches(rows, _ROWS, place, shuffle=False, model=shallow.model))
+            for rows in (below, held_out)
+        )
+        for role in ["likelihood"][i:] + ["prior", "posterior"][: 2 * (i == len(pairs) - 1)]:
+            getattr(ae, role).load_state_dict(getattr(shallow, role).state_dict())
     ae.eval()
     return histories
 

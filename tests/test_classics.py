@@ -151,6 +151,15 @@ def test_pretraining_trains_the_models_own_layers(grey, kind):
     assert -pa.elbo_terms(ae, grey.test).elbo.mean() < loss - 2  # of the whole, unrolled
 
 
+def test_pretraining_validates_each_layer_on_its_own_codes_and_keeps_what_parts_learn(grey):
+    networks = pa.nets.MLP([64, 16], "Sigmoid"), pa.nets.MLP([16, 64], "Sigmoid")
+    ae = pa.Autoencoder(pa.priors.Normal(6), pa.likelihoods.Normal(64), pa.posteriors.Normal(scale="per_dimension"), *networks)
+    before = [ae.likelihood.raw_scale.clone(), ae.posterior.raw_scale.clone()]
+    histories = pa.pretrain(ae, grey.train, validation=grey.test, epochs=3, lr=1e-2, progress=False, seed=0)
+    assert all(abs(each["validation_loss"][-1] - each["loss"][-1]) < 0.2 * abs(each["loss"][-1]) + 1 for each in histories)
+    assert not any(torch.equal(was, part.raw_scale) for was, part in zip(before, (ae.likelihood, ae.posterior)))
+
+
 def test_a_layer_learns_what_it_would_learn_alone(grey):
     """Bottom and top by hand: the same shallow autoencoders, built anew and trained with ``fit``."""
     deep = pa.recipes.autoencoder(grey, code=6, hidden=[24])

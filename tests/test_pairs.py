@@ -115,6 +115,7 @@ def test_the_optimal_scale_is_the_root_mean_squared_error(grey):
     assert loss.item() == pytest.approx(-log_p.item(), rel=1e-5)
     gradients = [torch.autograd.grad(each, ae.decoder[0].weight)[0] for each in (loss, -log_p)]
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-3)
+    assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=1e-5)  # after a single batch
     pa.fit(ae, grey.train, epochs=60, batch_size=64, progress=False)
     assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=0.1)  # what evaluation uses
 

@@ -127,3 +127,10 @@ def test_bad_arguments_are_named(arguments, words):
     given = {"model": autoencoder(), "prior": dist.Normal(0.0, 1.0), "rows": 10} | arguments
     with pytest.raises(ValueError, match=words):
         pa.with_weight_prior(**given)
+
+
+def test_an_autoencoders_own_objective_stays(digits):
+    ae = pa.recipes.contractive(digits, code=4, hidden=8)
+    model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(digits.train))
+    history = pa.fit(model, digits.train, guide=guide, epochs=1, progress=False)
+    assert history.objective == type(ae.objective).__name__ == "Penalised"

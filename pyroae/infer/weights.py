@@ -6,6 +6,7 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ..checks import whole_number
@@ -53,6 +54,7 @@ def with_weight_prior(
     if not isinstance(prior, dist.Distribution) or prior.batch_shape or prior.event_shape or not prior.arg_constraints:
         raise ValueError(f"with_weight_prior: expected the prior of one weight, such as Normal(0., 1.), got {prior!r}")
     made = WeighedModel(*both, prior, rows), WeighedGuide(*both, prior, rows)
+    made[0].objective = getattr(model, "objective", None)
     if not made[0].weights():
         raise ValueError("with_weight_prior: the programs have no parameter called weight with two or more dimensions")
     return made
@@ -86,6 +88,8 @@ class _Weighed(nn.Module):
 
 class WeighedModel(_Weighed):
     """p(w) p(z) p(x|z, w), at the weights that the guide's points are."""
+
+    objective: ELBO | None = None  # the Autoencoder's own
 
     def forward(self, x: Tensor, *args, **kwargs) -> Any:
         """Sample the weights from their prior, then run the model."""

@@ -118,7 +118,8 @@ def learned(
         fit = functools.partial(pa.fit, model, guide=guide)
     if kind == "contractive":
         fit = functools.partial(fit, elbo=pa.Penalised(pa.penalties.SigmoidContractive(ae.encoder[0], knob)))
-    first, second = (going_on(folder / part) for part in ("code", "classifier")) if folder else ({}, {})
+    asked = {"strength": knob, "rows": len(train), "units": units, "epochs": epochs, "labels": labels, "seed": seed}
+    first, second = (going_on(folder / part, asked) for part in ("code", "classifier")) if folder else ({}, {})
     fit(train, epochs=epochs, seed=seed, **first)
     return ae, pa.fine_tune(ae, train, epochs=labels, validation=validation, patience=5, seed=seed, **second)
 

@@ -86,7 +86,7 @@ def main(
         scheduler=schedule,
         seed=seed,
         callbacks=[watch],
-        **going_on(folder),
+        **going_on(folder, {key: value for key, value in settings.items() if key not in ("stages", "particles")}),
     )
     pa.save(vae, folder / "model.safetensors")
     rows = json.loads(curve.read_text())

@@ -63,7 +63,7 @@ def main(
         lr=5e-4,
         scheduler=functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
         seed=seed,
-        **going_on(Path(runs) / name),
+        **going_on(Path(runs) / name, settings),
     )
     row = {
         **scored(vae, images.test, particles),

@@ -55,7 +55,14 @@ def main(
         )
         pa.pretrain(ae, images.train, corruption=corruption, epochs=epochs, seed=seed)
         classifier = pa.fine_tune(
-            ae, images.train, epochs=labels, validation=images.validation, patience=10, lr=3e-4, seed=seed, **going_on(Path(runs) / name)
+            ae,
+            images.train,
+            epochs=labels,
+            validation=images.validation,
+            patience=10,
+            lr=3e-4,
+            seed=seed,
+            **going_on(Path(runs) / name, settings),
         )
         row = error(classifier, images.test) | {"seconds": time.perf_counter() - start}
         record(out, name, row | {"note": f"{units} units a layer"}, settings)

@@ -43,7 +43,7 @@ def main(epochs: int = 500, particles: int = 5000, seed: int = 0, quick: bool = 
     milestones = [2 * epochs // 5, 7 * epochs // 10]
     schedule = functools.partial(torch.optim.lr_scheduler.MultiStepLR, milestones=milestones, gamma=10 ** (-1 / 5))
     history = pa.fit(
-        vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed, **going_on(Path(runs) / "vae")
+        vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed, **going_on(Path(runs) / "vae", settings)
     )
     row = {
         **scored(vae, images.test, min(200, particles)),

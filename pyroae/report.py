@@ -154,7 +154,8 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
     error = lambda name: f" ± {(rows[name].std() / len(rows[name]) ** 0.5).item():.2g}" if len(rows.get(name, ())) > 1 else ""  # noqa: E731
     said = []
     if "log_likelihood" in found:
-        value = f"{found['log_likelihood']:.2f} ± {found['data_se']:.2g} (test data) ± {found['mc_se']:.2g} (Monte Carlo) nats a datum"
+        errors = [(found[name], of) for name, of in (("data_se", "test data"), ("mc_se", "Monte Carlo")) if found[name] is not None]
+        value = f"{found['log_likelihood']:.2f}{''.join(f' ± {size:.2g} ({of})' for size, of in errors)} nats a datum"
         said.append(("log p(x)", value, f"by {found['particles']:,} importance samples a datum; in expectation a lower bound"))
         said.append(("bits a dimension", f"{found['bits_per_dim']:.4f}", "-log2 p(x) for each number of x"))
         if found["unreliable"] is not None:
@@ -169,7 +170,7 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
         ("KL", f"{found['kl']:.2f}{error('kl')} nats a datum", "-log p(z)" if pointwise else "KL(q(z|x) || p(z)): what the code costs")
     )
     known = {"linear_probe", "nearest_neighbours", "mutual_information", "marginal_kl", "kl_to_posterior", "reconstruction_error"}
-    return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys())]
+    return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys()) if found[name] is not None]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Runs: train a recipe, score it, and keep everything in a folder that is never overwritten."""
 
 import contextlib
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -140,7 +139,7 @@ def _settle(settings: Namespace, written: dict, found: DataSet):
 
 def _write_json(path: Path, content: dict):
     with storage.atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
+        temporary.write_text(Answer("", content).json)
 
 
 def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:

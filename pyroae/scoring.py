@@ -106,7 +106,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
     suffix = "" if proposal == "guide" else f"-{proposal}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
     with storage.atomic(written) as temporary:
-        temporary.write_text(json.dumps(results, indent=2))
+        temporary.write_text(Answer("", results).json)
     write_rows(written.with_suffix(".csv"), terms, estimate)
     text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
     return Answer(text, {"run": run, **results, "written": str(written)})
@@ -195,7 +195,7 @@ def _labels(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
 
 
 def _reconstruction(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:
-    error = reconstruction_error(ae, found.test).mean().item()
+    error = reconstruction_error(ae, found.test).nanmean().item()
     return {"reconstruction_error": error}, f"mean squared error {error:.4g} for each number of x"
 
 

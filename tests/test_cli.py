@@ -199,11 +199,13 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
         assert parse_call(getattr(scoring, command), example.split()[2:])["particles"] in (1000, 5000)
 
 
-def test_answers_for_machines(capsys):
+def test_answers_for_machines(capsys, tmp_path):
     trained = json.loads(run("train", "--json", *QUICK, capsys=capsys))
     assert trained["run"] == "runs/vae-digits-1" and trained["epochs"] == 2 and trained["elbo"] < trained["log_likelihood"]
     json.loads(run("train", *QUICK, "--json", capsys=capsys))
     found = json.loads(run("evaluate", "runs/vae-digits-1", "--particles", "10", "--json", capsys=capsys))
+    for file in ("results.json", "evaluation-10.json"):  # what does not exist, such as k-hat below 25 particles, is null
+        json.loads((tmp_path / "runs/vae-digits-1" / file).read_text(), parse_constant=pytest.fail)
     assert found["unreliable"] is None and found["elbo"] == trained["elbo"]  # too few particles to tell
     ranked = json.loads(run("compare", "runs/vae-digits-1", "runs/vae-digits-2", "--particles", "30", "--json", capsys=capsys))["runs"]
     assert ranked[1]["difference"] == pytest.approx(ranked[1]["log_likelihood"] - ranked[0]["log_likelihood"])

@@ -209,3 +209,11 @@ def test_the_explorer_answers_in_a_browser(run):
         ours = [said for said in tab.complaints if "getImageData" not in str(said)]  # advice about how this test reads pixels
         assert len(set(seen)) == 3 and ours == []
         assert all(address.startswith(("data:", "file:")) for address in tab.fetched)
+
+
+def test_a_page_says_no_error_that_is_not_known(tmp_path):
+    """One particle has no Monte-Carlo error."""
+    folder = tmp_path / "one"
+    assert main(["train", "--epochs", "1", "--particles", "1", "--hidden", "8", "--out", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
+    assert "(test data) nats a datum" in (folder / "report.html").read_text()

@@ -24,10 +24,15 @@ class Answer:
     @property
     def json(self) -> str:
         """The data as JSON; ``null`` for numbers that do not exist."""
-        return json.dumps(_finite(self.data), indent=2, allow_nan=False)
+        return as_json(self.data)
 
     def __str__(self) -> str:
         return self.text
+
+
+def as_json(data: dict[str, Any]) -> str:
+    """JSON, with ``null`` for numbers that do not exist."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
 
 
 def command() -> str:

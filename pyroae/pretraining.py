@@ -71,10 +71,11 @@ def pretrain(
     kinds = zip(_for_each(corruption, len(pairs), "corruption"), _for_each(penalty, len(pairs), "penalty"))
     histories, below, held_out = [], data, training.pop("validation", None)
     for i, ((up, down), (noise, pull)) in enumerate(zip(pairs, kinds)):
+        bottom, top = i == 0, i == len(pairs) - 1
         shallow = Autoencoder(
-            prior=ae.prior if i == len(pairs) - 1 else Flat(down[0].in_features),
-            likelihood=ae.likelihood if i == 0 else Normal(below.shape[1], scale=1.0),
-            posterior=ae.posterior if i == len(pairs) - 1 else Delta(),
+            prior=ae.prior if top else Flat(down[0].in_features),
+            likelihood=ae.likelihood if bottom else Normal(below.shape[1], scale=1.0),
+            posterior=ae.posterior if top else Delta(),
             encoder=up,
             decoder=down,
             corruption=noise,
@@ -85,8 +86,9 @@ def pretrain(
             None if rows is None else _codes(shallow, Batches(rows, _ROWS, place, shuffle=False, model=shallow.model))
             for rows in (below, held_out)
         )
-        for role in ["likelihood"][i:] + ["prior", "posterior"][: 2 * (i == len(pairs) - 1)]:
-            getattr(ae, role).load_state_dict(getattr(shallow, role).state_dict())
+        for role, own in {"likelihood": bottom, "prior": top, "posterior": top}.items():
+            if own:  # it was copied, with what it learns
+                getattr(ae, role).load_state_dict(getattr(shallow, role).state_dict())
     ae.eval()
     return histories
 

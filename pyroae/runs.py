@@ -10,7 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from . import data, pictures, plots, storage
-from .answer import Answer, command
+from .answer import Answer, as_json, command
 from .autoencoder import Autoencoder
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
@@ -139,7 +139,7 @@ def _settle(settings: Namespace, written: dict, found: DataSet):
 
 def _write_json(path: Path, content: dict):
     with storage.atomic(path) as temporary:
-        temporary.write_text(Answer("", content).json)
+        temporary.write_text(as_json(content))
 
 
 def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:

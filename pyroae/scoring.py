@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from . import data, storage
-from .answer import Answer, command
+from .answer import Answer, as_json, command
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split
@@ -106,7 +106,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
     suffix = "" if proposal == "guide" else f"-{proposal}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
     with storage.atomic(written) as temporary:
-        temporary.write_text(Answer("", results).json)
+        temporary.write_text(as_json(results))
     write_rows(written.with_suffix(".csv"), terms, estimate)
     text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
     return Answer(text, {"run": run, **results, "written": str(written)})

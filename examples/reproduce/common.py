@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: an initial guess as in the papers, the record of a result, and the table of all records.
+"""What the scripts of this folder share: the papers' initial guess and loss, the record of a result, and the table of all records.
 
 uv run python examples/reproduce/common.py    # the table of results/*.json, as Markdown
 """
@@ -12,12 +12,27 @@ from typing import Any
 
 import torch
 from published import PUBLISHED, Published
+from pyro import distributions as dist
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 import pyroae as pa
 
 RESULTS = Path(__file__).parent / "results"
 _COLUMNS = ("result", "source", "unit", "published", "ours", "Monte-Carlo s.e.", "sampling s.e.", "k-hat > .7", "minutes", "note")
+
+
+class GreyBernoulli(dist.Bernoulli):
+    """Bernoulli's formula for values between its two."""
+
+    support = constraints.unit_interval
+
+
+class CrossEntropy(pa.likelihoods.Likelihood):
+    """That of grey levels, as in the papers. It is no density of them: a loss to learn from, not a score."""
+
+    def __init__(self, event_shape=None):
+        super().__init__(GreyBernoulli, event_shape)
 
 
 def glorot(ae: pa.Autoencoder, x: Tensor) -> pa.Autoencoder:

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import torch
-from common import RESULTS, error, going_on, record, recorded
+from common import RESULTS, CrossEntropy, error, going_on, record, recorded
 from matplotlib.figure import Figure
 from pyro import distributions as dist
-from torch.distributions import constraints
 
 import pyroae as pa
 from pyroae.data import Split
@@ -27,19 +26,6 @@ KNOBS = {  # of each kind, from weak to strong
     "weight decay": (0.3, 0.1, 0.05, 0.03, 0.02),  # scale of the Normal prior on the weights
     "plain": (0.0,),
 }
-
-
-class GreyBernoulli(dist.Bernoulli):
-    """Bernoulli's formula for values between its two."""
-
-    support = constraints.unit_interval
-
-
-class CrossEntropy(pa.likelihoods.Likelihood):
-    """That of grey levels, as in the paper. It is no density of them: a loss to learn from, not a score."""
-
-    def __init__(self, event_shape=None):
-        super().__init__(GreyBernoulli, event_shape)
 
 
 def main(

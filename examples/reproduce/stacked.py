@@ -2,15 +2,15 @@
 
 PYROAE_DATA=... uv run python examples/reproduce/stacked.py
 
-Three layers of sigmoid units, each pretrained on the codes below it, masking noise at each layer's input or none; then all of
-it is trained on labels, and stopped by validation data.
+Three layers of tied sigmoid units, each pretrained on the codes below it, masking noise at each layer's input or none; then all
+of it is trained on labels, and stopped by validation data. The lowest layer learns from grey levels by cross-entropy.
 """
 
 import time
 from pathlib import Path
 
 import torch
-from common import RESULTS, error, going_on, record, recorded
+from common import RESULTS, CrossEntropy, error, going_on, record, recorded
 
 import pyroae as pa
 
@@ -48,10 +48,10 @@ def main(
         torch.manual_seed(seed)
         ae = pa.Autoencoder(
             prior=pa.priors.Flat(units, support="unit_interval"),
-            likelihood=pa.likelihoods.Normal(tuple(images.event_shape), scale=1.0),
+            likelihood=CrossEntropy(tuple(images.event_shape)),
             posterior=pa.posteriors.Delta(),
             encoder=pa.nets.MLP([units, units], "Sigmoid"),
-            decoder=pa.nets.MLP([units, units], "Sigmoid"),
+            decoder=pa.nets.Tied("Sigmoid"),
         )
         pa.pretrain(ae, images.train, corruption=corruption, epochs=epochs, seed=seed)
         classifier = pa.fine_tune(
@@ -60,7 +60,6 @@ def main(
             epochs=labels,
             validation=images.validation,
             patience=10,
-            lr=3e-4,
             seed=seed,
             **going_on(Path(runs) / name, settings),
         )

@@ -82,12 +82,15 @@ def going_on(folder: Path, settings: dict[str, Any]) -> dict[str, Path]:
 
 
 def recorded(out: str | Path, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run with these settings has written."""
+    """What an earlier run with these settings has written, which is said."""
     path = Path(out) / f"{name}.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text())
-    return found if found["settings"] == json.loads(json.dumps(settings)) else None
+    if found["settings"] != json.loads(json.dumps(settings)):
+        return None
+    print(f"{path} is of these settings already: remove it, or say --out with another folder, to make it again")
+    return found
 
 
 def table(folder: str | Path = RESULTS) -> str:

@@ -86,7 +86,9 @@ def main(
         **going_on(folder, {key: value for key, value in settings.items() if key not in ("stages", "particles")}),
     )
     pa.save(vae, folder / "model.safetensors")
-    pace = np.median(np.diff(history["seconds"]))  # of a pass: no compilation, no scoring, no time at which the machine stood still
+    if len(history.rows) > ends[-1]:
+        raise ValueError(f"{folder} has gone through {len(history.rows):,} passes already: more stages, or --runs with another folder")
+    pace = np.median(np.diff(history["seconds"], prepend=0))  # not what some took longer: to compile, to score, to wait for others
     row = {
         **scored(vae, images.test, particles),
         "active units": int(pa.active_units(vae, images.test.x).active.sum()),

@@ -3,7 +3,8 @@
 PYROAE_DATA=... uv run python examples/reproduce/priors.py --prior VampPrior          # one prior; Normal, GaussianMixture, VampPrior
 
 The papers train for 2,000 passes with a warm-up of 100. Here all priors have one stated budget, with a twentieth of it as warm-up:
-what should come again is the order and the size of the gain.
+what should come again is the order and the size of the gain. Unlike theirs, pseudo-inputs start on data here, and the optimizer is
+Adam. The mixture's means start as draws from N(0, 1).
 """
 
 import functools

@@ -147,3 +147,11 @@ def test_bad_layers_are_named(grey):
         SigmoidContractive(ae.encoder)
     with pytest.raises(ValueError, match="the layer has 64 units but the code has 32"):
         pa.Penalised(SigmoidContractive(ae.decoder[-1])).loss(ae.model, ae.guide, grey.test.x[:5])
+
+
+def test_codes_of_one_number_each():
+    q = dist.Normal(torch.randn(6), 1.0)
+    z, x = q.rsample(), torch.zeros(6, 1)
+    assert torch.allclose(L1(2.0)(x, z, q), 2 * z.abs().mean())
+    assert torch.allclose(pa.penalties.L2(2.0)(x, z, q), 2 * z.square().mean())
+    assert MMD(1.0)(x, z, q, dist.Normal(0.0, 1.0).expand([6])).isfinite()

@@ -201,3 +201,46 @@ def test_a_bounds_terms_are_the_elbos_at_its_draws(digits):
         terms, whole = objective.terms(ae.model, ae.guide, x), pa.elbo_terms(ae, x, particles=50)
         assert terms["loss"] < terms["kl"] - terms["reconstruction"] - 0.01
         assert terms["reconstruction"].item() == pytest.approx(whole.reconstruction.mean().item(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: pa.objectives.IWAE(5),
+        lambda: FreeBits(),
+        lambda: pa.objectives.CIWAE(3),
+        lambda: pa.Penalised(pa.penalties.L2(), Capacity()),
+    ],
+)
+def test_bounds_without_a_kl_to_weigh_are_refused(inner):
+    with pytest.raises(ValueError, match="expected an ELBO with a KL to weigh"):
+        Tempered(2.0, inner())
+
+
+def test_priors_on_weights_are_not_tempered():
+    ae, x = small_vae(posterior=pa.posteriors.Delta(), prior=pa.priors.Normal(4)), torch.rand(10, 64).round()
+    both, prior = pa.with_weight_prior(ae, dist.Normal(0.0, 0.1), rows=20), dist.Normal(0.0, 0.1)
+    weights = [p for name, p in ae.named_parameters() if name.endswith("weight")]
+    expected = -0.5 * sum(prior.log_prob(w).sum() for w in weights).item()
+    for beta in (0.0, 1.0, 4.0):
+        added = Tempered(beta).loss(*both, x) - Tempered(beta).loss(ae.model, ae.guide, x)
+        assert added == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_plates_inside_the_data_with_one_particle_and_several(particles):
+    x = torch.randn(8, 3)
+
+    def program(observe):
+        def run(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 3, dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0) if observe else dist.Normal(0.5, 0.5))
+                if observe:
+                    pyro.sample("x", dist.Normal(0.0 * z, 1.0), obs=x.T)
+
+        return run
+
+    kl = 3 * kl_divergence(dist.Normal(0.5, 0.5), dist.Normal(0.0, 1.0)).item()
+    terms = FreeBits(0.0, particles, max_plate_nesting=2).terms(program(True), program(False), x)
+    assert terms["kl"].item() == pytest.approx(kl, rel=1e-5)
+    assert terms["reconstruction"].item() == pytest.approx(dist.Normal(0.0, 1.0).log_prob(x).sum().item() / 8, rel=1e-5)

@@ -183,6 +183,8 @@ class CIWAE(_Around):
     'CIWAE'
     """
 
+    tempers = False
+
     def __init__(self, particles: int = 50, beta: float = 0.05, elbo: ELBO | None = None):
         super().__init__(elbo)
         if not 0.0 <= beta <= 1.0:

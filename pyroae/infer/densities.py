@@ -31,6 +31,8 @@ class Divided:
         self.weights = {name: site for name, site in latent.items() if is_point(site) and not in_plate(site)}
         self.latent = {name: site for name, site in latent.items() if name not in self.weights}
         for name, site in (self.latent | self.observed).items():
+            if site["infer"].get("_enumerate_dim") is not None:
+                raise ValueError(f"site {name!r} is summed out, so reconstruction and KL are not apart; use pa.elbo_terms")
             if not in_plate(site):
                 raise ValueError(
                     f"site {name!r} is not inside a plate over the data (dim=-1), so it has no bound of each datum; use Trace_ELBO"
@@ -46,8 +48,9 @@ class Divided:
 
     def each(self, terms: Tensor) -> Tensor:
         """Terms of a site in its plates as ``(particles, data)``; plates in between are summed over."""
-        while terms.dim() > 2:
-            terms = terms.sum(1)
+        first = 1 if self.particles > 1 else 0  # Pyro has no plate for one particle
+        while terms.dim() > 1 + first:
+            terms = terms.sum(first)
         return terms.expand(self.particles, self.data)
 
     def over_data(self, terms: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ class Objective(Part, ELBO):
     True
     """
 
+    tempers = False  # whether it has a KL for ``Tempered`` to weigh
+
     def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:
         """The loss to differentiate."""
         raise NotImplementedError
@@ -137,6 +139,12 @@ class _Around(Objective):
             name = type(self).__name__
             raise ValueError(f"{name}: expected an ELBO with a differentiable_loss, such as Trace_ELBO, got {type(elbo).__name__}")
         self.elbo = elbo
+
+    @property
+    def tempers(self) -> bool:
+        """Whether the ELBO inside has a KL for ``Tempered`` to weigh."""
+        inner = self.__dict__["elbo"]
+        return not isinstance(inner, Objective) or inner.tempers
 
     def settle(self, latent):
         """Choose the ELBO, unless it was given."""

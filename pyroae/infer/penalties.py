@@ -37,6 +37,11 @@ def code(x: Tensor, q: Any) -> Tensor:
     return q.mean.flatten(-len(q.event_shape)).reshape(-1, len(x), q.event_shape.numel())[0]
 
 
+def entries(z: Tensor, q: Any) -> Tensor:
+    """The numbers of each code along the last dimension, ``(..., size)``; a code of one number has one too."""
+    return z.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
+
+
 class L2(Penalty):
     """Squared length of the code: weight * sum_j z_j^2.
 
@@ -53,7 +58,7 @@ class L2(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q):
-        return self.weight * z.square().flatten(-len(q.event_shape)).sum(-1).mean()
+        return self.weight * entries(z, q).square().sum(-1).mean()
 
 
 class L1(Penalty):
@@ -72,7 +77,7 @@ class L1(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q):
-        return self.weight * z.abs().flatten(-len(q.event_shape)).sum(-1).mean()
+        return self.weight * entries(z, q).abs().sum(-1).mean()
 
 
 class KLSparsity(Penalty):
@@ -263,7 +268,7 @@ class MMD(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q, p):
-        codes = z.flatten(-len(q.event_shape)).flatten(0, -2)
+        codes = entries(z, q).flatten(0, -2)
         draws = _drawn(p).expand_as(z).reshape(codes.shape)
         if len(codes) < 2:
             return 0.0 * codes.sum()

@@ -31,6 +31,8 @@ class Tempered(_Around):
 
     def __init__(self, beta: float | Schedule | Callable[[int], float] = 4.0, elbo: ELBO | None = None):
         super().__init__(elbo)
+        if not self.tempers:
+            raise ValueError(f"Tempered: expected an ELBO with a KL to weigh, such as Trace_ELBO(), got {elbo}")
         self._beta = Scheduled("Tempered: expected beta", beta)
 
     @property
@@ -48,14 +50,17 @@ class Tempered(_Around):
 
 
 class _ScaleLatents(Messenger):
-    """Multiplies the scale of latent sites. Model and guide both: Trace_ELBO reads the two, TraceMeanField_ELBO the guide's alone."""
+    """Multiplies the scale of latent sites, but for weights with a prior: there is no code in them.
+
+    Model and guide both: Trace_ELBO reads the two, TraceMeanField_ELBO the guide's alone.
+    """
 
     def __init__(self, beta: Tensor):
         super().__init__()
         self.beta = beta
 
     def _pyro_sample(self, msg: dict[str, Any]):
-        if not msg["is_observed"] and not site_is_subsample(msg):
+        if not msg["is_observed"] and not site_is_subsample(msg) and not msg["infer"].get("is_weight"):
             msg["scale"] = msg["scale"] * self.beta
 
 

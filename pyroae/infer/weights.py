@@ -60,6 +60,9 @@ def with_weight_prior(
     return made
 
 
+_INFER: Any = {"is_weight": True}  # no code, so that Tempered leaves it alone
+
+
 class _Weighed(nn.Module):
     """A program that samples the weights of both, once for a data set, before it runs."""
 
@@ -80,7 +83,7 @@ class _Weighed(nn.Module):
     def _draw(self, x: Tensor):
         with poutine.scale(scale=len(x) / self.rows):
             for name, weight in self.weights().items():
-                pyro.sample(name, self._weight(weight))
+                pyro.sample(name, self._weight(weight), infer=_INFER)
 
     def _weight(self, weight: Tensor) -> dist.Distribution:
         raise NotImplementedError

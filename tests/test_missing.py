@@ -96,3 +96,25 @@ def test_data_with_holes_are_loaded_when_said_so():
 def test_wrapping_what_has_no_single_entries_is_refused():
     with pytest.raises(ValueError, match="wrap its columns"):
         pa.likelihoods.Missing(pa.likelihoods.Product({"a": pa.likelihoods.Normal(1)}))
+
+
+def test_pseudo_inputs_start_on_data_with_holes():
+    x = torch.rand(50, 6).round()
+    x[::2, 1], x[:, 4] = torch.nan, torch.nan
+    vae = pa.recipes.vae(pa.data.load(torch.rand(20, 6).round()), code=2, hidden=8).replace(
+        likelihood=pa.likelihoods.Missing(pa.likelihoods.Bernoulli(6)), prior=pa.priors.VampPrior(2, components=9)
+    )
+    vae.prior.start_from(x)
+    inputs = vae.prior.raw.sigmoid()
+    assert vae.likelihood.bounded and inputs.isfinite().all() and torch.allclose(inputs[:, 4], torch.tensor(0.01))
+    whole = ((inputs[:, 0] - 0.01).abs() < 1e-5) | ((inputs[:, 0] - 0.99).abs() < 1e-5)
+    assert whole.all()
+
+
+def test_a_column_that_asks_for_the_mask_has_it_shown():
+    table = pa.likelihoods.Product(
+        {"a": pa.likelihoods.Missing(pa.likelihoods.Normal(2, scale=1.0), mask=True), "b": pa.likelihoods.Bernoulli(1)}
+    )
+    vae = pa.Autoencoder(pa.priors.Normal(2), table, pa.posteriors.Normal(), pa.nets.MLP(5), pa.nets.MLP(5))
+    zero, hole = torch.zeros(1, 3), torch.tensor([[torch.nan, 0.0, 0.0]])
+    assert vae.encoder[0].in_features == 6 and not torch.equal(vae.encode(zero).mean, vae.encode(hole).mean)

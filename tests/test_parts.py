@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from pyro import distributions as dist
+from torch import nn
 from torch.distributions import constraints
 
 import pyroae as pa
@@ -61,8 +62,8 @@ LIKELIHOODS = {
         6,
         lambda h, x: zero_inflated(h[..., 3:].sigmoid(), scipy.stats.geom(1 - h[..., :3].sigmoid(), -1), x),
     ),
-    "Categorical": (lambda: pa.likelihoods.Categorical(3, categories=4), 12, lambda h, x: picked(h.reshape(-1, 3, 4), x.long())),
-    "GreyLevels": (lambda: pa.likelihoods.GreyLevels(3, levels=5), 15, lambda h, x: picked(h.reshape(-1, 3, 5), (4 * x).round().long())),
+    "Categorical": (lambda: pa.likelihoods.Categorical(3, categories=4), 12, lambda h, x: picked(h.reshape(-1, 4, 3).mT, x.long())),
+    "GreyLevels": (lambda: pa.likelihoods.GreyLevels(3, levels=5), 15, lambda h, x: picked(h.reshape(-1, 5, 3).mT, (4 * x).round().long())),
     "DiscretizedLogistic": (
         lambda: pa.likelihoods.DiscretizedLogistic(3, scale=0.3, levels=9),
         3,
@@ -474,6 +475,16 @@ def test_networks_size_themselves_and_learn(name, likelihood, digits):
     assert ae.decode(torch.randn(2, 3, 4)).batch_shape == (2, 3)
     losses = pa.fit(ae, digits.train, epochs=4, batch_size=64, progress=False).loss
     assert losses[-1] < losses[0] and all(p.grad is not None for p in ae.parameters())
+
+
+def test_a_convolutions_channels_are_the_choices_of_each_pixel():
+    likelihood = pa.likelihoods.Categorical(64, categories=5)
+    ae = pa.Autoencoder(pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.Deconv([16, 8], image=(1, 8, 8)))
+    last = [module for module in ae.decoder.modules() if isinstance(module, nn.ConvTranspose2d | nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0, 0.0]))
+    assert (ae.decode(torch.randn(2, 4)).sample() == 3).double().mean() > 0.99
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])

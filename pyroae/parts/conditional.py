@@ -85,8 +85,10 @@ class Conditional(nn.Module):
         constrain = transform_to(self.limits[name])
         if f"raw_{name}" in self._parameters:
             return constrain(self._parameters[f"raw_{name}"]).expand(self._shape(name))
-        raw = next(numbers)
-        return constrain(raw.reshape(*raw.shape[:-1], *self._shape(name)))
+        raw, shape = next(numbers), self._shape(name)
+        if self._listed(name):  # numbers come channel by channel, as a convolution gives them
+            return constrain(raw.reshape(*raw.shape[:-1], shape[-1], *shape[:-1]).movedim(raw.dim() - 1, -1))
+        return constrain(raw.reshape(*raw.shape[:-1], *shape))
 
     def _place(self, name: str, value):
         """Decide where a parameter comes from: the network, a learned value or a fixed one."""
@@ -104,12 +106,16 @@ class Conditional(nn.Module):
         else:
             self.register_buffer(name, _fixed(value, shape, limit, f"{owner}: {name}"))
 
+    def _listed(self, name: str) -> bool:
+        """Whether a parameter is a list for each single entry, such as a Categorical's logits."""
+        return _depth(self.limits[name]) > 0 and _depth(self.family.support) == 0
+
     def _shape(self, name: str) -> torch.Size:
         """A parameter's shape for one event: the batch part of the event, then the event's length as often as its constraint asks."""
         deep, family_dim = _depth(self.limits[name]), _depth(self.family.support)
-        if deep > 0 and family_dim == 0 and self.length:
+        if self._listed(name) and self.length:
             return self.event_shape + torch.Size([self.length])
-        if deep > 0 and family_dim == 0:
+        if self._listed(name):
             raise ValueError(
                 f"{type(self).__name__}: the length of {self.family.__name__}'s {name!r} does not follow from an event's shape; "
                 "write a Conditional of its own for it"

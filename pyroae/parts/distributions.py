@@ -148,9 +148,11 @@ class RelaxedOneHotCategorical(dist.RelaxedOneHotCategorical):
         return z.clamp(min=torch.finfo(z.dtype).tiny)
 
     @property
-    def mean(self) -> Tensor:
-        """The probabilities: a point in the middle, not the mean itself."""
+    def middle(self) -> Tensor:
+        """The probabilities: what stands where a mean is asked for, which has no formula."""
         return self.probs
+
+    mean = middle
 
 
 class RelaxedBits(dist.RelaxedBernoulli):
@@ -164,9 +166,11 @@ class RelaxedBits(dist.RelaxedBernoulli):
         return z.clamp(torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps)
 
     @property
-    def mean(self) -> Tensor:
-        """The probabilities: a point in the middle, not the mean itself."""
+    def middle(self) -> Tensor:
+        """The probabilities: what stands where a mean is asked for, which has no formula."""
         return self.probs
+
+    mean = middle
 
 
 class Told(dist.OneHotCategorical):
@@ -310,8 +314,10 @@ class DiscretizedLogistic(TorchDistribution):
     def mean(self) -> Tensor:
         """The expected grey level: the sum over steps of the probability to lie above each."""
         step = 1 / (self.levels - 1)
-        edges = (torch.arange(self.levels - 1, dtype=self.loc.dtype, device=self.loc.device) + 0.5) * step
-        return step * torch.sigmoid((self.loc.unsqueeze(-1) - edges) / self.scale.unsqueeze(-1)).sum(-1)
+        above = torch.zeros_like(self.loc)
+        for level in range(self.levels - 1):  # one after another: all at once would be 255 times as large as x
+            above = above + torch.sigmoid((self.loc - (level + 0.5) * step) / self.scale)
+        return step * above
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""

@@ -340,6 +340,11 @@ class Missing(Likelihood):
         self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
         self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
 
+    @property
+    def bounded(self):
+        """As the likelihood of complete data."""
+        return self.of.bounded
+
     def sized(self, event_shape):
         """This likelihood for events of that shape."""
         return self if self.event_shape == event_shape else Missing(self.of.sized(event_shape), self.mask)
@@ -387,6 +392,7 @@ class Product(Likelihood):
                 raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
         self.columns = nn.ModuleDict(columns)
         self.has_holes = any(column.has_holes for column in columns.values())
+        self.mask = any(column.mask for column in columns.values())
         self.lengths = [column.event_shape[0] for column in columns.values()]
         self.widths = [column.size for column in columns.values()]
         self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)

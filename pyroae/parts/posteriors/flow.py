@@ -49,9 +49,11 @@ class TransformedPosterior(dist.TransformedDistribution):
     """A transformed distribution that names a middle where a mean is asked for."""
 
     @property
-    def mean(self) -> Tensor:
-        """The transformed mean of the base: a point in the middle, not the mean itself."""
+    def middle(self) -> Tensor:
+        """The transformed mean of the base: what stands where a mean is asked for, which has no formula."""
         point = self.base_dist.mean
         for step in self.transforms:
             point = step(point)
         return point
+
+    mean = middle

@@ -77,6 +77,7 @@ class VampPrior(Prior):
     def start_from(self, x: torch.Tensor):
         """Put the pseudo-inputs on ``components`` of the data, drawn at random."""
         rows = x[torch.randint(len(x), (self.components,), device=x.device)].to(self.raw)
+        rows = torch.where(rows.isnan(), x.nanmean(0).nan_to_num(), rows)  # what is missing
         self.raw.copy_(transform_to(self._squash).inv(rows * 0.98 + 0.01) if self._squash is constraints.unit_interval else rows)
 
     def forward(self) -> dist.Distribution:

@@ -8,8 +8,10 @@ import torch
 from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
 from scipy.stats import genpareto
+from torch import nn
 
 import pyroae as pa
+from pyroae.evaluation.particles import rows_at_once
 from pyroae.evaluation.weights import Weights, pareto_shape
 
 
@@ -220,3 +222,61 @@ def test_squared_error_is_of_the_entries_that_were_seen_and_of_means_that_exist(
     classes = small_vae(likelihood=pa.likelihoods.Categorical(6, categories=3))
     with pytest.raises(ValueError, match="no finite mean"):
         pa.reconstruction_error(classes, torch.randint(3, (30, 6)).float())
+
+
+def test_modules_that_a_function_only_reaches_are_judged_in_evaluation_mode():
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 6))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            flat = net(z.reshape(-1, 2)).reshape(*z.shape[:-1], 6)
+            pyro.sample("x", dist.Normal(flat, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    x, before = torch.randn(20, 6), net[1].running_mean.clone()
+    first, second = (pa.log_likelihood(model, x, guide, particles=500, seed=s) for s in (0, 1))
+    assert torch.equal(net[1].running_mean, before) and all(module.training for module in net)
+    assert abs(first.mean - second.mean) < 5 * (first.mc_se + second.mc_se)
+    z = torch.randn(20000, 2)
+    net.eval()
+    truth = dist.Normal(net(z), 1.0).to_event(1).log_prob(x[:, None]).logsumexp(1) - math.log(len(z))
+    assert (first.values - truth).abs().max() < 0.3
+
+
+def test_codes_and_data_of_one_number_each():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x, 0.2**0.5))
+
+    x = torch.randn(30)
+    assert torch.allclose(pa.codes(model, x, guide)[:, 0], 0.8 * x.double()) and pa.codes(model, x, guide).shape == (30, 1)
+    assert pa.active_units(model, x, guide).active.tolist() == [True]
+    assert torch.allclose(pa.reconstruction_error(model, x, guide), (0.2 * x).double().square())
+    assert pa.predictive_check(model, x, guide, draws=20).observed["mean"] == pytest.approx(x.mean().item(), abs=1e-6)
+
+
+def test_the_mean_code_of_a_flow_is_that_of_its_draws():
+    ae = small_vae(posterior=pa.posteriors.Flow(layers=3))
+    with torch.no_grad():
+        for p in ae.guide.parameters():
+            p.add_(0.5 * torch.randn_like(p))
+    x = torch.rand(3, 64).round()
+    q = ae.encode(x)
+    draws, middle = q.sample((4000,)), q.mean.detach()
+    near = (pa.codes(ae, x) - draws.mean(0)).abs() < 5 * draws.std(0) / 8
+    assert near.all() and ((middle - draws.mean(0)).abs() > 5 * draws.std(0) / 4000**0.5).any()
+
+
+def test_memory_counts_what_a_mixture_holds():
+    few, many = (small_vae(prior=pa.priors.VampPrior(4, components=k)) for k in (2, 500000))
+    args = (torch.rand(10, 64).round(),)
+    assert rows_at_once(few.model, few.guide, args) > 10 * rows_at_once(many.model, many.guide, args)

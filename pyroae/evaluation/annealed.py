@@ -28,6 +28,7 @@ class Annealed(Estimate):
 
     temperatures: int
     acceptance: Tensor  # (N,) share of HMC's proposals that were accepted
+    bound: str  # in expectation: "a lower" or "an upper", which has no errors: its chains begin at one draw
 
     @property
     def verdict(self) -> str:
@@ -117,7 +118,7 @@ def ais(
             _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()
             for _, part in _blocks(model, guide, args, chains, progress)
         ]
-    return _estimate(found, 1, temperatures, args)
+    return _estimate(found, "a lower", temperatures, args)
 
 
 def bdmc(
@@ -160,7 +161,7 @@ def bdmc(
             below.append(annealing.forward())
             above.append(annealing.backward(annealing.density.flat(codes)))
             made.append(part[0].cpu())
-    return Bracket(torch.cat(made), _estimate(below, 1, temperatures, args), _estimate(above, -1, temperatures, args))
+    return Bracket(torch.cat(made), _estimate(below, "a lower", temperatures, args), _estimate(above, "an upper", temperatures, args))
 
 
 def simulate(model: Program, args: Args) -> tuple[Args, dict[str, Tensor]]:
@@ -187,11 +188,13 @@ def _blocks(model: Program, guide: Program, args: Args, chains: int, progress: b
     return blocks(args, max(1, rows_at_once(model, guide, args) // (_GRAPH * chains)), progress)
 
 
-def _estimate(found: list[tuple[Weights, Tensor]], sign: int, temperatures: int, args: Args) -> Annealed:
+def _estimate(found: list[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
     weights = [w for w, _ in found]
     values, errors, ess, khat = (torch.cat([getattr(w, name)() for w in weights]).cpu() for name in Weights.COLUMNS)
     acceptance = torch.cat([share for _, share in found]).cpu()
-    return Annealed(sign * values, errors, ess, khat, weights[0].particles, args[0][0].numel(), temperatures, acceptance)
+    if bound == "an upper":  # their mean estimates 1 / p(x)
+        values, errors = -values, torch.full_like(errors, torch.nan)
+    return Annealed(values, errors, ess, khat, weights[0].particles, args[0][0].numel(), temperatures, acceptance, bound)
 
 
 class _Annealing:

@@ -51,11 +51,16 @@ class Check:
     __repr__ = __str__
 
 
+def _numbers(x: Tensor) -> Tensor:
+    """The numbers of each datum in one dimension, ``(draws, N, numbers)``."""
+    return x.reshape(*x.shape[:2], -1)
+
+
 STATISTICS: dict[str, Statistic] = {
-    "mean": lambda x: x.flatten(2).mean(-1),
-    "standard deviation": lambda x: x.flatten(2).std(-1, correction=0),
-    "smallest": lambda x: x.flatten(2).amin(-1),
-    "largest": lambda x: x.flatten(2).amax(-1),
+    "mean": lambda x: _numbers(x).mean(-1),
+    "standard deviation": lambda x: _numbers(x).std(-1, correction=0),
+    "smallest": lambda x: _numbers(x).amin(-1),
+    "largest": lambda x: _numbers(x).amax(-1),
 }
 
 

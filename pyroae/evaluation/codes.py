@@ -1,6 +1,7 @@
 """What a guide makes of data: the mean of its code, and what the model makes of that in turn."""
 
 import contextlib
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -20,7 +21,7 @@ def code_means(model: Program, guide: Program, args: Args) -> Tensor:
     rows = []
     for _, part in blocks(args, _BLOCK):
         means = _means(model, guide, part)
-        rows.append(torch.cat([mean.movedim(plates - 1, 0).flatten(1) for mean, plates in means.values()], 1))
+        rows.append(torch.cat([mean.movedim(plates - 1, 0).reshape(len(part[0]), -1) for mean, plates in means.values()], 1))
     return torch.cat(rows).double()
 
 
@@ -46,7 +47,7 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
     drawer, nesting = encoding.guide, encoding.nesting
     sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
     plates = {name: site["value"].dim() - len(site["fn"].event_shape) for name, site in sites.items()}
-    if len(sites) == 1:
+    if len(sites) == 1 and _has_mean(*(site["fn"] for site in sites.values())):
         ((name, site),) = sites.items()
         with contextlib.suppress(NotImplementedError, AttributeError):
             if site["fn"].mean.isfinite().all():
@@ -54,3 +55,10 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
     trace = poutine.trace(on_particles(drawer, _DRAWS, nesting)).get_trace(*args)
     shapes = {name: sites[name]["value"].shape for name in sites}
     return {name: (trace.nodes[name]["value"].mean(0).reshape(shapes[name]), plates[name]) for name in sites}
+
+
+def _has_mean(fn: Any) -> bool:
+    """Whether what a distribution calls its mean is that, and not a point in the middle."""
+    while not hasattr(fn, "middle") and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return not hasattr(fn, "middle")

@@ -69,7 +69,7 @@ class Density:
         """log p(x, u) and the guide's log q(u|x), each ``(particles, B)``, float64."""
         values, log_det = self.values(u)
         observed, prior = self._log_model(values, len(u))
-        base = prior if self.of_prior else self._log_guide(values | {FLAT: u}, len(u))
+        base = prior if self.of_prior else self._log_guide(values | {FLAT: self._in_plates(u)}, len(u))
         return observed + prior + log_det, base + log_det
 
     def log_joint(self, u: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Density:
     def log_guide(self, u: Tensor) -> Tensor:
         """The guide's log q(u|x), ``(particles, B)``, float64; the model is not run."""
         values, log_det = self.values(u)
-        return self._log_guide(values | {FLAT: u}, len(u)) + log_det
+        return self._log_guide(values | {FLAT: self._in_plates(u)}, len(u)) + log_det
 
     def log_prior(self, u: Tensor) -> Tensor:
         """log p(u), ``(particles, B)``, float64."""
@@ -103,6 +103,10 @@ class Density:
                     pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
 
         return guide
+
+    def _in_plates(self, u: Tensor) -> Tensor:
+        """u as a site of its own has it: left of the data one entry for every plate in between."""
+        return u.reshape(len(u), *[1] * (self.nesting - 1), self.n, self.size)
 
     def _log_det(self, name: str, real: Tensor, value: Tensor) -> Tensor:
         transform = self.transforms[name]

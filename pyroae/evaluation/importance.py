@@ -33,9 +33,11 @@ class Estimate:
     particles: int  # really used, for each datum
     dimensions: int  # numbers in one x
 
+    bound = "a lower"  # in expectation
+
     @property
     def mean(self) -> float:
-        """Mean log p(x), nats a datum. In expectation a lower bound, tighter the more particles."""
+        """Mean log p(x), nats a datum. In expectation a lower bound (``Annealed``: as it says), tighter the more particles."""
         return self.values.mean().item()
 
     @property
@@ -79,9 +81,9 @@ class Estimate:
         text = f"log p(x) = {self.mean:.2f} nats/datum, Monte-Carlo s.e. {self.mc_se:.2g}, sampling s.e. {self.data_se:.2g}"
         text += f", ESS {self.ess.mean().item():.0f} of {self.particles} (min {self.ess.min().item():.0f})"
         if self.khat.isnan().all():
-            return text + ", no k-hat below 25 particles; in expectation a lower bound"
+            return text + f", no k-hat below 25 particles; in expectation {self.bound} bound"
         text += f", k-hat {self.khat.median().item():.2f} (max {self.khat.max().item():.2f}, {self.unreliable:.1%} > .7)"
-        return text + "; in expectation a lower bound"
+        return text + f"; in expectation {self.bound} bound"
 
     __repr__ = __str__
 

@@ -11,6 +11,7 @@ import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,13 +19,14 @@ from ..infer import distributed, programs
 from ..infer.batches import Args, as_tensors, check_data
 from ..infer.programs import Program
 from ..infer.rows import Rows
+from ..inside import tensors
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
 PARTICLES = "_particles"
 _DATA = 64  # data whose posteriors are held at once
-_BUDGET = {"cuda": 2e9}  # bytes for a pass of particles
-_SMALL_BUDGET = 32e6  # the same on a CPU: what its caches like
+_BUDGET = 2e9  # bytes for a pass of particles
+_SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
 
 
 @dataclass
@@ -89,7 +91,7 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
     """
     x, *rest = (column[:] if isinstance(column, Rows) and not stream else column for column in as_tensors(data, model))
     draw = getattr(data, "draw", None) or (lambda x: x)
-    device = programs.device_of(model, guide)
+    device = programs.device_of(model, guide, otherwise=x.device)
     args = tuple(column.to(device) for column in (x.then(draw) if isinstance(x, Rows) else draw(x), *rest))
     check_data(model, tuple(column[:_DATA] if isinstance(x, Rows) else column for column in args))
     return args
@@ -120,19 +122,31 @@ def encodings(
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
-    rows = rows_at_once(model, guide, args)
+    rows = None
     for where, part in blocks(args, _DATA, progress, shared):
         found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
+        rows = rows or rows_at_once(model, guide, part, found.traces)
         at_once = max(1, rows // len(part[0]))
         found.rows, found.sizes = where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
         yield found
 
 
-def rows_at_once(model: Program, guide: Program, args: Args) -> int:
-    """How many particles, of all data together, fit into the budget of memory."""
-    x = args[0]
+def rows_at_once(model: Program, guide: Program, args: Args, seen: tuple[poutine.Trace, poutine.Trace] | None = None) -> int:
+    """How many particles, of all data together, fit into the budget of memory.
+
+    By the widest layer, and by the most numbers of a datum that a site's distribution holds. ``seen`` are traces on ``args``; by
+    default the programs are looked at with the first datum.
+    """
+    if seen is None:
+        args = tuple(column[:1] for column in args)
+        with programs.seeded(0, args[0].device):
+            seen = programs.traces(model, guide, *args)
+    x, n = args[0], len(args[0])
+    drawn = [site["fn"] for trace in seen for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
     widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
-    return max(1, int(_BUDGET.get(x.device.type, _SMALL_BUDGET) / (32 * max([1, x[0].numel(), *widths]))))
+    layers = _BUDGET if x.device.type == "cuda" else _SMALL_BUDGET
+    return max(1, int(min(layers / max([1, x[0].numel(), *widths]), _BUDGET / max([1, *held])) / 32))
 
 
 @dataclass(frozen=True)
@@ -141,12 +155,12 @@ class Shared:
 
     seed: int | None
 
-    def takes(self, start: int, size: int) -> bool:
+    def takes(self, start: int, size: int, device: torch.device) -> bool:
         """Whether a block is this process's; then its noise comes next."""
         if start // size % distributed.processes() != distributed.rank():
             return False
         if self.seed is not None:
-            torch.manual_seed(zlib.crc32(f"{self.seed} {start}".encode()))
+            programs.reseed(zlib.crc32(f"{self.seed} {start}".encode()), device)
         return True
 
 
@@ -155,7 +169,7 @@ def blocks(args: Args, size: int, progress: bool = False, shared: Shared | None 
     with tqdm(total=len(args[0]), disable=not (progress and distributed.leads()), unit="datum", desc="evaluation") as bar:
         for start in range(0, len(args[0]), size):
             stop = min(start + size, len(args[0]))
-            if shared is None or shared.takes(start, size):
+            if shared is None or shared.takes(start, size, args[0].device):
                 yield slice(start, stop), tuple(column[start:stop] for column in args)
             bar.update(stop - start)
 

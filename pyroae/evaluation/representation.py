@@ -131,7 +131,7 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
     model, guide = programs.pair(model, guide)
     with programs.looking(model, guide, seed=seed):
         args = as_data(x, model, guide)
-        return (reconstructed(model, guide, args) - args[0]).double().square().flatten(1).nanmean(1).cpu()
+        return (reconstructed(model, guide, args) - args[0]).double().square().reshape(len(args[0]), -1).nanmean(1).cpu()
 
 
 def denoising_gain(

@@ -86,10 +86,10 @@ def named_tensors(pair: list[nn.Module], trained: list[torch.Tensor]) -> dict[st
     return dict(found.values())
 
 
-def device_of(*programs: Program) -> torch.device:
-    """Where the programs' parameters are; the CPU for plain functions."""
+def device_of(*programs: Program, otherwise: torch.device | None = None) -> torch.device:
+    """Where the programs' parameters are; for plain functions ``otherwise``, by default the CPU."""
     tensors = itertools.chain.from_iterable(module.parameters() for module in modules(*programs))
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return next((tensor.device for tensor in tensors), otherwise or torch.device("cpu"))
 
 
 @contextlib.contextmanager
@@ -99,8 +99,8 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     others = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(_gpus(device)):
+        reseed(seed, device)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
@@ -108,6 +108,21 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(others[0])
             np.random.set_state(others[1])
+
+
+def reseed(seed: int, device: torch.device):
+    """Torch's random numbers from ``seed``, on the CPU and where programs on ``device`` draw; other devices go on."""
+    torch.default_generator.manual_seed(seed)
+    for gpu in _gpus(device):
+        with torch.cuda.device(gpu):
+            torch.cuda.manual_seed(seed)
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    """That GPU; where programs do not say, the one in use if there is one."""
+    if device.type == "cuda":
+        return [device]
+    return [torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_initialized() else []
 
 
 @contextlib.contextmanager
@@ -145,13 +160,31 @@ def set_random_state(state: dict[str, Any], device: torch.device):
 
 @contextlib.contextmanager
 def looking(*programs: Program, seed: int | None) -> Iterator[None]:
-    """Run programs in evaluation mode, without gradients, leaving modes, parameters, Pyro's store and the caller's seed as they were."""
-    modes = {module: module.training for program in modules(*programs) for module in program.modules()}
+    """Run programs in evaluation mode, without gradients, leaving modes, parameters, Pyro's store and the caller's seed as they were.
+
+    Modules that a function or method only reaches are put into evaluation mode when they are called.
+    """
+    modes: dict[nn.Module, bool] = {}
+
+    def judged(module: nn.Module, *_):
+        modes.setdefault(module, module.training)
+        module.training = False
+
+    found = modules(*programs)
+    for module in itertools.chain.from_iterable(program.modules() for program in found):
+        judged(module)
     store = pyro.get_param_store()
-    for program in modules(*programs):
-        program.eval()
     try:
-        with torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
+        with contextlib.ExitStack() as stack:
+            if len(found) < len(programs):
+                stack.enter_context(nn.modules.module.register_module_forward_pre_hook(judged))
+            for context in (
+                torch.no_grad(),
+                seeded(seed, device_of(*programs)),
+                pyro.validation_enabled(False),
+                store.scope(store.get_state()),
+            ):
+                stack.enter_context(context)
             yield
     finally:
         for module, mode in modes.items():

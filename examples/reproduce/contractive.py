@@ -3,8 +3,9 @@
 PYROAE_DATA=... uv run python examples/reproduce/contractive.py
 uv run python examples/reproduce/contractive.py --data digits --units 100 --epochs 100 --few 500    # some minutes
 
-Cross-entropy of grey levels. The classifier's error on validation data, after training on few rows, chooses the strength of each
-kind; what is recorded is of all training data, and of test data.
+Cross-entropy of grey levels, Adam at 1e-3; then all of it on labels, at 3e-3 falling to 0 along a cosine. The classifier's error on
+validation data, after training on few rows, chooses the strength of each kind; what is recorded is of all training data, and of test
+data. The paper's search is not known; its Jacobians are on another scale.
 """
 
 import functools
@@ -32,8 +33,8 @@ KNOBS = {  # of each kind, from weak to strong
 def main(
     data: str = "mnist",
     units: int = 1000,
-    epochs: int = 50,
-    labels: int = 40,
+    epochs: int = 20,
+    labels: int = 20,
     few: int = 10000,
     seed: int = 0,
     quick: bool = False,
@@ -46,7 +47,7 @@ def main(
         data: digits, mnist or fashion-mnist.
         units: sigmoid units of the code, each with a filter of its own, used by encoder and decoder.
         epochs: passes over the data.
-        labels: passes over the labelled data in fine-tuning, at the most: validation data stop it.
+        labels: passes over the labelled data in fine-tuning.
         few: training data by which the strength is chosen.
         seed: of initial weights, noise and order.
         quick: digits and a few passes, to see that it runs.
@@ -64,7 +65,7 @@ def main(
         start = time.perf_counter()
         tried = chosen(kind, images, few, units, epochs, labels, seed)
         knob = min(tried, key=tried.get) if tried else KNOBS[kind][0]
-        ae, classifier = learned(kind, knob, images.train, images.validation, units, epochs, labels, seed, folder)
+        ae, classifier = learned(kind, knob, images.train, units, epochs, labels, seed, folder)
         pa.save(ae, folder / "model.safetensors")
         found = pa.jacobian(ae, images.test.x[::100])
         row = error(classifier, images.test) | {"|J|_F": found.norms.mean().item()}
@@ -83,17 +84,13 @@ def main(
 
 
 def chosen(kind: str, images: pa.data.DataSet, few: int, units: int, epochs: int, labels: int, seed: int) -> dict[float, float]:
-    """The validation error of each strength, learned from few data, until it rises."""
-    tried: dict[float, float] = {}
-    for knob in KNOBS[kind] if len(KNOBS[kind]) > 1 else ():
-        tried[knob] = learned(kind, knob, images.train[:few], images.validation, units, epochs, labels, seed)[1].error(images.validation)
-        if tried[knob] > min(tried.values()):
-            break
-    return tried
+    """The validation error of each strength, learned from few data."""
+    knobs = KNOBS[kind] if len(KNOBS[kind]) > 1 else ()
+    return {knob: learned(kind, knob, images.train[:few], units, epochs, labels, seed)[1].error(images.validation) for knob in knobs}
 
 
 def learned(
-    kind: str, knob: float, train: Split, validation: Split, units: int, epochs: int, labels: int, seed: int, folder: Path | None = None
+    kind: str, knob: float, train: Split, units: int, epochs: int, labels: int, seed: int, folder: Path | None = None
 ) -> tuple[pa.Autoencoder, pa.Classifier]:
     """An autoencoder of a kind, trained, and the classifier that starts from it; with a folder, each goes on where it was stopped."""
     torch.manual_seed(seed)
@@ -110,7 +107,8 @@ def learned(
     asked = {"strength": knob, "rows": len(train), "units": units, "epochs": epochs, "labels": labels, "seed": seed}
     first, second = (going_on(folder / part, asked) for part in ("code", "classifier")) if folder else ({}, {})
     fit(train, epochs=epochs, seed=seed, **first)
-    return ae, pa.fine_tune(ae, train, epochs=labels, validation=validation, patience=5, seed=seed, **second)
+    fall = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=labels)
+    return ae, pa.fine_tune(ae, train, epochs=labels, batch_size=100, lr=3e-3, scheduler=fall, seed=seed, **second)
 
 
 def corruption(kind: str, knob: float) -> pa.corruption.Corruption | None:

@@ -22,15 +22,14 @@ def main(out: str = str(RESULTS)):
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
     records = {path.stem: json.loads(path.read_text()) for path in sorted(Path(out).glob("*.json"))}
-    watched = {name: row for name, row in records.items() if "-1-layer-static" in name}
-    for i, (name, row) in enumerate(watched.items()):
+    watched = [row for name, row in records.items() if "-1-layer-static" in name]
+    for i, row in enumerate(watched):
         rows, pace = row["curve"], row["seconds a pass"] / 60
         minutes, scores = [each["passes"] * pace for each in rows], [each["ours"] for each in rows]
-        ax.plot(minutes, scores, marker=".", linestyle=LINES[i % len(LINES)], label=name)
-        ax.annotate(f"{rows[-1]['passes']:,} passes", (minutes[-1], scores[-1]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        what = row["result"].partition(", 1 stochastic")[0].replace("IWAE, k = 1", "VAE")
+        ax.plot(minutes, scores, marker=".", linestyle=LINES[i % len(LINES)], label=f"{what}, {rows[-1]['passes']:,} passes")
     ax.set(xscale="log", xlabel="training time, minutes", ylabel="test log p(x), nats a digit", title="Static MNIST, 784-200-200-50")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g}"))
-    ax.margins(x=0.12)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
     figure.savefig(Path(out) / "curves.png", dpi=100)

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 import pyroae as pa
 from pyroae.part import describe, kind_of, members, rebuild
 from pyroae.parts import networks
+from pyroae.parts.distributions import NormalMixture
 
 # part -> (constructor, scipy's distribution of one entry where it has one)
 PRIORS = {
@@ -308,6 +309,23 @@ GREY = {
     "DiscretizedLogistic": pa.likelihoods.DiscretizedLogistic(1),
     "LogisticMixture": pa.likelihoods.LogisticMixture(1),
 }
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3)])
+def test_a_mixture_of_normals_by_products_is_the_mixture(shape):
+    loc, scale, logits = torch.randn(7, *shape), (torch.randn(7, *shape) - 2).exp(), torch.randn(7)
+    make = [torch.distributions.MixtureSameFamily, NormalMixture]
+    exact, fast = (
+        cls(dist.Categorical(logits=t(logits)), dist.Normal(t(loc), t(scale)).to_event(len(shape)))
+        for cls, t in zip(make, (torch.Tensor.double, lambda p: p))
+    )
+    z = fast.expand([3]).sample((5,))
+    assert z.shape == (5, 3, *shape) and fast.expand([2, 3]).log_prob(z[0]).shape == (2, 3)
+    for q in (fast, fast.expand([3]), fast.expand([3]).expand([5, 3])):
+        assert torch.allclose(q.log_prob(z).double(), exact.log_prob(z.double()), atol=1e-5)
+    point = z[0, 0].clone().requires_grad_()
+    slope = [torch.autograd.grad(q.log_prob(point.to(t)), point)[0] for q, t in ((exact, torch.float64), (fast, torch.float32))]
+    assert torch.allclose(*slope, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", GREY)

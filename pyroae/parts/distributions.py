@@ -194,6 +194,39 @@ class Told(dist.OneHotCategorical):
         return Told(self.guess.logits.expand(shape), self.told.expand(shape), validate_args=False)
 
 
+class NormalMixture(dist.MixtureSameFamily):
+    r"""A mixture of K diagonal Normals, whose densities at many points are two matrix products, in float64.
+
+    :math:`\log w_k - \frac12 \sum_j (z_j^2 - 2 z_j m_{kj} + m_{kj}^2) / s_{kj}^2 - \sum_j \log s_{kj} - \frac J2 \log 2\pi`, the sums
+    over j of what depends on z as products: no array of K times the numbers of all points.
+
+    >>> weights, normals = dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.tensor([[-1.0], [1.0]]), 1.0).to_event(1)
+    >>> NormalMixture(weights, normals).log_prob(torch.zeros(1)) == dist.Normal(0.0, 1.0).log_prob(torch.ones(()))
+    tensor(True)
+    """
+
+    own: "NormalMixture | None" = None  # before it was expanded
+
+    def expand(self, batch_shape, _instance=None):
+        """The same mixture for a larger batch, its components kept once."""
+        new = super().expand(batch_shape, _instance)
+        new.own = self.own or self
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of z, in z's own precision."""
+        if self._validate_args:
+            self._validate_sample(value)
+        own = self.own or self
+        normals = own.component_distribution.base_dist
+        loc, scale = (p.flatten(1).double() for p in (normals.loc, normals.scale))
+        z, precision = value.flatten(-len(self.event_shape)).double(), scale.square().reciprocal()
+        constant = (loc.square() * precision + 2 * scale.log() + log(2 * pi)).sum(1)
+        each = z @ (loc * precision).mT - 0.5 * (z.square() @ precision.mT + constant)
+        found = (each + own.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).to(value.dtype)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+
 class UniformSphere(TorchDistribution):
     """Uniform on the unit sphere in ``size`` dimensions, whose area is 2 pi^(size/2) / Gamma(size/2)."""
 

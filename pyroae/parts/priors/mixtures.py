@@ -7,6 +7,7 @@ from torch.distributions import constraints, transform_to
 
 from ...checks import whole_number
 from ..conditional import Shape, as_shape
+from ..distributions import NormalMixture
 from .base import Prior
 
 
@@ -32,8 +33,7 @@ class GaussianMixture(Prior):
             self.raw_scale = nn.Parameter(torch.zeros(components, *self.event_shape))
 
     def forward(self) -> dist.Distribution:
-        normals = dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), normals)
+        return _mixture(self.logits, dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape)))
 
 
 class VampPrior(Prior):
@@ -82,4 +82,9 @@ class VampPrior(Prior):
 
     def forward(self) -> dist.Distribution:
         posteriors = self._guide[0].conditional(transform_to(self._squash)(self.raw))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.raw.new_zeros(self.components)), posteriors)
+        return _mixture(self.raw.new_zeros(self.components), posteriors)
+
+
+def _mixture(logits: torch.Tensor, components: dist.Distribution) -> dist.Distribution:
+    normal = isinstance(components, torch.distributions.Independent) and isinstance(components.base_dist, dist.Normal)
+    return (NormalMixture if normal else dist.MixtureSameFamily)(dist.Categorical(logits=logits), components)

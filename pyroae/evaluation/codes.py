@@ -47,8 +47,8 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
     drawer, nesting = encoding.guide, encoding.nesting
     sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
     plates = {name: site["value"].dim() - len(site["fn"].event_shape) for name, site in sites.items()}
-    if len(sites) == 1 and _has_mean(*(site["fn"] for site in sites.values())):
-        ((name, site),) = sites.items()
+    name, site = next(iter(sites.items()))
+    if len(sites) == 1 and _has_mean(site["fn"]):
         with contextlib.suppress(NotImplementedError, AttributeError):
             if site["fn"].mean.isfinite().all():
                 return {name: (site["fn"].mean, plates[name])}

@@ -173,18 +173,10 @@ def looking(*programs: Program, seed: int | None) -> Iterator[None]:
     found = modules(*programs)
     for module in itertools.chain.from_iterable(program.modules() for program in found):
         judged(module)
-    store = pyro.get_param_store()
+    store, all_known = pyro.get_param_store(), len(found) == len(programs)
+    hook = contextlib.nullcontext() if all_known else nn.modules.module.register_module_forward_pre_hook(judged)
     try:
-        with contextlib.ExitStack() as stack:
-            if len(found) < len(programs):
-                stack.enter_context(nn.modules.module.register_module_forward_pre_hook(judged))
-            for context in (
-                torch.no_grad(),
-                seeded(seed, device_of(*programs)),
-                pyro.validation_enabled(False),
-                store.scope(store.get_state()),
-            ):
-                stack.enter_context(context)
+        with hook, torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
             yield
     finally:
         for module, mode in modes.items():

@@ -96,7 +96,8 @@ def fit(
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
         batch_size: data in a step (a DataLoader brings its own).
-        lr: learning rate; by default 1e-3, or the given optimizer's own.
+        lr: learning rate; by default 1e-3, or the given optimizer's own. Gradients are of the loss summed over the batch, as Pyro's
+            are: Adam's steps hardly depend on that, SGD's do.
         optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).
         scheduler: called with the optimizer; its ``step`` is called after every epoch.
         validation: data whose loss is computed after every epoch, in evaluation mode.

@@ -1,0 +1,92 @@
+"""Real numbers: a Normal of the best scale, mixtures of Normals, directions."""
+
+from collections.abc import Callable
+from math import lgamma, log, pi
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+
+class BestScaled(dist.Normal):
+    """Normals around ``loc``, all with the scale under which the values asked for are likeliest: their root mean squared error.
+
+    Args:
+        loc: the means.
+        scale: the scale of draws.
+        found: called with the scale that ``log_prob`` has found.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, found: Callable[[Tensor], None], validate_args: bool | None = None):
+        self.found = found
+        super().__init__(loc, scale, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same for a larger batch."""
+        return BestScaled(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.found, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Its gradient is that of the likelihood with the scale maximised out: at its best value the scale's own is 0."""
+        scale = (value - self.loc).detach().square().mean().sqrt()
+        self.found(scale)
+        return dist.Normal(self.loc, scale).log_prob(value)
+
+
+class NormalMixture(dist.MixtureSameFamily):
+    r"""A mixture of K diagonal Normals, whose densities at many points are two matrix products, in float64.
+
+    :math:`\log w_k - \frac12 \sum_j (z_j^2 - 2 z_j m_{kj} + m_{kj}^2) / s_{kj}^2 - \sum_j \log s_{kj} - \frac J2 \log 2\pi`, the sums
+    over j of what depends on z as products: no array of K times the numbers of all points.
+
+    >>> weights, normals = dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.tensor([[-1.0], [1.0]]), 1.0).to_event(1)
+    >>> NormalMixture(weights, normals).log_prob(torch.zeros(1)) == dist.Normal(0.0, 1.0).log_prob(torch.ones(()))
+    tensor(True)
+    """
+
+    own: "NormalMixture | None" = None  # before it was expanded
+
+    def expand(self, batch_shape, _instance=None):
+        """The same mixture for a larger batch, its components kept once."""
+        new = super().expand(batch_shape, _instance)
+        new.own = self.own or self
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of z, in z's own precision."""
+        if self._validate_args:
+            self._validate_sample(value)
+        own = self.own or self
+        normals = own.component_distribution.base_dist
+        loc, scale = (p.flatten(1).double() for p in (normals.loc, normals.scale))
+        z, precision = value.flatten(-len(self.event_shape)).double(), scale.square().reciprocal()
+        constant = (loc.square() * precision + 2 * scale.log() + log(2 * pi)).sum(1)
+        each = z @ (loc * precision).mT - 0.5 * (z.square() @ precision.mT + constant)
+        found = (each + own.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).to(value.dtype)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+
+class UniformSphere(TorchDistribution):
+    """Uniform on the unit sphere in ``size`` dimensions, whose area is 2 pi^(size/2) / Gamma(size/2)."""
+
+    arg_constraints = {}
+    support = dist.constraints.sphere
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None):
+        self.like = like  # (..., size): its shape, type and device
+        super().__init__(like.shape[:-1], like.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same distribution for a larger batch."""
+        return UniformSphere(self.like.expand(torch.Size(batch_shape) + self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the log of the sphere's area."""
+        half = self.event_shape[0] / 2
+        log_area = log(2) + half * log(pi) - lgamma(half)
+        return value.new_full(torch.broadcast_shapes(value.shape[:-1], self.batch_shape), -log_area)
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:
+        """Normalised Normal draws."""
+        z = torch.randn(self._extended_shape(sample_shape), dtype=self.like.dtype, device=self.like.device)
+        return z / z.norm(dim=-1, keepdim=True)

@@ -89,13 +89,14 @@ def main(
     if len(history.rows) > ends[-1]:
         raise ValueError(f"{folder} has gone through {len(history.rows):,} passes already: more stages, or --runs with another folder")
     pace = np.median(np.diff(history["seconds"], prepend=0))  # not what some took longer: to compile, to score, to wait for others
+    units = int(pa.active_units(vae, images.test.x).active.sum())
     row = {
         **scored(vae, images.test, particles),
-        "active units": int(pa.active_units(vae, images.test.x).active.sum()),
+        "active units": units,
         "passes": ends[-1],
         "seconds a pass": pace,
         "seconds": pace * ends[-1],
-        "note": "" if stages == 8 else f"{ends[-1]:,} of 3,280 passes",
+        "note": f"{ends[-1]:,} of 3,280 passes; {units} active units",
     }
     record(out, name, row | {"curve": json.loads(curve.read_text())}, settings)
 

@@ -20,6 +20,12 @@ _BURDA = {  # (stochastic layers, binarization): {objective and k: test log p(x)
 }
 _DREG = {("static", 5): None, ("static", 50): None, ("dynamic", 1): -86.08, ("dynamic", 5): -84.90, ("dynamic", 50): -84.32}
 _RIFAI = {"contractive": 1.14, "denoising-Gaussian": 1.18, "denoising-binary": 1.57, "weight-decay": 1.68, "plain": 1.78}
+_NOROUZI = {  # (prior, data binarized whenever used): test log p(x)
+    ("Normal", "mnist"): -84.45,
+    ("VampPrior", "mnist"): -82.43,
+    ("Normal", "fashion-mnist"): -228.70,
+    ("VampPrior", "fashion-mnist"): -227.35,
+}
 
 
 def _burda(layers: int, binarize: str, key: str, figure: float) -> tuple[str, Published]:
@@ -38,6 +44,10 @@ PUBLISHED: dict[str, Published] = {
     "priors-Normal": Published("Normal prior, gated 300-300, static MNIST", "Tomczak & Welling 2018: the worst of three"),
     "priors-GaussianMixture": Published("GaussianMixture of 500", "Tomczak & Welling 2018: in between"),
     "priors-VampPrior": Published("VampPrior of 500", "Tomczak & Welling 2018, table 1", -85.57),
+    **{
+        f"priors-{prior}-{data}": Published(f"{prior} prior, 300-300, dynamic {data}", "Norouzi et al. 2020", figure)
+        for (prior, data), figure in _NOROUZI.items()
+    },
     **{
         f"contractive-{kind}": Published(f"{kind.replace('-', ' ')}, 1,000 tied units, MNIST", "Rifai et al. 2011", figure, "% wrong")
         for kind, figure in _RIFAI.items()

@@ -128,7 +128,7 @@ def small_vae_of(seed, **parts):
     return small_vae(**parts)
 
 
-X = torch.rand(40, 64).round()
+X = torch.rand(40, 64, generator=torch.Generator().manual_seed(0)).round()
 
 
 def test_the_newest_two_are_kept_and_a_finished_run_can_go_further(tmp_path):
@@ -311,6 +311,18 @@ def test_a_rate_that_is_too_high_is_halved_where_that_is_asked_for(caplog):
     with caplog.at_level(logging.WARNING, "pyroae"):
         history = quiet(ae, X, lr=1e20, epochs=3, batch_size=10, seed=0, retries=150)
     assert history["lr"][-1] < 1e20 and all(p.isfinite().all() for p in ae.parameters()) and "half the learning rate" in caplog.text
+
+
+def test_a_last_step_that_makes_a_weight_infinite_is_gone_back_from_too():
+    whole = {"optimizer": torch.optim.SGD, "lr": 1e38, "epochs": 1, "batch_size": len(X), "seed": 0}
+    for retries in (0, 150):
+        ae = small_vae()
+        if retries:
+            assert quiet(ae, X, retries=retries, **whole)["lr"][-1] < 1e38
+        else:
+            with pytest.raises(ValueError, match="at step 1 .* made a weight infinite.* again those of step 0"):
+                quiet(ae, X, **whole)
+        assert all(p.isfinite().all() for p in ae.parameters())
 
 
 @pytest.mark.parametrize("mode", ["eager", "traced"])

@@ -179,8 +179,10 @@ class Training:
             self.keep()
             if self.checkpoints and not self.checkpoints.paths():
                 self.checkpoints.write(self.kept)
-            while not self._finished():
+            while True:
                 try:
+                    if self._finished():
+                        return self.save()
                     self._epoch()
                 except Diverged as noticed:
                     self._go_back(str(noticed))
@@ -189,7 +191,6 @@ class Training:
                         self._stop()
                     self._write_kept()
                     raise
-            self.save()
 
     def _finished(self) -> bool:
         done = len(self.rows)

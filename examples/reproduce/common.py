@@ -47,6 +47,11 @@ def glorot(ae: pa.Autoencoder, x: Tensor) -> pa.Autoencoder:
     return ae
 
 
+def binarized(data: str) -> pa.data.DataSet:
+    """``static``, Larochelle's MNIST, or grey images of that name, binarized whenever used."""
+    return pa.data.load("binarized-mnist") if data == "static" else pa.data.load(data, binarize="dynamic")
+
+
 def scored(ae: pa.Autoencoder, x: Any, particles: int) -> dict[str, float]:
     """Test log p(x) in nats a datum, with both its errors and the share of data for which it is a loose bound."""
     found = pa.log_likelihood(ae, x, particles=particles, progress=True)

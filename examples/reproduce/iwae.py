@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, glorot, going_on, record, recorded, scored
+from common import RESULTS, binarized, glorot, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -54,7 +54,7 @@ def main(
     name = "-".join(map(str, [objective, f"k{k}", f"{layers}-layer", binarize, *([gradient] if gradient != "plain" else [])]))
     if recorded(out, name, settings):
         return
-    images = pa.data.load("digits", binarize=binarize) if quick else mnist(binarize)
+    images = pa.data.load("digits", binarize=binarize) if quick else binarized("static" if binarize == "static" else "mnist")
     torch.manual_seed(seed)
     vae = glorot(network(images, layers), images.train.draw(images.train.x))
     ends = [sum(3**i for i in range(n + 1)) for n in range(stages)]
@@ -99,11 +99,6 @@ def main(
         "note": f"{ends[-1]:,} of 3,280 passes; {units} active units",
     }
     record(out, name, row | {"curve": json.loads(curve.read_text())}, settings)
-
-
-def mnist(binarize: str) -> pa.data.DataSet:
-    """Larochelle's binarization, or grey MNIST binarized whenever used."""
-    return pa.data.load("binarized-mnist") if binarize == "static" else pa.data.load("mnist", binarize=binarize)
 
 
 def network(images: pa.data.DataSet, layers: int) -> pa.Autoencoder:

@@ -13,7 +13,7 @@ import functools
 from pathlib import Path
 
 import torch
-from common import RESULTS, going_on, record, recorded, scored
+from common import RESULTS, binarized, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -48,7 +48,7 @@ def main(
     name = f"priors-{prior}" + (f"-{data}" if data != "static" else "")
     if recorded(out, name, settings):
         return
-    images = pa.data.load("digits", binarize="static") if quick else loaded(data)
+    images = pa.data.load("digits", binarize="static") if quick else binarized(data)
     torch.manual_seed(seed)
     vae = pa.Autoencoder(
         prior=getattr(pa.priors, prior)(40, **({} if prior == "Normal" else {"components": components})),
@@ -76,11 +76,6 @@ def main(
         "note": f"{epochs} of 2,000 passes",
     }
     record(out, name, row, settings)
-
-
-def loaded(data: str) -> pa.data.DataSet:
-    """Larochelle's binarization, or grey images binarized whenever used."""
-    return pa.data.load("binarized-mnist") if data == "static" else pa.data.load(data, binarize="dynamic")
 
 
 if __name__ == "__main__":

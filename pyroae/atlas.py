@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import constraints
 
+from . import programs
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.particles import as_data
-from .infer import programs
 from .pictures import look
 from .plots.charts import principal
 
@@ -41,7 +41,7 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
     bounds = next((ends for name, ends in ranges.items() if ae.prior.support == getattr(constraints, name)), None)
     if bounds is None or ae.condition is not None:
         return None
-    with programs.looking(ae, seed=0):
+    with programs.eval_mode(ae, seed=0):
         codes = ae.centre(as_data(data.test, ae.model, ae.guide)[0][:_CODES]).flatten(1)
         middle, axes, names = _plane(codes)
         dots = (codes - middle) @ axes.T  # (N, 2)

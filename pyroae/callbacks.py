@@ -4,14 +4,13 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import pictures
+from . import pictures, programs
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.particles import as_data
 from .evaluation.representation import codes
 from .evaluation.terms import elbo_terms
-from .infer import programs
-from .infer.programs import Program
+from .programs import Program
 
 _UNITS = 32  # numbers of the code that get a histogram
 _ROWS = 500
@@ -51,7 +50,7 @@ class Terms:
     def __init__(self, model: Any, data: Any, guide: Program | None = None, every: int = 1):
         self.model, self.guide = programs.pair(model, guide)
         self.every = every
-        with programs.looking(self.model, self.guide, seed=0):
+        with programs.eval_mode(self.model, self.guide, seed=0):
             self.data = tuple(column[:_ROWS] for column in as_data(data, self.model, self.guide, stream=True))
 
     def __call__(self, row: dict[str, float]) -> None:

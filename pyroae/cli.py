@@ -87,9 +87,9 @@ def parts(argv: list[str]) -> Answer:
 
 def train(argv: list[str]) -> Answer:
     """Train a recipe with the parts, data and settings asked for; write and print what came out."""
-    from .infer.distributed import together
     from .options import parse_train
     from .runs import carry_out
+    from .training.distributed import together
 
     with together():
         return carry_out(*parse_train(argv))
@@ -97,9 +97,9 @@ def train(argv: list[str]) -> Answer:
 
 def evaluate(argv: list[str]) -> Answer:
     """Score a run's model on its test data."""
-    from .infer.distributed import together
     from .options import parse_call
     from .scoring import evaluate
+    from .training.distributed import together
 
     with together():
         return evaluate(**parse_call(evaluate, argv))
@@ -107,9 +107,9 @@ def evaluate(argv: list[str]) -> Answer:
 
 def compare(argv: list[str]) -> Answer:
     """Rank runs."""
-    from .infer.distributed import together
     from .options import parse_call
     from .scoring import compare
+    from .training.distributed import together
 
     with together():
         return compare(**parse_call(compare, argv))

@@ -16,9 +16,8 @@ from . import configs
 from .answer import Answer
 from .data import load
 from .data.named import NAMED
-from .infer.objectives import Objective
-from .infer.penalties import Penalty
-from .infer.training import fit
+from .objectives import Objective
+from .objectives.penalties import Penalty
 from .part import Part, did_you_mean, members
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
@@ -27,6 +26,7 @@ from .parts.networks import Network
 from .parts.posteriors import Posterior
 from .parts.priors import Prior
 from .recipes import RECIPES
+from .training.fit import fit
 
 SWAPPABLE = {
     "prior": Prior,

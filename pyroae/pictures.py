@@ -8,13 +8,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import plots, storage
+from . import plots, programs, storage
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.checking import predictive_check, sbc
 from .evaluation.decomposition import active_units
 from .evaluation.particles import as_data
-from .infer import programs
 
 _CODES = 5000  # data whose codes are drawn
 _LOOK = 100_000  # data that tell the range of x
@@ -77,7 +76,7 @@ def diagnostics(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
 def _drawn(ae: Autoencoder, pictures: dict[str, Callable]) -> Iterator[tuple[str, Figure]]:
     for name, picture in pictures.items():
         try:
-            with programs.looking(ae, seed=0):
+            with programs.eval_mode(ae, seed=0):
                 figure = plots.figure(picture)
         except (ValueError, NotImplementedError):  # this model has no such picture
             continue

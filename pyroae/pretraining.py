@@ -11,16 +11,16 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from . import programs
 from .autoencoder import Autoencoder
-from .infer import programs
-from .infer.batches import Batches, as_tensors, resolve_device
-from .infer.objectives import Penalised
-from .infer.training import History, fit
+from .objectives import Penalised
 from .parts import networks
 from .parts.corruption import Corruption
 from .parts.likelihoods import Normal
 from .parts.posteriors import Delta
 from .parts.priors import Flat
+from .training.batches import Batches, as_tensors, resolve_device
+from .training.fit import History, fit
 
 _ROWS = 1024  # encoded at once
 _serial = itertools.count()  # every Classifier has a name of its own in Pyro's parameter store
@@ -152,7 +152,7 @@ class Classifier(PyroModule):
     def error(self, data: Any) -> float:
         """Share of the data, a split with labels or a tuple ``(x, y)``, whose likeliest class is not theirs."""
         wrong, rows, batches = 0, 0, Batches(data, _ROWS, self.head.weight.device, shuffle=False, model=self)
-        with programs.looking(self, seed=None):
+        with programs.eval_mode(self, seed=None):
             for x, y in batches:
                 wrong += (self.conditional(x).logits.argmax(-1) != y).sum().item()
                 rows += len(x)

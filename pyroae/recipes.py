@@ -2,8 +2,8 @@
 
 from .autoencoder import Autoencoder
 from .data import DataSet, Split
-from .infer.objectives import Penalised
-from .infer.penalties import Contractive, KLSparsity
+from .objectives import Penalised
+from .objectives.penalties import Contractive, KLSparsity
 from .parts.conditions import Labels
 from .parts.corruption import Masking
 from .parts.likelihoods import BY_DOMAIN, Bernoulli, Likelihood, Normal

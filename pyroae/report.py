@@ -17,21 +17,20 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from . import pictures, plots, storage
+from . import pictures, plots, programs, storage
 from .answer import Answer
 from .atlas import atlas
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
-from .infer import programs
-from .infer.programs import Program
-from .infer.training import History
 from .options import ROLES
 from .part import describe
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
+from .programs import Program
 from .scoring import opened_run
+from .training.fit import History
 
 _CAPTIONS = {
     "training": "Epoch by epoch. The two sides of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
@@ -105,7 +104,7 @@ def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
 
 def _programs(ae: Autoencoder, data: DataSet) -> list[dict[str, Any]]:
     """Model and guide: their sites in words, and drawn where Graphviz is there."""
-    with programs.looking(ae, seed=0):
+    with programs.eval_mode(ae, seed=0):
         args = tuple(each[:2] for each in as_data(data.test, ae.model, ae.guide))
         traces = dict(zip(("model", "guide"), programs.traces(ae.model, ae.guide, *args)))
         sites = {name: programs.sites(trace, observed=False) | programs.sites(trace, observed=True) for name, trace in traces.items()}

@@ -16,13 +16,13 @@ from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
-from .infer import distributed
-from .infer.checkpoints import Checkpoints
-from .infer.training import History, check_arguments, fit
 from .options import SWAPPABLE, arguments_of
 from .pretraining import pretrain
 from .recipes import conditional, vae
 from .scoring import results_of, score, write_rows
+from .training import distributed
+from .training.checkpoints import Checkpoints
+from .training.fit import History, check_arguments, fit
 
 _LOOK = 100_000  # rows that a prior may take its first guess from
 _STEPS = 4000  # what a small data set needs

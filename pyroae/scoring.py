@@ -21,9 +21,9 @@ from .evaluation.importance import Estimate, log_likelihood
 from .evaluation.particles import Proposal
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
-from .infer import distributed
 from .options import arguments_of
 from .parts.posteriors import Delta
+from .training import distributed
 
 _AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
 ProposalName = Literal["guide", "prior", "Laplace", "Optimised"]

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from .atomic import atomic
 from .autoencoder import Autoencoder
-from .infer import objectives, penalties  # noqa: F401 (a file may name any part, so all must be defined)
-from .infer.programs import seeded
+from .objectives import penalties  # noqa: F401 (a file may name any part, so all must be defined)
 from .part import describe, did_you_mean, rebuild
+from .programs import seeded
 
 _FORMAT = "pyroae-1"
 _TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # building may take 16 times the file's numbers and a million; a tensor counts a thousand

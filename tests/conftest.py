@@ -46,7 +46,7 @@ def processes():
     """New processes that have imported everything already: that takes seconds, for each; no thread of the tests' own is lost in them."""
     context = multiprocessing.get_context("forkserver")
     others = ["ipykernel.kernelapp", "matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection", "torch._dynamo"]
-    ours = ["pyroae.evaluation.representation", "pyroae.infer.objectives", "pyroae.data.named", "pyroae.plots", "pyroae.recipes"]
+    ours = ["pyroae.evaluation.representation", "pyroae.objectives", "pyroae.data.named", "pyroae.plots", "pyroae.recipes"]
     context.set_forkserver_preload([*others, "torch.fx.experimental.proxy_tensor", *ours, "test_distributed", "test_faults"])
     return context
 

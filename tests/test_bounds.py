@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 import pyroae as pa
-from pyroae.infer import programs
+from pyroae import programs
 
 CIWAE, IWAE, PIWAE, Renyi, Tempered = (getattr(pa.objectives, name) for name in ("CIWAE", "IWAE", "PIWAE", "Renyi", "Tempered"))
 

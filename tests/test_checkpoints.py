@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyroae as pa
 from pyroae.cli import main
-from pyroae.infer import checkpoints, loop
-from pyroae.infer.checkpoints import Checkpoints
+from pyroae.training import checkpoints, loop
+from pyroae.training.checkpoints import Checkpoints
 
 quiet = functools.partial(pa.fit, progress=False)
 

@@ -268,7 +268,7 @@ def test_images_on_disk_train_by_workers_as_in_memory(binarize, tmp_path, tiny_m
 
 
 def test_what_is_on_disk_is_trained_on_and_scored_as_in_memory(tmp_path, tiny_memory, grey):
-    from pyroae.infer.batches import Batches
+    from pyroae.training.batches import Batches
 
     bits = grey.train.x.round()
     np.save(tmp_path / "x.npy", bits.numpy())

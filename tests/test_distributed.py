@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pyroae as pa
-from pyroae.infer import distributed as job
-from pyroae.infer import loop
-from pyroae.infer.batches import Batches, shared_out
-from pyroae.infer.checkpoints import Checkpoints
+from pyroae.training import distributed as job
+from pyroae.training import loop
+from pyroae.training.batches import Batches, shared_out
+from pyroae.training.checkpoints import Checkpoints
 
 OBJECTIVES = {
     "IWAE": lambda: pa.objectives.IWAE(5),

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import lr_scheduler
 
 import pyroae as pa
-from pyroae.infer.checkpoints import Checkpoints
+from pyroae.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are killed as Linux does it")
 

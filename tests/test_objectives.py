@@ -11,7 +11,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.nn import functional as F
 
 import pyroae as pa
-from pyroae.infer.programs import without_sync
+from pyroae.training.step.sync_free import without_sync
 
 
 def point(prior, likelihood, hidden=16, **parts):

@@ -7,7 +7,7 @@ import pytest
 import pyroae as pa
 
 FUNCTIONS = "recipes", "plots", "proposals", "data"  # modules whose functions are public too; the others' help their classes
-HOME = {"objectives": "pyroae.infer"}
+HOME = {"objectives": "pyroae.objectives"}
 HELPERS = "TransformedPosterior", "Scheduled"  # classes that no person makes
 
 

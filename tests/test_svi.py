@@ -25,8 +25,8 @@ from test_pairs import COUNTED, HIERARCHICAL, LIKELIHOODS, POSTERIORS, PRIORS, m
 from torch import nn
 
 import pyroae as pa
-from pyroae.infer import compiling
-from pyroae.infer.compiling import Traced
+from pyroae.training.step import tracing
+from pyroae.training.step.tracing import Traced
 
 STEPS = 4
 
@@ -267,7 +267,7 @@ def test_loaded_and_frozen_weights(digits):
 def test_too_many_kinds_of_call_go_on_eagerly(digits, said):
     svi = svi_of(small_vae(), TraceMeanField_ELBO(), "traced")
     losses = [svi.step(digits.test.x[:n]).item() for n in range(1, 15)]
-    assert len(losses) == 14 and len(level(svi)) <= compiling._KINDS + 1 and ["more than 8 kinds" in line for line in said()] == [True]
+    assert len(losses) == 14 and len(level(svi)) <= tracing._KINDS + 1 and ["more than 8 kinds" in line for line in said()] == [True]
 
 
 # --- programs of all sorts ---
@@ -422,13 +422,13 @@ def test_modules_that_are_only_called_are_seen_to_change_mode():
 
 
 def test_auto_climbs_when_the_calls_to_come_repay_it(monkeypatch):
-    monkeypatch.setattr(compiling, "_WORTH", {"traced": 0.0, "compiled": 1e9})
+    monkeypatch.setattr(tracing, "_WORTH", {"traced": 0.0, "compiled": 1e9})
     x = torch.ones(3)
     long, short = Traced(lambda x: [x.exp()], calls=1000), Traced(lambda x: [x.exp()], calls=5)
     for traced in (long, short):
         for _ in range(7):
             assert torch.equal(traced(x)[0], x.exp())
-    monkeypatch.setattr(compiling, "_WORTH", {"traced": 1e9, "compiled": 1e9})
+    monkeypatch.setattr(tracing, "_WORTH", {"traced": 1e9, "compiled": 1e9})
     never = Traced(lambda x: [x.exp()])
     for _ in range(20):
         never(x)

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyroae as pa
-from pyroae.infer.programs import without_sync
+from pyroae.training.step.sync_free import without_sync
 
 Capacity, FreeBits, Tempered = pa.objectives.Capacity, pa.objectives.FreeBits, pa.objectives.Tempered
 Linear, Cyclical = pa.schedules.Linear, pa.schedules.Cyclical

@@ -95,7 +95,7 @@ def test_the_last_short_batch_counts(digits):
 
 
 def test_batches_are_a_fresh_shuffle_of_all_rows():
-    from pyroae.infer.batches import Batches
+    from pyroae.training.batches import Batches
 
     batches = Batches(torch.arange(1000.0)[:, None], 7, torch.device("cpu"), shuffle=True)
     first, second = (torch.cat([x for (x,) in batches]) for _ in range(2))
@@ -194,7 +194,7 @@ def test_cuda_trains_and_scores_without_a_sync(digits):
     assert ae.device.type == "cuda" and history.loss[-1] < history.loss[0]
     assert pa.log_likelihood(ae, digits.test, particles=100).values.isfinite().all()
 
-    from pyroae.infer.svi import SVI
+    from pyroae.training.step.svi import SVI
 
     step = SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters(), fused=True), Trace_ELBO(), compile="eager").step
     x = digits.train.x[:128].cuda()

@@ -14,7 +14,7 @@ from reporting import bars, markdown, panels, surroundings, write
 from torch import Tensor, nn
 
 import pyroae as pa
-from pyroae.infer.precision import multiplying
+from pyroae.training.precision import multiplying
 
 WIDTHS = 784, 400, 40
 

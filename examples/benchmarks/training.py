@@ -93,7 +93,7 @@ def main(
         rivals: only these, by name; the first is what the others are compared with.
         out: where the tables are written, without the suffix.
     """
-    from pyroae.infer.batches import resolve_device
+    from pyroae.training.batches import resolve_device
 
     place, usual = resolve_device(device), Work(batch=batch_size, rows=rows, threads=threads, particles=particles)
     chosen = TABLES if "all" in tables else {name: TABLES[name] for name in tables}
@@ -176,8 +176,8 @@ def objective(particles):
 def pyroae_(compile, precision="highest"):
     def make(x, work):
         import pyroae as pa
-        from pyroae.infer.batches import Batches
-        from pyroae.infer.precision import multiplying
+        from pyroae.training.batches import Batches
+        from pyroae.training.precision import multiplying
 
         ae = autoencoder(x, work)
         adam = torch.optim.Adam(ae.parameters(), lr=1e-3, fused=True, capturable=x.is_cuda)
@@ -235,7 +235,7 @@ class ByHand(nn.Module):
 
 def by_hand(compiled, precision="highest"):
     def make(x, work):
-        from pyroae.infer.precision import multiplying
+        from pyroae.training.precision import multiplying
 
         module = ByHand(autoencoder(x, work), work.particles)
         adam = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)

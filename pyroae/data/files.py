@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..infer.rows import Rows, tensor_of
 from . import splits
+from .rows import Rows, tensor_of
 from .splits import DataSet, Domain, Split, parted
 
 _MEMORY = 1e9  # bytes as float32, above which data stay on disk

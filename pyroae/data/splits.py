@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..infer.rows import Rows
+from .rows import Rows
 
 Domain = Literal["binary", "unit", "real", "counts", "categories"]
 Binarize = Literal["threshold", "static", "dynamic"]

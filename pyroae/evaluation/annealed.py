@@ -8,10 +8,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import programs
-from ..infer.batches import Args
-from ..infer.programs import Program
+from ..programs import Program
+from ..training.batches import Args
 from .density import Density
 from .importance import Estimate, check_weighable
 from .particles import Proposal, as_data, blocks, on_particles, rows_at_once
@@ -112,7 +112,7 @@ def ais(
     """
     whole_number("ais", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         found = [
             _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()
@@ -152,7 +152,7 @@ def bdmc(
     """
     whole_number("bdmc", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         made, below, above = [], [], []
         for _, part in _blocks(model, guide, args, chains, progress):

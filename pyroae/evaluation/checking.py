@@ -8,9 +8,9 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import programs
-from ..infer.programs import Program
+from ..programs import Program
 from .annealed import simulate
 from .density import Density
 from .particles import as_data, blocks, passes, rows_at_once
@@ -94,7 +94,7 @@ def predictive_check(
     whole_number("predictive_check", draws=draws)
     model, guide = programs.pair(model, guide)
     statistics = statistics or STATISTICS
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         x = args[0]
         if x.isnan().any():
@@ -172,7 +172,7 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
     whole_number("sbc", draws=draws)
     model, guide = programs.pair(model, guide)
     ranks = []
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         for _, part in blocks(args, max(1, rows_at_once(model, guide, args) // draws)):
             made, codes = simulate(model, part)

@@ -7,9 +7,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..infer import programs
-from ..infer.batches import Args
-from ..infer.programs import Program
+from .. import programs
+from ..programs import Program
+from ..training.batches import Args
 from .particles import blocks, encoded, on_particles
 
 _BLOCK = 1024

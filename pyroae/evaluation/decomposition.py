@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..infer import programs
-from ..infer.programs import Program
+from .. import programs
+from ..programs import Program
 from .codes import code_means
 from .density import Density
 from .importance import Estimate, check_weighable, log_likelihood
@@ -143,7 +143,7 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
     20
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         check_weighable("aggregate", *programs.traces(model, guide, *(column[:1] for column in args)))
         densities = [(rows, Density(model, guide, part)) for rows, part in blocks(args, _BLOCK)]
@@ -206,7 +206,7 @@ def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold:
     torch.Size([2])
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         means = code_means(model, guide, as_data(x, model, guide))
     if len(means) < 2:
         raise ValueError("active_units: expected at least 2 data, got 1")

@@ -11,9 +11,9 @@ from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ..infer import programs
-from ..infer.batches import Args
-from ..infer.programs import Program
+from .. import programs
+from ..programs import Program
+from ..training.batches import Args
 from .particles import base_of, encoded, on_particles, per_datum, plates_of
 
 FLAT = "_flat"  # the auxiliary site of a guide that draws all latents at once, as real numbers

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import programs
-from ..infer.programs import Program
+from ..programs import Program
 from .importance import Estimate, check_weighable, log_likelihood
 from .particles import Proposal, as_data, passes
 
@@ -49,7 +49,7 @@ def to_arviz(
     whole_number("to_arviz", draws=draws, particles=particles)
     score = log_likelihood(model, x, guide, particles=particles, proposal=proposal, seed=seed)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         latents, copies = _resampled(model, guide, args, draws, particles, proposal)
     groups = {

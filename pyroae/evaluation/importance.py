@@ -9,12 +9,13 @@ from pyro import distributions as dist
 from pyro import poutine
 from torch import Tensor
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import distributed, programs
-from ..infer.compiling import Mode, Traced
-from ..infer.precision import Precision, check_precision, multiplying
-from ..infer.programs import Program
 from ..inside import mapped, tensors
+from ..programs import Program
+from ..training import distributed
+from ..training.precision import Precision, check_precision, multiplying
+from ..training.step.tracing import Mode, Traced
 from .density import check_proper
 from .particles import Encoded, Proposal, Shared, as_data, base_of, draw_again, encodings, one_pass
 from .weights import Weights
@@ -134,7 +135,7 @@ def log_likelihood(
     check_precision(precision)
     model, guide = programs.pair(model, guide)
     parameters = [w for module in programs.modules(model, guide) for w in module.parameters()]
-    with programs.looking(model, guide, seed=seed), multiplying(precision, parameters, particles):
+    with programs.eval_mode(model, guide, seed=seed), multiplying(precision, parameters, particles):
         args = as_data(x, model, guide, stream=True)
         columns = torch.zeros(len(Weights.COLUMNS), len(args[0]), dtype=torch.float64, device=args[0].device)
         log_weights = LogWeights(model, guide, compile if proposal is None else "eager")
@@ -154,7 +155,7 @@ class LogWeights:
 
     Args:
         model, guide: the programs.
-        mode: as in ``compiling.Traced``; a guide that differs from block to block by more than tensors must be ``"eager"``.
+        mode: as in ``tracing.Traced``; a guide that differs from block to block by more than tensors must be ``"eager"``.
     """
 
     def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):

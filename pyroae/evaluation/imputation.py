@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import programs
-from ..infer.programs import Program
+from ..programs import Program
 from .particles import as_data, passes
 
 
@@ -43,7 +43,7 @@ def impute(
     """
     whole_number("impute", draws=draws, particles=particles)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         x = args[0]
         best = torch.full((draws, len(x)), -torch.inf, dtype=torch.float64, device=x.device)

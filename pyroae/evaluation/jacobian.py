@@ -7,10 +7,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..infer import programs
-from ..infer.batches import Args
-from ..infer.penalties import code
-from ..infer.programs import Program
+from .. import programs
+from ..objectives.penalties import code
+from ..programs import Program
+from ..training.batches import Args
 from .particles import as_data
 
 _NUMBERS = 2**24  # of Jacobians held at once
@@ -59,7 +59,7 @@ def jacobian(model: Any, x: Any, guide: Program | None = None) -> Jacobian:
     torch.Size([360])
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=0):
+    with programs.eval_mode(model, guide, seed=0):
         args = as_data(x, model, guide)
         width = _code(guide, tuple(column[:1] for column in args))[1].numel()
         rows = max(1, _NUMBERS // (width * args[0][0].numel()))

@@ -15,11 +15,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..infer import distributed, programs
-from ..infer.batches import Args, as_tensors, check_data
-from ..infer.programs import Program
-from ..infer.rows import Rows
+from .. import programs
+from ..data.rows import Rows
 from ..inside import tensors
+from ..programs import Program
+from ..training import distributed
+from ..training.batches import Args, as_tensors, check_data
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ..checks import whole_number
-from ..infer.programs import Program
+from ..programs import Program
 from .density import Density, Prior
 
 _DRAWS = 256  # of the guide or the prior, to know where they are and how wide

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ..infer import programs
-from ..infer.programs import Program
+from .. import programs
+from ..programs import Program
 from .codes import code_means, reconstructed
 from .particles import as_data
 
@@ -36,7 +36,7 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
     torch.Size([20, 2])
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         return code_means(model, guide, as_data(x, model, guide)).cpu()
 
 
@@ -129,7 +129,7 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
     torch.Size([20])
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         return (reconstructed(model, guide, args) - args[0]).double().square().reshape(len(args[0]), -1).nanmean(1).cpu()
 
@@ -152,7 +152,7 @@ def denoising_gain(
     True
     """
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         clean, *rest = as_data(x, model, guide)
         noisy = corruption(clean)
         left = (reconstructed(model, guide, (noisy, *rest)) - clean).double().square().sum().item()

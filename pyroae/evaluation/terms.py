@@ -9,9 +9,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from .. import programs
 from ..checks import whole_number
-from ..infer import distributed, programs
-from ..infer.programs import Program
+from ..programs import Program
+from ..training import distributed
 from .particles import Pass, Proposal, Shared, as_data, passes
 
 
@@ -63,7 +64,7 @@ def elbo_terms(
     """
     whole_number("elbo_terms", particles=particles)
     model, guide = programs.pair(model, guide)
-    with programs.looking(model, guide, seed=seed):
+    with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide, stream=True)
         reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)

@@ -11,13 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from pyro import poutine
 from torch import Tensor
 
+from .. import programs
 from ..autoencoder import Autoencoder
 from ..evaluation.checking import Check, Ranks
 from ..evaluation.decomposition import Units
 from ..evaluation.importance import UNRELIABLE, Estimate
 from ..evaluation.representation import codes
-from ..infer import programs
-from ..infer.training import History
+from ..training.fit import History
 from .drawing import COLOURS, Undrawable, axes
 
 _STYLES = "-", "--", ":", "-."
@@ -145,7 +145,7 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
     if not ae.prior.proper:
         raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, there is nothing to compare with")
     y = None if y is None else y.to(ae.device)
-    with programs.looking(ae, seed=0):
+    with programs.eval_mode(ae, seed=0):
         runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
         drawn, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)
     ax = axes(ax)

@@ -7,13 +7,38 @@ import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .programs import sites
+from .pairs import Program
 
 
-class Divided:
+def traces(model: Program, guide: Program, *args) -> tuple[poutine.Trace, poutine.Trace]:
+    """One run of the guide and of the model on the guide's draws, as Pyro traces."""
+    guide_trace = poutine.trace(guide).get_trace(*args)
+    return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*args), guide_trace
+
+
+def recorded(program: Program, traces: list[poutine.Trace]) -> Program:
+    """The same program, a trace of whose every run is appended to ``traces``."""
+
+    def run(*args, **kwargs):
+        with poutine.trace() as tape:
+            result = program(*args, **kwargs)
+        traces.append(tape.trace)
+        return result
+
+    return run
+
+
+def sites(trace: poutine.Trace, observed: bool) -> dict[str, dict]:
+    """A trace's sample sites, the observed or the latent ones; plates are left out."""
+    drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return {name: site for name, site in drawn.items() if site["is_observed"] == observed}
+
+
+class TraceTerms:
     """Traces of one run of model and guide, divided into reconstruction, KL and priors of weights.
 
     Weights are latent sites outside the plate over the data that the guide sets to a point. Every other site must be in

@@ -9,11 +9,13 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import distributed, programs
-from .compiling import Mode, Traced
-from .objective import Objective
-from .programs import Program
+from ... import programs
+from ...objectives.base import Objective
+from ...programs import Program
+from .. import distributed
 from .recording import Recorder
+from .sync_free import without_sync
+from .tracing import Mode, Traced
 from .updates import Update
 
 
@@ -21,7 +23,7 @@ class SVI:
     """Takes optimisation steps for a (model, guide), as ``pyro.infer.SVI`` does, faster.
 
     Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine (see
-    ``compiling.Traced``). Once it is compiled for a CPU, torch's Adam or AdamW is a part of it. On CUDA the whole step, a
+    ``tracing.Traced``). Once it is compiled for a CPU, torch's Adam or AdamW is a part of it. On CUDA the whole step, a
     ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that branches on the
     values of tensors, runs eagerly, and the log says why, once.
 
@@ -57,7 +59,7 @@ class SVI:
     ):
         self.clip, self.accumulate = clip, accumulate
         self.model, self.guide, self.optimizer = model, guide, optimizer
-        self.elbo = programs.without_sync(elbo)
+        self.elbo = without_sync(elbo)
         self.differentiable = hasattr(elbo, "differentiable_loss")
         self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
         watched = [*programs.modules(model, guide), elbo]

@@ -6,8 +6,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from . import programs
-from .programs import Program
+from .. import programs
+from ..programs import Program
 
 
 class Diverged(Exception):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from . import distributed, programs
-from .rows import Rows
+from .. import programs
+from ..data.rows import Rows
+from . import distributed
 
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice; of large ones fewer
 _BLOCK_BYTES = 2**27

@@ -16,16 +16,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .. import programs
 from ..checks import whole_number
-from . import distributed, programs
+from ..objectives.base import Objective, check_elbo, default_elbo
+from ..programs import Program
+from . import distributed
 from .batches import Batches, resolve_device
 from .checkpoints import Checkpoints
-from .compiling import Mode
 from .loop import Training
-from .objective import Objective, check_elbo, default_elbo
 from .precision import Precision, check_precision
-from .programs import Program
-from .svi import SVI
+from .step.svi import SVI
+from .step.tracing import Mode
 
 
 @dataclass

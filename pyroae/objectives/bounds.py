@@ -8,9 +8,9 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ..checks import whole_number
-from .densities import Divided, check_reparameterised
-from .objective import Objective, _Around
-from .programs import sites
+from ..programs import sites
+from ..programs.terms import TraceTerms, check_reparameterised
+from .base import Objective, _Around
 
 
 class _Weighted(Objective):
@@ -27,29 +27,29 @@ class _Weighted(Objective):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
-        run = Divided(model_trace, guide_trace)
+        run = TraceTerms(model_trace, guide_trace)
         check_reparameterised(type(self).__name__, run.latent)
         bound = self._bound(run, lambda: self._again(model, guide_trace, args, kwargs))
         return -(run.scale * bound).sum() - run.log_weights_prior
 
-    def _bound(self, run: Divided, again: Callable[[], Divided]) -> Tensor:
+    def _bound(self, run: TraceTerms, again: Callable[[], TraceTerms]) -> Tensor:
         """The bound of each datum, ``(data,)``; ``again()`` runs the model once more, at the same draws as constants."""
         raise NotImplementedError
 
-    def _log_p(self, run: Divided) -> Tensor:
+    def _log_p(self, run: TraceTerms) -> Tensor:
         """log p(x, z), ``(groups, particles, data)``."""
         return run.log_prob(run.model, [*run.latent, *run.observed]).reshape(self.groups, self.particles, -1)
 
-    def _log_q(self, run: Divided) -> Tensor:
+    def _log_q(self, run: TraceTerms) -> Tensor:
         """log q(z|x), ``(groups, particles, data)``."""
         return run.log_prob(run.guide, run.latent).reshape(self.groups, self.particles, -1)
 
-    def _again(self, model, guide_trace, args, kwargs) -> Divided:
+    def _again(self, model, guide_trace, args, kwargs) -> TraceTerms:
         draws = guide_trace.copy()
         for site in sites(draws, observed=False).values():
             site["value"] = site["value"].detach()
         replayed = poutine.replay(self._vectorized_num_particles(model), trace=draws)
-        return Divided(poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace)
+        return TraceTerms(poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace)
 
 
 def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
@@ -91,7 +91,7 @@ class IWAE(_Weighted):
             log_w = log_w + self._score(run)
         return self._doubly(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
 
-    def _doubly(self, log_w: Tensor, run: Divided) -> Tensor:
+    def _doubly(self, log_w: Tensor, run: TraceTerms) -> Tensor:
         """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder."""
         value = log_mean(log_w).mean(0).detach()
         share = log_w.softmax(1).detach()
@@ -103,7 +103,7 @@ class IWAE(_Weighted):
         surrogate = (share * log_w).sum(1).mean(0)
         return value + surrogate - surrogate.detach()
 
-    def _score(self, run: Divided) -> Tensor:
+    def _score(self, run: TraceTerms) -> Tensor:
         """Zero, whose gradient is the score function's: log q's dependence on the encoder at a fixed z."""
         if len(run.latent) != 1:
             raise ValueError(

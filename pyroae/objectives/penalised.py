@@ -1,4 +1,4 @@
-"""Objectives of this project: Pyro ELBOs, usable wherever Pyro's own are."""
+"""An ELBO plus a penalty on the code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,10 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from .bounds import CIWAE, IWAE, PIWAE, Renyi
-from .densities import in_plate, is_point
-from .objective import Objective, _Around, default_elbo
+from ..programs import recorded, sites
+from ..programs.terms import in_plate, is_point
+from .base import _Around
 from .penalties import Penalty
-from .programs import recorded, sites
-from .tempering import Capacity, FreeBits, Tempered
-
-__all__ = ["CIWAE", "Capacity", "FreeBits", "IWAE", "Objective", "PIWAE", "Penalised", "Renyi", "Tempered", "default_elbo"]
 
 
 class Penalised(_Around):

@@ -10,10 +10,10 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
 from torch import Tensor
 
+from .. import programs
 from ..part import Part
-from . import programs
-from .densities import Divided, is_point, reparameterised
-from .programs import Program, recorded
+from ..programs import Program, recorded
+from ..programs.terms import TraceTerms, is_point, reparameterised
 from .schedules import Scheduled
 
 
@@ -91,7 +91,7 @@ class Objective(Part, ELBO):
         """
         models, guides = [], []
         totals = self._parts(recorded(model, models), recorded(guide, guides), args, kwargs)
-        runs = [Divided(*traces) for traces in zip(models, guides)]
+        runs = [TraceTerms(*traces) for traces in zip(models, guides)]
         totals |= {name: sum(getattr(run, name) for run in runs) / len(runs) for name in ("reconstruction", "kl")}
         return {name: (total / runs[0].scale.sum()).detach() for name, total in totals.items()}
 

@@ -9,10 +9,10 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from .. import programs
 from ..checks import whole_number
-from . import programs
-from .batches import check_data, takes_labels
-from .programs import Program
+from ..programs import Program
+from ..training.batches import check_data, takes_labels
 
 
 def with_weight_prior(

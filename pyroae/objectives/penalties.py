@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import whole_number
 from ..part import Part
-from .densities import factorises
+from ..programs.terms import factorises
 
 
 class Penalty(Part):

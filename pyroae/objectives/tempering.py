@@ -9,8 +9,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..checks import whole_number
-from .densities import Divided, check_reparameterised
-from .objective import Objective, _Around
+from ..programs.terms import TraceTerms, check_reparameterised
+from .base import Objective, _Around
 from .schedules import Schedule, Scheduled
 
 
@@ -76,7 +76,7 @@ class _Steered(Objective):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         (traces,) = self._get_traces(model, guide, args, kwargs)
-        run = Divided(*traces)
+        run = TraceTerms(*traces)
         check_reparameterised(type(self).__name__, run.latent)
         rows = run.scale.sum()
         return rows * self._cost(run.units() / rows) - run.reconstruction - run.log_weights_prior

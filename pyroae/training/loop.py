@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from . import distributed, programs
+from .. import programs
+from ..objectives.base import Objective
+from . import distributed
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, finite, first_bad_site
-from .objective import Objective
 from .precision import Precision, multiplying
-from .svi import SVI
+from .step.svi import SVI
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
 _TOGETHER = 50  # steps between two looks of several processes, which look, and go back, after the same step
@@ -156,7 +157,7 @@ class Training:
             if levels[what] is None or batches is None:
                 continue
             batch = batches.first()
-            with programs.looking(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():
+            with programs.eval_mode(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():
                 self.svi.climb(what, 0, *batch)
                 for rows, level in levels[what]:
                     self.svi.climb(what, level, *(column[torch.arange(rows) % len(column)] for column in batch))
@@ -253,7 +254,7 @@ class Training:
     def _validate(self) -> float:
         """The loss of held-out data, with the same noise after every epoch."""
         total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
-        with programs.looking(*self.pair, seed=distributed.rank()):
+        with programs.eval_mode(*self.pair, seed=distributed.rank()):
             for batch in self.held_out:
                 total += self.svi.evaluate_loss(*batch)
                 rows += len(batch[0])
@@ -264,7 +265,7 @@ class Training:
         return loss
 
     def _bad_held_out(self) -> str:
-        with programs.looking(*self.pair, seed=0):
+        with programs.eval_mode(*self.pair, seed=0):
             sites = (first_bad_site(self.svi.model, self.svi.guide, batch) for batch in self.held_out)
             site = distributed.of_any(next(filter(None, sites), None))
         return f": {site}" if site else ""

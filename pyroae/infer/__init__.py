@@ -1,1 +1,0 @@
-"""What learns any (model, guide) pair."""

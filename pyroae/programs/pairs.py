@@ -1,0 +1,99 @@
+"""A (model, guide) pair: its modules, parameters and device, and running it without changing it."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import nn
+
+from .randomness import seeded
+
+Program = Callable[..., Any]
+
+
+def pair(model: Any, guide: Program | None = None) -> tuple[Program, Program]:
+    """The (model, guide) of an Autoencoder, or the two as they are given.
+
+    Raises:
+        ValueError: a bare model without its guide.
+    """
+    both = hasattr(model, "model") and hasattr(model, "guide")
+    if guide is not None:
+        return model.model if both else model, guide
+    if both:
+        return model.model, model.guide
+    raise ValueError(f"expected an Autoencoder, or a Pyro model with guide=..., got {type(model).__name__} without a guide")
+
+
+def modules(*programs: Program) -> list[nn.Module]:
+    """Those of the programs that are modules (plain functions keep their parameters in Pyro's store)."""
+    return [program for program in programs if isinstance(program, nn.Module)]
+
+
+def parameters(pair: list[nn.Module], seen: tuple[poutine.Trace, poutine.Trace]) -> list[torch.Tensor]:
+    """Every tensor that training can change, each once: the modules' own, and those that the traces asked Pyro's store for."""
+    found = {id(p): p for module in pair for p in module.parameters() if p.requires_grad}
+    for site in [site for trace in seen for site in trace.nodes.values() if site["type"] == "param"]:
+        free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+        found[id(free)] = free
+    return list(found.values())
+
+
+def named_tensors(pair: list[nn.Module], trained: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of the modules, and what is trained from elsewhere, each once, by name."""
+    wanted, found = {id(tensor) for tensor in trained}, {}
+    named = [
+        (f"{i}.{name}" if i else name, p) for i, each in enumerate(pair) for name, p in (*each.named_parameters(), *each.named_buffers())
+    ]
+    named += [(name, p) for name, p in pyro.get_param_store().named_parameters() if id(p) in wanted]
+    for name, tensor in [*named, *((f"parameter {i}", p) for i, p in enumerate(trained))]:
+        found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
+
+
+def device_of(*programs: Program, otherwise: torch.device | None = None) -> torch.device:
+    """Where the programs' parameters are; for plain functions ``otherwise``, by default the CPU."""
+    tensors = itertools.chain.from_iterable(module.parameters() for module in modules(*programs))
+    return next((tensor.device for tensor in tensors), otherwise or torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def leaving_no_names(pair: list[nn.Module]) -> Iterator[None]:
+    """Afterwards Pyro's store has no more names of the modules' own parameters than before; they are in the modules."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        own = {id(p) for module in pair for p in module.parameters()}
+        for name in [name for name, p in store.named_parameters() if name not in before and id(p) in own]:
+            del store[name]
+
+
+@contextlib.contextmanager
+def eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
+    """Run programs in evaluation mode, without gradients, leaving modes, parameters, Pyro's store and the caller's seed as they were.
+
+    Modules that a function or method only reaches are put into evaluation mode when they are called.
+    """
+    modes: dict[nn.Module, bool] = {}
+
+    def judged(module: nn.Module, *_):
+        modes.setdefault(module, module.training)
+        module.training = False
+
+    found = modules(*programs)
+    for module in itertools.chain.from_iterable(program.modules() for program in found):
+        judged(module)
+    store, all_known = pyro.get_param_store(), len(found) == len(programs)
+    hook = contextlib.nullcontext() if all_known else nn.modules.module.register_module_forward_pre_hook(judged)
+    try:
+        with hook, torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

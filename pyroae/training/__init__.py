@@ -1,0 +1,1 @@
+"""Training a (model, guide): ``fit``, its loop, and the step."""

@@ -1,0 +1,1 @@
+"""One optimisation step: Pyro's SVI, traced and compiled."""

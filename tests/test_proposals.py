@@ -135,6 +135,12 @@ def test_bounds_from_both_sides_bracket_the_truth():
     assert few.gap > 0.1 and many.gap < 0.5 * few.gap
 
 
+def test_a_bracket_whose_ends_cross_says_so():
+    exact = linear_gaussian()
+    found = [pa.bdmc(exact.ae, exact.x[:5], chains=4, temperatures=4, seed=seed) for seed in range(8)]
+    assert all(("Monte-Carlo error" in str(each)) == (each.gap < 0) and "<=" not in str(each) for each in found)
+
+
 def test_backward_chains_alone_are_right_too():
     model, guide, x, marginal, _ = correlated(n=30)
     found = pa.bdmc(model, x, guide, chains=30, temperatures=60)

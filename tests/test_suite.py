@@ -5,9 +5,11 @@ import subprocess
 import sys
 import warnings
 
+import pyro
 import pytest
 import torch
 from conftest import linear_gaussian, small_vae
+from pyro import distributions as dist
 from sklearn.metrics import mutual_info_score
 from torch import nn
 
@@ -117,7 +119,9 @@ def test_mutual_information_and_marginal_kl_of_the_aggregate_posterior():
     many = [pa.aggregate(exact.ae, exact.x, seed=seed).mutual_information for seed in range(100)]
     assert sum(many) / 100 == pytest.approx((own - mixture).mean().item(), abs=0.08)
     apart = linear_gaussian(noise=0.01)
-    assert "limit for 40 data" in str(pa.aggregate(apart.ae, apart.x))
+    spread = torch.tensor([pa.aggregate(exact.ae, exact.x, seed=seed).mutual_information for seed in range(100, 160)]).std().item()
+    assert spread == pytest.approx(found.mutual_information_se, rel=0.4) and f"(s.e. {found.marginal_kl_se:.2g})" in str(found)
+    assert "limit for 40 examples" in str(pa.aggregate(apart.ae, apart.x))
 
 
 def test_active_units_are_those_that_depend_on_x():
@@ -130,6 +134,19 @@ def test_active_units_are_those_that_depend_on_x():
     with torch.no_grad():
         exact.ae.encoder.weight.zero_()
     assert "posterior collapse" in str(pa.active_units(exact.ae, exact.x))
+
+
+@pytest.mark.parametrize(
+    "posterior", [pa.posteriors.Flow(), pa.posteriors.Hierarchical(), pa.posteriors.TopDown()], ids=lambda p: type(p).__name__
+)
+def test_no_unit_is_active_where_the_encoder_says_nothing(posterior, digits):
+    prior = pa.priors.Normal(5) if isinstance(posterior, pa.posteriors.Flow) else pa.priors.Hierarchical(5, top=3)
+    ae = small_vae(prior=prior, posterior=posterior)
+    with torch.no_grad():
+        for p in ae.encoder.parameters():
+            p.zero_()
+    units = pa.active_units(ae, digits.test.x[:200])
+    assert not units.active.any() and "posterior collapse" in str(units)
 
 
 # --- comparison ---
@@ -154,11 +171,19 @@ def test_a_paired_comparison_is_the_mean_difference_and_its_error():
 # --- checks ---
 
 
-@pytest.mark.parametrize("widen, said", [(1.0, "is calibrated"), (0.6, "3 too narrow"), (1.6, "3 too wide")])
+@pytest.mark.parametrize("widen, said", [(1.0, "no sign of miscalibration"), (0.6, "3 too narrow"), (1.6, "3 too wide")])
 def test_simulation_based_calibration_of_the_guide(widen, said):
     exact = linear_gaussian(widen=widen)
     ranks = pa.sbc(exact.ae, exact.x.repeat(20, 1))
     assert said in str(ranks) and ranks.ranks.shape == (800, 3)
+
+
+def test_a_shifted_guide_is_called_shifted():
+    exact = linear_gaussian()
+    with torch.no_grad():
+        exact.ae.encoder.bias[0] += 0.9 / exact.precision[0].sqrt()
+    ranks = pa.sbc(exact.ae, exact.x.repeat(20, 1))
+    assert "1 of 3 latent dimensions (1 shifted)" in str(ranks) and ranks.shift[0] < -0.15
 
 
 def test_calibration_by_few_draws_has_fewer_bins():
@@ -185,6 +210,32 @@ def test_entries_are_calibrated_where_z_says_nothing_of_x():
     check = pa.predictive_check(exact.ae, x, draws=200)
     assert check.coverage(0.5) == pytest.approx(0.5, abs=0.05) and check.coverage(0.9) == pytest.approx(0.9, abs=0.03)
     assert "90% interval" in str(check) and check.pit.shape == x.shape
+
+
+@pytest.mark.parametrize("d, expected", [(1, 0.74), (3, 0.64)])
+def test_coverage_is_judged_by_what_the_model_itself_would_give(d, expected):
+    """x = z + noise in D dimensions sharing z in R: z has seen x, so even the true model covers more than the level says."""
+
+    def program(scale):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+                pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, d), scale).to_event(1), obs=x)
+
+        def guide(x):
+            precision = 1 + d / scale**2
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.sum(-1) / scale**2 / precision, precision**-0.5))
+
+        return model, guide
+
+    x = torch.randn(2000, 1) + torch.randn(2000, d)
+    model, guide = program(1.0)
+    right = pa.predictive_check(model, x, guide)
+    assert right.coverage(0.5) == pytest.approx(expected, abs=0.03) and abs(right.coverage_z(0.5)) < 3 and "too" not in str(right)
+    model, guide = program(0.6)
+    wrong = pa.predictive_check(model, x, guide)
+    assert wrong.coverage_z(0.5) < -3 and "too narrow" in str(wrong)
 
 
 # --- representation ---

@@ -13,7 +13,7 @@ from ..checks import whole_number
 from ..programs import Program
 from ..training.batches import Args
 from .density import Density
-from .importance import Estimate, check_weighable
+from .importance import Estimate, check_weighable, observed_entries
 from .particles import Proposal, as_data, blocks, on_particles, rows_at_once
 from .weights import Weights
 
@@ -61,10 +61,9 @@ class Bracket:
         return (self.upper.values - self.lower.values).std().item() / len(self.x) ** 0.5
 
     def __str__(self) -> str:
-        return (
-            f"{self.lower.mean:.2f} <= log p(x) <= {self.upper.mean:.2f} nats/datum on simulated data, "
-            f"gap {self.gap:.2g} (s.e. {self.gap_se:.2g})"
-        )
+        text = f"log p(x) from {self.lower.mean:.2f} below, {self.upper.mean:.2f} above, nats/example on simulated data"
+        text += f", gap {self.gap:.2g} (s.e. {self.gap_se:.2g})"
+        return text + ("; below 0 by Monte-Carlo error: more chains or examples would reduce it" if self.gap < 0 else "")
 
     __repr__ = __str__
 
@@ -194,7 +193,9 @@ def _estimate(found: list[tuple[Weights, Tensor]], bound: str, temperatures: int
     acceptance = torch.cat([share for _, share in found]).cpu()
     if bound == "an upper":  # their mean estimates 1 / p(x)
         values, errors = -values, torch.full_like(errors, torch.nan)
-    return Annealed(values, errors, ess, khat, weights[0].particles, args[0][0].numel(), temperatures, acceptance, bound)
+    return Annealed(
+        values, errors, ess, khat, weights[0].particles, observed_entries(args[0]).mean().item(), temperatures, acceptance, bound
+    )
 
 
 class _Annealing:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 from torch import Tensor
 
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
+from ..training.batches import Args
 from .annealed import simulate
 from .density import Density
 from .particles import as_data, blocks, passes, rows_at_once
@@ -18,15 +19,17 @@ from .particles import as_data, blocks, passes, rows_at_once
 Statistic = Callable[[Tensor], Tensor]  # (..., *event) -> (...)
 
 _BINS = 10
+_SURE = 3.0  # standard errors
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Check:
-    """Data beside replicates of them, and how often each entry lies where the model expects it."""
+    """Data beside replicates of them, and the share of entries inside their predictive intervals, beside that expected of the model."""
 
     observed: dict[str, float]  # each statistic's mean over the data
     replicated: dict[str, Tensor]  # (draws,) the same of each replicate
-    pit: Tensor  # (N, *event) share of an entry's replicates below it, ties split at random; uniform for a calibrated model
+    pit: Tensor  # (N, *event) share of an entry's replicates below it, ties split at random
+    reference: Tensor  # (N, *event) the same of data simulated from the model: what pit is distributed as where the model is right
 
     @property
     def p_values(self) -> dict[str, float]:
@@ -37,16 +40,38 @@ class Check:
         }
 
     def coverage(self, level: float) -> float:
-        """Share of all entries that lie in their central interval of that level; ``level`` itself for a calibrated model."""
-        return ((2 * self.pit - 1).abs() < level).double().mean().item()
+        """Share of all entries that lie in their central interval of that level; for the right model ``expected_coverage``."""
+        return self._covered(self.pit, level).mean().item()
+
+    def expected_coverage(self, level: float) -> float:
+        """The same share for data simulated from the model: above ``level``, since z has seen x."""
+        return self._covered(self.reference, level).mean().item()
+
+    def coverage_z(self, level: float) -> float:
+        """(coverage - expected coverage) / standard error of the difference, over the examples."""
+        ours, expected = self._covered(self.pit, level), self._covered(self.reference, level)
+        se = (ours.var() / len(ours) + expected.var() / len(expected)).sqrt()
+        return ((ours.mean() - expected.mean()) / se).nan_to_num().item()
+
+    @staticmethod
+    def _covered(pit: Tensor, level: float) -> Tensor:
+        """The share of each example's entries, ``(N,)``."""
+        return ((2 * pit - 1).abs() < level).double().reshape(len(pit), -1).mean(1)
 
     def __str__(self) -> str:
         rows = [
             f"{name}: {value:.4g}, replicated {self.replicated[name].mean():.4g}, p = {self.p_values[name]:.2g}"
             for name, value in self.observed.items()
         ]
-        cover = ", ".join(f"{self.coverage(level):.1%} in the {level:.0%} interval" for level in (0.5, 0.9))
-        return "\n".join([*rows, f"entries: {cover}"])
+        return "\n".join([*rows, *(self._coverage_line(level) for level in (0.5, 0.9))])
+
+    def _coverage_line(self, level: float) -> str:
+        text = f"entries in their {level:.0%} interval: {self.coverage(level):.1%}, of data simulated from the model "
+        text += f"{self.expected_coverage(level):.1%}"
+        z = self.coverage_z(level)
+        if abs(z) < _SURE:
+            return text
+        return f"{text}: the model's intervals are too {'narrow' if z < 0 else 'wide'} (by {abs(z):.0f} standard errors)"
 
     __repr__ = __str__
 
@@ -75,7 +100,9 @@ def predictive_check(
 ) -> Check:
     """Posterior-predictive check (Gelman et al. 1996): z from q(z|x), then replicates of x from p(x|z).
 
-    Since z has seen x, p-values are drawn towards a half: an extreme one says that the model does not fit.
+    Since z has seen x, p-values are drawn towards a half (an extreme one says that the model does not fit), and entries lie in their
+    intervals more often than these say, however good the model is. So the coverage is compared with that of as many examples simulated
+    from the model, whose z come from the same guide.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with one observed site, x.
@@ -102,19 +129,32 @@ def predictive_check(
                 "predictive_check: expected data without holes, got NaN; replicated data have none, so they would differ in that"
             )
         observed = {name: of(x[None]).double().mean().item() for name, of in statistics.items()}
-        replicated = {name: torch.zeros(draws, dtype=torch.float64, device=x.device) for name in statistics}
-        below, equal = torch.zeros_like(x), torch.zeros_like(x)
-        done = rows = None
-        for each in passes(model, guide, args, draws):
-            done, rows = (0 if each.rows != rows else done), each.rows
-            copies = each.model.nodes[each.observed[0]]["fn"].sample().reshape(each.particles, *x[rows].shape)
-            for name, of in statistics.items():
-                replicated[name][done : done + each.particles] += of(copies).double().sum(1) / len(x)
-            below[rows] += (copies < x[rows]).sum(0)
-            equal[rows] += (copies == x[rows]).sum(0)
-            done += each.particles
-        pit = (below + torch.rand_like(x) * (equal + 1)) / (draws + 1)
-    return Check(observed, {name: values.cpu() for name, values in replicated.items()}, pit.cpu())
+        replicated, pit = _replicated(model, guide, args, draws, statistics)
+        _, reference = _replicated(model, guide, _simulated(model, guide, args), draws, {})
+    return Check(observed, {name: values.cpu() for name, values in replicated.items()}, pit.cpu(), reference.cpu())
+
+
+def _replicated(model: Program, guide: Program, args: Args, draws: int, statistics: dict[str, Statistic]) -> tuple[dict, Tensor]:
+    """The statistics' means over the examples of each replicate, and the share of replicates below each entry of x."""
+    x = args[0]
+    replicated = {name: torch.zeros(draws, dtype=torch.float64, device=x.device) for name in statistics}
+    below, equal = torch.zeros_like(x), torch.zeros_like(x)
+    done = rows = None
+    for each in passes(model, guide, args, draws):
+        done, rows = (0 if each.rows != rows else done), each.rows
+        copies = each.model.nodes[each.observed[0]]["fn"].sample().reshape(each.particles, *x[rows].shape)
+        for name, of in statistics.items():
+            replicated[name][done : done + each.particles] += of(copies).double().sum(1) / len(x)
+        below[rows] += (copies < x[rows]).sum(0)
+        equal[rows] += (copies == x[rows]).sum(0)
+        done += each.particles
+    return replicated, (below + torch.rand_like(x) * (equal + 1)) / (draws + 1)
+
+
+def _simulated(model: Program, guide: Program, args: Args) -> Args:
+    """Data like ``args`` simulated from the model, in bounded memory."""
+    parts = [simulate(model, part)[0] for _, part in blocks(args, rows_at_once(model, guide, args))]
+    return tuple(torch.cat(columns) for columns in zip(*parts))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -136,19 +176,41 @@ class Ranks:
         return torch.from_numpy(chi2.sf(statistic.numpy(), many - 1))
 
     @property
+    def shift(self) -> Tensor:
+        """``(dimensions,)`` mean rank, from 0 to 1, less 1/2: below 0 the guide's draws are too high, above 0 too low."""
+        return self.ranks.double().mean(0) / self.draws - 0.5
+
+    @property
+    def shift_p_values(self) -> Tensor:
+        """``(dimensions,)`` two-sided, of the mean rank under unshifted ranks, spread as uniform ones or as these, whichever is more."""
+        sd = (self.spread.clamp(min=1) * (self.draws + 2) / (12 * self.draws * len(self.ranks))).sqrt().numpy()
+        return torch.from_numpy(2 * norm.sf(self.shift.abs().numpy() / sd))
+
+    @property
     def spread(self) -> Tensor:
-        """``(numbers,)`` variance of the ranks over that of uniform ones: above 1 the guide is too narrow, below 1 too wide."""
+        """``(dimensions,)`` variance of the ranks over that of uniform ones: above 1 the guide is too narrow, below 1 too wide.
+
+        That holds where the guide is not shifted: see ``shift``.
+        """
         return self.ranks.double().var(0) / (((self.draws + 1) ** 2 - 1) / 12)
 
     def __str__(self) -> str:
-        bad = self.p_values < 0.01 / len(self.p_values)
+        few = 0.01 / len(self.p_values)
+        shifted = self.shift_p_values < few
+        bad = shifted | (self.p_values < few)
         if not bad.any():
-            return f"the guide is calibrated as far as {len(self.ranks):,} simulated data can tell (smallest p {self.p_values.min():.2g})"
-        narrow, wide = (bad & (self.spread > 1.1)).sum().item(), (bad & (self.spread < 0.9)).sum().item()
-        return (
-            f"the guide is not calibrated in {int(bad.sum())} of {len(bad)} numbers of the code "
-            f"({narrow} too narrow, {wide} too wide, {int(bad.sum()) - narrow - wide} off in another way)"
-        )
+            return (
+                f"no sign of miscalibration of the guide on {len(self.ranks):,} simulated examples (smallest p {self.p_values.min():.2g})"
+            )
+        rest = bad & ~shifted
+        counts = {
+            "shifted": shifted,
+            "too narrow": rest & (self.spread > 1.1),
+            "too wide": rest & (self.spread < 0.9),
+            "of another shape": rest & (self.spread >= 0.9) & (self.spread <= 1.1),
+        }
+        kinds = ", ".join(f"{int(count.sum())} {name}" for name, count in counts.items() if count.any())
+        return f"the guide is not calibrated in {int(bad.sum())} of {len(bad)} latent dimensions ({kinds})"
 
     __repr__ = __str__
 

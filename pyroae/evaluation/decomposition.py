@@ -18,6 +18,7 @@ from .terms import Terms, elbo_terms
 
 _BLOCK = 256  # data whose posteriors are compared at once
 _NUMBERS = 2_000_000  # of codes, in a comparison
+_DRAWS = 2  # codes of each example: the fewest that show their own error
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -102,10 +103,12 @@ def decompose(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Aggregate:
-    """What the aggregate posterior q(z) = mean of q(z|x) over the data makes of the rate, nats a datum."""
+    """The rate split by the aggregate posterior q(z) = mean of q(z|x) over the data, nats/example."""
 
     mutual_information: float  # I(x; z) under q: rate that speaks of x
     marginal_kl: float  # KL(q(z) || p(z)): rate that the prior wastes
+    mutual_information_se: float  # Monte-Carlo standard errors, over draws of z for the same examples
+    marginal_kl_se: float
     data: int
 
     @property
@@ -114,9 +117,12 @@ class Aggregate:
         return self.mutual_information + self.marginal_kl
 
     def __str__(self) -> str:
-        text = f"rate {self.rate:.2f} nats/datum = mutual information {self.mutual_information:.2f} + marginal KL {self.marginal_kl:.2f}"
+        text = (
+            f"rate {self.rate:.2f} nats/example = mutual information {self.mutual_information:.2f} (s.e. {self.mutual_information_se:.2g})"
+        )
+        text += f" + marginal KL {self.marginal_kl:.2f} (s.e. {self.marginal_kl_se:.2g})"
         full = self.mutual_information > 0.95 * math.log(self.data)
-        return text + (f"; the information is at its limit for {self.data:,} data, log N = {math.log(self.data):.2f}" if full else "")
+        return text + (f"; the information is at its limit for {self.data:,} examples, log N = {math.log(self.data):.2f}" if full else "")
 
     __repr__ = __str__
 
@@ -124,8 +130,8 @@ class Aggregate:
 def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Aggregate:
     r"""Mutual information and marginal KL of the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z|x_n)` over these data.
 
-    One z is drawn for each datum, and its density under every datum's posterior computed: N^2 densities, in bounded memory.
-    The information of N data is at most log N.
+    Two z are drawn for each example, and their density under every example's posterior computed: 2 N^2 densities, in bounded memory.
+    The two draws of an example give the Monte-Carlo error. The information of N examples is at most log N.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with real-valued latents.
@@ -147,24 +153,35 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
         args = as_data(x, model, guide)
         check_weighable("aggregate", *programs.traces(model, guide, *(column[:1] for column in args)))
         densities = [(rows, Density(model, guide, part)) for rows, part in blocks(args, _BLOCK)]
-        codes = [density.draw(1) for _, density in densities]  # (1, B, size) each
-        own = torch.cat([density.log_guide(u)[0] for (_, density), u in zip(densities, codes)])
-        prior = torch.cat([density.log_prior(u)[0] for (_, density), u in zip(densities, codes)])
-        u = torch.cat(codes, 1)[0]  # (N, size)
-        mixture = torch.full_like(own, -math.inf)
-        for _, density in densities:
-            step = max(1, _NUMBERS // (density.n * density.size))
-            rows = [density.log_guide(part[:, None].expand(-1, density.n, -1)).logsumexp(1) for part in u.split(step)]
-            mixture = torch.logaddexp(mixture, torch.cat(rows))
-        mixture = mixture - math.log(len(u))
-    return Aggregate((own - mixture).mean().item(), (mixture - prior).mean().item(), len(u))
+        codes = [density.draw(_DRAWS) for _, density in densities]  # (_DRAWS, B, size) each
+        own = torch.cat([density.log_guide(u) for (_, density), u in zip(densities, codes)], 1)
+        prior = torch.cat([density.log_prior(u) for (_, density), u in zip(densities, codes)], 1)
+        u = torch.cat(codes, 1)
+        mixture = _log_mixture([density for _, density in densities], u.flatten(0, 1)).reshape(own.shape) - math.log(u.shape[1])
+    information, divergence = own - mixture, mixture - prior  # (_DRAWS, N)
+    return Aggregate(information.mean().item(), divergence.mean().item(), _draws_se(information), _draws_se(divergence), u.shape[1])
+
+
+def _log_mixture(densities: list[Density], u: Tensor) -> Tensor:
+    """log sum_n q(u|x_n) for rows of u ``(M, size)``."""
+    mixture = torch.full((len(u),), -math.inf, dtype=torch.float64, device=u.device)
+    for density in densities:
+        step = max(1, _NUMBERS // (density.n * density.size))
+        rows = [density.log_guide(part[:, None].expand(-1, density.n, -1)).logsumexp(1) for part in u.split(step)]
+        mixture = torch.logaddexp(mixture, torch.cat(rows))
+    return mixture
+
+
+def _draws_se(values: Tensor) -> float:
+    """Standard error of the mean of ``(draws, N)``, over draws for the same examples."""
+    return (values.var(0).sum() / len(values)).sqrt().item() / values.shape[1]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Units:
-    """Which numbers of the code change with x."""
+    """Which latent dimensions change with x."""
 
-    variance: Tensor  # (numbers,) Var_x E[z|x]
+    variance: Tensor  # (dimensions,) Var_x E[z|x], not below 0
     threshold: float
 
     @property
@@ -190,7 +207,10 @@ class Units:
 
 
 def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold: float = 0.01, seed: int | None = 0) -> Units:
-    """The variance over the data of each number's posterior mean (Burda et al. 2016, section 5).
+    """The variance over the examples of each latent dimension's posterior mean (Burda et al. 2016, section 5).
+
+    Where the mean has no closed form it is estimated twice from independent draws, and the variance by the covariance of the two
+    estimates, which the noise of the draws does not bias.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
@@ -207,7 +227,9 @@ def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold:
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        means = code_means(model, guide, as_data(x, model, guide))
-    if len(means) < 2:
-        raise ValueError("active_units: expected at least 2 data, got 1")
-    return Units(means.var(0).cpu(), threshold)
+        args = as_data(x, model, guide)
+        first, second = (code_means(model, guide, args) for _ in range(2))
+    if len(first) < 2:
+        raise ValueError("active_units: expected at least 2 examples, got 1")
+    covariance = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(first) - 1)
+    return Units(covariance.clamp(min=0).cpu(), threshold)

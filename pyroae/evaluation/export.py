@@ -7,8 +7,9 @@ import torch
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from .importance import Estimate, check_weighable, log_likelihood
-from .particles import Proposal, as_data, passes
+from .importance import Estimate, log_likelihood
+from .particles import Proposal, as_data
+from .resampling import resampled
 
 
 def to_arviz(
@@ -51,7 +52,9 @@ def to_arviz(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
-        latents, copies = _resampled(model, guide, args, draws, particles, proposal)
+        blocks = list(resampled(model, guide, args, draws, particles, proposal))
+    latents = {name: torch.cat([each.latents[name].cpu() for each in blocks], 1).numpy() for name in blocks[0].latents}
+    copies = torch.cat([each.x.cpu() for each in blocks], 1).numpy()
     groups = {
         "posterior": {name: values[None] for name, values in latents.items()},
         "posterior_predictive": {"x": copies[None]},
@@ -63,29 +66,6 @@ def to_arviz(
 
 def _repeated(score: Estimate, draws: int):
     return score.values.expand(1, draws, -1).numpy()
-
-
-def _resampled(model, guide, args, draws: int, particles: int, proposal: Proposal | None):
-    """Latents and x ``(draws, N, *event)``: of all particles one for each draw, in proportion to the weights, by Gumbel noise."""
-    found: dict[int, tuple] = {}
-    for each in passes(model, guide, args, particles, proposal=proposal):
-        check_weighable("to_arviz", each.model, each.guide)
-        log_w = each.log_weights()
-        keys = log_w - torch.empty(draws, *log_w.shape, dtype=log_w.dtype, device=log_w.device).exponential_().log()
-        best, winner = keys.max(1)  # (draws, data)
-        data = torch.arange(log_w.shape[1], device=log_w.device).expand_as(winner)
-        take = lambda value: value.movedim(each.nesting, 1)[winner, data].cpu()  # noqa: B023, E731
-        values = {name: take(each.model.nodes[name]["value"]) for name in each.latents}
-        values["_x"] = take(each.model.nodes[each.observed[0]]["fn"].sample())
-        start = each.rows.start
-        if start in found:
-            old, kept = found[start]
-            wins = best.cpu() > old
-            values = {name: torch.where(wins.reshape(*wins.shape, *[1] * (v.dim() - 2)), v, kept[name]) for name, v in values.items()}
-            best = torch.maximum(best.cpu(), old)
-        found[start] = best.cpu(), values
-    columns = {name: torch.cat([values[name] for _, values in found.values()], 1).numpy() for name in next(iter(found.values()))[1]}
-    return columns, columns.pop("_x")
 
 
 def _arviz() -> Any:

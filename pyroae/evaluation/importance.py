@@ -32,7 +32,7 @@ class Estimate:
     ess: Tensor  # (N,) effective number of particles
     khat: Tensor  # (N,) Pareto tail shape; above 0.7 unreliable; NaN below 25 particles
     particles: int  # really used, for each datum
-    dimensions: int  # numbers in one x
+    dimensions: float  # observed entries of one x, mean over the examples
 
     bound = "a lower"  # in expectation
 
@@ -53,7 +53,7 @@ class Estimate:
 
     @property
     def bits_per_dim(self) -> float:
-        """-log2 p(x) for each number in x; for data rescaled from integers add log2 of the scale yourself."""
+        """-log2 p(x) for each observed entry of x; for data rescaled from integers add log2 of the scale yourself."""
         return -self.mean / (self.dimensions * math.log(2))
 
     @property
@@ -137,7 +137,7 @@ def log_likelihood(
     parameters = [w for module in programs.modules(model, guide) for w in module.parameters()]
     with programs.eval_mode(model, guide, seed=seed), multiplying(precision, parameters, particles):
         args = as_data(x, model, guide, stream=True)
-        columns = torch.zeros(len(Weights.COLUMNS), len(args[0]), dtype=torch.float64, device=args[0].device)
+        columns = torch.zeros(len(Weights.COLUMNS) + 1, len(args[0]), dtype=torch.float64, device=args[0].device)
         log_weights = LogWeights(model, guide, compile if proposal is None else "eager")
         for block in encodings(model, guide, args, particles, progress, proposal, Shared(seed)):
             check_weighable("log_likelihood", *block.traces)
@@ -145,9 +145,15 @@ def log_likelihood(
             weights = Weights(len(block.args[0]), particles, args[0].device)
             for k in block.sizes:
                 weights.add(log_weights(block, k))
-            columns[:, block.rows] = torch.stack([getattr(weights, name)() for name in Weights.COLUMNS])
+            columns[:, block.rows] = torch.stack([*(getattr(weights, name)() for name in Weights.COLUMNS), observed_entries(block.args[0])])
         (columns,) = distributed.total(columns)
-    return Estimate(*columns.cpu(), particles=particles, dimensions=args[0][0].numel())
+    *columns, observed = columns.cpu()
+    return Estimate(*columns, particles=particles, dimensions=observed.mean().item())
+
+
+def observed_entries(x: Tensor) -> Tensor:
+    """How many entries of each example are not missing (NaN), ``(N,)``."""
+    return (~x.isnan()).reshape(len(x), -1).sum(1).double()
 
 
 class LogWeights:

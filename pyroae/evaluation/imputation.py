@@ -1,4 +1,4 @@
-"""Drawing what is missing from what was seen."""
+"""Draws of missing entries given the observed ones."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from .particles import as_data, passes
+from .particles import as_data
+from .resampling import resampled
 
 
 def impute(
@@ -20,10 +21,10 @@ def impute(
     particles: int = 1000,
     seed: int | None = 0,
 ) -> Tensor:
-    r"""Draws from p(missing | seen) for every datum, ``(draws, N, *event)``: what was seen is kept, NaN is filled in.
+    r"""Draws from p(missing | observed) for every example, ``(draws, N, *event)``: observed entries are kept, NaN is filled in.
 
-    By importance resampling (Mattei & Frellsen 2019, section 3.2): of ``particles`` codes from the guide, each drawn
-    with probability proportional to p(seen, z) / q(z|seen); then x from p(x|z). Exact as the particles grow.
+    By importance resampling (Mattei & Frellsen 2019, section 3.2): of ``particles`` codes from the guide, each draw chooses one
+    with probability proportional to p(observed, z) / q(z|observed), then draws x from p(x|z). Exact as the particles grow.
 
     Args:
         model: an Autoencoder whose likelihood is ``pa.likelihoods.Missing``, or any Pyro model of a batch ``x`` whose
@@ -31,8 +32,8 @@ def impute(
         x: a tensor ``(N, *event)`` with NaN where entries are missing, a tuple ``(x, y)`` of it, or a split of
             ``pa.data.load(..., missing=True)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        draws: how many for each datum.
-        particles: codes that the draws are chosen from, for each datum.
+        draws: imputations of each example.
+        particles: codes that the draws are chosen from, for each example.
         seed: of the draws; ``None`` goes on with the caller's random state.
 
     >>> import pyroae as pa
@@ -46,25 +47,7 @@ def impute(
     with programs.eval_mode(model, guide, seed=seed):
         args = as_data(x, model, guide)
         x = args[0]
-        best = torch.full((draws, len(x)), -torch.inf, dtype=torch.float64, device=x.device)
-        chosen = x.expand(draws, *x.shape).clone()
-        for each in passes(model, guide, args, particles):
-            keys, drawn = _race(each, draws)
-            rows = each.rows
-            wins = keys > best[:, rows]
-            best[:, rows] = torch.where(wins, keys, best[:, rows])
-            chosen[:, rows] = torch.where(wins.reshape(*wins.shape, *[1] * (x.dim() - 1)), drawn, chosen[:, rows])
-    return torch.where(x.isnan(), chosen, x)
-
-
-def _race(each, draws: int) -> tuple[Tensor, Tensor]:
-    """The winner of a pass for every draw and datum, and its key.
-
-    A particle's key is its log-weight plus Gumbel noise: the largest over all passes is a draw in proportion to the weights.
-    """
-    log_w = each.log_weights()  # (particles, data)
-    gumbel = -torch.empty(draws, *log_w.shape, dtype=log_w.dtype, device=log_w.device).exponential_().log()
-    keys, winner = (log_w + gumbel).max(1)  # (draws, data)
-    values = each.model.nodes["x"]["fn"].sample()  # (particles, data, *event)
-    data = torch.arange(log_w.shape[1], device=log_w.device).expand_as(winner)
-    return keys, values[winner, data]
+        filled = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
+        for each in resampled(model, guide, args, draws, particles):
+            filled[:, each.rows] = each.x
+    return torch.where(x.isnan(), filled, x)

@@ -192,13 +192,14 @@ def weights(found: Estimate, *, ax: Axes | None = None) -> Axes:
 
 
 def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
-    """How often intervals hold what they should: the share that falls in the central interval of each level, against the level.
+    """Calibration of intervals: the share that falls in the central interval of each level, against the level.
 
-    A line below the diagonal is of intervals that are too narrow, one above of intervals that are too wide.
+    For a calibrated guide the line is the diagonal; one below it means intervals that are too narrow, one above too wide. For a
+    predictive check the second line, data simulated from the model, takes the diagonal's place.
 
     Args:
         found: of ``pa.predictive_check``: all entries of x together, in intervals of p(x|z); or of ``pa.sbc``: a line for each
-            number of z, in intervals of q(z|x).
+            latent dimension, in intervals of q(z|x).
         ax: where to draw.
 
     >>> calibration(Ranks(torch.randint(100, (500, 2)), 99)).get_ylabel()
@@ -206,8 +207,10 @@ def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
     """
     if isinstance(found, Ranks):
         shares, of = (found.ranks.double().T + 0.5) / (found.draws + 1), "z in intervals of q(z|x), simulated data"
+        names = [f"z{i + 1}" for i in range(len(shares))]
     else:
-        shares, of = found.pit.flatten()[None].double(), "entries of x in intervals of p(x|z)"
+        shares, of = torch.stack([found.pit.flatten(), found.reference.flatten()]).double(), "entries of x in intervals of p(x|z)"
+        names = ["data", "simulated from the model"]
     levels = np.linspace(0, 1, 101)
     ax = axes(ax)
     ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
@@ -218,7 +221,7 @@ def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
             100 * inside,
             color=COLOURS[i % 10],
             linestyle=_STYLES[i // 10 % 4],
-            label=f"z{i + 1}" if len(shares) > 1 else "found",
+            label=names[i],
         )
     ax.set(xlabel="level of the interval, %", ylabel="share inside, %", title=f"Calibration: {of}", aspect="equal")
     ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="center left", bbox_to_anchor=(1, 0.5))

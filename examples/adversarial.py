@@ -4,7 +4,7 @@ Each is an Autoencoder with a penalty that a critic computes, and a critic: a Py
 
 uv run python examples/adversarial.py                  # FactorVAE on digits, a minute
 uv run python examples/adversarial.py --kind adversarial
-PYROAE_DATA=... uv run python examples/adversarial.py --kind adversarial --data mnist --code 10 --hidden 500 --epochs 20
+PYROAE_DATA=... uv run python examples/adversarial.py --kind adversarial --data mnist --latent_dim 10 --hidden 500 --epochs 20
 """
 
 import json
@@ -24,9 +24,9 @@ import pyroae as pa
 class Critic(nn.Module):
     """Tells codes from what they should be like: logit > 0 says that z is a code."""
 
-    def __init__(self, code: int, hidden: int):
+    def __init__(self, latent_dim: int, hidden: int):
         super().__init__()
-        self.logit = nn.Sequential(nn.Linear(code, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2))
+        self.logit = nn.Sequential(nn.Linear(latent_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2))
         self.logit.append(nn.Linear(hidden, 1))
 
     def model(self, z: Tensor, is_code: Tensor):
@@ -87,7 +87,7 @@ KINDS = {"factor": factor_vae, "adversarial": adversarial_autoencoder}
 def main(
     kind: str = "factor",
     data: str = "digits",
-    code: int = 6,
+    latent_dim: int = 6,
     hidden: int = 128,
     epochs: int = 100,
     batch_size: int = 128,
@@ -100,7 +100,7 @@ def main(
     Args:
         kind: factor or adversarial.
         data: digits, mnist or fashion-mnist, binarized.
-        code: how many numbers z has.
+        latent_dim: the number of latent dimensions.
         hidden: width of the hidden layers.
         epochs: passes over the data.
         batch_size: data in a step.
@@ -111,8 +111,8 @@ def main(
     torch.manual_seed(seed)
     pyro.clear_param_store()
     images = pa.data.load(data, binarize="threshold")
-    critic = Critic(code, hidden)
-    ae, objective, as_it_should_be = KINDS[kind](pa.recipes.vae(images, code, hidden), critic, weight)
+    critic = Critic(latent_dim, hidden)
+    ae, objective, as_it_should_be = KINDS[kind](pa.recipes.vae(images, latent_dim, hidden), critic, weight)
     rows, stages = {"before": scores(ae, images.test.x)}, sorted({1, 2, 5, epochs // 3, epochs} & set(range(1, epochs + 1)))
     figure = Figure(figsize=(8, 1.9 * len(stages)), layout="constrained")
     axes = dict(zip(stages, figure.subplots(len(stages), squeeze=False).flat))
@@ -129,7 +129,7 @@ def main(
     for name, row in rows.items():
         print(f"{name:7}", ", ".join(f"{term} {value:.3f}" for term, value in row.items()))
     figure.savefig(f"{out}.png", dpi=80)
-    settings = {"kind": kind, "data": data, "code": code, "hidden": hidden, "weight": weight, "epochs": epochs, "seed": seed}
+    settings = {"kind": kind, "data": data, "latent_dim": latent_dim, "hidden": hidden, "weight": weight, "epochs": epochs, "seed": seed}
     Path(f"{out}.json").write_text(json.dumps({"settings": settings} | rows, indent=2))
 
 

@@ -38,7 +38,7 @@ Made = tuple[pa.Autoencoder, Callable[[int], object]]  # a model, and what train
 
 def main(
     data: str = "digits",
-    code: int = 10,
+    latent_dim: int = 10,
     units: int = 100,
     hidden: int = 100,
     epochs: int = 150,
@@ -52,7 +52,7 @@ def main(
 
     Args:
         data: digits, mnist or fashion-mnist.
-        code: how many numbers a narrow code has.
+        latent_dim: the number of latent dimensions of a narrow model.
         units: how many a wide one has: of the single sigmoid layers and the sparse codes.
         hidden: width of hidden layers.
         epochs: passes over the data, for each system.
@@ -65,7 +65,7 @@ def main(
     images = pa.data.load(data)
     images = replace(images, train=images.train[:rows])
     table, pictures = [], []
-    for name, make in systems(images, code, units, hidden).items():
+    for name, make in systems(images, latent_dim, units, hidden).items():
         if only and name not in only:
             continue
         torch.manual_seed(seed)
@@ -77,7 +77,7 @@ def main(
         print(" | ".join(table[-1].values()), flush=True)
         settings = {
             "data": data,
-            "code": code,
+            "latent_dim": latent_dim,
             "units": units,
             "hidden": hidden,
             "epochs": epochs,
@@ -89,7 +89,7 @@ def main(
         Path(f"{out}.html").write_text(page(table, pictures, ", ".join(f"{name} {value}" for name, value in settings.items())))
 
 
-def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Callable[[], Made]]:
+def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[str, Callable[[], Made]]:
     """What is compared: functions that make a model and what trains it."""
     recipes, noise = pa.recipes, pa.corruption
     train = images.train
@@ -102,7 +102,7 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
         return made
 
     def pretrained() -> Made:
-        ae = recipes.autoencoder(images, code, [hidden, hidden // 2])
+        ae = recipes.autoencoder(images, latent_dim, [hidden, hidden // 2])
 
         def train_it(epochs: int):  # in as many epochs as the others
             pa.pretrain(ae, train, epochs=max(1, epochs // 6), progress=False)
@@ -113,7 +113,7 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
     def decayed() -> Made:
         ae = sigmoid()
         prior = dist.Normal(0.0, (500 / len(train)) ** 0.5)  # 1e-3 times the squared weights, for each datum
-        model, guide = pa.with_weight_prior(ae, prior, rows=len(train))
+        model, guide = pa.with_weight_prior(ae, prior, num_data=len(train))
         return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
 
     def contractive() -> Made:
@@ -122,7 +122,7 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
         return ae, lambda epochs: pa.fit(ae, train, elbo=objective, epochs=epochs, progress=False)
 
     def adversarial() -> Made:
-        critic = Critic(code, hidden)
+        critic = Critic(latent_dim, hidden)
         ae, *parts = adversarial_autoencoder(vae(), critic, 3.0)
         return ae, lambda epochs: learn(ae, parts[0], critic, parts[1], train.x, epochs)
 
@@ -132,15 +132,17 @@ def systems(images: DataSet, code: int, units: int, hidden: int) -> dict[str, Ca
         return recipes.autoencoder(images, units, []).replace(prior=prior, decoder=pa.nets.Tied())
 
     def variational(network: pa.nets.Network, posterior: pa.posteriors.Posterior) -> pa.Autoencoder:
-        return pa.Autoencoder(pa.priors.Normal(code), pa.likelihoods.OptimalNormal(tuple(images.event_shape)), posterior, network, network)
+        return pa.Autoencoder(
+            pa.priors.Normal(latent_dim), pa.likelihoods.OptimalNormal(tuple(images.event_shape)), posterior, network, network
+        )
 
     linear_vae = partial(variational, pa.nets.Linear(), pa.posteriors.Normal(scale="per_dimension"))
     vae = partial(variational, pa.nets.MLP(hidden), pa.posteriors.Normal())
     return {
-        "linear: PCA": plain(partial(recipes.autoencoder, images, code, [])),
+        "linear: PCA": plain(partial(recipes.autoencoder, images, latent_dim, [])),
         "linear, overcomplete": plain(partial(recipes.autoencoder, images, images.event_shape.numel() + 16, [])),
-        "one hidden layer": plain(partial(recipes.autoencoder, images, code, hidden)),
-        "deep": plain(partial(recipes.autoencoder, images, code, [hidden, hidden // 2])),
+        "one hidden layer": plain(partial(recipes.autoencoder, images, latent_dim, hidden)),
+        "deep": plain(partial(recipes.autoencoder, images, latent_dim, [hidden, hidden // 2])),
         "deep, layer by layer": pretrained,
         "sigmoid units, tied": plain(sigmoid),
         "weight decay": decayed,

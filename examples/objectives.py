@@ -35,7 +35,7 @@ def objectives() -> dict[str, ELBO]:
 def main(
     data: str = "binarized-mnist",
     only: list[str] = [],
-    code: int = 50,
+    latent_dim: int = 50,
     hidden: int = 200,
     epochs: int = 100,
     batch_size: int = 100,
@@ -49,7 +49,7 @@ def main(
     Args:
         data: binarized-mnist, or digits, mnist or fashion-mnist, which are binarized once.
         only: names of the objectives, all by default.
-        code: how many numbers z has.
+        latent_dim: the number of latent dimensions.
         hidden: width of the two tanh layers on either side.
         epochs: passes over the data, for each objective; the learning rate falls from 1e-3 to 0 along a cosine.
         batch_size: data in a step.
@@ -65,7 +65,7 @@ def main(
         if name in rows or (only and name not in only):
             continue
         torch.manual_seed(seed)
-        vae = network(images.train.x, code, hidden)
+        vae = network(images.train.x, latent_dim, hidden)
         schedule = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
         adam = functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-4, fused=True)
         history = pa.fit(vae, images.train, elbo=elbo, epochs=epochs, batch_size=batch_size, optimizer=adam, scheduler=schedule, seed=seed)
@@ -74,10 +74,10 @@ def main(
     print(table(rows))
 
 
-def network(x: Tensor, code: int, hidden: int) -> pa.Autoencoder:
+def network(x: Tensor, latent_dim: int, hidden: int) -> pa.Autoencoder:
     """Two tanh layers on either side, Glorot's initial weights, and the pixels' mean in the last bias."""
     vae = pa.Autoencoder(
-        prior=pa.priors.Normal(code),
+        prior=pa.priors.Normal(latent_dim),
         likelihood=pa.likelihoods.Bernoulli(tuple(x.shape[1:])),
         posterior=pa.posteriors.Normal(),
         encoder=pa.nets.MLP([hidden, hidden], activation="Tanh"),

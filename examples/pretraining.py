@@ -1,7 +1,7 @@
 """Does unsupervised pretraining help? Classifiers from few labels and many, with and without it.
 
 uv run python examples/pretraining.py                                                       # digits, a minute
-PYROAE_DATA=... python examples/pretraining.py --data mnist --hidden "[500,500]" --code 500 --few "[100,1000]" --epochs 6 --steps 1500
+PYROAE_DATA=... python examples/pretraining.py --data mnist --hidden "[500,500]" --latent_dim 500 --few "[100,1000]" --epochs 6 --steps 1500
 """
 
 import json
@@ -15,7 +15,7 @@ import pyroae as pa
 def main(
     data: str = "digits",
     hidden: list[int] = [200, 100],
-    code: int = 50,
+    latent_dim: int = 50,
     few: list[int] = [100, 500],
     epochs: int = 50,
     steps: int = 2000,
@@ -31,7 +31,7 @@ def main(
     Args:
         data: digits, mnist or fashion-mnist.
         hidden: widths of the hidden layers.
-        code: width of the top.
+        latent_dim: width of the top.
         few: how many labels, beside all of them.
         epochs: passes over the data without labels, for each layer.
         steps: of fine-tuning on labels, at the least 5 epochs.
@@ -47,7 +47,7 @@ def main(
             continue
         torch.manual_seed(seed)
         started[name] = ae = pa.Autoencoder(
-            prior=pa.priors.Flat(code, support="unit_interval"),
+            prior=pa.priors.Flat(latent_dim, support="unit_interval"),
             likelihood=pa.likelihoods.Normal(tuple(images.event_shape), scale=1.0),
             posterior=pa.posteriors.Delta(),
             encoder=pa.nets.MLP(hidden, "Sigmoid"),
@@ -57,7 +57,7 @@ def main(
             pa.fit(ae, images.train, epochs=epochs * (len(hidden) + 1), **common)
         elif name != "random start":
             pa.pretrain(ae, images.train, corruption=noise, epochs=epochs, **common)
-    settings, rows = {"data": data, "hidden": hidden, "code": code, "epochs": epochs, "steps": steps, "seed": seed}, []
+    settings, rows = {"data": data, "hidden": hidden, "latent_dim": latent_dim, "epochs": epochs, "steps": steps, "seed": seed}, []
     for count in [*few, len(images.train)]:
         kept = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(seed))[:count]
         labelled = images.train[kept]

@@ -1,7 +1,7 @@
 """Which prior? The same networks and budget under several priors, scored on held-out data.
 
 uv run python examples/priors.py                       # digits, a minute or two
-PYROAE_DATA=... uv run python examples/priors.py --data mnist --code 40 --hidden 300 --epochs 30 --components 200
+PYROAE_DATA=... uv run python examples/priors.py --data mnist --latent_dim 40 --hidden 300 --epochs 30 --components 200
 """
 
 import json
@@ -15,7 +15,7 @@ import pyroae as pa
 
 def main(
     data: str = "digits",
-    code: int = 8,
+    latent_dim: int = 8,
     hidden: int = 64,
     epochs: int = 100,
     components: int = 50,
@@ -27,7 +27,7 @@ def main(
 
     Args:
         data: digits, mnist or fashion-mnist, binarized dynamically.
-        code: how many numbers z has.
+        latent_dim: the number of latent dimensions.
         hidden: width of the two gated hidden layers.
         epochs: passes over the data, for each prior.
         components: of the mixtures.
@@ -37,7 +37,7 @@ def main(
     """
     images = pa.data.load(data, binarize="dynamic")
     rows = []
-    for name, prior in priors(code, components).items():
+    for name, prior in priors(latent_dim, components).items():
         torch.manual_seed(seed)
         vae = pa.Autoencoder(
             prior=prior,
@@ -54,19 +54,19 @@ def main(
         unreliable = (score.khat > 0.7).double().mean().item()
         columns = {"log p(x)": score.mean, "Monte-Carlo s.e.": score.mc_se, "sampling s.e.": score.data_se, "k-hat > .7": unreliable}
         rows.append({"prior": name, **columns, "ELBO": terms.elbo.mean().item(), "KL": terms.kl.mean().item(), "seconds": seconds})
-        settings = {"code": code, "hidden": hidden, "epochs": epochs, "components": components, "particles": particles}
+        settings = {"latent_dim": latent_dim, "hidden": hidden, "epochs": epochs, "components": components, "particles": particles}
         Path(out).write_text(json.dumps({"settings": {"data": data, "seed": seed} | settings, "rows": rows}, indent=2))
     print(table(rows))
 
 
-def priors(code: int, components: int) -> dict[str, pa.priors.Prior]:
+def priors(latent_dim: int, components: int) -> dict[str, pa.priors.Prior]:
     """The priors compared."""
     return {
-        "Normal": pa.priors.Normal(code),
-        "GaussianMixture": pa.priors.GaussianMixture(code, components=components),
-        "VampPrior": pa.priors.VampPrior(code, components=components),
-        "Flow": pa.priors.Flow(code),
-        "two levels": pa.priors.Hierarchical(code, top=code),
+        "Normal": pa.priors.Normal(latent_dim),
+        "GaussianMixture": pa.priors.GaussianMixture(latent_dim, components=components),
+        "VampPrior": pa.priors.VampPrior(latent_dim, components=components),
+        "Flow": pa.priors.Flow(latent_dim),
+        "two levels": pa.priors.Hierarchical(latent_dim, top=latent_dim),
     }
 
 

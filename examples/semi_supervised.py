@@ -1,7 +1,7 @@
 """Few labels: M2, whose classes are told for some of the data and summed out for the others (Kingma et al. 2014).
 
 uv run python examples/semi_supervised.py                                     # digits, half a minute
-PYROAE_DATA=... uv run python examples/semi_supervised.py --data mnist --hidden 500 --code 50 --epochs 30
+PYROAE_DATA=... uv run python examples/semi_supervised.py --data mnist --hidden 500 --latent_dim 50 --epochs 30
 """
 
 import torch
@@ -11,13 +11,13 @@ from sklearn.neighbors import KNeighborsClassifier
 import pyroae as pa
 
 
-def main(data: str = "digits", labelled: int = 50, code: int = 4, hidden: int = 128, epochs: int = 60, seed: int = 0):
+def main(data: str = "digits", labelled: int = 50, latent_dim: int = 4, hidden: int = 128, epochs: int = 60, seed: int = 0):
     """Train on data of which a few are labelled; print the test accuracy of q(y|x) beside that of nearest neighbours.
 
     Args:
         data: digits, mnist or fashion-mnist.
         labelled: how many of the training data keep their label.
-        code: how many numbers the style z has.
+        latent_dim: the number of latent dimensions.
         hidden: width of the hidden layers.
         epochs: passes over the data.
         seed: of initial weights, noise and order.
@@ -30,7 +30,7 @@ def main(data: str = "digits", labelled: int = 50, code: int = 4, hidden: int = 
     labels[kept] = images.train.labels[kept]
     weight = len(labels) / len(kept)  # ten times the paper's: there are fewer data here
     m2 = pa.Autoencoder(
-        prior=pa.priors.ClassAndStyle(code, classes=classes),
+        prior=pa.priors.ClassAndStyle(latent_dim, classes=classes),
         likelihood=pa.likelihoods.Bernoulli(tuple(images.event_shape)),
         posterior=pa.posteriors.Clusters(hidden=hidden),
         encoder=pa.nets.MLP(hidden),

@@ -1,7 +1,7 @@
 """A variational autoencoder in twenty lines: train, score, draw.
 
 uv run python examples/vae.py                                   # digits, seconds
-PYROAE_DATA=... uv run python examples/vae.py --data mnist --code 20 --hidden 400
+PYROAE_DATA=... uv run python examples/vae.py --data mnist --latent_dim 20 --hidden 400
 """
 
 from matplotlib.figure import Figure
@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 import pyroae as pa
 
 
-def main(data: str = "digits", code: int = 8, hidden: int = 128, epochs: int = 20, particles: int = 100, out: str = "vae.png"):
+def main(data: str = "digits", latent_dim: int = 8, hidden: int = 128, epochs: int = 20, particles: int = 100, out: str = "vae.png"):
     """Train a VAE on dynamically binarized images and write a picture of what it has learned.
 
     Args:
         data: digits, mnist or fashion-mnist.
-        code: how many numbers z has.
+        latent_dim: the number of latent dimensions.
         hidden: width of the hidden layers.
         epochs: passes over the data.
         particles: importance samples for each test datum.
@@ -22,7 +22,7 @@ def main(data: str = "digits", code: int = 8, hidden: int = 128, epochs: int = 2
     """
     images = pa.data.load(data, binarize="dynamic")
     vae = pa.Autoencoder(
-        prior=pa.priors.Normal(code),
+        prior=pa.priors.Normal(latent_dim),
         likelihood=pa.likelihoods.Bernoulli(tuple(images.event_shape)),
         posterior=pa.posteriors.Normal(),
         encoder=pa.nets.MLP(hidden),

@@ -18,7 +18,7 @@ from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
 from .parts.networks import Network
 from .parts.posteriors import Posterior
-from .parts.priors import Given, Prior
+from .parts.priors import FromDistribution, Prior
 
 _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
 
@@ -281,7 +281,7 @@ class Autoencoder(PyroModule):
 
 
 def _as_prior(prior) -> Prior:
-    return prior if isinstance(prior, Prior) else Given(prior)
+    return prior if isinstance(prior, Prior) else FromDistribution(prior)
 
 
 def _own(part):

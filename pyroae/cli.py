@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TextIO
 
-from .answer import Answer, command
+from .output import CommandOutput, command
 
 USAGE = """usage: pyroae COMMAND ...
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parts(argv: list[str]) -> Answer:
+def parts(argv: list[str]) -> CommandOutput:
     """List parts by kind, each with what it is: prior, likelihood, posterior, encoder, decoder, condition, corruption, objective.
 
     What one can be told, its help says: pyroae train --prior.help VampPrior, say.
@@ -82,10 +82,10 @@ def parts(argv: list[str]) -> Answer:
     say = lambda cls: _FORMULA.sub("", (inspect.getdoc(cls) or "").strip().partition("\n")[0]).replace("`", "")  # noqa: E731
     found = {option: {name: say(cls) for name, cls in sorted(known[option].items())} for option in argv or known}
     lines = [line for option in found for line in ("", f"--{option}", *(f"  {name:22} {said}" for name, said in found[option].items()))]
-    return Answer("\n".join(lines), found)
+    return CommandOutput("\n".join(lines), found)
 
 
-def train(argv: list[str]) -> Answer:
+def train(argv: list[str]) -> CommandOutput:
     """Train a recipe with the parts, data and settings asked for; write and print what came out."""
     from .options import parse_train
     from .runs import carry_out
@@ -95,7 +95,7 @@ def train(argv: list[str]) -> Answer:
         return carry_out(*parse_train(argv))
 
 
-def evaluate(argv: list[str]) -> Answer:
+def evaluate(argv: list[str]) -> CommandOutput:
     """Score a run's model on its test data."""
     from .options import parse_call
     from .scoring import evaluate
@@ -105,7 +105,7 @@ def evaluate(argv: list[str]) -> Answer:
         return evaluate(**parse_call(evaluate, argv))
 
 
-def compare(argv: list[str]) -> Answer:
+def compare(argv: list[str]) -> CommandOutput:
     """Rank runs."""
     from .options import parse_call
     from .scoring import compare
@@ -115,7 +115,7 @@ def compare(argv: list[str]) -> Answer:
         return compare(**parse_call(compare, argv))
 
 
-def report(argv: list[str]) -> Answer:
+def report(argv: list[str]) -> CommandOutput:
     """Write a page about a run."""
     from .options import parse_call
     from .report import report
@@ -123,7 +123,7 @@ def report(argv: list[str]) -> Answer:
     return report(**parse_call(report, argv))
 
 
-def completion(argv: list[str]) -> Answer:
+def completion(argv: list[str]) -> CommandOutput:
     """Print a script for the shell: ``source <(pyroae completion bash)``."""
     from .completion import script
     from .options import help_for
@@ -131,7 +131,7 @@ def completion(argv: list[str]) -> Answer:
     if len(argv) != 1 or argv[0].startswith("-"):
         return help_for("completion SHELL", completion)
     text = script(argv[0])
-    return Answer(text, {"shell": argv[0], "script": text})
+    return CommandOutput(text, {"shell": argv[0], "script": text})
 
 
 _FORMULA = re.compile(r"[:,]?\s*:math:`[^`]*`")  # for a page, not for a terminal

@@ -13,11 +13,11 @@ from pyro import infer
 from torch import optim
 
 from . import configs
-from .answer import Answer
 from .data import load
 from .data.named import NAMED
 from .objectives import Objective
 from .objectives.penalties import Penalty
+from .output import CommandOutput
 from .part import Part, did_you_mean, members
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
@@ -131,11 +131,11 @@ def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
         raise ValueError(f"{name}: {_readable(error)}") from error
 
 
-def help_for(usage: str, function: Callable) -> Answer:
+def help_for(usage: str, function: Callable) -> CommandOutput:
     """The help of a command without options."""
     said = (inspect.getdoc(function) or "").replace("`", "")
     text = f"usage: pyroae {usage}\n\n{said}\n\n{_example(function.__name__)}"
-    return Answer(text, {"help": text})
+    return CommandOutput(text, {"help": text})
 
 
 def options_of(recipe: str) -> list[str]:
@@ -151,7 +151,7 @@ def arguments_of(function: Callable, settings: Namespace | dict[str, Any]) -> di
 
 
 EXAMPLES = {
-    "train": "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --code 20 --hidden 400 --epochs 20",
+    "train": "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20",
     "evaluate": "pyroae evaluate runs/vae-digits-1 --particles 5000 --proposal Laplace",
     "compare": "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",
     "report": "pyroae report runs/vae-digits-1",

@@ -58,7 +58,7 @@ def pretrain(
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> deep = pa.recipes.autoencoder(digits, code=8, hidden=[32, 16])
+    >>> deep = pa.recipes.autoencoder(digits, latent_dim=8, hidden=[32, 16])
     >>> [len(layer.rows) for layer in pretrain(deep, digits.train, epochs=2, progress=False)]
     [2, 2, 2]
     >>> history = pa.fit(deep, digits.train, epochs=2, progress=False)  # the whole
@@ -126,7 +126,7 @@ class Classifier(PyroModule):
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> encoded = pa.recipes.autoencoder(digits, code=4, hidden=[8])
+    >>> encoded = pa.recipes.autoencoder(digits, latent_dim=4, hidden=[8])
     >>> isinstance(fine_tune(encoded, digits.train, epochs=1, progress=False), Classifier)
     True
     """

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import pictures, plots, programs, storage
-from .answer import Answer
 from .atlas import atlas
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
 from .options import ROLES
+from .output import CommandOutput
 from .part import describe
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
@@ -53,7 +53,7 @@ _CODE = "codes", "units", "aggregate", "traversal", "walk", "manifold", "manifol
 _DRAWS = "reconstructions", "samples"
 
 
-def report(run: str, out: str | None = None) -> Answer:
+def report(run: str, out: str | None = None) -> CommandOutput:
     """Write one HTML page about a run: what it is, how it trained, how good it is, what it draws, its latent space to explore.
 
     Args:
@@ -70,7 +70,7 @@ def report(run: str, out: str | None = None) -> Answer:
     with storage.atomic(target) as temporary:
         temporary.write_text(page(ae, found, Path(run)), encoding="utf-8")
     size = target.stat().st_size / 2**20
-    return Answer(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
+    return CommandOutput(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
 
 
 def page(ae: Autoencoder, data: DataSet, run: Path) -> str:

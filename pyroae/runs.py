@@ -10,13 +10,13 @@ import torch
 from jsonargparse import Namespace
 
 from . import data, pictures, plots, storage
-from .answer import Answer, as_json, command
 from .autoencoder import Autoencoder
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
 from .options import SWAPPABLE, arguments_of
+from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
 from .recipes import conditional, vae
 from .scoring import results_of, score, write_rows
@@ -29,7 +29,7 @@ _STEPS = 4000  # what a small data set needs
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
-def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
+def carry_out(recipe: Callable, settings: Namespace, written: dict) -> CommandOutput:
     """Train, score and draw what the settings ask for; returns a short report (of several processes, the first one does).
 
     Raises:
@@ -45,7 +45,7 @@ def carry_out(recipe: Callable, settings: Namespace, written: dict) -> Answer:
         return _trained(recipe, settings, ae, found, note, folder)
 
 
-def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: DataSet, note: str, folder: Path) -> Answer:
+def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: DataSet, note: str, folder: Path) -> CommandOutput:
     history = _train(ae, found, settings, folder)
     if distributed.leads():
         storage.save(ae, folder / "model.safetensors")
@@ -53,7 +53,7 @@ def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: Data
             history.to_csv(path)
     terms, estimate, report = score(ae, found.test, settings.particles)
     if not distributed.leads():
-        return Answer("", {})
+        return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
     results = results_of(terms, estimate) | {"training_seconds": seconds, "objective": history.objective}
     _write_json(folder / "results.json", results)
@@ -70,7 +70,7 @@ def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: Data
         f"next           {command()} report {folder} writes a page about it; {command()} evaluate {folder} says more",
     ]
     said = {"run": str(folder), "recipe": recipe.__name__, "epochs": len(history.rows), "loss": loss}
-    return Answer("\n".join(lines), {**said, **results, "files": files})
+    return CommandOutput("\n".join(lines), {**said, **results, "files": files})
 
 
 def _prepared(settings: Namespace, written: dict, name: str) -> Path:

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from . import data, storage
-from .answer import Answer, as_json, command
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split
@@ -22,6 +21,7 @@ from .evaluation.particles import Proposal
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
 from .options import arguments_of
+from .output import CommandOutput, as_json, command
 from .parts.posteriors import Delta
 from .training import distributed
 
@@ -74,7 +74,7 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
     return results
 
 
-def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
+def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> CommandOutput:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row a datum, ``.csv`` beside it.
 
     Of several processes (``pa.together``) the first one writes and speaks.
@@ -91,7 +91,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
     ae, found = opened_run(run, "evaluate")
     terms, estimate, lines = score(ae, found.test, particles, proposal)
     if not distributed.leads():
-        return Answer("", {})
+        return CommandOutput("", {})
     results = results_of(terms, estimate)
     if estimate is not None and proposal == "guide":
         results["kl_to_posterior"] = (estimate.values - terms.elbo).mean().item()
@@ -109,10 +109,10 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
         temporary.write_text(as_json(results))
     write_rows(written.with_suffix(".csv"), terms, estimate)
     text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
-    return Answer(text, {"run": run, **results, "written": str(written)})
+    return CommandOutput(text, {"run": run, **results, "written": str(written)})
 
 
-def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> Answer:
+def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> CommandOutput:
     """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
 
     Args:
@@ -140,7 +140,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
             raise ValueError(f"compare: {run}: {lines[-1]}")
         scores[run] = estimate
     if not distributed.leads():
-        return Answer("", {})
+        return CommandOutput("", {})
     best, *others = sorted(runs, key=lambda run: -scores[run].mean)
     width = max(len(run) for run in runs)
     head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7"
@@ -153,7 +153,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
             f"{run:{width}}  {scores[run].mean:8.2f}  {d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}  {scores[run].unreliable:10.1%}"
         )
     text = "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats a datum", head, *rows])
-    return Answer(text, {"particles": particles, "runs": ranked})
+    return CommandOutput(text, {"particles": particles, "runs": ranked})
 
 
 def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:

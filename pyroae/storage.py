@@ -31,7 +31,7 @@ def save(ae: Autoencoder, path: str | os.PathLike):
 
     >>> import pyroae as pa
     >>> import tempfile
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(vae, f"{folder}/vae.safetensors")
     ...     load(f"{folder}/vae.safetensors").sample(3).shape
@@ -69,7 +69,7 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
 
     >>> import pyroae as pa
     >>> import tempfile
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(vae, f"{folder}/vae.safetensors")
     ...     load(f"{folder}/vae.safetensors", posterior=pa.posteriors.Normal(2)).sample(3).shape

@@ -311,7 +311,7 @@ COMMANDS = {
         ["--scale", "--prior"],
     ),
     "an unknown device": (["train", "--device", "gpu0"], ["'cuda'", "'gpu0'"]),
-    "a size of zero": (["train", "--code", "0"], ["positive whole number", "got 0"]),
+    "a size of zero": (["train", "--latent_dim", "0"], ["positive whole number", "got 0"]),
     "reporting what is no run": (["report", "used"], ["run folder", "got used"]),
     "reporting nothing": (["report"], ["run"]),
     "comparing one run": (["compare", "used"], ["at least two", "got used"]),

@@ -162,7 +162,7 @@ def test_pretraining_validates_each_layer_on_its_own_codes_and_keeps_what_parts_
 
 def test_a_layer_learns_what_it_would_learn_alone(grey):
     """Bottom and top by hand: the same shallow autoencoders, built anew and trained with ``fit``."""
-    deep = pa.recipes.autoencoder(grey, code=6, hidden=[24])
+    deep = pa.recipes.autoencoder(grey, latent_dim=6, hidden=[24])
     alone = [nn.Sequential(nn.Linear(*ends)) for ends in ((64, 24), (24, 64), (24, 6), (6, 24))]
     by_hand = [nn.Sequential(alone[0], nn.ReLU()), alone[1], alone[2], nn.Sequential(alone[3], nn.ReLU())]
     own = [deep.encoder[0], deep.decoder[2], deep.encoder[2], deep.decoder[0]]
@@ -197,14 +197,14 @@ def test_pretraining_reaches_what_a_random_start_does_not_where_depth_hurts(grey
 
 
 def test_a_pretrained_stack_is_saved_and_loaded(grey, tmp_path):
-    deep = pa.recipes.autoencoder(grey, code=6, hidden=[24])
+    deep = pa.recipes.autoencoder(grey, latent_dim=6, hidden=[24])
     pa.pretrain(deep, grey.train, epochs=1, progress=False)
     pa.save(deep, tmp_path / "deep.safetensors")
     assert torch.equal(pa.load(tmp_path / "deep.safetensors").reconstruct(grey.test.x), deep.reconstruct(grey.test.x))
 
 
 def test_a_classifiers_loss_is_cross_entropy_and_its_gradient_reaches_the_encoder(grey):
-    ae = pa.recipes.autoencoder(grey, code=6, hidden=[24])
+    ae = pa.recipes.autoencoder(grey, latent_dim=6, hidden=[24])
     classifier = pa.Classifier(ae, 10)
     x, y = grey.test.x[:50], grey.test.labels[:50]
     logits = classifier.head(ae.encode(x).mean)
@@ -218,7 +218,7 @@ def test_a_classifiers_loss_is_cross_entropy_and_its_gradient_reaches_the_encode
 
 def test_fine_tuning_starts_from_what_was_learned(grey):
     few = grey.train.x[:100], grey.train.labels[:100]
-    deep = pa.recipes.autoencoder(grey, code=16, hidden=[64])
+    deep = pa.recipes.autoencoder(grey, latent_dim=16, hidden=[64])
     settings = {"progress": False, "seed": 0}
     fresh = pa.fine_tune(deep, few, epochs=1, **settings).encoder.encoder[0].weight
     pa.pretrain(deep, grey.train, epochs=30, **settings)
@@ -238,20 +238,20 @@ BAD_STACKS = {
 
 @pytest.mark.parametrize("parts, options, message", BAD_STACKS.values(), ids=list(BAD_STACKS))
 def test_pretrain_refuses(grey, parts, options, message):
-    ae = pa.recipes.autoencoder(grey, code=4, hidden=8).replace(**parts)
+    ae = pa.recipes.autoencoder(grey, latent_dim=4, hidden=8).replace(**parts)
     with pytest.raises(ValueError, match=message):
         pa.pretrain(ae, grey.train, epochs=1, progress=False, **options)
 
 
 def test_a_classifier_learns_from_data_binarized_afresh():
     digits = pa.data.load("digits", binarize="dynamic")
-    ae = pa.recipes.autoencoder(digits, code=16, hidden=32)
+    ae = pa.recipes.autoencoder(digits, latent_dim=16, hidden=32)
     assert [len(each.rows) for each in pa.pretrain(ae, digits.train, epochs=1, progress=False)] == [1, 1]
     assert pa.fine_tune(ae, digits.train, epochs=40, progress=False, seed=0).error(digits.test) < 0.2
 
 
 def test_a_classifier_refuses(grey):
-    ae = pa.recipes.autoencoder(grey, code=4, hidden=8)
+    ae = pa.recipes.autoencoder(grey, latent_dim=4, hidden=8)
     with pytest.raises(ValueError, match="labels of shape"):
         pa.fine_tune(ae, grey.train, classes=5, epochs=1, progress=False)
     for data in (grey.train.x, dataclasses.replace(grey.train, labels=None)):
@@ -293,14 +293,14 @@ def test_a_wider_prior_leaves_more_units_active(grey):
     active = []
     for scale in (3.0, 10.0, 100.0):
         torch.manual_seed(0)
-        ae = pa.recipes.sparse(grey, code=64, hidden=64, scale=scale)
+        ae = pa.recipes.sparse(grey, latent_dim=64, hidden=64, scale=scale)
         pa.fit(ae, grey.train, epochs=30, progress=False, seed=0)
         active.append((ae.encode(grey.test.x).mean.abs() > 0.1).double().mean().item())
     assert active[0] < 0.7 * active[1] < 0.7 * 0.7 * active[2], active
 
 
 def test_kl_sparsity_draws_the_mean_activation_to_its_target(grey):
-    ae = pa.recipes.sparse_kl(grey, code=64, hidden=64, target=0.1)
+    ae = pa.recipes.sparse_kl(grey, latent_dim=64, hidden=64, target=0.1)
     mean = lambda: ae.encode(grey.test.x).mean.mean(0)
     assert (mean() > 0.3).all()
     pa.fit(ae, grey.train, epochs=40, progress=False, seed=0)
@@ -323,7 +323,7 @@ def test_denoising_takes_noise_away_that_a_plain_autoencoder_leaves(grey, noise)
 
 
 def test_the_jacobian_of_a_sigmoid_layer(grey):
-    ae, x = pa.recipes.contractive(grey, code=12), grey.test.x[:40]
+    ae, x = pa.recipes.contractive(grey, latent_dim=12), grey.test.x[:40]
     found, h, w = pa.jacobian(ae, x), ae.encode(x).mean, ae.encoder[0].weight
     assert torch.allclose(found.norms.square(), ((h * (1 - h)).square() @ w.square().sum(1)).double(), rtol=1e-4)  # Rifai et al.
     by_hand = torch.func.vmap(torch.func.jacrev(lambda one: (ae.encoder(one)).sigmoid()))(x)
@@ -351,7 +351,7 @@ def test_contraction(grey):
     norms = []
     for weight in (0.0, 0.1, 1.0):
         torch.manual_seed(0)
-        ae = pa.recipes.contractive(grey, code=32, weight=weight)
+        ae = pa.recipes.contractive(grey, latent_dim=32, weight=weight)
         pa.fit(ae, grey.train, epochs=20, lr=5e-3, progress=False, seed=0)
         norms.append(pa.jacobian(ae, grey.test).norms.mean().item())
     assert norms[0] > 1.3 * norms[1] > 1.3 * 1.3 * norms[2]

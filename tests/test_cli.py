@@ -113,15 +113,15 @@ SWAPS = {
         lambda ae: ae.objective.beta == 0.0 and ae.objective.arguments["beta"].steps == 100,
     ),
     "total correlation": (
-        ["--objective", "Penalised", "--objective.penalty", "TotalCorrelation", "--objective.penalty.rows", "1437"],
-        lambda ae: ae.objective.penalty.rows == 1437,
+        ["--objective", "Penalised", "--objective.penalty", "TotalCorrelation", "--objective.penalty.num_data", "1437"],
+        lambda ae: ae.objective.penalty.num_data == 1437,
     ),
     "Wasserstein": (
         ["--objective", "Penalised", "--objective.penalty", "MMD", "--objective.elbo", "Tempered", "--objective.elbo.beta", "0"],
         lambda ae: ae.objective.elbo.beta == 0.0,
     ),
-    "hidden and code": (
-        ["--hidden", "[40,30]", "--code", "5"],
+    "hidden and latent dimensions": (
+        ["--hidden", "[40,30]", "--latent_dim", "5"],
         lambda ae: ae.prior.event_shape == (5,) and ae.encoder[0].out_features == 40,
     ),
 }
@@ -194,7 +194,7 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
     example = " ".join(re.search(r"example: (.*?)\s*\(--json", said, re.S).group(1).split())
     assert f"pyroae {command}" in example and f"pyroae {command}" in USAGE or command == "completion"
     if command == "train":
-        assert parse_train(example.split()[2:])[1].code == 20
+        assert parse_train(example.split()[2:])[1].latent_dim == 20
     if command in ("evaluate", "compare"):
         assert parse_call(getattr(scoring, command), example.split()[2:])["particles"] in (1000, 5000)
 
@@ -250,7 +250,7 @@ def completion_script(tmp_path_factory):
 
 def test_tensorboard_by_a_flag(capsys, tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run("train", "--tensorboard", "true", "--code", "2", *QUICK, capsys=capsys)
+    run("train", "--tensorboard", "true", "--latent_dim", "2", *QUICK, capsys=capsys)
     events = reader.EventAccumulator(str(tmp_path / "runs/vae-digits-1/tensorboard")).Reload()
     with open("runs/vae-digits-1/history.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -295,7 +295,7 @@ POSTERIORS = ["Normal", "Laplace", "StudentT", "FullNormal", "LowRankNormal", "F
     "prior, posterior", [(prior, "Normal") for prior in PRIORS] + [("Normal", posterior) for posterior in POSTERIORS[1:]] + OTHER_CODES
 )
 def test_every_prior_and_posterior_by_name(prior, posterior, capsys):
-    run("train", "--prior", prior, "--posterior", posterior, "--code", "3", *QUICK, capsys=capsys)
+    run("train", "--prior", prior, "--posterior", posterior, "--latent_dim", "3", *QUICK, capsys=capsys)
     ae = pa.load("runs/vae-digits-1/model.safetensors")
     assert (type(ae.prior).__name__, type(ae.posterior).__name__) == (prior, posterior)
 
@@ -374,7 +374,7 @@ def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch
 
 
 def test_a_point_posterior_is_scored_by_a_proposal(capsys):
-    run("train", "sparse", "--code", "2", "--hidden", "8", *QUICK, capsys=capsys)
+    run("train", "sparse", "--latent_dim", "2", "--hidden", "8", *QUICK, capsys=capsys)
     assert "--proposal Laplace scores it" in run("evaluate", "runs/sparse-digits-1", "--particles", "30", capsys=capsys)
     report = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "prior", capsys=capsys)
     assert "test log p(x)  -" in report and "evaluation-30-prior.json" in report
@@ -411,8 +411,8 @@ def test_every_command_in_the_readmes_table_trains_its_model(command, tmp_path):
 
 
 def test_pictures_as_it_trains(capsys, tmp_path):
-    run("train", "--code", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
-    run("train", "--code", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
+    run("train", "--latent_dim", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
+    run("train", "--latent_dim", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
     of_two = {"reconstructions.png", "samples.png", "filters.png", "walk.png", "manifold.png", "manifold-by-prior.png", "codes.png"}
     for folder in ("two/epoch-0002", "two/epoch-0004"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == of_two
@@ -448,14 +448,14 @@ def test_pretraining_by_command(recipe, capsys, tmp_path):
 
 
 LINES = {  # what SYSTEMS without a recipe of their own are called
-    "PCA": "autoencoder --hidden [] --code 4",
+    "PCA": "autoencoder --hidden [] --latent_dim 4",
     "linear VAE": "vae --hidden [] --likelihood Normal --posterior Normal --posterior.scale per_dimension",
     "tied": "autoencoder --encoder MLP --decoder Tied",
     "tied contractive": "contractive --decoder Tied",
     "denoising VAE": "vae --corruption Gaussian",
-    "noisy pictures": "vae --code 2 --corruption SaltPepper",
+    "noisy pictures": "vae --latent_dim 2 --corruption SaltPepper",
     "salt and pepper": "denoising --corruption SaltPepper --corruption.fraction .3",
-    "KL-sparse": "sparse_kl --hidden [] --code 100",
+    "KL-sparse": "sparse_kl --hidden [] --latent_dim 100",
 }
 
 

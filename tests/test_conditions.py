@@ -34,7 +34,7 @@ def test_a_conditional_vae_is_told_the_label(prior, digits, tmp_path):
 def test_samples_are_of_the_class_asked_for(digits):
     from sklearn.neighbors import KNeighborsClassifier
 
-    cvae = pa.recipes.conditional(digits, code=4)
+    cvae = pa.recipes.conditional(digits, latent_dim=4)
     pa.fit(cvae, digits.train, epochs=40, batch_size=64, lr=3e-3, progress=False, seed=0)
     y = torch.arange(200) % 10
     means = cvae.likelihood.picture(cvae.decode(cvae.sample_prior(y=y), y)).detach()

@@ -141,7 +141,7 @@ def test_processes_have_the_gradients_losses_and_weights_of_one(processes, compi
 def vae_trained():
     digits = pa.data.load("digits", binarize="dynamic")
     torch.manual_seed(job.rank())
-    ae = pa.recipes.vae(digits, code=2)
+    ae = pa.recipes.vae(digits, latent_dim=2)
     noise = []
     ae.guide.register_forward_hook(lambda module, inputs, z: noise.append(z.detach().clone()))
     quiet(ae, digits.train, epochs=1, batch_size=300, seed=0, compile="eager")

@@ -14,13 +14,13 @@ import pyroae as pa
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
-    "semi_supervised": ({"epochs": 1, "hidden": 8, "code": 2}, None),
+    "semi_supervised": ({"epochs": 1, "hidden": 8, "latent_dim": 2}, None),
     "adversarial": ({"epochs": 1, "hidden": 8}, "adversarial"),
-    "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "code": 4, "test_rows": 20}, "objectives.json"),
-    "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "code": 4, "components": 3}, "priors.json"),
+    "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "latent_dim": 4, "test_rows": 20}, "objectives.json"),
+    "priors": ({"epochs": 1, "particles": 5, "hidden": 8, "latent_dim": 4, "components": 3}, "priors.json"),
     "benchmarks/training": ({"shapes": ("6-4-2",), "rows": 200, "rounds": 1, "rivals": ("pyroae, eager", "by hand")}, "training"),
-    "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "code": 3}, "classics"),
-    "pretraining": ({"epochs": 1, "hidden": [8], "code": 4, "steps": 1, "few": [20]}, "pretraining.json"),
+    "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "latent_dim": 3}, "classics"),
+    "pretraining": ({"epochs": 1, "hidden": [8], "latent_dim": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
     "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),

@@ -122,7 +122,7 @@ def test_paths_as_windows_writes_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data, run = "C:\\my data\\some digits.npy", "D:\\my runs\\one"
     np.save(data, X.numpy())
-    quick = ["--particles", "5", "--hidden", "8", "--code", "2"]
+    quick = ["--particles", "5", "--hidden", "8", "--latent_dim", "2"]
     assert main(["train", "--data", data, "--epochs", "1", *quick, "--out", run]) == 0
     assert main(["train", "--resume", run, "--epochs", "2"]) == 0 and main(["evaluate", run, "--particles", "5"]) == 0
     names = [path.name for path in Path(run).rglob("*")]

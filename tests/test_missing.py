@@ -107,7 +107,7 @@ def test_wrapping_what_has_no_single_entries_is_refused():
 def test_pseudo_inputs_start_on_data_with_holes():
     x = torch.rand(50, 6).round()
     x[::2, 1], x[:, 4] = torch.nan, torch.nan
-    vae = pa.recipes.vae(pa.data.load(torch.rand(20, 6).round()), code=2, hidden=8).replace(
+    vae = pa.recipes.vae(pa.data.load(torch.rand(20, 6).round()), latent_dim=2, hidden=8).replace(
         likelihood=pa.likelihoods.Missing(pa.likelihoods.Bernoulli(6)), prior=pa.priors.VampPrior(2, components=9)
     )
     vae.prior.start_from(x)

@@ -163,7 +163,7 @@ def test_contractive_is_autograds_jacobian_for_a_deep_encoder(grey):
 
 
 def test_contractive_probes_are_unbiased(grey):
-    ae, x = pa.recipes.contractive(grey, code=6), grey.test.x[:20].requires_grad_()
+    ae, x = pa.recipes.contractive(grey, latent_dim=6), grey.test.x[:20].requires_grad_()
     q = ae.encode(x)
     exact = pa.penalties.Contractive(1.0)(x, q.mean, q).item()
     draws = torch.stack([pa.penalties.Contractive(1.0, probes=8)(x, q.mean, q) for _ in range(300)]).detach()
@@ -194,7 +194,7 @@ def test_l2_penalty_is_a_normal_prior(grey):
     "penalty", [pa.penalties.L2(1.0), pa.penalties.KLSparsity(), pa.penalties.Contractive(0.1)], ids=["L2", "KL", "contractive"]
 )
 def test_a_penalty_adds_the_same_around_any_elbo(penalty, elbo, grey):
-    ae, x = pa.recipes.contractive(grey, code=6), grey.test.x[:20]
+    ae, x = pa.recipes.contractive(grey, latent_dim=6), grey.test.x[:20]
     added = pa.Penalised(penalty, elbo).loss(ae.model, ae.guide, x) - elbo.loss(ae.model, ae.guide, x)
     y = x.clone().requires_grad_()
     q = ae.encode(y)

@@ -25,8 +25,11 @@ PRIORS = {
     "StudentT": (lambda: pa.priors.StudentT(3, df=4.0, scale=0.5), scipy.stats.t(4, 0, 0.5)),
     "Logistic": (lambda: pa.priors.Logistic(3, scale=0.5), scipy.stats.logistic(0, 0.5)),
     "from Pyro": (lambda: pa.priors.FromPyro("Gumbel", 3, loc=0.5, scale="learned"), scipy.stats.gumbel_r(0.5, 1)),
-    "Given, a batch": (lambda: pa.priors.Given(dist.StudentT(3.0, torch.zeros(3), 2.0)), scipy.stats.t(3, 0, 2)),
-    "Given, an event": (lambda: pa.priors.Given(dist.Normal(0.0, 1.0).expand([3]).to_event(1)), scipy.stats.norm(0, 1)),
+    "FromDistribution, a batch": (lambda: pa.priors.FromDistribution(dist.StudentT(3.0, torch.zeros(3), 2.0)), scipy.stats.t(3, 0, 2)),
+    "FromDistribution, an event": (
+        lambda: pa.priors.FromDistribution(dist.Normal(0.0, 1.0).expand([3]).to_event(1)),
+        scipy.stats.norm(0, 1),
+    ),
 }
 
 # part -> (constructor, numbers of the decoder for one x, the same density by hand given the decoder's numbers)
@@ -433,7 +436,7 @@ def test_state_dict_round_trip(name):
 def test_a_priors_transforms_are_trained_and_move(digits):
     flow = dist.transforms.spline_coupling(4, 2, hidden_dims=[8])
     base = dist.Normal(torch.zeros(4), torch.ones(4)).to_event(1)
-    prior = pa.priors.Given(dist.TransformedDistribution(base, [flow]))
+    prior = pa.priors.FromDistribution(dist.TransformedDistribution(base, [flow]))
     ae = pa.Autoencoder(prior, pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     before = [p.clone() for p in flow.parameters()]
     pa.fit(ae, digits.train, epochs=1, progress=False)

@@ -19,7 +19,7 @@ Contractive, L1, MMD, SigmoidContractive, TotalCorrelation = (
 
 def test_l1_is_a_laplace_prior(grey):
     x = grey.test.x[:20]
-    flat = pa.recipes.autoencoder(grey, code=5)
+    flat = pa.recipes.autoencoder(grey, latent_dim=5)
     laplace = flat.replace(prior=pa.priors.Laplace(5, scale=0.5))
     penalised = pa.Penalised(L1(2.0)).loss(flat.model, flat.guide, x)
     assert penalised + 20 * 5 * math.log(1.0) == pytest.approx(TraceMeanField_ELBO().loss(laplace.model, laplace.guide, x), rel=1e-5)
@@ -27,7 +27,7 @@ def test_l1_is_a_laplace_prior(grey):
 
 @pytest.mark.parametrize("rows", [1, 30])
 def test_the_sigmoid_layers_closed_form_is_the_exact_jacobians(rows, grey):
-    ae, x, results = pa.recipes.contractive(grey, code=12), grey.test.x[:rows], []
+    ae, x, results = pa.recipes.contractive(grey, latent_dim=12), grey.test.x[:rows], []
     for penalty in (Contractive(0.7), SigmoidContractive(ae.encoder[-1], 0.7)):
         loss = pa.Penalised(penalty).differentiable_loss(ae.model, ae.guide, x)
         results.append([loss, *torch.autograd.grad(loss, list(ae.parameters()))])

@@ -28,7 +28,7 @@ def canvas(ax):
 
 
 def test_filters_are_the_weights_next_to_x_the_longest_first(grey, ax):
-    ae = pa.recipes.contractive(grey, code=7)
+    ae = pa.recipes.contractive(grey, latent_dim=7)
     w = ae.encoder[0].weight.detach()
     longest = w[w.norm(dim=1).argmax()]
     drawn = canvas(pa.plots.filters(ae, (8, 8), ax=ax))
@@ -38,7 +38,7 @@ def test_filters_are_the_weights_next_to_x_the_longest_first(grey, ax):
 
 @pytest.mark.parametrize("name", ["linear", "atoms", "tied"])
 def test_filters_of_the_decoder(grey, ax, name):
-    ae = pa.recipes.sparse(grey, code=5) if name == "atoms" else pa.recipes.autoencoder(grey, code=5, hidden=[])
+    ae = pa.recipes.sparse(grey, latent_dim=5) if name == "atoms" else pa.recipes.autoencoder(grey, latent_dim=5, hidden=[])
     ae = ae.replace(decoder=pa.nets.Tied()) if name == "tied" else ae
     columns = ae.decoder(torch.eye(5)) - ae.decoder(torch.zeros(1, 5))  # how x moves with each number of z
     first = columns[columns.norm(dim=1).argmax()].detach()

@@ -27,7 +27,7 @@ UNSPOKEN = "<script>alert(1)</script>&"
 def run(tmp_path_factory):
     """A run whose folder has a name that must be escaped."""
     folder = tmp_path_factory.mktemp("runs") / UNSPOKEN.replace("/", "")
-    assert main(["train", "--code", "2", *QUICK, "--out", str(folder)]) == 0
+    assert main(["train", "--latent_dim", "2", *QUICK, "--out", str(folder)]) == 0
     assert main(["report", str(folder)]) == 0
     return folder
 
@@ -65,7 +65,7 @@ def shown(found, tile, column, row):
 
 @pytest.mark.parametrize("code", [1, 2, 5])
 def test_every_place_of_the_atlas_is_its_code_decoded(grey, code):
-    ae = pa.recipes.vae(grey, code=code).replace(likelihood=pa.likelihoods.ContinuousBernoulli(64))
+    ae = pa.recipes.vae(grey, latent_dim=code).replace(likelihood=pa.likelihoods.ContinuousBernoulli(64))
     found, means = atlas(ae, grey), pa.codes(ae, grey.test.x).float()
     middle, axes = torch.zeros(code), torch.eye(2)[:, :code]
     if code > 2:
@@ -91,14 +91,14 @@ def tables():
     x = torch.cat([torch.randn(60, 2), torch.rand(60, 1).round()], 1)
     likelihood = pa.likelihoods.Product({"size": pa.likelihoods.Normal(2), "sex": pa.likelihoods.Bernoulli(1)})
     data = pa.data.load(x)
-    return pa.recipes.vae(data, code=2, hidden=8).replace(likelihood=likelihood), data
+    return pa.recipes.vae(data, latent_dim=2, hidden=8).replace(likelihood=likelihood), data
 
 
 def holes():
     x = torch.randn(60, 5)
     x[torch.rand(60, 5) < 0.2] = torch.nan
     data = pa.data.load(x, missing=True)
-    return pa.recipes.vae(data, code=2, hidden=8).replace(likelihood=pa.likelihoods.Missing(pa.likelihoods.Normal(5))), data
+    return pa.recipes.vae(data, latent_dim=2, hidden=8).replace(likelihood=pa.likelihoods.Missing(pa.likelihoods.Normal(5))), data
 
 
 def of_digits(recipe, prior=None, posterior=None, **options):
@@ -109,8 +109,8 @@ def of_digits(recipe, prior=None, posterior=None, **options):
 
 OTHERS = {
     "point posterior": lambda: of_digits("denoising"),
-    "sigmoid units": lambda: of_digits("sparse_kl", code=3),
-    "labels": lambda: of_digits("conditional", code=2),
+    "sigmoid units": lambda: of_digits("sparse_kl", latent_dim=3),
+    "labels": lambda: of_digits("conditional", latent_dim=2),
     "categories": lambda: of_digits("vae", pa.priors.OneHot(3), pa.posteriors.OneHot()),
     "two levels": lambda: of_digits("vae", pa.priors.Hierarchical(3, top=2), pa.posteriors.Hierarchical()),
     "clusters": lambda: of_digits("vae", pa.priors.Clusters(3), pa.posteriors.Clusters()),

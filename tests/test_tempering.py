@@ -219,7 +219,7 @@ def test_bounds_without_a_kl_to_weigh_are_refused(inner):
 
 def test_priors_on_weights_are_not_tempered():
     ae, x = small_vae(posterior=pa.posteriors.Delta(), prior=pa.priors.Normal(4)), torch.rand(10, 64).round()
-    both, prior = pa.with_weight_prior(ae, dist.Normal(0.0, 0.1), rows=20), dist.Normal(0.0, 0.1)
+    both, prior = pa.with_weight_prior(ae, dist.Normal(0.0, 0.1), num_data=20), dist.Normal(0.0, 0.1)
     weights = [p for name, p in ae.named_parameters() if name.endswith("weight")]
     expected = -0.5 * sum(prior.log_prob(w).sum() for w in weights).item()
     for beta in (0.0, 1.0, 4.0):

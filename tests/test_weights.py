@@ -39,7 +39,7 @@ def plain(batch_size, rate, decay=0.0, lasso=0.0, epochs=7):
 def bayesian(batch_size, rate, prior, epochs=7):
     """The Pyro program with that prior, by the same SGD."""
     ae = autoencoder()
-    model, guide = pa.with_weight_prior(ae, prior, rows=len(DATA))
+    model, guide = pa.with_weight_prior(ae, prior, num_data=len(DATA))
     batches = DataLoader(DATA, batch_size)
     pa.fit(model, batches, guide=guide, epochs=epochs, optimizer=torch.optim.SGD, lr=rate, device="cpu", progress=False)
     layers = [layer for net in (ae.encoder, ae.decoder) for layer in net if isinstance(layer, nn.Linear)]
@@ -83,7 +83,7 @@ ELBOS = {
 @pytest.mark.parametrize("name", ELBOS)
 def test_any_elbos_loss_has_the_prior_once_for_a_data_set(name, digits):
     ae, x = small_vae(), digits.train.x[:100]
-    model, guide = pa.with_weight_prior(ae, dist.Laplace(0.0, 0.2), rows=400)
+    model, guide = pa.with_weight_prior(ae, dist.Laplace(0.0, 0.2), num_data=400)
     matrices = [p for p in ae.parameters() if p.dim() > 1]
     assert len(model.weights()) == len(matrices) == 4
     losses = []
@@ -96,7 +96,7 @@ def test_any_elbos_loss_has_the_prior_once_for_a_data_set(name, digits):
 
 def test_it_trains_the_networks_given_in_fit_and_in_svi(digits):
     ae, x = small_vae(), digits.train.x
-    model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(x))
+    model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), num_data=len(x))
     before = pa.elbo_terms(ae, x).elbo.mean()
     history = pa.fit(model, digits.train, guide=guide, epochs=4, progress=False)
     assert history.objective == "TraceMeanField_ELBO" and history.loss[-1] < history.loss[0]
@@ -109,14 +109,14 @@ def test_it_trains_the_networks_given_in_fit_and_in_svi(digits):
 
 def test_shared_weights_count_once(grey):
     ae = pa.recipes.autoencoder(grey).replace(decoder=pa.nets.Tied())
-    model, _ = pa.with_weight_prior(ae, dist.Normal(0.0, 1.0), rows=10)
+    model, _ = pa.with_weight_prior(ae, dist.Normal(0.0, 1.0), num_data=10)
     assert len(model.weights()) == len({id(p) for p in ae.parameters() if p.dim() > 1})
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"rows": 0}, "expected rows as a whole number"),
+        ({"num_data": 0}, "expected num_data as a whole number"),
         ({"prior": dist.Normal(torch.zeros(3), 1.0)}, "the prior of one weight"),
         ({"prior": 0.1}, "the prior of one weight.*got 0.1"),
         ({"model": lambda x: x, "guide": lambda x: x}, "that are modules"),
@@ -124,13 +124,13 @@ def test_shared_weights_count_once(grey):
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
-    given = {"model": autoencoder(), "prior": dist.Normal(0.0, 1.0), "rows": 10} | arguments
+    given = {"model": autoencoder(), "prior": dist.Normal(0.0, 1.0), "num_data": 10} | arguments
     with pytest.raises(ValueError, match=words):
         pa.with_weight_prior(**given)
 
 
 def test_an_autoencoders_own_objective_stays(digits):
-    ae = pa.recipes.contractive(digits, code=4, hidden=8)
-    model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), rows=len(digits.train))
+    ae = pa.recipes.contractive(digits, latent_dim=4, hidden=8)
+    model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, 0.5), num_data=len(digits.train))
     history = pa.fit(model, digits.train, guide=guide, epochs=1, progress=False)
     assert history.objective == type(ae.objective).__name__ == "Penalised"

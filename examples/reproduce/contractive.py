@@ -100,7 +100,7 @@ def learned(
     )
     fit = functools.partial(pa.fit, ae)
     if kind == "weight decay":
-        model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, knob / math.sqrt(len(train))), rows=len(train))
+        model, guide = pa.with_weight_prior(ae, dist.Normal(0.0, knob / math.sqrt(len(train))), num_data=len(train))
         fit = functools.partial(pa.fit, model, guide=guide)
     if kind == "contractive":
         fit = functools.partial(fit, elbo=pa.Penalised(pa.penalties.SigmoidContractive(ae.encoder[0], knob)))

@@ -15,12 +15,18 @@ import pyroae as pa
 
 
 def main(
-    code: int = 10, epochs: int = 150, lr: float = 1e-2, annealed: int = 100, seed: int = 0, quick: bool = False, out: str = str(RESULTS)
+    latent_dim: int = 10,
+    epochs: int = 150,
+    lr: float = 1e-2,
+    annealed: int = 100,
+    seed: int = 0,
+    quick: bool = False,
+    out: str = str(RESULTS),
 ):
     """Train a linear VAE and record its log p(x), by importance weights, beside the exact maximum.
 
     Args:
-        code: how many numbers z has.
+        latent_dim: the number of latent dimensions.
         epochs: passes over the data, in batches of 500, at a rate that falls to 0 along a cosine.
         lr: the rate at the start.
         annealed: data that AIS scores too.
@@ -29,7 +35,7 @@ def main(
         out: folder of the record.
     """
     if quick:
-        code, epochs, annealed = 3, 2, 5
+        latent_dim, epochs, annealed = 3, 2, 5
     settings = {key: value for key, value in locals().items() if key != "out"}
     if recorded(out, "ppca", settings):
         return
@@ -37,7 +43,7 @@ def main(
     x = x - x.mean(0)
     torch.manual_seed(seed)
     vae = pa.Autoencoder(
-        prior=pa.priors.Normal(code),
+        prior=pa.priors.Normal(latent_dim),
         likelihood=pa.likelihoods.Normal(x.shape[1]),
         posterior=pa.posteriors.Normal(scale="per_dimension"),
         encoder=pa.nets.Linear(),
@@ -45,7 +51,7 @@ def main(
     )
     schedule = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
     history = pa.fit(vae, x, epochs=epochs, batch_size=500, lr=lr, scheduler=schedule, seed=seed)
-    exact = PCA(code).fit(x.double().numpy())
+    exact = PCA(latent_dim).fit(x.double().numpy())
     some = x[:annealed]
     by_weights, by_ais = pa.log_likelihood(vae, some, particles=5000), pa.ais(vae, some)
     row = {

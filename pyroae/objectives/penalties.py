@@ -94,7 +94,7 @@ class KLSparsity(Penalty):
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> sigmoid = pa.recipes.autoencoder(digits, code=2).replace(prior=pa.priors.Flat(2, support="unit_interval"))
+    >>> sigmoid = pa.recipes.autoencoder(digits, latent_dim=2).replace(prior=pa.priors.Flat(2, support="unit_interval"))
     >>> sigmoid.replace(objective=pa.objectives.Penalised(KLSparsity(0.2, 0.1))).objective.penalty.target
     0.1
     """
@@ -111,9 +111,9 @@ class KLSparsity(Penalty):
 
 
 class Classification(Penalty):
-    r"""Cross-entropy of the classes that are told, :math:`-w \log q(y|x)`, nothing for the others (Kingma et al. 2014, eq. 9).
+    r"""Cross-entropy of the known classes, :math:`-w \log q(y|x)`, zero for the other examples (Kingma et al. 2014, eq. 9).
 
-    For a guide whose first site is a category with ``guess``, q(y|x), and ``told``, one-hot or 0: ``pa.posteriors.Clusters``
+    For a guide whose first site is a category with ``predicted``, q(y|x), and ``labels``, one-hot or 0: ``pa.posteriors.Clusters``
     under the condition ``PartialLabels``.
 
     Args:
@@ -127,12 +127,12 @@ class Classification(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q):
-        if not hasattr(q, "told"):
+        if not hasattr(q, "labels"):
             raise ValueError(
-                "Classification: expected a guide that draws a class which may be told, such as pa.posteriors.Clusters under "
+                "Classification: expected a guide that draws a class which may be known, such as pa.posteriors.Clusters under "
                 f"pa.conditions.PartialLabels, got {type(q).__name__}"
             )
-        return -self.weight * (q.told * q.guess.logits).sum(-1)
+        return -self.weight * (q.labels * q.predicted.logits).sum(-1)
 
 
 class Contractive(Penalty):
@@ -202,25 +202,25 @@ class TotalCorrelation(Penalty):
     r"""Dependence between the units of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
 
     Around an ELBO with a weight of :math:`\beta - 1` this is beta-TCVAE (Chen et al. 2018, eq. 4). q(z), the mean of
-    q(z|x) over the data set, is estimated from the batch: a datum's own posterior counts 1 / rows, the others' share the
+    q(z|x) over the data set, is estimated from the batch: a datum's own posterior counts 1 / num_data, the others' share the
     rest (stratified sampling, appendix C.2, with equal weights). The densities are unbiased, their logarithms are not,
     the less so the larger the batch; exact where the batch is the data set. It takes B^2 densities of z.
 
     Args:
-        rows: how many data the training set has.
+        num_data: the number of examples in the training set.
         weight: w.
 
     >>> import pyroae as pa
-    >>> elbo = pa.objectives.Penalised(TotalCorrelation(rows=64))
+    >>> elbo = pa.objectives.Penalised(TotalCorrelation(num_data=64))
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """
 
-    def __init__(self, rows: int, weight: float = 5.0):
+    def __init__(self, num_data: int, weight: float = 5.0):
         super().__init__(weight)
-        whole_number("TotalCorrelation", rows=rows)
-        self.rows = rows
+        whole_number("TotalCorrelation", num_data=num_data)
+        self.num_data = num_data
 
     def __call__(self, x, z, q):
         if not factorises(q):
@@ -236,12 +236,12 @@ class TotalCorrelation(Penalty):
 
     def _shares(self, n: int, like: Tensor) -> Tensor:
         """log of how much each posterior counts at each draw, ``(draws, posteriors)``."""
-        if n > self.rows:
-            raise ValueError(f"TotalCorrelation: expected rows as the size of the training set, got {self.rows} and a batch of {n}")
+        if n > self.num_data:
+            raise ValueError(f"TotalCorrelation: expected num_data as the size of the training set, got {self.num_data} and a batch of {n}")
         if n == 1:
             return like.new_zeros(1, 1)
-        others = like.new_full((n, n), math.log1p(-1 / self.rows) - math.log(n - 1))
-        return others + torch.eye(n, dtype=like.dtype, device=like.device) * (-math.log(self.rows) - others)
+        others = like.new_full((n, n), math.log1p(-1 / self.num_data) - math.log(n - 1))
+        return others + torch.eye(n, dtype=like.dtype, device=like.device) * (-math.log(self.num_data) - others)
 
 
 class MMD(Penalty):

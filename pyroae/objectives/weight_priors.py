@@ -16,7 +16,7 @@ from ..training.batches import check_data, takes_labels
 
 
 def with_weight_prior(
-    model: Any, prior: dist.Distribution, rows: int, guide: Program | None = None
+    model: Any, prior: dist.Distribution, num_data: int, guide: Program | None = None
 ) -> tuple["WeighedModel", "WeighedGuide"]:
     r"""The same (model, guide), with a prior on the networks' weights, which the guide sets to the points they are.
 
@@ -32,7 +32,7 @@ def with_weight_prior(
     Args:
         model: an Autoencoder, or a Pyro model that is a module, with ``guide``.
         prior: of one weight, such as ``pyro.distributions.Normal(0., 1.)``.
-        rows: N, how many data the training set has.
+        num_data: N, the number of examples in the training set.
         guide: the model's guide, a module, where ``model`` is not an Autoencoder.
 
     Returns:
@@ -43,17 +43,17 @@ def with_weight_prior(
 
     >>> import pyroae as pa
     >>> ae = pa.recipes.autoencoder(pa.data.load("digits"))
-    >>> model, guide = with_weight_prior(ae, dist.Laplace(0.0, 0.1), rows=1437)
+    >>> model, guide = with_weight_prior(ae, dist.Laplace(0.0, 0.1), num_data=1437)
     >>> sorted(programs.sites(poutine.trace(guide).get_trace(torch.zeros(5, 64)), observed=False))[0]
     'guide.encoder.0.weight'
     """
-    whole_number("with_weight_prior", rows=rows)
+    whole_number("with_weight_prior", num_data=num_data)
     both = programs.pair(model, guide)
     if len(programs.modules(*both)) < 2:
         raise ValueError("with_weight_prior: expected a model and a guide that are modules, so that their weights can be found")
     if not isinstance(prior, dist.Distribution) or prior.batch_shape or prior.event_shape or not prior.arg_constraints:
         raise ValueError(f"with_weight_prior: expected the prior of one weight, such as Normal(0., 1.), got {prior!r}")
-    made = WeighedModel(*both, prior, rows), WeighedGuide(*both, prior, rows)
+    made = WeighedModel(*both, prior, num_data), WeighedGuide(*both, prior, num_data)
     made[0].objective = getattr(model, "objective", None)
     if not made[0].weights():
         raise ValueError("with_weight_prior: the programs have no parameter called weight with two or more dimensions")
@@ -66,10 +66,10 @@ _INFER: Any = {"is_weight": True}  # no code, so that Tempered leaves it alone
 class _Weighed(nn.Module):
     """A program that samples the weights of both, once for a data set, before it runs."""
 
-    def __init__(self, model: nn.Module, guide: nn.Module, prior: dist.Distribution, rows: int):
+    def __init__(self, model: nn.Module, guide: nn.Module, prior: dist.Distribution, num_data: int):
         super().__init__()
         self.pair = nn.ModuleList([model, guide])
-        self.family, self.rows = type(prior), rows
+        self.family, self.num_data = type(prior), num_data
         for name in prior.arg_constraints:  # as buffers, so that they move to the weights' device
             self.register_buffer(name, torch.as_tensor(getattr(prior, name)).detach().clone(), persistent=False)
         self.names = list(prior.arg_constraints)
@@ -81,7 +81,7 @@ class _Weighed(nn.Module):
         return {name: p for name, p in both.values() if name.endswith(".weight") and p.dim() > 1}
 
     def _draw(self, x: Tensor):
-        with poutine.scale(scale=len(x) / self.rows):
+        with poutine.scale(scale=len(x) / self.num_data):
             for name, weight in self.weights().items():
                 pyro.sample(name, self._weight(weight), infer=_INFER)
 

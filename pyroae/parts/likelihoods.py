@@ -144,7 +144,7 @@ class OptimalNormal(Likelihood):
 
     def make(self, loc, scale):
         """The distribution of single entries."""
-        return distributions.BestScaled(loc, scale, self._remember) if self.training else dist.Normal(loc, scale)
+        return distributions.ProfiledNormal(loc, scale, self._remember) if self.training else dist.Normal(loc, scale)
 
     @torch.no_grad()
     def _remember(self, scale: Tensor):
@@ -351,7 +351,7 @@ class Missing(Likelihood):
 
     def forward(self, h: Tensor) -> dist.Distribution:
         """The distribution of the entries that were seen, given the decoder's output."""
-        return distributions.Seen(self.of(h).base_dist, len(self.event_shape), self._fill(h))
+        return distributions.MaskedIndependent(self.of(h).base_dist, len(self.event_shape), self._fill(h))
 
     def _fill(self, like: Tensor) -> float:
         """A value inside the support, found once."""
@@ -400,7 +400,7 @@ class Product(Likelihood):
     def forward(self, h: Tensor) -> dist.Distribution:
         """The joint distribution of the columns, independent given z."""
         pieces = h.split(self.widths, -1)
-        return distributions.Beside([column(piece) for column, piece in zip(self.columns.values(), pieces)])
+        return distributions.Joint([column(piece) for column, piece in zip(self.columns.values(), pieces)])
 
     def shown(self, x):
         """Each column as its own likelihood has it."""

@@ -139,7 +139,7 @@ class Tied(Network):
     matrix's gradient is the sum of both uses.
 
     >>> import pyroae as pa
-    >>> ae = pa.recipes.autoencoder(pa.data.load(torch.rand(20, 16)), code=2).replace(decoder=Tied())
+    >>> ae = pa.recipes.autoencoder(pa.data.load(torch.rand(20, 16)), latent_dim=2).replace(decoder=Tied())
     >>> ae.decode(torch.zeros(3, 2)).event_shape
     torch.Size([16])
     """

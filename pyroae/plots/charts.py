@@ -84,7 +84,7 @@ def latent(
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> latent(pa.recipes.autoencoder(digits, code=2), digits.test.x, digits.test.labels).get_xlabel()
+    >>> latent(pa.recipes.autoencoder(digits, latent_dim=2), digits.test.x, digits.test.labels).get_xlabel()
     '$z_1$'
     """
     z = codes(ae, x if y is None else (x, y))
@@ -139,7 +139,7 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> len(aggregate(pa.recipes.vae(digits, code=3), digits.test.x.round()).get_xticks())
+    >>> len(aggregate(pa.recipes.vae(digits, latent_dim=3), digits.test.x.round()).get_xticks())
     3
     """
     if not ae.prior.proper:

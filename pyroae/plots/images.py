@@ -180,7 +180,7 @@ def manifold(
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> manifold(pa.recipes.vae(digits, code=2), (8, 8), n=5).get_title()
+    >>> manifold(pa.recipes.vae(digits, latent_dim=2), (8, 8), n=5).get_title()
     'Mean of p(x|z), z in equal shares of the prior'
     """
     if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
@@ -221,7 +221,7 @@ def traversal(
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> len(traversal(pa.recipes.autoencoder(digits, code=3), digits.test.x, (8, 8)).get_yticks())
+    >>> len(traversal(pa.recipes.autoencoder(digits, latent_dim=3), digits.test.x, (8, 8)).get_yticks())
     3
     """
     codes = ae.centre(x, y).flatten(1)  # (N, numbers)

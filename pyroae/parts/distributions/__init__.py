@@ -7,20 +7,20 @@ from .bits import (
     Categorical,
     ContinuousBernoulli,
     OneHotGumbel,
+    PartiallyObservedCategorical,
     RelaxedBits,
     RelaxedOneHotCategorical,
-    Told,
 )
-from .combined import Beside, Seen
+from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
-from .real import BestScaled, NormalMixture, UniformSphere
+from .real import NormalMixture, ProfiledNormal, UniformSphere
 
 __all__ = [
     "Bernoulli",
     "BernoulliGumbel",
     "BernoulliStraightThrough",
-    "Beside",
-    "BestScaled",
+    "Joint",
+    "ProfiledNormal",
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
@@ -30,8 +30,8 @@ __all__ = [
     "OneHotGumbel",
     "RelaxedBits",
     "RelaxedOneHotCategorical",
-    "Seen",
-    "Told",
+    "MaskedIndependent",
+    "PartiallyObservedCategorical",
     "UniformSphere",
     "open_unit_interval",
 ]

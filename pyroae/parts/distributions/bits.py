@@ -144,22 +144,22 @@ class RelaxedBits(dist.RelaxedBernoulli):
     mean = middle
 
 
-class Told(dist.OneHotCategorical):
-    """A category as it is guessed, and for certain where it is told.
+class PartiallyObservedCategorical(dist.OneHotCategorical):
+    """A categorical distribution, one-hot, that puts all its mass on the label wherever there is one.
 
     Args:
-        logits: of the guess, ``(..., K)``.
-        told: ``(..., K)``, one-hot where the category is known, 0 where it is not; ``None``: nowhere.
+        logits: of the prediction q(y|x), ``(..., K)``.
+        labels: ``(..., K)``, one-hot where the category is known, 0 where it is not; ``None``: nowhere.
     """
 
-    def __init__(self, logits: Tensor, told: Tensor | None = None, validate_args: bool | None = None):
-        self.guess = dist.OneHotCategorical(logits=logits)
-        self.told = torch.zeros_like(logits) if told is None else told.to(logits.dtype)
-        known = self.told.sum(-1, keepdim=True) > 0
-        certain = 100.0 * (self.told - 1)  # exp(-100) is as good as 0, and its logarithm is finite
+    def __init__(self, logits: Tensor, labels: Tensor | None = None, validate_args: bool | None = None):
+        self.predicted = dist.OneHotCategorical(logits=logits)
+        self.labels = torch.zeros_like(logits) if labels is None else labels.to(logits.dtype)
+        known = self.labels.sum(-1, keepdim=True) > 0
+        certain = 100.0 * (self.labels - 1)  # exp(-100) is as good as 0, and its logarithm is finite
         super().__init__(logits=torch.where(known, certain, logits), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
         """The same for a larger batch."""
         shape = torch.Size(batch_shape) + self.event_shape
-        return Told(self.guess.logits.expand(shape), self.told.expand(shape), validate_args=False)
+        return PartiallyObservedCategorical(self.predicted.logits.expand(shape), self.labels.expand(shape), validate_args=False)

@@ -18,7 +18,7 @@ class _SeenOr(constraints.Constraint):
         return inside.flatten(-self.event_dim).all(-1)
 
 
-class Seen(TorchDistribution):
+class MaskedIndependent(TorchDistribution):
     """Independent entries of which those that are NaN were not seen: they count for nothing.
 
     Args:
@@ -46,7 +46,7 @@ class Seen(TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""
-        return Seen(self.entries.expand(torch.Size(batch_shape) + self.event_shape), self._depth, self.fill)
+        return MaskedIndependent(self.entries.expand(torch.Size(batch_shape) + self.event_shape), self._depth, self.fill)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of the entries that were seen."""
@@ -72,7 +72,7 @@ class _Each(constraints.Constraint):
         return torch.stack([part.support.check(piece) for part, piece in zip(self.parts, pieces)]).all(0)
 
 
-class Beside(TorchDistribution):
+class Joint(TorchDistribution):
     """Independent distributions over vectors, side by side in one longer vector."""
 
     arg_constraints = {}
@@ -94,7 +94,7 @@ class Beside(TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""
-        return Beside([part.expand(batch_shape) for part in self.parts])
+        return Joint([part.expand(batch_shape) for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log-densities."""

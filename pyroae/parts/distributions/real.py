@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 
-class BestScaled(dist.Normal):
+class ProfiledNormal(dist.Normal):
     """Normals around ``loc``, all with the scale under which the values asked for are likeliest: their root mean squared error.
 
     Args:
@@ -24,7 +24,7 @@ class BestScaled(dist.Normal):
 
     def expand(self, batch_shape, _instance=None):
         """The same for a larger batch."""
-        return BestScaled(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.found, validate_args=False)
+        return ProfiledNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.found, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Its gradient is that of the likelihood with the scale maximised out: at its best value the scale's own is 0."""

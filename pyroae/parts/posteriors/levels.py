@@ -33,7 +33,7 @@ class Hierarchical(_Levels):
         top: how many numbers z2 has; by default as the prior says.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
     >>> two.encode(torch.zeros(3, 16)).event_shape
     torch.Size([2])
@@ -93,7 +93,7 @@ class TopDown(_TopDown):
         top: how many numbers z2 has; by default as the prior says.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=TopDown())
     >>> two.reconstruct(torch.zeros(3, 16)).shape
     torch.Size([3, 16])
@@ -124,7 +124,7 @@ class Clusters(_TopDown):
     certain of it. The arguments are those of TopDown.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), code=2, hidden=8)
+    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> mixture = vae.replace(prior=pa.priors.Clusters(2, clusters=4), posterior=Clusters())
     >>> mixture.encode(torch.zeros(3, 16)).mixture_distribution.probs.shape
     torch.Size([3, 4])
@@ -147,5 +147,5 @@ class Clusters(_TopDown):
 
     def draw(self, h, c=None):
         logits, features = h.split(self.widths, -1)
-        y = pyro.sample("y", distributions.Told(logits, c), infer={"enumerate": "parallel"})
+        y = pyro.sample("y", distributions.PartiallyObservedCategorical(logits, c), infer={"enumerate": "parallel"})
         pyro.sample("z", self.below(features, y))

@@ -2,7 +2,7 @@
 
 from .base import Prior
 from .conditioned import Conditioned
-from .given import Flow, Given
+from .from_distribution import Flow, FromDistribution
 from .levels import ClassAndStyle, Clusters, Hierarchical
 from .mixtures import GaussianMixture, VampPrior
 from .plain import (
@@ -31,7 +31,7 @@ __all__ = [
     "Flow",
     "FromPyro",
     "GaussianMixture",
-    "Given",
+    "FromDistribution",
     "Hierarchical",
     "Laplace",
     "Logistic",

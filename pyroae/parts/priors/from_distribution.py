@@ -12,12 +12,12 @@ from ..networks import near_identity
 from .base import Prior
 
 
-class Given(Prior):
+class FromDistribution(Prior):
     """Any Pyro distribution, as it is.
 
     Its batch shape, if any, counts as part of the event; the parameters of its transforms are trained.
 
-    >>> Given(dist.StudentT(3.0, torch.zeros(8), 1.0))().event_shape
+    >>> FromDistribution(dist.StudentT(3.0, torch.zeros(8), 1.0))().event_shape
     torch.Size([8])
     """
 
@@ -58,7 +58,7 @@ class Given(Prior):
         return self
 
 
-class Flow(Given):
+class Flow(FromDistribution):
     """A normalizing flow: a Normal pushed through learned coupling transforms.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a command answers: text for a person, data for a machine."""
+"""What a command returns: text for a person, data for a machine."""
 
 import json
 import math
@@ -8,10 +8,10 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The same thing said twice.
+class CommandOutput:
+    """The output of a command, as text and as data.
 
-    >>> print(Answer("loss  3.14 nats", {"loss": 3.14, "sampling error": float("nan")}).json)
+    >>> print(CommandOutput("loss  3.14 nats", {"loss": 3.14, "sampling error": float("nan")}).json)
     {
       "loss": 3.14,
       "sampling error": null

@@ -4,6 +4,7 @@ Choose p(z), p(x|z), q(z|x) and an objective; train the Pyro program; know how g
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 _HOME = {
@@ -36,6 +37,7 @@ _HOME = {
     "to_arviz": "evaluation.export",
     "impute": "evaluation.imputation",
     "elbo_terms": "evaluation.terms",
+    "register": "registry",
     "jacobian": "evaluation.jacobian",
 }
 _MODULES = {
@@ -60,6 +62,8 @@ __all__ = [*_HOME, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``pyroae --help`` need not wait for torch."""
+    if name == "__version__":
+        return version("pyroae")
     if name in _MODULES:
         return import_module(f"pyroae.{_MODULES[name]}")
     if name in _HOME:

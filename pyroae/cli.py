@@ -1,22 +1,73 @@
-"""The command line: ``pyroae train``, ``pyroae report``. Options are built from the signatures of the functions they call."""
+"""The command line: ``pyroae train``, ``pyroae report``. A command is a function; its options are built from its signature."""
 
 import inspect
 import logging
 import os
 import re
 import sys
-from typing import TextIO
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, TextIO
 
 from .output import CommandOutput, command
 
-USAGE = """usage: pyroae COMMAND ...
 
-  train [RECIPE] [options]  train a model, score it, draw it: a run folder
-  evaluate RUN [options]    all about a run's model on its test data
-  compare RUN RUN ...       rank runs by log p(x), with paired errors
-  report RUN                one HTML page about a run, its codes to explore
-  parts [KIND]              everything that can be swapped in by name
-  completion SHELL          a script that makes bash or zsh complete all this
+@dataclass(frozen=True)
+class Command:
+    """A command: where its function is, and what its help says beside the function's docstring."""
+
+    function: str  # "module:name" inside pyroae, imported when it is called
+    usage: str
+    summary: str
+    example: str
+    shared: bool = False  # whether several processes of torchrun do it together
+
+    def load(self) -> Any:
+        """The function."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(f"pyroae.{module}"), name)
+
+
+COMMANDS = {
+    "train": Command(
+        "runs:train",
+        "[RECIPE]",
+        "train a model, score it, draw it: a run folder",
+        "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20",
+        shared=True,
+    ),
+    "evaluate": Command(
+        "scoring:evaluate",
+        "RUN",
+        "all about a run's model on its test data",
+        "pyroae evaluate runs/vae-digits-1 --particles 5000 --proposal Laplace",
+        shared=True,
+    ),
+    "compare": Command(
+        "scoring:compare",
+        "RUN RUN ...",
+        "rank runs by log p(x), with paired errors",
+        "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",
+        shared=True,
+    ),
+    "report": Command(
+        "report:report",
+        "RUN",
+        "one HTML page about a run, its latent space to explore",
+        "pyroae report runs/vae-digits-1",
+    ),
+    "parts": Command("cli:parts", "[KIND] [NAME]", "everything that can be swapped in by name", "pyroae parts prior VampPrior"),
+    "completion": Command(
+        "completion:completion", "SHELL", "a script that makes bash or zsh complete all this", "source <(pyroae completion bash)"
+    ),
+}
+
+_USAGE = """usage: pyroae COMMAND ...
+
+{commands}
 
 Recipes: vae (the default), conditional, autoencoder, denoising, sparse,
 sparse_kl, contractive.
@@ -24,15 +75,15 @@ sparse_kl, contractive.
   pyroae train                               # digits: runs/vae-digits-1
   pyroae train vae --prior VampPrior --prior.components 50
   pyroae train denoising --corruption SaltPepper --corruption.fraction .3
-  pyroae train --prior.help VampPrior        # what a part can be told
   pyroae train --resume runs/vae-digits-1    # go on with a run that was stopped
   pyroae evaluate runs/vae-digits-1 --particles 5000
   pyroae compare runs/vae-digits-1 runs/vae-digits-2
   pyroae report runs/vae-digits-1
-  pyroae parts prior
+  pyroae parts prior VampPrior               # the arguments of a part
 
 pyroae COMMAND --help says more; --json prints the answer for machines.
 """
+USAGE = _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':22}{each.summary}" for name, each in COMMANDS.items()))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,16 +93,29 @@ def main(argv: list[str] | None = None) -> int:
     2
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(argv)
+    except OSError as error:  # such as a full disk, or a pager that was left
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python does not fail again at exit
+        if isinstance(error, BrokenPipeError):
+            return 141
+        _complain(f"the output cannot be written: {error}")
+        return 2
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
+        return _say(USAGE.rstrip("\n"))
+    if argv[0] == "--version":
+        return _say(f"pyroae {version('pyroae')}")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not make every step wait for spinning threads
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA's compiler where there is no GPU
     if argv[0] not in COMMANDS:
         _complain(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)} (see {command()} --help)")
         return 2
     try:
-        answer = COMMANDS[argv[0]]([token for token in argv[1:] if token != "--json"])
+        answer = _answer(argv[0], [token for token in argv[1:] if token != "--json"])
     except (ValueError, OSError) as error:
         _complain(str(error))
         return 2
@@ -61,82 +125,72 @@ def main(argv: list[str] | None = None) -> int:
     if not answer.text:  # one of several processes, of which another one speaks
         return 0
     labelled = argv[0] in ("train", "evaluate") and _in_colour(sys.stdout)
-    print(answer.json if "--json" in argv else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
-    return 0
+    return _say(answer.json if "--json" in argv else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
 
 
-def parts(argv: list[str]) -> CommandOutput:
-    """List parts by kind, each with what it is: prior, likelihood, posterior, encoder, decoder, condition, corruption, objective.
+def _answer(name: str, argv: list[str]) -> CommandOutput:
+    from .options import parse_call, parse_train
+    from .training.distributed import together
 
-    What one can be told, its help says: pyroae train --prior.help VampPrior, say.
+    chosen = COMMANDS[name]
+    with together() if chosen.shared else nullcontext():
+        function = chosen.load()
+        if name == "train":
+            return function(*parse_train(argv))
+        return function(**parse_call(name, function, chosen.usage, chosen.example, argv))
+
+
+def parts(kind: Sequence[str] = ()) -> CommandOutput:
+    """List what can be named for each option, with what it is; or, of one class of a kind, its arguments.
+
+    Args:
+        kind: prior, likelihood, posterior, encoder, decoder, condition, corruption, objective, optimizer, ...; then a name.
     """
-    from .options import choices, help_for
-    from .part import did_you_mean
+    from .checks import did_you_mean
+    from .options import part_choices
 
-    if "--help" in argv or "-h" in argv:
-        return help_for("parts [KIND ...]", parts)
-    known = choices()
-    for option in argv:
+    known = part_choices()
+    if len(kind) == 2 and kind[0] in known and kind[1] not in known:
+        return _arguments(kind[0], kind[1])
+    for option in kind:
         if option not in known:
             raise ValueError(f"parts: there is no kind {option!r}" + did_you_mean(option, known))
-    say = lambda cls: _FORMULA.sub("", (inspect.getdoc(cls) or "").strip().partition("\n")[0]).replace("`", "")  # noqa: E731
-    found = {option: {name: say(cls) for name, cls in sorted(known[option].items())} for option in argv or known}
+    found = {option: {name: _first_line(cls) for name, cls in sorted(known[option].items())} for option in kind or known}
     lines = [line for option in found for line in ("", f"--{option}", *(f"  {name:22} {said}" for name, said in found[option].items()))]
     return CommandOutput("\n".join(lines), found)
 
 
-def train(argv: list[str]) -> CommandOutput:
-    """Train a recipe with the parts, data and settings asked for; write and print what came out."""
-    from .options import parse_train
-    from .runs import carry_out
-    from .training.distributed import together
+def _arguments(option: str, name: str) -> CommandOutput:
+    """The arguments of a class, with their types and defaults."""
+    from .checks import did_you_mean
+    from .options import part_choices
+    from .registry import parameters
+    from .schema import words
 
-    with together():
-        return carry_out(*parse_train(argv))
-
-
-def evaluate(argv: list[str]) -> CommandOutput:
-    """Score a run's model on its test data."""
-    from .options import parse_call
-    from .scoring import evaluate
-    from .training.distributed import together
-
-    with together():
-        return evaluate(**parse_call(evaluate, argv))
-
-
-def compare(argv: list[str]) -> CommandOutput:
-    """Rank runs."""
-    from .options import parse_call
-    from .scoring import compare
-    from .training.distributed import together
-
-    with together():
-        return compare(**parse_call(compare, argv))
+    classes = part_choices()[option]
+    if name not in classes:
+        raise ValueError(f"parts: there is no {option} {name!r}" + did_you_mean(name, classes))
+    cls = classes[name]
+    found = {
+        argument: {"type": words(p.annotation), "default": None if p.default is p.empty else p.default}
+        for argument, p in parameters(cls).items()
+    }
+    lines = [f"--{option} {name}", "", (inspect.getdoc(cls) or "").partition("\n>>>")[0].replace("`", "").rstrip(), ""]
+    lines += [f"  --{f'{option}.{argument}':32} {each['type']} [{each['default']}]" for argument, each in found.items()]
+    return CommandOutput("\n".join(lines), {option: {name: {argument: str(each["type"]) for argument, each in found.items()}}})
 
 
-def report(argv: list[str]) -> CommandOutput:
-    """Write a page about a run."""
-    from .options import parse_call
-    from .report import report
-
-    return report(**parse_call(report, argv))
-
-
-def completion(argv: list[str]) -> CommandOutput:
-    """Print a script for the shell: ``source <(pyroae completion bash)``."""
-    from .completion import script
-    from .options import help_for
-
-    if len(argv) != 1 or argv[0].startswith("-"):
-        return help_for("completion SHELL", completion)
-    text = script(argv[0])
-    return CommandOutput(text, {"shell": argv[0], "script": text})
+def _first_line(cls: type) -> str:
+    return _FORMULA.sub("", (inspect.getdoc(cls) or "").strip().partition("\n")[0]).replace("`", "")
 
 
 _FORMULA = re.compile(r"[:,]?\s*:math:`[^`]*`")  # for a page, not for a terminal
 _LABEL = re.compile(r"^([a-z][\w(), |]{13,14}) (?=\S)", re.M)  # what a line of a report is about
-COMMANDS = {command.__name__: command for command in (train, evaluate, compare, report, parts, completion)}
+
+
+def _say(text: str) -> int:
+    print(text, flush=True)
+    return 0
 
 
 def _complain(message: str):

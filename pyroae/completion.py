@@ -1,15 +1,30 @@
 """Scripts that make a shell complete ``pyroae``'s commands, options and the names of parts."""
 
-import inspect
-from argparse import Action, ArgumentParser
+import argparse
 
 import shtab
 
-from .options import choices, options_of
-from .part import did_you_mean
+from . import settings
+from .checks import did_you_mean
+from .cli import COMMANDS
+from .options import add_call, part_choices
+from .output import CommandOutput
 from .recipes import RECIPES
-from .report import report
-from .scoring import PROPOSALS, compare, evaluate
+from .registry import parameters
+from .scoring import PROPOSALS
+
+_FILES = {"config": shtab.FILE, "data": shtab.FILE, "out": shtab.DIRECTORY, "resume": shtab.DIRECTORY, "run": shtab.DIRECTORY}
+_FILES |= {"runs": shtab.DIRECTORY}
+
+
+def completion(shell: str) -> CommandOutput:
+    """Print a script for the shell: ``source <(pyroae completion bash)``.
+
+    Args:
+        shell: bash, zsh or tcsh.
+    """
+    text = script(shell)
+    return CommandOutput(text, {"shell": shell, "script": text})
 
 
 def script(shell: str) -> str:
@@ -23,36 +38,27 @@ def script(shell: str) -> str:
     """
     if shell not in shtab.SUPPORTED_SHELLS:
         raise ValueError(f"completion: there is no shell {shell!r}" + did_you_mean(shell, shtab.SUPPORTED_SHELLS))
-    parser = ArgumentParser("pyroae")
+    parser = argparse.ArgumentParser("pyroae")
     commands = parser.add_subparsers()
-    _add_training(commands.add_parser("train", help="train a model"))
-    for function in (evaluate, compare, report):
-        command = commands.add_parser(function.__name__, help=f"{function.__name__} runs")
-        first, *options = inspect.signature(function).parameters
-        _offer(command.add_argument(first, nargs="+"), shtab.DIRECTORY)
-        for option in options:
-            command.add_argument(f"--{option}", choices=[*PROPOSALS] if option == "proposal" else None)
-    commands.add_parser("parts", help="list parts").add_argument("kind", nargs="?", choices=[*choices()])
-    commands.add_parser("completion", help="print this script").add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
-    for command in commands.choices.values():
+    offered = {"kind": [*part_choices()], "shell": shtab.SUPPORTED_SHELLS, "proposal": [*PROPOSALS]}
+    for name, each in COMMANDS.items():
+        command = commands.add_parser(name, help=each.summary)
+        actions = _training(command) if name == "train" else add_call(command, each.load())
+        for action in actions:
+            action.choices = action.choices or offered.get(action.dest)
+            if action.dest in _FILES:
+                vars(action)["complete"] = _FILES[action.dest]  # where shtab looks
         command.add_argument("--json", action="store_true", help="print JSON")
     return shtab.complete(parser, shell)
 
 
-def _add_training(command: ArgumentParser):
-    command.add_argument("recipe", nargs="?", choices=[*RECIPES])
-    known = choices()
-    for option in sorted({option for recipe in RECIPES for option in options_of(recipe)} - {"help"}):
-        action = command.add_argument(f"--{option}", choices=sorted(known[option]) if option in known else None)
-        if option in ("config", "data", "out"):
-            _offer(action, shtab.DIRECTORY if option == "out" else shtab.FILE)
+def _training(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Every option of every recipe, and of every part's arguments."""
+    known = part_choices()
+    actions = [command.add_argument("recipe_word", nargs="?", choices=[*RECIPES])]
+    names = {name for recipe in RECIPES for name in settings.settings_of(recipe)} | {"config", "resume", "use", "print_config"}
     for option, classes in known.items():
-        of_parts = {argument for cls in classes.values() for argument in inspect.signature(cls).parameters}
-        for argument in sorted(of_parts - {"args", "kwargs", "event_shape"}):
-            name = f"{option}.{argument}"
-            if f"--{name}" not in command._option_string_actions:
-                command.add_argument(f"--{name}", choices=sorted(known[name]) if name in known else None)
-
-
-def _offer(action: Action, what: dict):
-    vars(action)["complete"] = what  # where shtab looks
+        names |= {f"{option}.{argument}" for cls in classes.values() for argument in parameters(cls)} - {f"{option}.event_shape"}
+    for name in sorted(names):
+        actions.append(command.add_argument(f"--{name}", choices=sorted(known[name]) if name in known else None))
+    return actions

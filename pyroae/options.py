@@ -1,327 +1,360 @@
-"""Command-line options from signatures: recipes, data, parts, training."""
+"""Command-line options: built from the settings of a run and the signatures of commands and parts, read by ``argparse``."""
 
+import argparse
 import inspect
-import json
-import re
-from argparse import SUPPRESS, Action
+import textwrap
+import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
-from pyro import infer
-from torch import optim
-
-from . import configs
-from .data import load
+from . import plain_yaml, registry, schema, settings
+from .checks import did_you_mean
 from .data.named import NAMED
-from .objectives import Objective
-from .objectives.penalties import Penalty
-from .output import CommandOutput
-from .part import Part, did_you_mean, members
-from .parts.conditions import Condition
-from .parts.corruption import Corruption
-from .parts.likelihoods import Likelihood
-from .parts.networks import Network
-from .parts.posteriors import Posterior
-from .parts.priors import Prior
 from .recipes import RECIPES
-from .training.fit import fit
+from .settings import ROLES, Setting
 
-SWAPPABLE = {
-    "prior": Prior,
-    "likelihood": Likelihood,
-    "posterior": Posterior,
-    "encoder": Network,
-    "decoder": Network,
-    "condition": Condition,
-    "corruption": Corruption,
-    "objective": infer.ELBO,
-}
-ROLES = {
-    "prior": "p(z)",
-    "likelihood": "p(x|z)",
-    "posterior": "q(z|x)",
-    "encoder": "x to q's numbers",
-    "decoder": "z to p's numbers",
-    "condition": "known beside x",
-    "corruption": "of the encoder's input, in training",
-    "objective": "what is trained",
-}
-FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume"}
+_REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # a recipe's option, the part that it is of
+_LEVELS = 5  # of parts inside parts
 
 
-def choices() -> dict[str, dict[str, type]]:
-    """The classes that can be named for each option."""
-    pyros = {name: cls for name, cls in vars(infer).items() if isinstance(cls, type) and issubclass(cls, infer.ELBO)}
-    unusable = (infer.ELBO, infer.TraceTailAdaptive_ELBO)  # abstract; without a loss
-    elbos = {name: cls for name, cls in pyros.items() if cls not in unusable and not name.startswith("Jit")}
-    named = {name: members(kind) for name, kind in SWAPPABLE.items() if name != "objective"}
-    return named | {"objective": members(Objective) | elbos, "objective.penalty": members(Penalty)}
+class Parser(argparse.ArgumentParser):
+    """Raises ``ValueError`` where ``argparse`` would end the process."""
+
+    def __init__(self, command: str, **more):
+        super().__init__(
+            prog=f"pyroae {command}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            exit_on_error=False,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            **more,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog.partition(' ')[2]}: {message}")
+
+    def read(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The values that the arguments give, and the arguments that are not known."""
+        try:
+            given, rest = self.parse_known_args(argv)
+        except argparse.ArgumentError as error:
+            said = error.message if error.message.startswith("expected --") else f"{error.argument_name or 'argument'}: {error.message}"
+            self.error(said)
+        return vars(given), rest
 
 
-def parse_train(argv: list[str]) -> tuple[Callable, Namespace, dict]:
-    """The recipe, the settings with their parts made, and the settings as JSON data.
+def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | None, bool]:
+    """The settings that ``train`` asks for: checked, with their parts made; as plain data; the run to go on with; whether to print them.
 
     Raises:
-        ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of the wrong type.
+        ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of another type.
     """
-    resumed, argv = _resumed(argv)
-    contents = configs.named(argv)
-    name = argv[0] if argv and not argv[0].startswith("-") else _recipe_by_option(argv, contents) or "vae"
-    if name not in RECIPES:
-        as_data = name in NAMED or Path(name).exists()
-        raise ValueError(
-            f"train: there is no recipe {name!r}" + (f"; data are named by --data {name}" if as_data else did_you_mean(name, RECIPES))
-        )
-    for content in contents:
-        configs.check(content, _known(), {token.rpartition("=")[2] for token in argv})
-    parser = _parser(name)
-    given = argv[1:] if argv and argv[0] == name else argv
-    given = _spelled_out(given, _check_names(parser, given))
-    _check_overridden(name, given)
+    first, rest = _first(argv)
+    for module in first.get("use", ()):
+        registry.use(module)
+    resumed = first.get("resume")
+    content = _from_files(resumed, first)
+    named = argv[0] if argv and not argv[0].startswith("-") else None
+    recipe = _recipe(named or first.get("recipe"), content)
+    given = _read_options(recipe, argv, content)
+    _check_replaced(recipe, given)
+    print_only = given.pop("print_config", False)
+    plain = settings.merge(content, _nested(given) | {"recipe": recipe})
+    if resumed is not None:
+        plain.pop("out", None)
     try:
-        settings = parser.parse_args(given)
-        if settings.recipe != name:
-            raise ValueError(f"train: the recipe is {name!r} but the config is of {settings.recipe!r}; leave the recipe out")
-        settings.resume = resumed
-        return RECIPES[name], parser.instantiate(settings), json.loads(parser.dump(settings, format="json"))
-    except ArgumentError as error:
-        raise ValueError(f"train: {_readable(error)}") from error
+        checked = settings.check(plain)
+    except ValueError as error:
+        raise ValueError(f"train: {error}") from error
+    written = {name: plain.get(name, each.default) for name, each in settings.settings_of(recipe).items()}
+    return schema.made(checked), written, resumed, print_only
 
 
-def _resumed(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The run that ``--resume`` names, and the arguments with that run's settings first in its place."""
-    spelled = [word for token in argv for word in (token.split("=", 1) if token.startswith("--resume=") else [token])]
-    if "--resume" not in spelled:
-        return None, argv
-    at = spelled.index("--resume")
-    run, rest = spelled[at + 1 : at + 2], spelled[:at] + spelled[at + 2 :]
-    if not run or not (Path(run[0]) / "settings.json").is_file():
-        raise ValueError(
-            f"train: expected --resume RUN with the folder of a run, such as runs/vae-digits-1, got {' '.join(run) or 'nothing'}"
-        )
-    if "--out" in [token.partition("=")[0] for token in rest]:
-        raise ValueError("train: a run goes on in its own folder; leave --out out")
-    return run[0], ["--config", str(Path(run[0]) / "settings.json"), *rest]
-
-
-def _known() -> list[type]:
-    """The classes that a settings file may name: every part, and Pyro's ELBOs."""
-    kinds = [cls for kind in Part.__subclasses__() for cls in members(kind).values()]
-    return [*kinds, *choices()["objective"].values()]
-
-
-def parse_call(function: Callable, argv: list[str]) -> dict[str, Any]:
-    """The arguments of a command that is a function with a first argument of words, such as ``scoring.evaluate``.
+def parse_call(command: str, function: Callable, usage: str, example: str, argv: list[str]) -> dict[str, Any]:
+    """The arguments of a command that is a function; one without a default, or with an empty tuple for it, is given as words.
 
     Raises:
-        ValueError: an unknown option or a value of the wrong type.
+        ValueError: an unknown option or a value of another type.
     """
-    name, (first, *_) = function.__name__, inspect.signature(function).parameters.values()
-    parser = _empty(name, f"{first.name.upper()}{'' if first.annotation is str else ' ...'}", function)
-    if first.annotation is str:
-        parser.add_argument(first.name, type=str, help="the run folder, such as runs/vae-digits-1")
-    else:
-        parser.add_argument(first.name, type=str, nargs="+", help="the run folders")
-    parser.add_function_arguments(function, as_group=False, skip={first.name})
-    try:
-        return parser.parse_args(argv).as_dict()
-    except ArgumentError as error:
-        raise ValueError(f"{name}: {_readable(error)}") from error
+    parser = Parser(command, **_help(command, usage, function, example))
+    add_call(parser, function)
+    given, rest = parser.read(argv)
+    if rest:
+        parser.error(_unknown(rest[0], [f"--{name}" for name in inspect.signature(function).parameters]))
+    for module in given.pop("use", ()):
+        registry.use(module)
+    return given
 
 
-def help_for(usage: str, function: Callable) -> CommandOutput:
-    """The help of a command without options."""
-    said = (inspect.getdoc(function) or "").replace("`", "")
-    text = f"usage: pyroae {usage}\n\n{said}\n\n{_example(function.__name__)}"
-    return CommandOutput(text, {"help": text})
+def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argparse.Action]:
+    """Add the options of a function's arguments."""
+    hints, said, actions = typing.get_type_hints(function), settings.help_of(function), []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default in (parameter.empty, ()):
+            several = {"nargs": "+" if parameter.default is parameter.empty else "*"} if hints[name] is not str else {}
+            actions.append(parser.add_argument(name, help=said.get(name), **several))
+        else:
+            actions.append(_add(parser, Setting(name, hints[name], parameter.default, said.get(name, ""), "")))
+    if "run" in hints or "runs" in hints:
+        _add_use(parser)
+    return actions
 
 
-def options_of(recipe: str) -> list[str]:
+def train_parser(recipe: str, **more) -> Parser:
     """The options of training a recipe, those of its parts' arguments apart."""
-    given = [option.removeprefix("--") for action in _parser(recipe)._actions for option in action.option_strings]
-    return [option for option in given if not option.startswith("-") and option[-1] != "+" and not option.endswith(".help")]
-
-
-def arguments_of(function: Callable, settings: Namespace | dict[str, Any]) -> dict[str, Any]:
-    """Those of the settings that are a function's options."""
-    skipped = {load: set(), fit: FIT_SKIPS}.get(function, {"data"})
-    return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skipped}
-
-
-EXAMPLES = {
-    "train": "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20",
-    "evaluate": "pyroae evaluate runs/vae-digits-1 --particles 5000 --proposal Laplace",
-    "compare": "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",
-    "report": "pyroae report runs/vae-digits-1",
-    "parts": "pyroae parts prior",
-    "completion": "source <(pyroae completion bash)",
-}
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list such as [300,100]"}
-_CALLED = {"--optimizer": (optim, optim.Optimizer), "--scheduler": (optim.lr_scheduler, optim.lr_scheduler.LRScheduler)}
-
-
-def _readable(error: ArgumentError) -> str:
-    """What jsonargparse says of a value, in fewer words: the option, what it takes, what came."""
-    said = " ".join(str(error).split())
-    option, value = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', said)), said.rpartition("alue: ")[2]
-    if missing := re.search(r"arguments are required: ([\w, ]+)", said):
-        return f"{option} needs " + ", ".join(f"{option}.{name}" for name in missing[1].strip().split(", "))
-    if option in _CALLED and "import path" in said:
-        home, kind = _CALLED[option]
-        known = [name for name, each in vars(home).items() if isinstance(each, type) and issubclass(each, kind)]
-        return f"there is no {option[2:]} {value!r}" + did_you_mean(value, known)
-    expected = said.partition("Given value type")[0]
-    words = re.findall(r"Literal\[(.*?)\]", expected)[:1]
-    kinds = words or [text for name, text in _KINDS.items() if f"<class '{name}'>" in expected or f"{name}[" in expected]
-    return f"expected {option} as {' or '.join(kinds)}, got {value!r}" if kinds else re.sub(r'Parser key "([\w.]+)":', r"--\1:", said)
-
-
-def _example(command: str) -> str:
-    return f"example: {EXAMPLES[command]}\n(--json prints the answer for machines)"
-
-
-def _first_line(function: Callable) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0]
-
-
-class _Help(DefaultHelpFormatter):
-    """Help without the classes' paths, which ``pyroae parts`` lists by name, and with examples that can be copied."""
-
-    def _get_help_string(self, action: Action) -> str:
-        text = " ".join((action.help or "").replace("`", "").removesuffix(".").split())
-        silent = any(action.default is each for each in (None, False, SUPPRESS)) or not action.option_strings
-        return text if silent or getattr(action, "_jsonargparse_preexpanded_help", False) else f"{text} [%(default)s]"
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith("example") else super()._fill_text(text.replace("`", ""), width, indent)
-
-
-def _empty(command: str, usage: str, function: Callable, known: str = "") -> ArgumentParser:
-    return ArgumentParser(
-        prog=f"pyroae {command}",
-        usage=f"pyroae {command} {usage} [options]",
-        description=_first_line(function) + known,
-        epilog=_example(command),
-        formatter_class=_Help,
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-
-
-def _parser(recipe: str) -> ArgumentParser:
-    parser = _empty("train", "[RECIPE]", RECIPES[recipe], f" This is {recipe}, of the recipes {', '.join(RECIPES)}.")
-    parser.add_argument(
-        "--data", type=str, default="digits", help="digits, mnist, fashion-mnist, binarized-mnist, omniglot, a file or a folder"
-    )
-    parser.add_argument(
-        "--epochs", type=int | None, help="passes over the data; by default 20, or more where that makes fewer than 4,000 steps"
-    )
-    parser.add_argument("--particles", type=int, default=500, help="importance samples for each test datum's log p(x)")
-    parser.add_argument(
-        "--pretrain",
-        type=int,
-        default=0,
-        help="epochs of greedy layer-wise training first, each layer with the corruption and the penalty of the whole",
-    )
-    parser.add_argument("--pictures", type=int, default=0, help="draw all pictures after every so many epochs too; 0: at the end only")
-    parser.add_argument("--tensorboard", type=bool, default=False, help="log to the run folder for TensorBoard too")
-    parser.add_argument("--resume", type=str | None, help="go on with the run in this folder, with its settings but for those named")
-    parser.add_argument("--out", type=str | None, help="the run folder, new or empty; by default the next free one in runs/")
-    parser.add_argument("--recipe", type=str, default=recipe, help="the recipe, where it is not named first")
-    parser.add_argument("--config", action="config", help="settings as YAML or JSON, such as a run's settings.json")
-    _add_section(parser, "size and weights", RECIPES[recipe], {"data"})
-    parts = parser.add_argument_group(
-        "parts", "instead of the recipe's own: pyroae parts KIND lists them, --prior.help VampPrior, say, what one can be told"
-    )
-    for name, kind in SWAPPABLE.items():
-        parts.add_argument(f"--{name}", type=kind, help=ROLES[name])
-    _add_section(parser, "how data are read", load, {"data"})
-    _add_section(parser, "training", fit, FIT_SKIPS | {"epochs"})
-    for action in parser._actions:
-        if action.option_strings[-1].endswith(".help"):
-            action.help = SUPPRESS
-        elif "--print_config" in action.option_strings:
-            action.help = "write all settings as YAML and stop"
-        elif words := [word for each in get_args(getattr(action, "_typehint", None)) for word in get_args(each) if isinstance(word, str)]:
-            action.metavar = f"{{{','.join(words)}}}"
-    parser.set_defaults(seed=0)
+    parser = Parser("train", **more)
+    parser.add_argument("recipe_word", nargs="?", metavar="RECIPE", help=", ".join(RECIPES))
+    groups: dict[str, Any] = {}
+    for setting in settings.settings_of(recipe).values():
+        title = f"{setting.section}; pyroae parts KIND lists them" if setting.section == "parts" else setting.section
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add(groups[title], setting)
+    files = parser.add_argument_group("files")
+    files.add_argument("--config", action="append", metavar="FILE", help="settings as YAML or JSON, such as a run's settings.json")
+    files.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings but for those named")
+    files.add_argument("--print_config", action="store_true", help="print all settings as YAML and stop")
+    _add_use(files)
     return parser
 
 
-def _add_section(parser: ArgumentParser, title: str, function: Callable, skip: set[str]):
-    parser.add_function_arguments(function, skip=skip)
-    parser._action_groups[-1].title = title
+def part_choices() -> dict[str, dict[str, type]]:
+    """The classes that can be named for each option."""
+    kinds = {role: schema.kinds_in(settings.settings_of("vae")[role].annotation)[0][0] for role in (*ROLES, "optimizer", "scheduler")}
+    kinds |= {"objective.penalty": "penalties", "objective.beta": "schedules"}
+    return {role: registry.members(kind) for role, kind in kinds.items()}
 
 
-def _recipe_by_option(argv: list[str], contents: list[dict]) -> str | None:
-    """The recipe that --recipe or a settings file names."""
-    options = [token.split("=", 1) for token in argv if "=" in token] + [*zip(argv, argv[1:])]
-    said = [value for option, value in options if option == "--recipe"]
-    return next(iter([*said, *(str(content["recipe"]) for content in contents if "recipe" in content)]), None)
+def _first(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What has to be known before the other options can be: files, modules to import, the recipe."""
+    parser = Parser("train", add_help=False)
+    for option in ("--use", "--config"):
+        parser.add_argument(option, action="append")
+    for option in ("--resume", "--recipe", "--out"):
+        parser.add_argument(option)
+    return parser.read(argv)
 
 
-def _spelled_out(argv: list[str], chosen: dict[str, type | None]) -> list[str]:
-    """The arguments with ``--likelihood.df`` as the parser wants it where the class chosen takes any keyword."""
-    spelled = []
-    for token in argv:
-        head, _, rest = token.removeprefix("--").partition(".")
-        cls = chosen.get(head) if token.startswith("--") else None
-        own = cls is None or rest.partition("=")[0].partition(".")[0] in {"", *inspect.signature(cls).parameters}
-        spelled.append(token if own else f"--{head}.dict_kwargs.{rest}")
-    return spelled
+def _from_files(resumed: str | None, first: dict[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if resumed is not None:
+        if not (Path(resumed) / "settings.json").is_file():
+            raise ValueError(f"train: expected --resume RUN with the folder of a run, such as runs/vae-digits-1, got {resumed}")
+        if "out" in first:
+            raise ValueError("train: a run goes on in its own folder; leave --out out")
+    for file in [*([Path(resumed) / "settings.json"] if resumed else []), *first.get("config", ())]:
+        try:
+            content = settings.merge(content, settings.read_file(file))
+        except ValueError as error:
+            raise ValueError(f"train: {error}") from error
+    return content
 
 
-def _check_names(parser: ArgumentParser, argv: list[str]) -> dict[str, type | None]:
-    """Name the nearest known option, part or argument where one is not known; returns the parts that were named."""
-    options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
-    chosen = {}
-    for token, value in zip(argv, [*argv[1:], ""]):
-        if not token.startswith("--"):
+def _recipe(named: str | None, content: dict[str, Any]) -> str:
+    if named is not None and named not in RECIPES:
+        as_data = named in NAMED or Path(named).exists()
+        hint = f"; data are named by --data {named}" if as_data else did_you_mean(named, RECIPES)
+        raise ValueError(f"train: there is no recipe {named!r}{hint}")
+    try:
+        of_files = settings.recipe_of(content)
+    except ValueError as error:
+        raise ValueError(f"train: {error}") from error
+    if named is not None and "recipe" in content and named != of_files:
+        raise ValueError(f"train: the recipe is {named!r} but the config is of {of_files!r}; leave the recipe out")
+    return named or of_files
+
+
+def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict[str, Any]:
+    """What the command line gives, by dotted name. The options of a part are known once the part is, so it is read level by level."""
+    known: dict[str, Setting] = {}
+    for _ in range(_LEVELS):
+        given, rest = _parser_with(recipe, known, add_help=False).read([word for word in argv if word not in ("--help", "-h")])
+        more = _arguments_of_parts(recipe, given, content, rest) if rest else {}
+        if more.keys() <= known.keys():
+            break
+        known |= more
+    about = _help("train", "[RECIPE]", RECIPES[recipe], EXAMPLE, f" This is {recipe}, of the recipes {', '.join(RECIPES)}.")
+    parser = _parser_with(recipe, known, **about)
+    given, rest = parser.read(argv)
+    if rest:
+        options = [f"--{name}" for name in (*settings.settings_of(recipe), "config", "resume", "print_config", "use")]
+        parser.error(_unknown_of_part(rest[0], recipe, given, content) or _unknown(rest[0], options))
+    given.pop("recipe_word", None)
+    return {name: value for name, value in given.items() if name not in ("config", "resume", "use", "recipe")}
+
+
+EXAMPLE = "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20"
+
+
+def _parser_with(recipe: str, known: dict[str, Setting], **more) -> Parser:
+    parser = train_parser(recipe, **more)
+    for setting in known.values():
+        _add(parser, setting)
+    return parser
+
+
+def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, Any], rest: list[str]) -> dict[str, Setting]:
+    """The options of the arguments of every part that is named, on the command line or in the files."""
+    found: dict[str, Setting] = {}
+    merged = settings.merge(content, _nested(given))
+    left = [(name, setting.annotation, merged.get(name)) for name, setting in settings.settings_of(recipe).items()]
+    while left:
+        path, annotation, value = left.pop()
+        name = value.get("class") if isinstance(value, dict) else value
+        kinds = schema.kinds_in(annotation)
+        if not kinds or not isinstance(name, str):
             continue
-        name, equals, attached = token.removeprefix("--").partition("=")
-        head, *rest = name.split(".")
-        if rest[-1:] == ["help"]:
+        cls = _class(name, kinds, path)
+        if cls is None:
             continue
-        if head not in options:
-            raise ValueError(f"train: there is no option --{head}" + did_you_mean(head, options))
-        if head not in SWAPPABLE:
-            continue
-        value = attached if equals else value
-        if not rest and "." in value:
-            chosen[head] = None  # a class of the user's own, by its path; jsonargparse finds it
-        if not rest and value.isidentifier():
-            chosen[head] = _chosen(head, value)
-        if len(rest) == 1 and chosen.get(head):
-            _check_argument(chosen[head], rest[0], head)
-        if rest and head not in chosen and "--config" not in argv:
-            raise ValueError(
-                f"train: --{name} belongs to a part that is not named; write --{head} NAME before it (pyroae parts {head} lists them)"
-            )
-    return chosen
+        for argument, parameter in registry.parameters(cls).items():
+            named = [argument]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named = [word.removeprefix(f"--{path}.").partition("=")[0] for word in rest if word.startswith(f"--{path}.")]
+            for each in named:
+                if each.isidentifier():
+                    found[f"{path}.{each}"] = Setting(f"{path}.{each}", parameter.annotation, None, "", "")
+            left.append((f"{path}.{argument}", parameter.annotation, value.get(argument) if isinstance(value, dict) else None))
+    return found
 
 
-def _check_overridden(recipe: str, argv: list[str]):
+def _class(name: str, kinds: list[tuple[str, bool]], path: str) -> type | None:
+    """The class that is named; one of the user's own is imported, ``my_parts.Mine`` from ``my_parts``."""
+    for kind, _ in kinds:
+        try:
+            return registry.find(kind, name)
+        except ValueError:
+            continue
+    return None
+
+
+def _nested(given: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names as mappings in mappings: ``prior`` and ``prior.scale`` as ``{"prior": {"class": ..., "scale": ...}}``."""
+    found: dict[str, Any] = {}
+    for name in sorted(given):
+        *path, last = name.split(".")
+        place = found
+        for step in path:
+            inner = place.get(step)
+            place[step] = place = {"class": inner} if isinstance(inner, str) else inner if isinstance(inner, dict) else {}
+        place[last] = given[name]
+    return found
+
+
+def _add(parser: Any, setting: Setting) -> argparse.Action:
+    said = " ".join(setting.help.replace("`", "").replace("%", "%%").removesuffix(".").split())
+    shown = setting.default not in (None, False, inspect.Parameter.empty) and setting.section != ""
+    return parser.add_argument(
+        f"--{setting.name}",
+        type=partial(_value, setting.annotation, f"--{setting.name}"),
+        metavar=_metavar(setting.annotation),
+        help=f"{said} [{setting.default}]" if shown else said,
+    )
+
+
+def _add_use(parser: Any):
+    parser.add_argument("--use", action="append", metavar="MODULE", help="import a module with your own parts, in this folder too")
+
+
+def _value(annotation: Any, option: str, text: str) -> Any:
+    """The value of an option, checked against its type."""
+    try:
+        value = from_text(text, annotation, option)
+        if isinstance(value, dict) or (isinstance(value, str) and schema.kinds_in(annotation)):
+            return value  # a part, whose arguments may follow
+        schema.read(value, annotation, option)
+        return value
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def from_text(text: str, annotation: Any, option: str) -> Any:
+    """A word of the command line as the plain value that its type asks for.
+
+    >>> from_text("3", int | None, "--epochs"), from_text("2020", str, "--data"), from_text("[30,20]", int | list[int], "--hidden")
+    (3, '2020', [30, 20])
+    """
+    choices = schema.alternatives(annotation)
+    kinds = schema.kinds_in(annotation)
+    if kinds and "." in text and text.replace(".", "").isidentifier():
+        _import_class(text, kinds, option)
+        return text
+    only_text = str in choices and not {int, float, bool, list, registry.Plain} & {*choices, *map(typing.get_origin, choices)}
+    if only_text:
+        return None if text == "null" and type(None) in choices else text
+    try:
+        return plain_yaml.parse(text)
+    except ValueError:
+        return text
+
+
+def _import_class(name: str, kinds: list[tuple[str, bool]], option: str):
+    """Import the module of a class of the user's own, which the command line names."""
+    for kind, _ in kinds:
+        try:
+            return registry.find(kind, name)
+        except ValueError:
+            continue
+    registry.use(name.rpartition(".")[0])
+    for kind, _ in kinds:
+        try:
+            return registry.find(kind, name)
+        except ValueError as error:
+            problem = error
+    raise ValueError(f"{option}: {problem}")
+
+
+def _metavar(annotation: Any) -> str:
+    words = [word for choice in schema.alternatives(annotation) if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
+    if words:
+        return f"{{{','.join(map(str, words))}}}"
+    if schema.kinds_in(annotation):
+        return "NAME"
+    names = {int: "N", float: "X", bool: "{true,false}", str: "TEXT"}
+    return next((names[choice] for choice in schema.alternatives(annotation) if choice in names), "VALUE")
+
+
+def _check_replaced(recipe: str, given: dict[str, Any]):
     """Refuse a recipe's own option beside a part that takes its place."""
-    given = {token.removeprefix("--").partition("=")[0] for token in argv if token.startswith("--")}
-    for option, part in (("scale", "prior"), ("weight", "objective"), ("target", "objective")):
+    for option, part in _REPLACED:
         if option in given and part in given and option in inspect.signature(RECIPES[recipe]).parameters:
             raise ValueError(
                 f"train: --{option} sets the {recipe} recipe's own {part}, and --{part} replaces it; give --{part}'s arguments instead"
             )
 
 
-def _check_argument(cls: type, name: str, head: str):
-    known = inspect.signature(cls).parameters
-    if name not in known and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
-        raise ValueError(f"train: {head} {cls.__name__} has no argument {name!r}" + did_you_mean(name, known))
+def _unknown_of_part(word: str, recipe: str, given: dict[str, Any], content: dict[str, Any]) -> str | None:
+    """What is wrong with an option of a part that is not known, if it is one."""
+    option = word.partition("=")[0].removeprefix("--")
+    path, _, argument = option.rpartition(".")
+    role = option.partition(".")[0]
+    if not path or role not in settings.settings_of(recipe):
+        return None
+    value: Any = settings.merge(content, _nested(given))
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    name = value.get("class") if isinstance(value, dict) else value
+    annotation = settings.settings_of(recipe)[role].annotation
+    cls = _class(name, schema.kinds_in(annotation), path) if isinstance(name, str) and path == role else None
+    if isinstance(name, str) and path == role and cls is None:
+        for kind, _ in schema.kinds_in(annotation):
+            registry.find(kind, name)
+    if cls is not None:
+        return f"--{role}: {cls.__name__} has no argument {argument!r}" + did_you_mean(argument, registry.parameters(cls))
+    return f"--{option} belongs to a part that is not named; write --{path} NAME before it (pyroae parts {role} lists them)"
 
 
-def _chosen(option: str, name: str) -> type:
-    known = choices()[option]
-    if name not in known:
-        raise ValueError(f"{option}: there is no {name!r}" + did_you_mean(name, known))
-    return known[name]
+def _unknown(word: str, options: list[str]) -> str:
+    name = word.partition("=")[0]
+    return f"there is no option {name}" + did_you_mean(name, options) if name.startswith("-") else f"unexpected argument {word!r}"
+
+
+def _help(command: str, usage: str, function: Callable, example: str, more: str = "") -> dict[str, str]:
+    said = (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "")
+    return {
+        "usage": f"pyroae {command} {usage} [options]",
+        "description": textwrap.fill((said + more).replace("%", "%%"), 79),
+        "epilog": f"example: {example}\n(--json prints the answer for machines)",
+    }

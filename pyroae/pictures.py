@@ -8,12 +8,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import plots, programs, storage
+from . import plots, programs
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.checking import predictive_check, sbc
 from .evaluation.decomposition import active_units
 from .evaluation.particles import as_data
+from .files import atomic
 
 _CODES = 5000  # data whose codes are drawn
 _LOOK = 100_000  # data that tell the range of x
@@ -29,7 +30,7 @@ def draw(ae: Autoencoder, data: DataSet, folder: Path) -> list[str]:
     """
     written = []
     for name, figure in figures(ae, data):
-        with storage.atomic(folder / f"{name}.png") as path:
+        with atomic(folder / f"{name}.png") as path:
             figure.savefig(path, dpi=150, format="png", bbox_inches="tight")
         written.append(f"{name}.png")
     return written

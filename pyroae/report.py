@@ -17,19 +17,20 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from . import pictures, plots, programs, storage
+from . import pictures, plots, programs
 from .atlas import atlas
 from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
-from .options import ROLES
+from .files import atomic
 from .output import CommandOutput
-from .part import describe
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
 from .programs import Program
 from .scoring import opened_run
+from .settings import ROLES
+from .structure import describe
 from .training.fit import History
 
 _CAPTIONS = {
@@ -67,7 +68,7 @@ def report(run: str, out: str | None = None) -> CommandOutput:
     target = Path(out) if out else Path(run) / "report.html"
     if not target.parent.is_dir():
         raise ValueError(f"report: the folder {target.parent} is not there; make it first")
-    with storage.atomic(target) as temporary:
+    with atomic(target) as temporary:
         temporary.write_text(page(ae, found, Path(run)), encoding="utf-8")
     size = target.stat().st_size / 2**20
     return CommandOutput(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
@@ -232,8 +233,7 @@ def _said(value: Any) -> str:
     if "tensor" in value:
         return "tensor(...)"
     value = dict(value)
-    name = next((value.pop(key) for key in ("part", "distribution", "elbo", "module", "class_path") if key in value), "")
-    value = value.pop("init_args", None) or value
+    name = next((value.pop(key) for key in ("class", "module") if key in value), "")
     return f"{str(name).rpartition('.')[2]}({', '.join(f'{key}={_said(each)}' for key, each in value.items())})"
 
 

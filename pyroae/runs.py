@@ -3,11 +3,12 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from jsonargparse import Namespace
+import yaml
 
 from . import data, pictures, plots, storage
 from .autoencoder import Autoencoder
@@ -15,43 +16,53 @@ from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
 from .evaluation.particles import as_data
-from .options import SWAPPABLE, arguments_of
+from .files import atomic
 from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
-from .recipes import conditional, vae
+from .recipes import RECIPES
 from .scoring import results_of, score, write_rows
+from .settings import ROLES, arguments_of
 from .training import distributed
 from .training.checkpoints import Checkpoints
 from .training.fit import History, check_arguments, fit
 
+Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
 _STEPS = 4000  # what a small data set needs
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
-def carry_out(recipe: Callable, settings: Namespace, written: dict) -> CommandOutput:
-    """Train, score and draw what the settings ask for; returns a short report (of several processes, the first one does).
+def train(settings: Settings, written: Settings, resumed: str | None = None, print_only: bool = False) -> CommandOutput:
+    """Train a recipe with the parts, data and settings asked for; write a run folder, and say what came out.
+
+    Args:
+        settings: as ``settings.check`` gives them, with their parts made.
+        written: the same as plain data, for the folder.
+        resumed: the folder of the run to go on with.
+        print_only: only return the settings, as YAML.
 
     Raises:
         ValueError: bad settings or data, a folder that is already in use, or a loss that is not finite; where nothing was learned
             no folder is left.
     """
-    torch.manual_seed(settings.seed or 0)
-    found, note = _load(recipe, settings, written)
-    ae = _built(recipe, settings, found)
-    _settle(settings, written, found)
-    folder = distributed.first(lambda: _prepared(settings, written, f"{recipe.__name__}-{found.name}"))
-    with _keeping(folder, settings.resume):
-        return _trained(recipe, settings, ae, found, note, folder)
+    if print_only:
+        return CommandOutput(yaml.safe_dump(written, sort_keys=False).rstrip(), written)
+    torch.manual_seed(settings["seed"] or 0)
+    dataset, note = _load(settings, written)
+    ae = _built(settings, dataset)
+    _settle(settings, written, dataset)
+    folder = distributed.first(lambda: _prepared(settings, written, f"{settings['recipe']}-{dataset.name}", resumed))
+    with _keeping(folder, resumed):
+        return _trained(settings, ae, dataset, note, folder, resumed)
 
 
-def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: DataSet, note: str, folder: Path) -> CommandOutput:
-    history = _train(ae, found, settings, folder)
+def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, folder: Path, resumed: str | None) -> CommandOutput:
+    history = _train(ae, found, settings, folder, resumed)
     if distributed.leads():
         storage.save(ae, folder / "model.safetensors")
-        with storage.atomic(folder / "history.csv") as path:
+        with atomic(folder / "history.csv") as path:
             history.to_csv(path)
-    terms, estimate, report = score(ae, found.test, settings.particles)
+    terms, estimate, report = score(ae, found.test, settings["particles"])
     if not distributed.leads():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
@@ -63,31 +74,31 @@ def _trained(recipe: Callable, settings: Namespace, ae: Autoencoder, found: Data
     files += pictures.draw(ae, found, folder)
     lines = [
         f"data           {found!r}{note}",
-        f"trained        {recipe.__name__}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
+        f"trained        {settings['recipe']}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
         f"last training loss {loss:.2f} nats/datum",
         *report,
         f"run folder     {folder}: {', '.join(files)}",
         f"next           {command()} report {folder} writes a page about it; {command()} evaluate {folder} says more",
     ]
-    said = {"run": str(folder), "recipe": recipe.__name__, "epochs": len(history.rows), "loss": loss}
+    said = {"run": str(folder), "recipe": settings["recipe"], "epochs": len(history.rows), "loss": loss}
     return CommandOutput("\n".join(lines), {**said, **results, "files": files})
 
 
-def _prepared(settings: Namespace, written: dict, name: str) -> Path:
+def _prepared(settings: Settings, written: Settings, name: str, resumed: str | None) -> Path:
     """The run's folder, with the settings in it."""
-    folder = Path(settings.resume) if settings.resume else _folder(settings.out, name)
+    folder = Path(resumed) if resumed else _folder(settings["out"], name)
     with Checkpoints(folder).locked():
-        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in ("out", "resume")})
+        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
     return folder
 
 
-def _train(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> History:
+def _train(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path, resumed: str | None) -> History:
     """Train, with checkpoints in the folder."""
     options, callbacks = arguments_of(fit, settings), _callbacks(ae, found, settings, folder)
-    if settings.pretrain and not distributed.first(Checkpoints(folder).paths):
+    if settings["pretrain"] and not distributed.first(Checkpoints(folder).paths):
         pull = getattr(ae.objective, "penalty", None)
-        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings.pretrain, "patience": None})
-    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=settings.resume, **options)
+        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings["pretrain"], "patience": None})
+    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=resumed, **options)
 
 
 @contextlib.contextmanager
@@ -107,46 +118,47 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
         raise
 
 
-def _callbacks(ae: Autoencoder, found: DataSet, settings: Namespace, folder: Path) -> list[Callback]:
-    looks = max(1, settings.epochs // _LOOKS)
+def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path) -> list[Callback]:
+    looks = max(1, settings["epochs"] // _LOOKS)
     callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
     if not distributed.leads():
         return callbacks
-    if settings.pictures:
-        callbacks.append(pictures.as_it_trains(ae, found, folder, settings.pictures))
-    if settings.tensorboard:
-        callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings.epochs // 5)))
+    if settings["pictures"]:
+        callbacks.append(pictures.as_it_trains(ae, found, folder, settings["pictures"]))
+    if settings["tensorboard"]:
+        callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings["epochs"] // 5)))
     return callbacks
 
 
-def _built(recipe: Callable, settings: Namespace, found: DataSet) -> Autoencoder:
+def _built(settings: Settings, found: DataSet) -> Autoencoder:
     """The recipe's model with the parts that were named, checked against the data."""
+    recipe = RECIPES[settings["recipe"]]
     ae = recipe(found, **arguments_of(recipe, settings))
-    ae = ae.replace(**{name: settings[name] for name in SWAPPABLE if settings[name] is not None})
+    ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
     ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))
     for split in (found.train, found.test):
         as_data(split, ae.model, ae.guide, stream=True)
     return ae
 
 
-def _settle(settings: Namespace, written: dict, found: DataSet):
+def _settle(settings: Settings, written: Settings, found: DataSet):
     """Fill in the number of epochs, and refuse what training or scoring would refuse later."""
-    if settings.epochs is None:
-        settings.epochs = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / max(1, settings.batch_size))))
-    whole_number("train", particles=settings.particles, pretrain=settings.pretrain or 1, pictures=settings.pictures or 1)
-    check_arguments(settings.epochs, settings.batch_size, settings.lr, settings.patience, found.validation, settings.device)
+    if settings["epochs"] is None:
+        settings["epochs"] = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / max(1, settings["batch_size"]))))
+    whole_number("train", particles=settings["particles"], pretrain=settings["pretrain"] or 1, pictures=settings["pictures"] or 1)
+    check_arguments(settings["epochs"], settings["batch_size"], settings["lr"], settings["patience"], found.validation, settings["device"])
 
 
 def _write_json(path: Path, content: dict):
-    with storage.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text(as_json(content))
 
 
-def _load(recipe: Callable, settings: Namespace, written: dict) -> tuple[DataSet, str]:
+def _load(settings: Settings, written: Settings) -> tuple[DataSet, str]:
     """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so."""
     found = data.load(**arguments_of(data.load, settings))
-    if recipe in (vae, conditional) and found.domain == "unit" and settings.likelihood is None:
-        settings.binarize = written["binarize"] = "dynamic"
+    if settings["recipe"] in ("vae", "conditional") and found.domain == "unit" and settings["likelihood"] is None:
+        settings["binarize"] = written["binarize"] = "dynamic"
         found = data.load(**arguments_of(data.load, settings))
         return found, "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)"
     return found, ""

@@ -1,7 +1,6 @@
 """Scores of runs: what ``pyroae evaluate`` and ``pyroae compare`` say of models on held-out data."""
 
 import csv
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from . import data, storage
+from . import data, schema, storage
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split
@@ -20,9 +19,10 @@ from .evaluation.importance import Estimate, log_likelihood
 from .evaluation.particles import Proposal
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
-from .options import arguments_of
+from .files import atomic, refuse_links
 from .output import CommandOutput, as_json, command
 from .parts.posteriors import Delta
+from .settings import arguments_of, read_run
 from .training import distributed
 
 _AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
@@ -105,7 +105,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") 
         lines += [f"{name:14} {part}" for part in line.splitlines()]
     suffix = "" if proposal == "guide" else f"-{proposal}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
-    with storage.atomic(written) as temporary:
+    with atomic(written) as temporary:
         temporary.write_text(as_json(results))
     write_rows(written.with_suffix(".csv"), terms, estimate)
     text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
@@ -160,12 +160,13 @@ def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
     """A run folder's model and data; ``ValueError`` where it is none."""
     folder = Path(run)
     try:
-        settings = dict(json.loads((folder / "settings.json").read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{owner}: expected a run folder such as runs/vae-digits-1, got {run} ({error})") from error
+        refuse_links(folder)
+        settings = schema.made(read_run(folder))
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
-    return storage.load(folder / "model.safetensors"), data.load(**arguments_of(data.load, settings))
+    return storage.load(folder / "model.safetensors").float(), data.load(**arguments_of(data.load, settings))
 
 
 def write_rows(path: Path, terms: Terms, found: Estimate | None):
@@ -173,7 +174,7 @@ def write_rows(path: Path, terms: Terms, found: Estimate | None):
     columns = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     if found is not None:
         columns = {"log_likelihood": found.values, "mc_se": found.errors, "ess": found.ess, "khat": found.khat} | columns
-    with storage.atomic(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values())))

@@ -7,17 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch.overrides import TorchFunctionMode
 
-from .atomic import atomic
+from . import schema, structure
 from .autoencoder import Autoencoder
-from .objectives import penalties  # noqa: F401 (a file may name any part, so all must be defined)
-from .part import describe, did_you_mean, rebuild
+from .checks import did_you_mean
+from .files import read_tensors, write_tensors
 from .programs import seeded
 
-_FORMAT = "pyroae-1"
+_FORMAT = "pyroae-2"
 _TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # building may take 16 times the file's numbers and a million; a tensor counts a thousand
 _MAKERS = dict.fromkeys("empty zeros ones full rand randn randperm arange linspace expand repeat".split(), 1)
 _MAKERS |= {f"new_{name}": 1 for name in ("empty", "zeros", "ones", "full")} | {"eye": 2}  # what makes a tensor of n, or n to that power
@@ -39,21 +37,18 @@ def save(ae: Autoencoder, path: str | os.PathLike):
     """
     if not isinstance(ae, Autoencoder):
         raise ValueError(f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is for safetensors.torch.save_model")
-    structure = {name: describe(part) for name, part in ae.parts.items()}
-    for name in structure.keys() - {"encoder", "decoder"}:
-        if '"module"' in json.dumps(structure[name]):
+    described = {name: structure.describe(part) for name, part in ae.parts.items()}
+    for name in described.keys() - {"encoder", "decoder"}:
+        if '"module"' in json.dumps(described[name]):
             raise ValueError(f"save: the {name} holds a module that JSON cannot; use a part of pyroae's such as pa.priors.Flow")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in ae.state_dict().items()}
     if Path(path).is_dir():
         raise ValueError(f"save: {path} is a folder; name a file in it, such as {Path(path) / 'model.safetensors'}")
     if not Path(path).parent.is_dir():
         raise ValueError(f"save: the folder {Path(path).parent} is not there; make it first")
     try:
-        content = to_bytes(weights, {"format": _FORMAT, "structure": json.dumps(structure)})
-    except RuntimeError as error:
-        raise ValueError(f"save: two weights share memory; tie a decoder with pa.nets.Tied ({error})") from error
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
+        write_tensors(path, {"format": _FORMAT, "structure": described}, ae.state_dict())
+    except ValueError as error:
+        raise ValueError(f"save: tie a decoder with pa.nets.Tied: {error}") from error
 
 
 def load(path: str | os.PathLike, **parts) -> Autoencoder:
@@ -75,17 +70,46 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
     ...     load(f"{folder}/vae.safetensors", posterior=pa.posteriors.Normal(2)).sample(3).shape
     torch.Size([3, 16])
     """
-    structure, weights = _read(Path(path))
-    for name in parts:
-        if name not in structure:
-            raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure))
     try:
+        content, weights = read_tensors(path, _FORMAT)
+    except ValueError as error:
+        raise ValueError(f"load: expected a file written by pa.save: {error}") from error
+    try:
+        described = content.get("structure")
+        described = {name: value for name, value in described.items() if name not in parts} if isinstance(described, dict) else described
+        for name in parts:
+            if name not in structure.FIELDS:
+                raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure.FIELDS))
+        specs = structure.check(described, set(parts))
         with seeded(0, torch.device("cpu")), _NoLarger(weights.values()):  # the first weights are drawn, and replaced
-            ae = Autoencoder(**{name: parts[name] if name in parts else rebuild(value) for name, value in structure.items()})
-        ae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32)).load_state_dict(weights)
-    except Exception as error:  # parts that are told nonsense may raise anything
+            ae = Autoencoder(**schema.made(specs) | parts)
+        _fill(ae, weights)
+    except Exception as error:  # constructors that are given nonsense may raise anything
         raise ValueError(f"{path}: the model in it cannot be rebuilt: {str(error) or type(error).__name__}") from error
     return ae.eval()
+
+
+def _fill(ae: Autoencoder, weights: dict[str, torch.Tensor]):
+    """Put weights of any floating-point type into a model, in float64 where the file has that and in float32 otherwise.
+
+    Raises:
+        ValueError: weights of other names, shapes or kinds than the model's, or values that are not finite.
+    """
+    double = any(weight.dtype == torch.float64 for weight in weights.values())
+    own = ae.to(torch.float64 if double else torch.float32).state_dict()
+    if own.keys() != weights.keys():
+        raise ValueError(f"its weights are not those of its structure, such as {min(own.keys() ^ weights.keys())!r}")
+    learned = {name for name, _ in ae.named_parameters()}
+    for name, weight in weights.items():
+        expected = own[name]
+        if weight.shape != expected.shape:
+            raise ValueError(f"the weight {name!r} has the shape {tuple(weight.shape)}, where the structure has {tuple(expected.shape)}")
+        if weight.dtype != expected.dtype and not (weight.is_floating_point() and expected.is_floating_point()):
+            raise ValueError(f"the weight {name!r} is {weight.dtype}, where the structure has {expected.dtype}")
+        values = weights[name] = weight.to(expected.dtype)
+        if bool(values.isnan().any()) or (name in learned and not bool(values.isfinite().all())):
+            raise ValueError(f"the weight {name!r} is not finite")
+    ae.load_state_dict(weights)
 
 
 class _NoLarger(TorchFunctionMode):
@@ -110,25 +134,3 @@ def _sizes(values: Iterable) -> Iterator[int]:
             yield from _sizes(value)
         elif isinstance(value, int):
             yield max(1, value)
-
-
-def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected one written by pa.save")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a file written by pa.save, got a truncated file or another format ({error})") from error
-    if header.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path}: expected a model of format {_FORMAT!r}, got {header.get('format')!r}; it was not written by this version of pyroae"
-        )
-    try:
-        structure = json.loads(header["structure"])
-    except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: its structure is not JSON ({error}); the file is damaged") from error
-    if not isinstance(structure, dict):
-        raise ValueError(f"{path}: expected its structure to be a JSON object, got {type(structure).__name__}; the file is damaged")
-    return structure, weights

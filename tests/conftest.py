@@ -52,12 +52,11 @@ def processes():
 
 
 def with_structure(path, change):
-    """The model file with its JSON changed."""
+    """The model file with its structure changed."""
     with safe_open(path, "pt") as file:
-        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    structure = json.loads(header["structure"])
-    change(structure)
-    save_file(weights, path, header | {"structure": json.dumps(structure)})
+        content, weights = json.loads(file.metadata()["pyroae"]), {name: file.get_tensor(name) for name in file.keys()}
+    change(content["structure"])
+    save_file(weights, path, {"pyroae": json.dumps(content)})
 
 
 def small_vae(x=64, z=4, **parts):

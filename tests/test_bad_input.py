@@ -269,7 +269,7 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 COMMANDS = {
     "unknown command": (["trane"], ["'trane'", "train, evaluate, compare, report, parts"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
-    "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean 'epochs'"]),
+    "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean '--epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),
     "unknown argument of a part": (["train", "--prior", "Laplace", "--prior.sclae", "1"], ["Laplace", "'sclae'", "did you mean 'scale'"]),
     "an argument without its part": (["train", "--corruption.fraction", ".3"], ["--corruption.fraction", "write --corruption NAME"]),
@@ -278,7 +278,7 @@ COMMANDS = {
     "unknown kind of part": (["parts", "priors"], ["'priors'", "did you mean 'prior'"]),
     "data for a recipe": (["train", "digits"], ["'digits'", "--data digits"]),
     "text for a number": (["train", "--epochs", "many"], ["expected --epochs as a whole number, got 'many'"]),
-    "text in a list": (["train", "--hidden", "[3,many]"], ["expected --hidden as a whole number or a list such as [300,100], got"]),
+    "text in a list": (["train", "--hidden", "[3,many]"], ["expected --hidden[1] as a whole number, got 'many'"]),
     "text for a part's number": (
         ["train", "--prior", "VampPrior", "--prior.components", "many"],
         ["expected --prior.components as a whole number, got 'many'"],
@@ -322,8 +322,8 @@ COMMANDS = {
     "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["its own folder", "--out"]),
     "a share of everything": (["train", "--validation", "1"], ["validation", "less than 1", "1"]),
     "the settings of another program": (["evaluate", "list"], ["run folder", "got list"]),
-    "data in the settings that are none": (["evaluate", "odd"], ["a name, a path", "got int"]),
-    "a share in the settings that is none": (["evaluate", "odder"], ["test as a share", "'half'"]),
+    "data in the settings that are none": (["evaluate", "odd"], ["expected --data as text, got 5"]),
+    "a share in the settings that is none": (["evaluate", "odder"], ["expected --test as a number", "'half'"]),
     "a run whose data have gone": (["evaluate", "moved"], ["no file gone.npy"]),
     "no hidden units": (["train", "--hidden", "[0]"], ["positive whole numbers", "[0]"]),
 }

@@ -244,7 +244,15 @@ def test_schedulers_go_on(scheduler, tmp_path):
     assert go(half, X, epochs=5, resume=tmp_path)["lr"] == rates and same(whole, half)
 
 
-def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(tmp_path):
+@pytest.fixture
+def listening():
+    """Ctrl-C interrupts, also where the tests were started in the background or under ``nohup``, which ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(tmp_path, listening):
     whole, half, rows = small_vae_of(0), small_vae_of(0), []
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
     half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), signal.SIGINT)) or None)

@@ -137,10 +137,10 @@ def test_damaged_model_files(cases, tmp_path):
     assert not all(seen)
 
 
-KEYS = st.sampled_from(["part", "dict", "tensor", "dtype", "distribution", "hidden", "scale"])
+KEYS = st.sampled_from(["class", "module", "tensor", "dtype", "distribution", "hidden", "scale"])
 PLAIN = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(
-    PLAIN | st.sampled_from(["learned", "Normal", "Prior.Normal", "MLP"]),
+    PLAIN | st.sampled_from(["learned", "Normal", "priors.Normal", "MLP"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=6,
 )
@@ -156,14 +156,15 @@ def test_nonsense_in_a_models_structure(cases, tmp_path):
     @many(cases)
     @given(st.data())
     def nonsense(data):
-        structure = json.loads(header["structure"])
+        content = json.loads(header["pyroae"])
+        structure = content["structure"]
         place, key = structure, data.draw(st.sampled_from(sorted(structure)))
         while isinstance(place[key], dict) and data.draw(st.booleans()):
             place, key = place[key], data.draw(st.sampled_from([*place[key], "event_shape", "scale"]))
             if key not in place:
                 break
         place[key] = data.draw(VALUES)
-        path.write_bytes(to_bytes(weights, header | {"structure": json.dumps(structure)}))
+        path.write_bytes(to_bytes(weights, {"pyroae": json.dumps(content)}))
         seen.append(survives(lambda: pa.load(path)))
 
     nonsense()

@@ -12,9 +12,10 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyroae as pa
-from pyroae.part import describe, kind_of, members, rebuild
 from pyroae.parts import networks
 from pyroae.parts.distributions import NormalMixture
+from pyroae.registry import members, name_of
+from pyroae.structure import describe, rebuild
 
 # part -> (constructor, scipy's distribution of one entry where it has one)
 PRIORS = {
@@ -202,12 +203,11 @@ ALL = {
 
 
 def test_the_tables_cover_every_part():
-    covered = {(kind_of(type(make())).__name__, type(make()).__name__) for make in ALL.values()}
+    covered = {name_of(type(make())) for make in ALL.values()}
     elsewhere = ("KLSparsity", "L2", "Contractive", "SigmoidContractive", "Classification")  # tests/test_objectives.py, test_penalties.py
-    covered |= {("Penalty", name) for name in elsewhere}
-    kinds = [pa.priors.Prior, pa.likelihoods.Likelihood, pa.posteriors.Posterior, pa.nets.Network, pa.schedules.Schedule]
-    kinds += [pa.conditions.Condition, pa.corruption.Corruption, pa.penalties.Penalty, pa.objectives.Objective]
-    ours = {(kind.__name__, name) for kind in kinds for name, cls in members(kind).items() if cls.__module__.startswith("pyroae")}
+    covered |= {f"penalties.{name}" for name in elsewhere}
+    kinds = ["priors", "likelihoods", "posteriors", "nets", "schedules", "conditions", "corruption", "penalties", "objectives"]
+    ours = {name_of(cls) for kind in kinds for cls in members(kind).values() if cls.__module__.startswith("pyroae")}
     assert ours == covered
 
 
@@ -417,7 +417,7 @@ def test_the_device_moves(name):
 def test_it_is_written_as_json_and_rebuilt(name):
     part = ALL[name]()
     written = json.loads(json.dumps(describe(part)))
-    again = rebuild(written)
+    again = rebuild(written, name_of(type(part)).partition(".")[0])
     assert type(again) is type(part) and describe(again) == written
 
 

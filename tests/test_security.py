@@ -13,7 +13,6 @@ import torch
 from conftest import small_vae, with_structure
 
 import pyroae as pa
-from pyroae import configs
 from pyroae.cli import main
 
 
@@ -128,41 +127,87 @@ def test_no_file_of_a_run_is_unpickled(make, run, tmp_path, proof, monkeypatch, 
 
 
 SETTINGS = {
-    "a module to import": "prior: {class_path: evil.Prior}",
+    "a module to import": "prior: {class: evil.Prior}",
     "a module by its name alone": "prior: evil.Prior",
-    "a module inside a part": "objective: {class_path: Penalised, init_args: {penalty: {class_path: evil.Penalty}}}",
-    "a function as an optimizer": "optimizer: {class_path: os.system, init_args: {command: touch executed}}",
-    "the same in one line": "optimizer.class_path: os.system",
-    "a function of our own imports": "optimizer: {class_path: pyroae.runs.shutil.copy, init_args: {src: x.yaml, dst: executed}}",
-    "a function of torch's": "optimizer: {class_path: torch.hub.load, init_args: {repo_or_dir: ., source: local, model: x}}",
-    "a process as a scheduler": "scheduler: {class_path: subprocess.Popen, init_args: {args: [touch, executed]}}",
+    "a module inside a part": "objective: {class: Penalised, penalty: {class: evil.Penalty}}",
+    "a function as an optimizer": "optimizer: {class: os.system, command: touch executed}",
+    "the same as text": """optimizer: '{"class": "os.system", "command": "touch executed"}'""",
+    "the same as text of another parser": """optimizer: '{"class_path": "os.system", "init_args": {"command": "touch executed"}}'""",
+    "a part as text": """prior: '{"class_path": "evil.Prior"}'""",
+    "the same in one line": "optimizer.class: os.system",
+    "a function of our own imports": "optimizer: {class: pyroae.runs.shutil.copy, src: x.yaml, dst: executed}",
+    "a function of torch's": "optimizer: {class: torch.hub.load, repo_or_dir: ., source: local, model: x}",
+    "a module of torch's that is a program": "optimizer: torch.utils.model_dump.__main__.Adam",
+    "a module of ours that is a program": "prior: pyroae.__main__.Normal",
+    "a process as a scheduler": "scheduler: {class: subprocess.Popen, args: [touch, executed]}",
     "a tag of YAML's": '!!python/object/apply:os.system ["touch executed"]',
+    "a tag inside": "prior: !!python/name:evil.Prior",
     "another file": "config: other.yaml",
     "a folder above": "out: ../outside",
     "a folder elsewhere": "out: /tmp/pyroae-outside",
+    "a folder through a link": "out: link/x",
+    "many doubling anchors": "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 29)),
+    "deep lists": "hidden: " + "[" * 2000 + "]" * 2000,
+    "more than a megabyte": "data: " + "x" * 2**20,
+    "a name twice": "epochs: 1\nepochs: 2",
+    "text for a number": "epochs: many",
+    "a number for text": "data: 12",
+    "a list for a number": "lr: [1]",
+    "NaN": '{"lr": NaN}',
+    "a number too large": '{"epochs": 1e999}',
+    "a part's unknown argument": "prior: {class: Normal, command: x}",
+    "no mapping": "[1, 2]",
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_settings_file_imports_calls_and_reaches_nothing(name, tmp_path, monkeypatch, capsys):
-    (tmp_path / "here").mkdir()
+@pytest.mark.parametrize("way", ["--config", "--resume", "two files"])
+def test_a_settings_file_imports_calls_and_reaches_nothing(name, way, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here/run").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "outside")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.syspath_prepend(tmp_path / "here")
     (tmp_path / "here/evil.py").write_text("open('executed', 'w')")
     (tmp_path / "here/other.yaml").write_text("epochs: 1")
-    (tmp_path / "here/x.yaml").write_text(SETTINGS[name])
-    assert main(["train", "--config", "x.yaml", "--epochs", "1", "--particles", "2"]) == 2
+    for file in ("x.yaml", "run/settings.json"):
+        (tmp_path / "here" / file).write_text(SETTINGS[name])
+    files = {"--config": ["--config", "x.yaml"], "--resume": ["--resume", "run"], "two files": ["--config", "x.yaml", "--config", "none"]}
+    assert main(["train", *files[way], "--particles", "2"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("pyroae: train: ") and len(error.splitlines()) == 1
-    assert not (tmp_path / "here/executed").exists() and "evil" not in sys.modules and not (tmp_path / "outside").exists()
+    assert error.startswith("pyroae: train: ") and len(error.splitlines()) == 1 and len(error) < 1000
+    assert not (tmp_path / "here/executed").exists() and "evil" not in sys.modules and not [*(tmp_path / "outside").iterdir()]
 
 
-def test_what_the_command_line_names_too_may_be_in_a_settings_file():
-    content = {"prior": {"class_path": "my_parts.Mine", "init_args": {"scale": 0.5}}, "data": "x.npy", "out": "runs/a"}
-    configs.check(content, [], {"my_parts.Mine"})
-    configs.check({"optimizer": "AdamW", "scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR"}}, [], [])
-    with pytest.raises(ValueError, match="names my_parts.Mine, .* on the command line as well"):
-        configs.check(content, [pa.priors.Normal], [])
+OWN = """
+import pyroae as pa
+from pyro import distributions as dist
+
+
+class Heavy(pa.likelihoods.Likelihood):
+    def __init__(self, event_shape=None, scale: float | str = "learned"):
+        super().__init__(dist.Cauchy, event_shape, scale=scale)
+"""
+
+
+def test_a_class_of_ones_own_is_brought_by_the_command_line(tmp_path):
+    """In processes of their own: found in the current folder when it is named, refused in a sentence when only a file names it."""
+    (tmp_path / "my_parts.py").write_text(OWN)
+
+    def pyroae(*argv):
+        done = subprocess.run([sys.executable, "-m", "pyroae", *argv], cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    quick = ["--epochs", "1", "--particles", "5"]
+    code, said = pyroae("train", "--likelihood", "my_parts.Heavy", "--likelihood.scale", ".3", *quick, "--out", "run")
+    assert code == 0, said
+    for command in (["evaluate", "run", "--particles", "5"], ["train", "--resume", "run"], ["train", "--config", "run/settings.json"]):
+        code, said = pyroae(*command)
+        assert code == 2 and "--use my_parts" in said and "Traceback" not in said, said
+    for command in (["evaluate", "run", "--particles", "5"], ["train", "--resume", "run", "--epochs", "2"], ["report", "run"]):
+        code, said = pyroae(*command, "--use", "my_parts")
+        assert code == 0, said
+    assert pyroae("train", "--use", "nowhere")[0] == 2
 
 
 FAR_TOO_LARGE = {
@@ -171,10 +216,10 @@ FAR_TOO_LARGE = {
     "a large code": ("prior", {"event_shape": 10**10}),
     "a larger one": ("prior", {"event_shape": 10**40}),
     "a large x": ("likelihood", {"event_shape": 10**9}),
-    "many components": ("prior", {"part": "Prior.GaussianMixture", "components": 10**9}),
-    "many pseudo-inputs": ("prior", {"part": "Prior.VampPrior", "components": 10**9}),
-    "many levels": ("likelihood", {"part": "Likelihood.LogisticMixture", "components": 10**9}),
-    "a decoder of images": ("decoder", {"part": "Network.Deconv", "channels": [10**5, 10**5]}),
+    "many components": ("prior", {"class": "priors.GaussianMixture", "components": 10**9}),
+    "many pseudo-inputs": ("prior", {"class": "priors.VampPrior", "components": 10**9}),
+    "many levels": ("likelihood", {"class": "likelihoods.LogisticMixture", "components": 10**9}),
+    "a decoder of images": ("decoder", {"class": "nets.Deconv", "channels": [10**5, 10**5]}),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..part import did_you_mean
+from ..checks import did_you_mean
 from .files import READERS, of_arrays, of_images
 from .named import NAMED
 from .splits import Binarize, DataSet, Domain, Split, binarized, parted

@@ -11,9 +11,9 @@ from pyro.infer.util import torch_item
 from torch import Tensor
 
 from .. import programs
-from ..part import Part
 from ..programs import Program, recorded
 from ..programs.terms import TraceTerms, is_point, reparameterised
+from ..registry import Part
 from .schedules import Scheduled
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..checks import whole_number
 from ..programs import sites
 from ..programs.terms import TraceTerms, check_reparameterised
+from ..registry import register
 from .base import Objective, _Around
 
 
@@ -58,6 +59,7 @@ def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
     return log_w.logsumexp(dims) - math.log(math.prod(log_w.shape[d] for d in dims))
 
 
+@register("objectives")
 class IWAE(_Weighted):
     r"""Importance-weighted bound: :math:`\sum_n \log \frac1K \sum_k w_{nk}`, :math:`w = p(x, z) / q(z|x)` (Burda et al. 2016, eq. 8).
 
@@ -115,6 +117,7 @@ class IWAE(_Weighted):
         return log_q - log_q.detach()
 
 
+@register("objectives")
 class PIWAE(_Weighted):
     """The decoder learns from the bound of all M x K particles, the encoder from the mean of M bounds of K (Rainforth et al. 2018, sec. 4).
 
@@ -143,6 +146,7 @@ class PIWAE(_Weighted):
         return log_mean(constant, (0, 1)) + encoders
 
 
+@register("objectives")
 class Renyi(_Weighted):
     r"""Variational Renyi bound: :math:`\frac{1}{1-\alpha} \log \frac1K \sum_k w^{1-\alpha}` (Li & Turner 2016, eq. 14).
 
@@ -173,6 +177,7 @@ class Renyi(_Weighted):
         return (log_mean(power * log_w) / power if power else log_w.mean(1)).mean(0)
 
 
+@register("objectives")
 class CIWAE(_Around):
     """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018).
 

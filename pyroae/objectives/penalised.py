@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..programs import recorded, sites
 from ..programs.terms import in_plate, is_point
+from ..registry import register
 from .base import _Around
 from .penalties import Penalty
 
 
+@register("objectives")
 class Penalised(_Around):
     """An ELBO plus a penalty on the code: ``elbo + sum over the data of penalty(x, z, q)``.
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import whole_number
-from ..part import Part
 from ..programs.terms import factorises
+from ..registry import Part, register, register_base
 
 
+@register_base("penalties")
 class Penalty(Part):
     """``penalty(x, z, q)``: x of shape ``(B, *event)``, the code z drawn for it, and the distribution q it came from.
 
@@ -42,6 +43,7 @@ def entries(z: Tensor, q: Any) -> Tensor:
     return z.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
 
 
+@register("penalties")
 class L2(Penalty):
     """Squared length of the code: weight * sum_j z_j^2.
 
@@ -61,6 +63,7 @@ class L2(Penalty):
         return self.weight * entries(z, q).square().sum(-1).mean()
 
 
+@register("penalties")
 class L1(Penalty):
     """Absolute size of the code: weight * sum_j |z_j|.
 
@@ -80,6 +83,7 @@ class L1(Penalty):
         return self.weight * entries(z, q).abs().sum(-1).mean()
 
 
+@register("penalties")
 class KLSparsity(Penalty):
     r"""Distance of the units' mean activations from a target, as a KL.
 
@@ -110,6 +114,7 @@ class KLSparsity(Penalty):
         return self.weight * (rho * (rho / active).log() + (1 - rho) * ((1 - rho) / (1 - active)).log()).sum()
 
 
+@register("penalties")
 class Classification(Penalty):
     r"""Cross-entropy of the known classes, :math:`-w \log q(y|x)`, zero for the other examples (Kingma et al. 2014, eq. 9).
 
@@ -135,6 +140,7 @@ class Classification(Penalty):
         return -self.weight * (q.labels * q.predicted.logits).sum(-1)
 
 
+@register("penalties")
 class Contractive(Penalty):
     r"""Squared Frobenius norm of the encoder's Jacobian, for any encoder (Rifai et al. 2011, eq. 2).
 
@@ -171,6 +177,7 @@ class Contractive(Penalty):
         return self.weight * jacobian.square().sum() / (len(x) * (self.probes or 1))
 
 
+@register("penalties")
 class SigmoidContractive(Penalty):
     r"""``Contractive`` in closed form, for an encoder of one sigmoid layer: :math:`w \sum_j (h_j (1 - h_j))^2 \|W_j\|^2`.
 
@@ -198,6 +205,7 @@ class SigmoidContractive(Penalty):
         return self.weight * ((h * (1 - h)).square() @ self.layer.weight.square().sum(1)).mean()
 
 
+@register("penalties")
 class TotalCorrelation(Penalty):
     r"""Dependence between the units of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
 
@@ -244,6 +252,7 @@ class TotalCorrelation(Penalty):
         return others + torch.eye(n, dtype=like.dtype, device=like.device) * (-math.log(self.num_data) - others)
 
 
+@register("penalties")
 class MMD(Penalty):
     r"""Distance of the aggregate posterior from the prior: :math:`w\, MMD^2(q(z), p(z))`.
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 
 from ..checks import whole_number
-from ..part import Part
+from ..registry import Part, register, register_base
 
 
+@register_base("schedules")
 class Schedule(Part):
     """``schedule(step)``: the value after ``step`` training steps.
 
@@ -21,6 +22,7 @@ class Schedule(Part):
         raise NotImplementedError
 
 
+@register("schedules")
 class Linear(Schedule):
     """From ``start`` to ``end`` in ``steps`` training steps, and ``end`` from then on: a warm-up (Bowman et al. 2016).
 
@@ -36,6 +38,7 @@ class Linear(Schedule):
         return self.start + (self.end - self.start) * min(1.0, step / self.steps)
 
 
+@register("schedules")
 class Cyclical(Schedule):
     """``Linear`` over the first ``rise`` of each ``period`` of training steps, then ``end`` until the next (Fu et al. 2019, eq. 6).
 

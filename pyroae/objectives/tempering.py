@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..programs.terms import TraceTerms, check_reparameterised
+from ..registry import register
 from .base import Objective, _Around
 from .schedules import Schedule, Scheduled
 
 
+@register("objectives")
 class Tempered(_Around):
     """The ELBO with its KL times ``beta``: beta-VAE (Higgins et al. 2017), or with a schedule a warm-up or cyclical annealing.
 
@@ -86,6 +88,7 @@ class _Steered(Objective):
         raise NotImplementedError
 
 
+@register("objectives")
 class FreeBits(_Steered):
     r"""Free bits: :math:`E \log p(x|z) - \sum_j \max(\lambda, \bar{KL}_j)` (Kingma et al. 2016, eq. 15).
 
@@ -114,6 +117,7 @@ class FreeBits(_Steered):
         return kl.clamp(min=self.nats).sum()
 
 
+@register("objectives")
 class Capacity(_Steered):
     r"""Capacity annealing: :math:`E \log p(x|z) - \gamma |\bar{KL} - C|`, C rising (Burgess et al. 2018, eq. 8).
 

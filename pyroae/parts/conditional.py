@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pyro import distributions as dist
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
-from ..part import did_you_mean
+from ..checks import did_you_mean
+from ..registry import members
 
 Shape = int | Sequence[int]
+Parameter = float | Sequence[Any] | Tensor | str  # a number, or one for each entry; "learned" or "per_dimension"
 
 _EQUIVALENT = (  # the first is the default
     ("logits", "probs"),
@@ -147,11 +149,12 @@ def as_shape(shape: Shape, owner: str) -> torch.Size:
 
 
 def pyro_family(family: str | type, owner: str) -> type:
-    """A Pyro distribution class, by itself or by its name."""
-    found = getattr(dist, family, None) if isinstance(family, str) else family
+    """A Pyro distribution class, by itself or by its name in the table of names."""
+    known = members("distributions")
+    found = known.get(family) if isinstance(family, str) else family
     if isinstance(found, type) and issubclass(found, torch.distributions.Distribution):
         return found
-    raise ValueError(f"{owner}: expected a Pyro distribution class or its name, got {family!r}" + did_you_mean(str(family), dist.__all__))
+    raise ValueError(f"{owner}: expected a Pyro distribution class or its name, got {family!r}" + did_you_mean(str(family), known))
 
 
 def of_one_entry(limit: Constraint) -> Constraint:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from ..checks import whole_number
-from ..part import Part
+from ..registry import Part, register, register_base
 
 
+@register_base("conditions")
 class Condition(Part):
     """Turns ``y`` into numbers ``(B, size)``.
 
@@ -41,6 +42,7 @@ class Condition(Part):
             raise ValueError(f"condition {type(self).__name__}: expected y as {expected}, got {got}")
 
 
+@register("conditions")
 class Labels(Condition):
     """A class for each datum: y of shape ``(B,)``, whole numbers from 0; parts see it as a one-hot vector.
 
@@ -71,6 +73,7 @@ class Labels(Condition):
             )
 
 
+@register("conditions")
 class PartialLabels(Labels):
     """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014).
 
@@ -81,6 +84,7 @@ class PartialLabels(Labels):
     shown, optional, scored = False, True, "log p(x,y)"
 
 
+@register("conditions")
 class Covariates(Condition):
     """Numbers for each datum: y of shape ``(B, size)``, as they are.
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from ..part import Part
+from ..registry import Part, register, register_base
 
 
+@register_base("corruption")
 class Corruption(Part, nn.Module):
     """Maps ``x`` of shape ``(B, *event)`` to a noisy copy; draws fresh noise on every call, on x's device.
 
@@ -24,6 +25,7 @@ def _share(fraction: float, owner: str) -> float:
     return fraction
 
 
+@register("corruption")
 class Masking(Corruption):
     """Sets exactly ``floor(fraction * D)`` entries of each datum, chosen at random, to 0.
 
@@ -42,6 +44,7 @@ class Masking(Corruption):
         return flat.scatter(1, chosen, 0.0).view_as(x)
 
 
+@register("corruption")
 class BernoulliMask(Corruption):
     """Sets each entry to 0 with probability ``fraction``, independently.
 
@@ -57,6 +60,7 @@ class BernoulliMask(Corruption):
         return x * (torch.rand_like(x) >= self.fraction)
 
 
+@register("corruption")
 class Gaussian(Corruption):
     """Adds Normal noise: N(x, scale^2).
 
@@ -74,6 +78,7 @@ class Gaussian(Corruption):
         return x + self.scale * torch.randn_like(x)
 
 
+@register("corruption")
 class SaltPepper(Corruption):
     """Sets each entry, with probability ``fraction``, to the lowest or highest value, each half of the time.
 

@@ -7,11 +7,12 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..part import Part
+from ..registry import Part, register, register_base
 from . import distributions
-from .conditional import Conditional, Shape, in_words, of_one_entry, pyro_family
+from .conditional import Conditional, Parameter, Shape, in_words, of_one_entry, pyro_family
 
 
+@register_base("likelihoods")
 class Likelihood(Conditional, Part):
     """A distribution over one x given the decoder's output; refuses data outside its support.
 
@@ -83,6 +84,7 @@ class Likelihood(Conditional, Part):
             )
 
 
+@register("likelihoods")
 class Bernoulli(Likelihood):
     r"""Binary x: cross-entropy from logits; nothing is clamped.
 
@@ -98,6 +100,7 @@ class Bernoulli(Likelihood):
         super().__init__(distributions.Bernoulli, event_shape)
 
 
+@register("likelihoods")
 class ContinuousBernoulli(Likelihood):
     """x between 0 and 1: cross-entropy plus the normaliser that makes it a density.
 
@@ -113,6 +116,7 @@ class ContinuousBernoulli(Likelihood):
         super().__init__(distributions.ContinuousBernoulli, event_shape)
 
 
+@register("likelihoods")
 class Normal(Likelihood):
     r"""Real x: squared error, with a scale that is fixed, learned or the decoder's.
 
@@ -124,10 +128,11 @@ class Normal(Likelihood):
     64
     """
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = "learned"):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
+@register("likelihoods")
 class OptimalNormal(Likelihood):
     r"""Real x: squared error with the one scale that is best for each batch (the sigma-VAE of Rybkin et al. 2021, eq. 5).
 
@@ -152,6 +157,7 @@ class OptimalNormal(Likelihood):
         self.scale.copy_(self.scale.square().lerp(scale.square(), share).sqrt())
 
 
+@register("likelihoods")
 class Laplace(Likelihood):
     """Real x: absolute error; the scale as in Normal.
 
@@ -159,10 +165,11 @@ class Laplace(Likelihood):
     64
     """
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = "learned"):
         super().__init__(dist.Laplace, event_shape, scale=scale)
 
 
+@register("likelihoods")
 class StudentT(Likelihood):
     """Real x with heavy tails, so that outliers cost little; the scale as in Normal.
 
@@ -170,10 +177,11 @@ class StudentT(Likelihood):
     64
     """
 
-    def __init__(self, event_shape: Shape | None = None, df: float | str | None = 4.0, scale: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, df: Parameter | None = 4.0, scale: Parameter | None = "learned"):
         super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
 
 
+@register("likelihoods")
 class LogNormal(Likelihood):
     """Positive x whose logarithm is Normal; the scale as in Normal.
 
@@ -181,10 +189,11 @@ class LogNormal(Likelihood):
     64
     """
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = "learned"):
         super().__init__(dist.LogNormal, event_shape, scale=scale)
 
 
+@register("likelihoods")
 class Gamma(Likelihood):
     """Positive x: concentration and rate from the decoder, unless given.
 
@@ -192,10 +201,11 @@ class Gamma(Likelihood):
     128
     """
 
-    def __init__(self, event_shape: Shape | None = None, concentration: float | str | None = None, rate: float | str | None = None):
+    def __init__(self, event_shape: Shape | None = None, concentration: Parameter | None = None, rate: Parameter | None = None):
         super().__init__(dist.Gamma, event_shape, concentration=concentration, rate=rate)
 
 
+@register("likelihoods")
 class Beta(Likelihood):
     """x strictly between 0 and 1: both concentrations from the decoder.
 
@@ -221,6 +231,7 @@ class _Counts(Likelihood):
         return x.asinh()
 
 
+@register("likelihoods")
 class Poisson(_Counts):
     """Counts: the rate from the decoder. The encoder is given asinh(x).
 
@@ -232,6 +243,7 @@ class Poisson(_Counts):
         super().__init__(dist.Poisson, event_shape)
 
 
+@register("likelihoods")
 class NegativeBinomial(_Counts):
     """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given.
 
@@ -239,10 +251,11 @@ class NegativeBinomial(_Counts):
     64
     """
 
-    def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, total_count: Parameter | None = "learned"):
         super().__init__(dist.NegativeBinomial, event_shape, limits=_counted("logits"), total_count=total_count)
 
 
+@register("likelihoods")
 class ZeroInflatedNegativeBinomial(_Counts):
     """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given.
 
@@ -250,11 +263,12 @@ class ZeroInflatedNegativeBinomial(_Counts):
     128
     """
 
-    def __init__(self, event_shape: Shape | None = None, total_count: float | str | None = "learned"):
+    def __init__(self, event_shape: Shape | None = None, total_count: Parameter | None = "learned"):
         limits = _counted("logits", "gate_logits")
         super().__init__(dist.ZeroInflatedNegativeBinomial, event_shape, limits=limits, total_count=total_count)
 
 
+@register("likelihoods")
 class Categorical(Likelihood):
     """Categories: every entry of x is one of the whole numbers 0 to categories - 1.
 
@@ -270,6 +284,7 @@ class Categorical(Likelihood):
         return p.base_dist.logits.argmax(-1).to(p.base_dist.logits.dtype)
 
 
+@register("likelihoods")
 class GreyLevels(Likelihood):
     """Grey levels 0 to 1 in equal steps, each with a probability of its own: a Categorical that knows its levels.
 
@@ -283,6 +298,7 @@ class GreyLevels(Likelihood):
         super().__init__(distributions.GreyCategorical, event_shape, limits={"logits": constraints.real_vector}, length=levels)
 
 
+@register("likelihoods")
 class DiscretizedLogistic(Likelihood):
     """Grey levels 0 to 1 in equal steps: the probability of a level is the Logistic's mass around it; the scale as in Normal.
 
@@ -294,7 +310,7 @@ class DiscretizedLogistic(Likelihood):
 
     remedy = GreyLevels.remedy
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None, levels: int = 256):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = None, levels: int = 256):
         super().__init__(distributions.DiscretizedLogistic, event_shape, scale=scale)
         self.levels = levels
 
@@ -303,6 +319,7 @@ class DiscretizedLogistic(Likelihood):
         return self.family(**parameters, levels=self.levels)
 
 
+@register("likelihoods")
 class LogisticMixture(DiscretizedLogistic):
     """Grey levels by a mixture of discretized Logistics, its weights, means and scales from the decoder (Salimans et al. 2017).
 
@@ -323,6 +340,7 @@ class LogisticMixture(DiscretizedLogistic):
 _MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constraints.positive}
 
 
+@register("likelihoods")
 class Missing(Likelihood):
     """Another likelihood, for data some of whose entries are missing: NaN. They count for nothing in p(x|z).
 
@@ -375,6 +393,7 @@ class Missing(Likelihood):
         self.of.check(x.masked_fill(x.isnan(), self._fill(x.new_zeros(()))))
 
 
+@register("likelihoods")
 class Product(Likelihood):
     """Columns of different kinds side by side, by name: real, count, binary, category.
 
@@ -420,6 +439,7 @@ class Product(Likelihood):
                 raise ValueError(f"column {name!r}: {error}") from None
 
 
+@register("likelihoods")
 class FromPyro(Likelihood):
     """Any Pyro distribution by name; what is not given as a keyword comes from the decoder.
 

@@ -7,10 +7,11 @@ from math import isqrt, prod
 import torch
 from torch import Tensor, nn
 
-from ..checks import whole_number
-from ..part import Part, did_you_mean
+from ..checks import did_you_mean, whole_number
+from ..registry import Part, members, register, register_base
 
 
+@register_base("nets")
 class Network(Part):
     """A recipe for a network: ``build`` gives a module from events of shape ``inputs`` to ``outputs`` numbers.
 
@@ -24,6 +25,7 @@ class Network(Part):
         raise NotImplementedError
 
 
+@register("nets")
 class MLP(Network):
     """Fully connected layers; ``hidden=[]`` is a single linear map.
 
@@ -55,6 +57,7 @@ class MLP(Network):
         return [nn.Linear(inputs, outputs), self.activation()]
 
 
+@register("nets")
 class Linear(MLP):
     """A single linear map, as in PCA and its relatives.
 
@@ -66,6 +69,7 @@ class Linear(MLP):
         super().__init__([])
 
 
+@register("nets")
 class Dictionary(Network):
     """A linear decoder whose columns have length 1: x is a sum of atoms, weighted by the code (Olshausen & Field 1996).
 
@@ -90,6 +94,7 @@ class _UnitColumns(nn.Linear):
         return nn.functional.normalize(self.weight, dim=0)
 
 
+@register("nets")
 class GatedMLP(MLP):
     """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018).
 
@@ -105,6 +110,7 @@ class GatedMLP(MLP):
         return [nn.Linear(inputs, 2 * outputs), nn.GLU(-1)]
 
 
+@register("nets")
 class Residual(Network):
     """A linear map to ``width`` numbers, then blocks of two layers that are added to what they are given (He et al. 2016).
 
@@ -132,6 +138,7 @@ class _Block(nn.Module):
         return h + self.inner(h)
 
 
+@register("nets")
 class Tied(Network):
     """A decoder with the encoder's matrices, transposed, in reverse order; only its biases are its own.
 
@@ -196,6 +203,7 @@ def matrix(layer: nn.Module) -> Tensor:
     return layer.atoms if isinstance(layer, _UnitColumns) else layer.weight
 
 
+@register("nets")
 class Conv(Network):
     """Convolutions of stride 2, then a linear map: an encoder of images.
 
@@ -219,6 +227,7 @@ class Conv(Network):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(self.channels[-1] * prod(image[1:]) // 4 ** len(self.channels), outputs))
 
 
+@register("nets")
 class Deconv(Network):
     """A linear map, then transposed convolutions of stride 2: a decoder of images, the mirror of ``Conv``.
 
@@ -344,8 +353,7 @@ def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner:
 
 
 def _activation(name: str) -> type[nn.Module]:
-    known = {key: getattr(nn, key) for key in nn.modules.activation.__all__}
-    matches = [cls for key, cls in known.items() if key.lower() == str(name).lower()]
-    if not matches:
-        raise ValueError(f"activation: torch.nn has no activation {name!r}" + did_you_mean(str(name), known))
-    return matches[0]
+    known = {each.lower(): cls for each, cls in members("activations").items()}
+    if str(name).lower() not in known:
+        raise ValueError(f"activation: there is no activation {name!r}" + did_you_mean(str(name), members("activations")))
+    return known[str(name).lower()]

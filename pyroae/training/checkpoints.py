@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic
+from ..files import read_tensors, refuse_links, remove_temporaries, write_tensors
 
-_FORMAT = "pyroae-checkpoint-1"
+_FORMAT = "pyroae-checkpoint-2"
 _KEPT = 2
 _LOG = logging.getLogger("pyroae")
 
@@ -41,16 +40,16 @@ class Checkpoints:
         """No other process can train in this folder meanwhile; the lock of one that died holds nobody up.
 
         Raises:
-            ValueError: another one does.
+            ValueError: another one does, or something in the folder is a link to somewhere outside it.
         """
+        refuse_links(self.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(self.folder / ".lock", timeout=0).acquire()
         except Timeout:
             raise ValueError(f"fit: another process trains in {self.run}; wait for it, stop it, or name another folder") from None
         with lock:
-            for torn in self.folder.glob(".*.safetensors"):
-                torn.unlink()
+            remove_temporaries(self.run)
             yield
 
     def paths(self) -> list[Path]:
@@ -102,13 +101,8 @@ def write(state: dict[str, Any], path: Path):
         OSError: such as a full disk.
     """
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_packed(state, "", tensors))
-    header = {"format": _FORMAT, "state": text, "sha256": _digest(text, tensors)}
-    with atomic(path) as temporary:
-        try:
-            save_file(tensors, temporary, header)
-        except SafetensorError as error:
-            raise OSError(f"{path}: {error}") from error
+    packed = _packed(state, "", tensors)
+    write_tensors(path, {"format": _FORMAT, "state": packed, "sha256": _digest(packed, tensors)}, tensors)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -118,19 +112,18 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: a file of another kind, or one that is not as it was written.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a checkpoint, got a torn file or another format ({error})") from error
-    if header.get("format") != _FORMAT or not {"state", "sha256"} <= header.keys():
-        raise ValueError(f"{path}: expected a checkpoint of format {_FORMAT!r}, got {header.get('format')!r}; pyroae did not write it")
-    if header["sha256"] != _digest(header["state"], tensors):
+        content, tensors = read_tensors(path, _FORMAT)
+    except ValueError as error:
+        raise ValueError(f"expected a checkpoint: {error}") from error
+    if content.keys() != {"format", "state", "sha256"} or content["sha256"] != _digest(content["state"], tensors):
         raise ValueError(f"{path}: its checksum is wrong; the file was damaged or edited")
     try:
-        return _unpacked(json.loads(header["state"]), tensors)
+        state = _unpacked(content["state"], {name: tensor.clone() for name, tensor in tensors.items()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: its header is no state of training ({error})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise ValueError(f"{path}: its header is no state of training (it has no number of steps)")
+    return state
 
 
 def copied(state: Any) -> Any:
@@ -155,6 +148,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tuple" if isinstance(value, tuple) else "list": [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}  # which JSON does not know
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"fit: a checkpoint cannot hold {name}, a {type(value).__name__}; expected tensors, numbers and text")
@@ -166,14 +161,16 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "float":
+        return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content]
     if kind == "dict":
         return {key: _unpacked(item, tensors) for key, item in content}
     return {"list": list, "tuple": tuple}[kind](_unpacked(item, tensors) for item in content)
 
 
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    found = hashlib.sha256(text.encode())
+def _digest(packed: Any, tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256(json.dumps(packed).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()

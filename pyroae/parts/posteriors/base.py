@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...part import Part
+from ...registry import Part, register_base
 from ..conditional import Conditional, in_words
 from ..priors import Prior
 
 
+@register_base("posteriors")
 class Posterior(Conditional, Part):
     """A distribution over one z given the encoder's output.
 

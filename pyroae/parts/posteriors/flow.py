@@ -6,12 +6,14 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from ...checks import whole_number
+from ...registry import register
 from ..conditional import Shape, as_shape
 from ..networks import near_identity
 from .base import Posterior
 from .plain import Normal
 
 
+@register("posteriors")
 class Flow(Posterior):
     """Another posterior pushed through inverse autoregressive transforms (Kingma et al. 2016).
 

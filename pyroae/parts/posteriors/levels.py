@@ -6,6 +6,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from ...checks import whole_number
+from ...registry import register
 from .. import distributions
 from ..conditional import Conditional, Shape
 from ..networks import MLP, apply
@@ -23,6 +24,7 @@ class _Levels(Posterior):
         return super(_Levels, self if self.top == top else self.remade(top=top)).fitted(prior)
 
 
+@register("posteriors")
 class Hierarchical(_Levels):
     """q(z|x) q(z2|z), for the prior of the same name: Normals, the second from the first through a network.
 
@@ -80,6 +82,7 @@ class _TopDown(_Levels):
         return self.layer(apply(self.network, features, 1, top))
 
 
+@register("posteriors")
 class TopDown(_TopDown):
     """q(z2|x) q(z|x, z2), for the prior Hierarchical: Normals, the upper one first (Tomczak & Welling 2018, eq. 13).
 
@@ -117,6 +120,7 @@ class TopDown(_TopDown):
         pyro.sample("z", self.below(features, pyro.sample("z2", self.upper(above))))
 
 
+@register("posteriors")
 class Clusters(_TopDown):
     """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
 

@@ -5,11 +5,13 @@ from pyro import distributions as dist
 from torch.distributions import constraints
 
 from ...checks import whole_number
+from ...registry import register
 from .. import distributions
-from ..conditional import Relaxed, Shape, pyro_family
+from ..conditional import Parameter, Relaxed, Shape, pyro_family
 from .base import Posterior
 
 
+@register("posteriors")
 class Normal(Posterior):
     """Independent Normals: mean and scale from the encoder, or with a fixed or learned scale.
 
@@ -17,10 +19,11 @@ class Normal(Posterior):
     (6, torch.Size([3]))
     """
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = None):
         super().__init__(dist.Normal, event_shape, scale=scale)
 
 
+@register("posteriors")
 class Laplace(Posterior):
     """Independent Laplaces: location and scale from the encoder.
 
@@ -28,10 +31,11 @@ class Laplace(Posterior):
     (6, torch.Size([3]))
     """
 
-    def __init__(self, event_shape: Shape | None = None, scale: float | str | None = None):
+    def __init__(self, event_shape: Shape | None = None, scale: Parameter | None = None):
         super().__init__(dist.Laplace, event_shape, scale=scale)
 
 
+@register("posteriors")
 class StudentT(Posterior):
     """Independent Student's t: location and scale from the encoder; heavy tails make importance weights safe.
 
@@ -39,10 +43,11 @@ class StudentT(Posterior):
     (6, torch.Size([3]))
     """
 
-    def __init__(self, event_shape: Shape | None = None, df: float | str | None = 5.0, scale: float | str | None = None):
+    def __init__(self, event_shape: Shape | None = None, df: Parameter | None = 5.0, scale: Parameter | None = None):
         super().__init__(dist.StudentT, event_shape, df=df, scale=scale)
 
 
+@register("posteriors")
 class FullNormal(Posterior):
     """A Normal with a full covariance: mean and Cholesky factor from the encoder.
 
@@ -54,6 +59,7 @@ class FullNormal(Posterior):
         super().__init__(dist.MultivariateNormal, event_shape)
 
 
+@register("posteriors")
 class LowRankNormal(Posterior):
     """A Normal with covariance W W' + diagonal: mean, W of the given rank and the diagonal from the encoder.
 
@@ -70,6 +76,7 @@ class LowRankNormal(Posterior):
         return self.event_shape + torch.Size([self.rank]) if name == "cov_factor" else super()._shape(name)
 
 
+@register("posteriors")
 class ProjectedNormal(Posterior):
     """A direction on the unit sphere, for the prior Sphere: a Normal around the encoder's output, projected; in 2 to 4 dimensions.
 
@@ -83,6 +90,7 @@ class ProjectedNormal(Posterior):
             raise ValueError(f"ProjectedNormal: Pyro knows its density in 2, 3 and 4 dimensions, got {self.event_shape[-1]}")
 
 
+@register("posteriors")
 class OneHot(Posterior):
     """A category, for the prior OneHot: summed out exactly, under TraceEnum_ELBO, so meant for few categories.
 
@@ -96,6 +104,7 @@ class OneHot(Posterior):
         super().__init__(dist.OneHotCategorical, event_shape)
 
 
+@register("posteriors")
 class OneHotStraightThrough(Posterior):
     """A category, for the prior OneHot: drawn, its gradient that of its probabilities (biased; Bengio et al. 2013).
 
@@ -107,6 +116,7 @@ class OneHotStraightThrough(Posterior):
         super().__init__(dist.OneHotCategoricalStraightThrough, event_shape)
 
 
+@register("posteriors")
 class BernoulliStraightThrough(Posterior):
     """Bits, for the prior Bernoulli: drawn, their gradient that of their probabilities (biased; Bengio et al. 2013).
 
@@ -118,6 +128,7 @@ class BernoulliStraightThrough(Posterior):
         super().__init__(distributions.BernoulliStraightThrough, event_shape)
 
 
+@register("posteriors")
 class RelaxedOneHot(Relaxed, Posterior):
     """A point of the simplex, for the prior of the same name: the Concrete distribution around the encoder's logits.
 
@@ -129,6 +140,7 @@ class RelaxedOneHot(Relaxed, Posterior):
         super().__init__(distributions.RelaxedOneHotCategorical, event_shape, temperature)
 
 
+@register("posteriors")
 class RelaxedBernoulli(Relaxed, Posterior):
     """Numbers between 0 and 1, for the prior of the same name: binary Concrete around the encoder's logits.
 
@@ -140,6 +152,7 @@ class RelaxedBernoulli(Relaxed, Posterior):
         super().__init__(distributions.RelaxedBits, event_shape, temperature)
 
 
+@register("posteriors")
 class OneHotGumbel(Relaxed, Posterior):
     """A category, for the prior OneHot: drawn, its gradient that of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
 
@@ -151,6 +164,7 @@ class OneHotGumbel(Relaxed, Posterior):
         super().__init__(distributions.OneHotGumbel, event_shape, temperature)
 
 
+@register("posteriors")
 class BernoulliGumbel(Relaxed, Posterior):
     """Bits, for the prior Bernoulli: drawn, their gradient that of their relaxation (Maddison et al. 2017).
 
@@ -162,6 +176,7 @@ class BernoulliGumbel(Relaxed, Posterior):
         super().__init__(distributions.BernoulliGumbel, event_shape, temperature)
 
 
+@register("posteriors")
 class Delta(Posterior):
     """A point: the code itself, as in every deterministic autoencoder.
 
@@ -186,6 +201,7 @@ class Delta(Posterior):
         return sized
 
 
+@register("posteriors")
 class FromPyro(Posterior):
     """Any Pyro distribution by name; what is not given as a keyword comes from the encoder.
 

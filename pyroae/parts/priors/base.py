@@ -6,10 +6,11 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
-from ...part import Part
+from ...registry import Part, register_base
 from ..conditional import Conditional, of_one_entry
 
 
+@register_base("priors")
 class Prior(Part, nn.Module):
     """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``.
 

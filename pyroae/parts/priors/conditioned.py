@@ -4,11 +4,13 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ...registry import register
 from ..conditional import Conditional, Shape, as_shape, of_one_entry, pyro_family
 from ..networks import MLP, apply
 from .base import Prior
 
 
+@register("priors")
 class Conditioned(Prior):
     """p(z|y): a Pyro distribution whose parameters come from the condition through a network (Sohn et al. 2015).
 

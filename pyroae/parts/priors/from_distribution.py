@@ -7,11 +7,13 @@ from torch import nn
 
 from ...checks import whole_number
 from ...inside import mapped, modules, tensors
+from ...registry import register
 from ..conditional import Conditional, Shape, as_shape
 from ..networks import near_identity
 from .base import Prior
 
 
+@register("priors")
 class FromDistribution(Prior):
     """Any Pyro distribution, as it is.
 
@@ -58,6 +60,7 @@ class FromDistribution(Prior):
         return self
 
 
+@register("priors")
 class Flow(FromDistribution):
     """A normalizing flow: a Normal pushed through learned coupling transforms.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...checks import whole_number
+from ...registry import register
 from ..conditional import Conditional, Shape, as_shape
 from ..networks import MLP, apply, beside
 from .base import Prior
@@ -49,6 +50,7 @@ class _Levels(Prior):
         return self.code(self.below(top).sample(), top)
 
 
+@register("priors")
 class Hierarchical(_Levels):
     """Two levels, p(z2) p(z|z2): a Normal z2, and a Normal z whose mean and scale come from it through a network.
 
@@ -92,6 +94,7 @@ class Hierarchical(_Levels):
         return self.layer(apply(self.network, top, 1))
 
 
+@register("priors")
 class Clusters(_Levels):
     """A category y and, given it, a Normal z of its own: the GaussianMixture with its component as a site of the program.
 
@@ -126,6 +129,7 @@ class Clusters(_Levels):
         return dist.Normal(loc, scale).to_event(len(self.event_shape))
 
 
+@register("priors")
 class ClassAndStyle(_Levels):
     """A class y and, independent of it, a style z ~ N(0, I); the decoder sees both: M2 (Kingma et al. 2014, eq. 2).
 

@@ -6,11 +6,13 @@ from torch import nn
 from torch.distributions import constraints, transform_to
 
 from ...checks import whole_number
+from ...registry import register
 from ..conditional import Shape, as_shape
 from ..distributions import NormalMixture
 from .base import Prior
 
 
+@register("priors")
 class GaussianMixture(Prior):
     """A mixture of diagonal Normals whose weights, means and scales are learned.
 
@@ -36,6 +38,7 @@ class GaussianMixture(Prior):
         return _mixture(self.logits, dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape)))
 
 
+@register("priors")
 class VampPrior(Prior):
     r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
 

@@ -5,11 +5,13 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
-from ..conditional import Conditional, Relaxed, Shape, as_shape, pyro_family
+from ...registry import register
+from ..conditional import Conditional, Parameter, Relaxed, Shape, as_shape, pyro_family
 from ..distributions import RelaxedBits, RelaxedOneHotCategorical, UniformSphere
 from .base import Prior
 
 
+@register("priors")
 class Normal(Conditional, Prior):
     """Independent Normals, N(loc, scale^2) in each dimension; fixed, or with ``"learned"`` ones.
 
@@ -17,10 +19,11 @@ class Normal(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+    def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.Normal, event_shape, loc=loc, scale=scale)
 
 
+@register("priors")
 class Laplace(Conditional, Prior):
     r"""Independent Laplaces, for sparse codes: with a Delta posterior an L1 penalty of weight 1 / scale.
 
@@ -30,10 +33,11 @@ class Laplace(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+    def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.Laplace, event_shape, loc=loc, scale=scale)
 
 
+@register("priors")
 class SoftLaplace(Conditional, Prior):
     """Independent soft Laplaces: a smooth peak with Laplace's tails.
 
@@ -41,10 +45,11 @@ class SoftLaplace(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+    def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.SoftLaplace, event_shape, loc=loc, scale=scale)
 
 
+@register("priors")
 class StudentT(Conditional, Prior):
     """Independent Student's t: tails that a code far out can afford.
 
@@ -52,10 +57,11 @@ class StudentT(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, df: float | str = 5.0, loc: float | str = 0.0, scale: float | str = 1.0):
+    def __init__(self, event_shape: Shape | None = None, df: Parameter = 5.0, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.StudentT, event_shape, df=df, loc=loc, scale=scale)
 
 
+@register("priors")
 class Logistic(Conditional, Prior):
     """Independent Logistics.
 
@@ -63,10 +69,11 @@ class Logistic(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, loc: float | str = 0.0, scale: float | str = 1.0):
+    def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.Logistic, event_shape, loc=loc, scale=scale)
 
 
+@register("priors")
 class Uniform(Conditional, Prior):
     """Independent Uniforms from low to high, for codes with borders; a Delta posterior is squashed into them.
 
@@ -81,6 +88,7 @@ class Uniform(Conditional, Prior):
             raise ValueError(f"Uniform: expected low < high, got low={low!r} and high={high!r}")
 
 
+@register("priors")
 class SpikeSlab(Prior):
     """Each number of z is, with probability ``share``, of the wide slab, otherwise of the narrow spike at 0: sparse codes.
 
@@ -104,6 +112,7 @@ class SpikeSlab(Prior):
         return mixed.to_event(len(self.event_shape))
 
 
+@register("priors")
 class Sphere(Prior):
     """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018).
 
@@ -120,6 +129,7 @@ class Sphere(Prior):
         return UniformSphere(self.like.expand(self.event_shape))
 
 
+@register("priors")
 class OneHot(Conditional, Prior):
     """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned.
 
@@ -127,10 +137,11 @@ class OneHot(Conditional, Prior):
     1.0
     """
 
-    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+    def __init__(self, event_shape: Shape | None = None, logits: Parameter = 0.0):
         super().__init__(dist.OneHotCategorical, event_shape, logits=logits)
 
 
+@register("priors")
 class Bernoulli(Conditional, Prior):
     """Independent bits; the logits may be learned.
 
@@ -138,10 +149,11 @@ class Bernoulli(Conditional, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, logits: float | str = 0.0):
+    def __init__(self, event_shape: Shape | None = None, logits: Parameter = 0.0):
         super().__init__(dist.Bernoulli, event_shape, logits=logits)
 
 
+@register("priors")
 class RelaxedOneHot(Relaxed, Prior):
     """A point of the simplex near one of its corners: the Concrete distribution (Maddison et al. 2017; Jang et al. 2017).
 
@@ -151,7 +163,7 @@ class RelaxedOneHot(Relaxed, Prior):
     1.0
     """
 
-    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: Parameter = 0.0):
         super().__init__(RelaxedOneHotCategorical, event_shape, temperature, logits=logits)
 
     def accepts(self, z):
@@ -159,6 +171,7 @@ class RelaxedOneHot(Relaxed, Prior):
         return bool((z >= 0).all()) and torch.allclose(z.sum(-1), torch.ones_like(z[..., 0]), atol=1e-4)
 
 
+@register("priors")
 class RelaxedBernoulli(Relaxed, Prior):
     """Numbers between 0 and 1, most near an end: the binary Concrete distribution, a continuous stand-in for Bernoulli.
 
@@ -166,10 +179,11 @@ class RelaxedBernoulli(Relaxed, Prior):
     torch.Size([8])
     """
 
-    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: float | str = 0.0):
+    def __init__(self, event_shape: Shape | None = None, temperature: float = 0.5, logits: Parameter = 0.0):
         super().__init__(RelaxedBits, event_shape, temperature, logits=logits)
 
 
+@register("priors")
 class FromPyro(Conditional, Prior):
     """Any Pyro distribution by name; every parameter is a number or learned.
 
@@ -186,8 +200,9 @@ class FromPyro(Conditional, Prior):
             )
 
 
+@register("priors")
 class Flat(Prior):
-    """Improper: log p(z) = 0 everywhere on its support, a name in ``torch.distributions.constraints``.
+    """Improper: log p(z) = 0 everywhere on its support: ``"real"``, ``"positive"``, ``"nonnegative"`` or ``"unit_interval"``.
 
     What a classical autoencoder assumes of its code. ``support="unit_interval"`` makes a ``Delta`` posterior's code
     sigmoid. There is nothing to sample from, and log p(x) does not exist.
@@ -201,11 +216,17 @@ class Flat(Prior):
     def __init__(self, event_shape: Shape | None = None, support: str = "real"):
         nn.Module.__init__(self)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Flat")
-        self.limit = getattr(constraints, support, None)
-        if not isinstance(self.limit, constraints.Constraint) or self.limit.event_dim != 0:
-            raise ValueError(
-                f"Flat: expected the name of a constraint on one number, such as 'real', 'positive' or 'unit_interval', got {support!r}"
-            )
+        if support not in _SUPPORTS:
+            raise ValueError(f"Flat: expected support as one of {', '.join(map(repr, _SUPPORTS))}, got {support!r}")
+        self.limit = _SUPPORTS[support]
 
     def forward(self) -> dist.Distribution:
         return dist.ImproperUniform(constraints.independent(self.limit, len(self.event_shape)), torch.Size(), self.event_shape)
+
+
+_SUPPORTS = {
+    "real": constraints.real,
+    "positive": constraints.positive,
+    "nonnegative": constraints.nonnegative,
+    "unit_interval": constraints.unit_interval,
+}

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from ...part import Part
+from ...registry import Part
 from .static import Static
 from .updates import Update
 

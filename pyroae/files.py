@@ -1,0 +1,92 @@
+"""Files: written whole or not at all, tensors with plain data beside them, and nothing outside the folder of a run."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside ``path``, moved there once the block has ended well and its content is on the disk."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f"{_TEMPORARY}{path.suffix}", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path):
+    """Delete what processes that were killed have left of ``atomic`` in a folder and below."""
+    for path in folder.rglob(f".*{_TEMPORARY}.*"):
+        path.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path):
+    """``ValueError`` where a file or folder below ``folder`` is a symbolic link to somewhere outside it."""
+    root = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        for name in [*folders, *names]:
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise ValueError(f"{path} is a link to {path.resolve()}, outside the folder of the run; replace it by the file itself")
+
+
+def write_tensors(path: str | os.PathLike, content: dict[str, Any], tensors: dict[str, Tensor]):
+    """Write tensors, and plain data as JSON in the header, to one safetensors file; the same bytes for the same content.
+
+    Raises:
+        ValueError: two tensors share memory.
+        OSError: such as a full disk.
+    """
+    header = {"pyroae": json.dumps(content)}  # one entry: the order of several would differ from process to process
+    with atomic(path) as temporary:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"two tensors share memory ({error})") from error
+
+
+def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What ``write_tensors`` was given: plain data, whose ``format`` is as expected, and tensors on the CPU.
+
+    Raises:
+        ValueError: no file, another kind of file, a damaged one, or another format.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("pyroae")
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text is not None else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: a truncated file or another format ({error})") from error
+    try:
+        content = json.loads(text or "null", parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its header is not JSON ({error}); the file is damaged") from error
+    if not isinstance(content, dict) or content.get("format") != expected:
+        got = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(f"{path}: expected the format {expected!r}, got {got!r}; it was not written by this version of pyroae")
+    return content, tensors
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no number of JSON")

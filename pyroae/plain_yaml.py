@@ -1,0 +1,83 @@
+"""YAML as plain data: mappings, lists, numbers, true, false, null and text; no tags, no anchors, no names that occur twice."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+_DEPTH, _EVENTS = 20, 200_000
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
+    word: value for value, words in ((True, "true True TRUE"), (False, "false False FALSE")) for word in words.split()
+}
+_INT, _FLOAT = re.compile(r"[-+]?\d+"), re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def parse(text: str) -> Any:
+    """The one document in a text. What is quoted, and what is no number, is text: ``2020-01-01``, ``yes`` and ``0x10`` are.
+
+    Raises:
+        ValueError: no YAML, an anchor, an alias or a tag, a name that occurs twice, or too many or too deep lists and mappings.
+
+    >>> parse("{prior: {class: Laplace, scale: 1e-3}, data: '12', hidden: [3, true]}")
+    {'prior': {'class': 'Laplace', 'scale': 0.001}, 'data': '12', 'hidden': [3, True]}
+    """
+    try:
+        events = _events(text)
+        found = None
+        for event in events:
+            if isinstance(event, yaml.NodeEvent):
+                found = _value(event, events, 0)
+        return found
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    documents = 0
+    for number, event in enumerate(yaml.parse(text, Loader=_LOADER)):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if number > _EVENTS or documents > 1:
+            raise ValueError(f"expected one document of at most {_EVENTS:,} values")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
+            raise ValueError("expected plain YAML without anchors, aliases and tags")
+        yield event
+
+
+def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
+    if depth > _DEPTH:
+        raise ValueError(f"expected lists and mappings nested at most {_DEPTH} deep")
+    if isinstance(event, yaml.ScalarEvent):
+        return event.value if event.style else scalar(event.value)
+    if isinstance(event, yaml.SequenceStartEvent):
+        return [_value(item, events, depth + 1) for item in _until(events, yaml.SequenceEndEvent)]
+    found = {}
+    for event in _until(events, yaml.MappingEndEvent):
+        if not isinstance(event, yaml.ScalarEvent):
+            raise ValueError("expected the names in a mapping as text")
+        name = event.value
+        if name in found:
+            raise ValueError(f"the name {name!r} occurs twice")
+        found[name] = _value(next(events), events, depth + 1)
+    return found
+
+
+def _until(events: Iterator[yaml.Event], end: type) -> Iterator[yaml.Event]:
+    for event in events:
+        if isinstance(event, end):
+            return
+        yield event
+
+
+def scalar(text: str) -> Any:
+    """An unquoted word as a number, true, false, null or text.
+
+    >>> [scalar(word) for word in ("3", "-.5", "1e3", "true", "null", "yes", "nan")]
+    [3, -0.5, 1000.0, True, None, 'yes', 'nan']
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) < 400 and _INT.fullmatch(text):
+        return int(text)
+    return float(text) if len(text) < 400 and _FLOAT.fullmatch(text) else text

@@ -1,0 +1,249 @@
+"""The table of names: every class that a file or a command line can name, by kind. Nothing else is ever made from a file."""
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pyro import distributions as dist
+from pyro import infer
+from pyro.distributions import transforms
+from torch import nn, optim
+from torch.optim import lr_scheduler
+
+from .checks import did_you_mean
+
+_TABLE: dict[str, dict[str, type]] = {}  # kind -> name -> class
+_BASES: dict[str, type] = {}  # kind -> what its classes are subclasses of
+_NAMES: dict[type, str] = {}  # class -> "kind.name"
+
+
+class Part:
+    """Base of everything that a model is made of: ``part.arguments`` holds what its constructor was given."""
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        for name in kwargs.keys() - signature.parameters.keys():
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+                raise TypeError(f"{cls.__name__} has no argument {name!r}" + did_you_mean(name, list(signature.parameters)[1:]))
+        _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
+        self.__dict__["arguments"] = arguments = {}
+        for name, value in given:
+            arguments.update(value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+        return self
+
+    def remade(self, **changes) -> Self:
+        """A new part of the same class with some arguments changed."""
+        return type(self)(**{**self.arguments, **changes})
+
+
+def register_base(kind: str) -> Callable[[type], Any]:
+    """Decorate the base class of a kind of objects, such as ``Prior`` of ``"priors"``."""
+
+    def enter(cls: type) -> type:
+        _BASES[kind] = cls
+        _TABLE.setdefault(kind, {})
+        return cls
+
+    return enter
+
+
+def register(kind: str) -> Callable[[type], Any]:
+    """Decorate a class of your own, so that a saved model can name it: once its module is imported, ``pa.load`` finds it.
+
+    On the command line ``--likelihood my_parts.Cauchy`` and ``--use my_parts`` import the module from the current folder.
+
+    Args:
+        kind: ``"priors"``, ``"likelihoods"``, ``"posteriors"``, ``"nets"``, ``"conditions"``, ``"corruption"``, ``"objectives"``,
+            ``"penalties"`` or ``"schedules"``.
+
+    Raises:
+        ValueError: another kind, a class that is none of that kind, or the name of a class of pyroae's.
+
+    >>> import pyroae as pa
+    >>> from pyro import distributions as dist
+    >>> @pa.register("likelihoods")
+    ... class Cauchy(pa.likelihoods.Likelihood):
+    ...     __module__ = "my_parts"  # the file it is in
+    ...     def __init__(self, event_shape=None, scale: float | str = "learned"):
+    ...         super().__init__(dist.Cauchy, event_shape, scale=scale)
+    >>> Cauchy(3).size
+    3
+    """
+
+    def enter(cls: type) -> type:
+        if kind not in _BASES:
+            raise ValueError(f"register: there is no kind {kind!r}" + did_you_mean(kind, _BASES))
+        if not issubclass(cls, _BASES[kind]):
+            raise ValueError(f"register: expected a subclass of {_BASES[kind].__name__} for {kind!r}, got {cls.__name__}")
+        before = _TABLE[kind].get(cls.__name__)
+        if before is not None and _own(before) and not _own(cls):
+            raise ValueError(f"register: {kind} has a {cls.__name__} already, {before.__module__}.{cls.__name__}; choose another name")
+        _TABLE[kind][cls.__name__] = cls
+        _NAMES[cls] = f"{kind}.{cls.__name__}" if _own(cls) else f"{kind}.{cls.__module__}.{cls.__name__}"
+        return cls
+
+    return enter
+
+
+def members(kind: str) -> dict[str, type]:
+    """The classes of a kind, by name."""
+    return _TABLE[kind]
+
+
+def base(kind: str) -> type:
+    """The class that all of a kind are subclasses of."""
+    return _BASES[kind]
+
+
+def kinds_of(annotation: Any) -> list[str]:
+    """The kinds whose base class an annotation is."""
+    return [kind for kind, base in _BASES.items() if base is annotation or (kind == "distributions" and annotation is dist.Distribution)]
+
+
+def name_of(cls: type) -> str | None:
+    """``"priors.Laplace"``, the name that a file has for a class; of a class of the user's own with its module inside."""
+    return _NAMES.get(cls)
+
+
+def find(kind: str, name: str) -> type:
+    """The class of that kind with that name: ``"Laplace"``, ``"priors.Laplace"``, ``"my_parts.Mine"`` or ``"priors.my_parts.Mine"``.
+
+    Raises:
+        ValueError: there is none; names the nearest, or for a class of the user's own the module to import.
+    """
+    path = name.removeprefix(f"{kind}.")
+    module, _, short = path.rpartition(".")
+    found = _TABLE[kind].get(short)
+    if found is not None and (not module or not _own(found)):
+        return found
+    if module:
+        raise ValueError(
+            f"there is no {name!r} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
+            f"import it first, or on the command line add --use {module}"
+        )
+    raise ValueError(f"there is no {singular(kind)} {name!r}" + did_you_mean(name, _TABLE[kind]))
+
+
+def singular(kind: str) -> str:
+    """What one of a kind is called.
+
+    >>> singular("priors"), singular("penalties")
+    ('prior', 'penalty')
+    """
+    return {"nets": "network", "penalties": "penalty"}.get(kind, kind.removesuffix("s"))
+
+
+def use(module: str):
+    """Import a module that the user has named, from the current folder too, and register the parts that it defines.
+
+    Raises:
+        ValueError: there is no such module, or importing it fails.
+    """
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:  # of the user's own code, which may raise anything
+        raise ValueError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from error
+    for cls in list(vars(imported).values()):
+        if isinstance(cls, type) and cls.__module__ == imported.__name__ and cls not in _NAMES and not cls.__name__.startswith("_"):
+            for kind in [kind for kind, base in _BASES.items() if issubclass(cls, base) and cls is not base][:1]:
+                register(kind)(cls)
+
+
+class Plain:
+    """The type of an argument of Pyro's or torch's that states none: numbers, text, lists, tensors, distributions and transforms."""
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments that a file can give, each with its type; one without a type has that of its default, or ``Plain``.
+
+    Arguments of Pyro's distributions and transforms are all ``Plain``: they take tensors and numbers alike, whatever they state.
+    """
+    plain = _NAMES.get(cls, "").partition(".")[0] in ("distributions", "transforms")
+    hints, found = _hints(cls), {}
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        if name not in _HIDDEN and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            stated = Plain if plain else _TYPES.get(name) or hints.get(name) or _type_of(parameter.default)
+            found[name] = parameter.replace(annotation=stated)
+    return found
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError):
+        return {}
+
+
+def _type_of(default: Any) -> Any:
+    kinds = {bool: bool, int: float, float: float, str: str}
+    return kinds.get(type(default), Plain)
+
+
+def _own(cls: type) -> bool:
+    """Whether a class is pyroae's, Pyro's or torch's."""
+    return cls.__module__.partition(".")[0] in ("pyroae", "pyro", "torch")
+
+
+_HIDDEN = {"validate_args", "params", "optimizer", "verbose", "jit_options", "ignore_jit_warnings", "kwargs"}  # not for files
+_TYPES = {"num_particles": int}  # which Pyro leaves open
+_THIRD_PARTY: dict[str, tuple[Any, type | None, str]] = {  # kind -> where from, base class, names
+    "distributions": (
+        dist,
+        torch.distributions.Distribution,
+        """AffineBeta AsymmetricLaplace Bernoulli Beta BetaBinomial Binomial Categorical Cauchy Chi2 ContinuousBernoulli Delta Dirichlet
+        DirichletMultinomial Exponential ExtendedBetaBinomial ExtendedBinomial FisherSnedecor FoldedDistribution Gamma GammaPoisson
+        GeneralizedPareto Geometric Gumbel HalfCauchy HalfNormal Independent InverseGamma Kumaraswamy LKJCholesky Laplace LogNormal
+        LogNormalNegativeBinomial Logistic LogisticNormal LowRankMultivariateNormal MaskedMixture MixtureOfDiagNormals
+        MixtureOfDiagNormalsSharedCovariance MixtureSameFamily Multinomial MultivariateNormal MultivariateStudentT NegativeBinomial
+        Normal OneHotCategorical OneHotCategoricalStraightThrough OrderedLogistic Pareto Poisson ProjectedNormal RelaxedBernoulli
+        RelaxedBernoulliStraightThrough RelaxedOneHotCategorical RelaxedOneHotCategoricalStraightThrough SineBivariateVonMises
+        SineSkewed SkewLogistic SoftAsymmetricLaplace SoftLaplace Stable StableWithLogProb StudentT TransformedDistribution
+        TruncatedPolyaGamma Uniform VonMises VonMises3D Weibull Wishart ZeroInflatedDistribution ZeroInflatedNegativeBinomial
+        ZeroInflatedPoisson""",
+    ),
+    "transforms": (
+        transforms,
+        torch.distributions.Transform,
+        """AbsTransform AffineTransform CholeskyTransform ComposeTransform CorrCholeskyTransform DiscreteCosineTransform ELUTransform
+        ExpTransform HaarTransform IndependentTransform LeakyReLUTransform LowerCholeskyTransform OrderedTransform Permute
+        PositivePowerTransform PowerTransform ReshapeTransform SigmoidTransform SimplexToOrderedTransform SoftmaxTransform
+        SoftplusLowerCholeskyTransform SoftplusTransform StickBreakingTransform TanhTransform""",
+    ),
+    "objectives": (
+        infer,
+        infer.ELBO,
+        """RenyiELBO ReweightedWakeSleep TraceEnum_ELBO TraceGraph_ELBO TraceMeanField_ELBO TraceTMC_ELBO Trace_ELBO Trace_MMD""",
+    ),
+    "optimizers": (optim, optim.Optimizer, "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD"),
+    "schedulers": (
+        lr_scheduler,
+        lr_scheduler.LRScheduler,
+        """ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR OneCycleLR PolynomialLR
+        ReduceLROnPlateau StepLR""",
+    ),
+    "activations": (
+        nn,
+        None,
+        """CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU RReLU ReLU ReLU6 SELU SiLU
+        Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink""",
+    ),
+}
+
+for _kind, (_home, _base, _names) in _THIRD_PARTY.items():
+    _TABLE.setdefault(_kind, {})
+    if _base is not None:
+        register_base(_kind)(_base)
+    for _name in _names.split():
+        _cls = getattr(_home, _name)
+        _TABLE[_kind][_name] = _cls
+        _NAMES[_cls] = f"{_kind}.{_name}"

@@ -26,6 +26,8 @@ _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's
 class Model(PyroModule):
     """The generative program p(z) p(x|z): sites ``z`` and ``x`` in the plate ``data``."""
 
+    examples_are_independent = True  # and networks take dimensions left of the batch: scoring may split data into blocks
+
     def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None):
         super().__init__()
         self.prior, self.likelihood, self.decoder, self.condition = prior, likelihood, decoder, condition
@@ -58,6 +60,8 @@ class Model(PyroModule):
 
 class Guide(PyroModule):
     """The encoder's program q(z|x): site ``z`` in the plate ``data``. While training it sees x through the corruption."""
+
+    examples_are_independent = True
 
     def __init__(
         self,

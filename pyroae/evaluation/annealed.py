@@ -11,10 +11,12 @@ from torch import Tensor
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
+from ..programs.folding import padded
+from ..programs.trial import plate_nesting
 from ..training.batches import Args
 from .density import Density
 from .importance import Estimate, check_weighable, observed_entries
-from .particles import Proposal, as_data, blocks, on_particles, rows_at_once
+from .particles import Proposal, blocks, prepared, rows_at_once
 from .weights import Weights
 
 _GRAPH = 4  # a gradient takes so many times the memory of a value
@@ -112,7 +114,7 @@ def ais(
     whole_number("ais", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         found = [
             _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()
             for _, part in _blocks(model, guide, args, chains, progress)
@@ -152,7 +154,7 @@ def bdmc(
     whole_number("bdmc", chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         made, below, above = [], [], []
         for _, part in _blocks(model, guide, args, chains, progress):
             part, codes = simulate(model, part)
@@ -176,15 +178,15 @@ def simulate(model: Program, args: Args) -> tuple[Args, dict[str, Tensor]]:
             f"data can be simulated from a model with one observed site of x's shape {tuple(args[0].shape)}, got the sites "
             f"{', '.join(observed)}"
         )
-    sites = observed + list(programs.sites(seen, observed=False))
-    nesting = max(-frame.dim for name in sites for frame in seen.nodes[name]["cond_indep_stack"] if frame.vectorized)
-    drawn = poutine.trace(on_particles(poutine.uncondition(model), 1, nesting)).get_trace(*args)
-    values = {name: drawn.nodes[name]["value"] for name in sites}
-    return (values.pop(observed[0]).reshape(args[0].shape), *args[1:]), values
+    nesting = plate_nesting(seen)
+    drawn = poutine.trace(poutine.uncondition(model)).get_trace(*args).nodes
+    latents = {name: drawn[name] for name in programs.sites(seen, observed=False)}
+    values = {name: padded(site["value"], nesting + len(site["fn"].event_shape))[None] for name, site in latents.items()}
+    return (drawn[observed[0]]["value"].reshape(args[0].shape), *args[1:]), values
 
 
 def _blocks(model: Program, guide: Program, args: Args, chains: int, progress: bool) -> Iterator[tuple[slice, Args]]:
-    return blocks(args, max(1, rows_at_once(model, guide, args) // (_GRAPH * chains)), progress)
+    return blocks(model, args, max(1, rows_at_once(model, guide, args) // (_GRAPH * chains)), progress)
 
 
 def _estimate(found: list[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:

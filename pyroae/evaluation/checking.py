@@ -14,7 +14,7 @@ from ..programs import Program
 from ..training.batches import Args
 from .annealed import simulate
 from .density import Density
-from .particles import as_data, blocks, passes, rows_at_once
+from .particles import blocks, passes, prepared, rows_at_once
 
 Statistic = Callable[[Tensor], Tensor]  # (..., *event) -> (...)
 
@@ -122,7 +122,7 @@ def predictive_check(
     model, guide = programs.pair(model, guide)
     statistics = statistics or STATISTICS
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         x = args[0]
         if x.isnan().any():
             raise ValueError(
@@ -153,7 +153,7 @@ def _replicated(model: Program, guide: Program, args: Args, draws: int, statisti
 
 def _simulated(model: Program, guide: Program, args: Args) -> Args:
     """Data like ``args`` simulated from the model, in bounded memory."""
-    parts = [simulate(model, part)[0] for _, part in blocks(args, rows_at_once(model, guide, args))]
+    parts = [simulate(model, part)[0] for _, part in blocks(model, args, rows_at_once(model, guide, args))]
     return tuple(torch.cat(columns) for columns in zip(*parts))
 
 
@@ -235,8 +235,8 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
     model, guide = programs.pair(model, guide)
     ranks = []
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
-        for _, part in blocks(args, max(1, rows_at_once(model, guide, args) // draws)):
+        model, guide, args = prepared(x, model, guide)
+        for _, part in blocks(model, args, max(1, rows_at_once(model, guide, args) // draws)):
             made, codes = simulate(model, part)
             density = Density(model, guide, made)
             ranks.append((density.draw(draws) < density.flat(codes)).sum(0))

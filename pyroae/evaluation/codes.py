@@ -19,7 +19,7 @@ _DRAWS = 64  # where a mean has no closed form
 def code_means(model: Program, guide: Program, args: Args) -> Tensor:
     """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form for one site where Pyro knows it, else of 64 draws."""
     rows = []
-    for _, part in blocks(args, _BLOCK):
+    for _, part in blocks(model, args, _BLOCK):
         means = _means(model, guide, part)
         rows.append(torch.cat([mean.movedim(plates - 1, 0).reshape(len(part[0]), -1) for mean, plates in means.values()], 1))
     return torch.cat(rows).double()
@@ -32,7 +32,7 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
         ValueError: it has none, as of categories.
     """
     rows = []
-    for _, part in blocks(args, _BLOCK):
+    for _, part in blocks(model, args, _BLOCK):
         codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
         seen = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
         rows.append(next(site["fn"].mean for name, site in seen.items() if name not in codes))

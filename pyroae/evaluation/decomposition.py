@@ -12,7 +12,7 @@ from ..programs import Program
 from .codes import code_means
 from .density import Density
 from .importance import Estimate, check_weighable, log_likelihood
-from .particles import Proposal, as_data, blocks
+from .particles import Proposal, blocks, prepared
 from .proposals import Optimised
 from .terms import Terms, elbo_terms
 
@@ -150,9 +150,9 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
-        check_weighable("aggregate", *programs.traces(model, guide, *(column[:1] for column in args)))
-        densities = [(rows, Density(model, guide, part)) for rows, part in blocks(args, _BLOCK)]
+        model, guide, args = prepared(x, model, guide)
+        densities = [(rows, Density(model, guide, part)) for rows, part in blocks(model, args, _BLOCK)]
+        check_weighable("aggregate", *densities[0][1].traces)
         codes = [density.draw(_DRAWS) for _, density in densities]  # (_DRAWS, B, size) each
         own = torch.cat([density.log_guide(u) for (_, density), u in zip(densities, codes)], 1)
         prior = torch.cat([density.log_prior(u) for (_, density), u in zip(densities, codes)], 1)
@@ -227,7 +227,7 @@ def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold:
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         first, second = (code_means(model, guide, args) for _ in range(2))
     if len(first) < 2:
         raise ValueError("active_units: expected at least 2 examples, got 1")

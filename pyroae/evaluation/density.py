@@ -7,14 +7,15 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from .. import programs
 from ..programs import Program
+from ..programs.terms import log_density, per_example
 from ..training.batches import Args
-from .particles import base_of, encoded, on_particles, per_datum, plates_of
+from .particles import base_of, encoded, on_particles, plates_of
 
 FLAT = "_flat"  # the auxiliary site of a guide that draws all latents at once, as real numbers
 Samples = dict[str, Tensor]
@@ -24,7 +25,7 @@ class Density:
     """log p(x, u) of a block of data, for codes u ``(particles, B, size)`` of real numbers.
 
     u holds every latent site of the model, each mapped to the real line by Pyro's ``biject_to`` (and log p(u) counts the
-    Jacobian), one after another.
+    Jacobian), one after another. Latents that the model masks out have their prior here, which leaves p(x) as it is.
 
     Args:
         model: the model.
@@ -38,7 +39,9 @@ class Density:
     def __init__(self, model: Program, guide: Program, args: Args):
         self.model, self.args, self.n = model, args, len(args[0])
         encoding = encoded(model, guide, args)
-        self.guide, self.nesting = encoding.guide, encoding.nesting
+        self.guide, self.nesting, self.plate, self.traces = encoding.guide, encoding.nesting, encoding.plate, encoding.traces
+        if self.plate.dim != -1:
+            raise ValueError(f"expected the plate over the data, {self.plate.name!r}, at dim=-1, got dim={self.plate.dim}")
         self.of_prior = isinstance(guide, Prior)
         trace, _ = programs.traces(*(on_particles(program, 1, self.nesting) for program in (model, self.guide)), *args)
         self.sites = programs.sites(trace, observed=False)
@@ -62,7 +65,7 @@ class Density:
         for name, part in zip(self.sites, u.split(self.widths, -1)):
             real = self._sites(part, self.shapes[name])
             found[name] = self.transforms[name](real)
-            log_det = log_det + per_datum(self._log_det(name, real, found[name]), len(u), self.n, self.nesting)
+            log_det = log_det + per_example(self._log_det(name, real, found[name]), len(u), self.plate, self.nesting).double()
         return found, log_det
 
     def log_terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +133,8 @@ class Density:
         return trace
 
     def _log_prob(self, site: dict, particles: int) -> Tensor:
-        return per_datum(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]), particles, self.n, self.nesting)
+        mask = site["mask"] if site["is_observed"] and site["name"] not in self.sites and site["name"] != FLAT else None
+        return log_density(site, self.plate, particles, self.nesting, mask)
 
     def _rows(self, value: Tensor) -> Tensor:
         """``(particles, *inner plates, B, *event)`` as ``(particles, B, numbers)``."""
@@ -147,6 +151,7 @@ class Prior:
 
     def __init__(self, model: Program):
         self.model = model
+        self.how, self.dim = getattr(model, "how", "plate"), getattr(model, "dim", -1)
 
     def __call__(self, *args):
         with poutine.block(hide_fn=lambda site: site["type"] == "sample" and site["is_observed"]):

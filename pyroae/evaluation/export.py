@@ -8,7 +8,7 @@ from .. import programs
 from ..checks import whole_number
 from ..programs import Program
 from .importance import Estimate, log_likelihood
-from .particles import Proposal, as_data
+from .particles import Proposal, prepared
 from .resampling import resampled
 
 
@@ -51,7 +51,7 @@ def to_arviz(
     score = log_likelihood(model, x, guide, particles=particles, proposal=proposal, seed=seed)
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         blocks = list(resampled(model, guide, args, draws, particles, proposal))
     latents = {name: torch.cat([each.latents[name].cpu() for each in blocks], 1).numpy() for name in blocks[0].latents}
     copies = torch.cat([each.x.cpu() for each in blocks], 1).numpy()

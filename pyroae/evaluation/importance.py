@@ -1,5 +1,6 @@
 """``log_likelihood``: importance-weighted log p(x) of any (model, guide), with error bars that mean something."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..training import distributed
 from ..training.precision import Precision, check_precision, multiplying
 from ..training.step.tracing import Mode, Traced
 from .density import check_proper
-from .particles import Encoded, Proposal, Shared, as_data, base_of, draw_again, encodings, one_pass
+from .particles import Encoded, Proposal, Shared, base_of, draw_again, encodings, matrices, one_pass, prepared
 from .weights import Weights
 
 UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
@@ -134,9 +135,10 @@ def log_likelihood(
     whole_number("log_likelihood", particles=particles)
     check_precision(precision)
     model, guide = programs.pair(model, guide)
-    parameters = [w for module in programs.modules(model, guide) for w in module.parameters()]
-    with programs.eval_mode(model, guide, seed=seed), multiplying(precision, parameters, particles):
-        args = as_data(x, model, guide, stream=True)
+    with contextlib.ExitStack() as around:
+        around.enter_context(programs.eval_mode(model, guide, seed=seed))
+        model, guide, args = prepared(x, model, guide, stream=True)
+        around.enter_context(multiplying(precision, matrices(model, guide), particles))
         columns = torch.zeros(len(Weights.COLUMNS) + 1, len(args[0]), dtype=torch.float64, device=args[0].device)
         log_weights = LogWeights(model, guide, compile if proposal is None else "eager")
         for block in encodings(model, guide, args, particles, progress, proposal, Shared(seed)):
@@ -186,7 +188,7 @@ class LogWeights:
         if block.site:
             fn = mapped(block.site["fn"], lambda _: next(left))
             guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
-        return [one_pass(self.model, guide, given[n:], block.rows, k, block.nesting).log_weights()]
+        return [one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()]
 
 
 def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine.Trace):

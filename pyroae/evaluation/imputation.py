@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from .particles import as_data
+from .particles import prepared
 from .resampling import resampled
 
 
@@ -45,7 +45,7 @@ def impute(
     whole_number("impute", draws=draws, particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         x = args[0]
         filled = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
         for each in resampled(model, guide, args, draws, particles):

@@ -1,4 +1,4 @@
-"""Running a (model, guide) on many particles of many data: in bounded memory, the guide once for each datum."""
+"""Running a (model, guide) on many particles of many examples: in bounded memory, the guide once for each example."""
 
 import contextlib
 import zlib
@@ -10,7 +10,6 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,49 +18,55 @@ from .. import programs
 from ..data.rows import Rows
 from ..inside import tensors
 from ..programs import Program
+from ..programs.particles import on_particles as run_on_particles
+from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
+from ..programs.trial import Tried, check_sites, examples_are_independent, plate_nesting, try_rows
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
-PARTICLES = "_particles"
-_DATA = 64  # data whose posteriors are held at once
+_DATA = 64  # examples whose posteriors are held at once
 _BUDGET = 2e9  # bytes for a pass of particles
 _SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
 
 
 @dataclass
 class Pass:
-    """Traces of model and guide on ``particles`` draws for the data ``rows``, with log-probabilities computed."""
+    """Traces of model and guide on ``particles`` draws for the examples ``rows``, with log-probabilities computed."""
 
     rows: slice
     particles: int
     model: poutine.Trace
     guide: poutine.Trace
     nesting: int
+    plate: DataPlate
 
     def log_prob(self, site: dict) -> Tensor:
-        """A site's log-probability as ``(particles, data)``, whatever scale its plates or handlers give it."""
-        return self.per_datum(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]))
+        """A site's log-probability as ``(particles, examples)``, with its mask and the scale of subsampled inner plates."""
+        return self._log_prob(site, site["mask"])
 
-    def per_datum(self, log_prob: Tensor) -> Tensor:
-        """Terms of a site as ``(particles, data)`` in float64, plates in between summed over."""
-        return per_datum(log_prob, self.particles, self.rows.stop - self.rows.start, self.nesting)
+    def per_example(self, terms: Tensor) -> Tensor:
+        """Terms of a site as ``(particles, examples)`` in float64, summed over inner plates."""
+        return per_example(terms, self.particles, self.plate, self.nesting).double()
 
     def log_likelihood(self) -> Tensor:
-        """log p(x|z), ``(particles, data)``."""
+        """log p(x|z), ``(particles, examples)``."""
         return sum(self.log_prob(site) for site in programs.sites(self.model, observed=True).values())
 
     def log_prior(self) -> Tensor:
-        """log p(z), ``(particles, data)``."""
-        return sum(self.log_prob(site) for site in programs.sites(self.model, observed=False).values())
+        """log p(z), ``(particles, examples)``."""
+        latent = programs.sites(self.model, observed=False).values()
+        return sum(self._log_prob(site, None if self._drawn_together else site["mask"]) for site in latent)
 
     def log_guide(self) -> Tensor:
-        """log q(z|x), ``(particles, data)``."""
-        return sum(self.log_prob(site) for site in programs.sites(self.guide, observed=False).values())
+        """log q(z|x), ``(particles, examples)``. What the model masks out has no density there, so it has none here."""
+        model, latent = programs.sites(self.model, observed=False), programs.sites(self.guide, observed=False)
+        masks = {name: None if self._drawn_together else guide_mask(site, model.get(name)) for name, site in latent.items()}
+        return sum(self._log_prob(site, masks[name]) for name, site in latent.items())
 
     def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z|x), ``(particles, data)``."""
+        """log p(x, z) - log q(z|x), ``(particles, examples)``."""
         return self.log_likelihood() + self.log_prior() - self.log_guide()
 
     @property
@@ -74,16 +79,38 @@ class Pass:
         """The sites that the data fix."""
         return list(programs.sites(self.model, observed=True))
 
+    @property
+    def data_dim(self) -> int:
+        """Where the examples are in the shape of a value, ``(particles, *plates, *event)``."""
+        return self.nesting + 1 + self.plate.dim
 
-def per_datum(log_prob: Tensor, particles: int, n: int, nesting: int) -> Tensor:
-    """Terms of a site as ``(particles, n)`` in float64, plates in between summed over."""
-    between = tuple(range(-nesting, -1))
-    summed = log_prob.sum(between) if between and log_prob.dim() > 1 else log_prob
-    return summed.double().expand(particles, n)
+    @property
+    def _drawn_together(self) -> bool:
+        """Whether an auxiliary site draws the latents: its density has no mask, so theirs has none, and masked ones integrate to 1."""
+        return any(site["infer"].get("is_auxiliary") for site in programs.sites(self.guide, observed=False).values())
+
+    def _log_prob(self, site: dict, mask: bool | Tensor | None) -> Tensor:
+        return log_density(site, self.plate, self.particles, self.nesting, mask)
+
+
+def prepared(data: Any, model: Program, guide: Program, stream: bool = False) -> tuple[Program, Program, Args]:
+    """The programs as they can be scored on ``data``, and the data, checked and where the programs are; inside ``eval_mode``.
+
+    Programs that are no Autoencoder's are tried on a few rows first, see ``programs.trial.try_rows``.
+
+    Raises:
+        ValueError: as for ``as_data``, or a program whose log p(x) does not split into examples.
+    """
+    args = as_data(data, model, guide, stream)
+    if examples_are_independent(model, guide):
+        return model, guide, args
+    if any(isinstance(column, Rows) for column in args):
+        args = tuple(column[:] for column in args)
+    return *try_rows(model, guide, args), args
 
 
 def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> Args:
-    """Data to judge, checked and where the programs are: what they are called with. A split is drawn once.
+    """Data to score, checked and where the programs are: what they are called with. A split is drawn once.
 
     Rows on disk are read here, or with ``stream`` when ``blocks`` comes to them; then the first of them are checked.
 
@@ -98,6 +125,12 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
     return args
 
 
+def matrices(model: Program, guide: Program) -> list[Tensor]:
+    """The matrices that the programs multiply by: those seen in the trial, or the parameters of their modules."""
+    own = [w for module in programs.modules(model, guide) for w in module.parameters()]
+    return own + [w for program in (model, guide) if isinstance(program, Tried) for w in program.matrices]
+
+
 def passes(
     model: Program,
     guide: Program,
@@ -107,10 +140,10 @@ def passes(
     proposal: Proposal | None = None,
     shared: "Shared | None" = None,
 ) -> Iterator[Pass]:
-    """Every particle of every datum, pass by pass; all passes of a datum follow one another. Drawn from the proposal, or the guide."""
+    """Every particle of every example, pass by pass; all passes of a block follow one another. Drawn from the proposal, or the guide."""
     for block in encodings(model, guide, args, particles, progress, proposal, shared):
         for k in block.sizes:
-            yield one_pass(model, block.guide, block.args, block.rows, k, block.nesting)
+            yield one_pass(model, block.guide, block.args, block.rows, k, block.nesting, block.plate)
 
 
 def encodings(
@@ -124,7 +157,7 @@ def encodings(
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
     rows = None
-    for where, part in blocks(args, _DATA, progress, shared):
+    for where, part in blocks(model, args, _DATA, progress, shared):
         found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
         rows = rows or rows_at_once(model, guide, part, found.traces)
         at_once = max(1, rows // len(part[0]))
@@ -133,19 +166,20 @@ def encodings(
 
 
 def rows_at_once(model: Program, guide: Program, args: Args, seen: tuple[poutine.Trace, poutine.Trace] | None = None) -> int:
-    """How many particles, of all data together, fit into the budget of memory.
+    """How many particles, of all examples together, fit into the budget of memory.
 
-    By the widest layer, and by the most numbers of a datum that a site's distribution holds. ``seen`` are traces on ``args``; by
-    default the programs are looked at with the first datum.
+    By the widest layer, and by the most numbers of an example that a site's distribution holds. ``seen`` are traces on
+    ``args``; by default the programs are run on the first example, or on all where they take no other number.
     """
     if seen is None:
-        args = tuple(column[:1] for column in args)
+        args = tuple(column[:1] for column in args) if getattr(model, "splits", True) else args
         with programs.seeded(0, args[0].device):
             seen = programs.traces(model, guide, *args)
     x, n = args[0], len(args[0])
     drawn = [site["fn"] for trace in seen for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
     widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
+    widths += [program.widest for program in (model, guide) if isinstance(program, Tried)]
     layers = _BUDGET if x.device.type == "cuda" else _SMALL_BUDGET
     return max(1, int(min(layers / max([1, x[0].numel(), *widths]), _BUDGET / max([1, *held])) / 32))
 
@@ -165,9 +199,13 @@ class Shared:
         return True
 
 
-def blocks(args: Args, size: int, progress: bool = False, shared: Shared | None = None) -> Iterator[tuple[slice, Args]]:
-    """The data in blocks of ``size``, and which rows they are; all, or those that this process takes."""
-    with tqdm(total=len(args[0]), disable=not (progress and distributed.leads()), unit="datum", desc="evaluation") as bar:
+def blocks(model: Program, args: Args, size: int, progress: bool = False, shared: Shared | None = None) -> Iterator[tuple[slice, Args]]:
+    """The examples in blocks of ``size``, and which rows they are: all, or those that this process takes.
+
+    All are one block where the program is one whose examples depend on each other or on where they are.
+    """
+    size = size if getattr(model, "splits", True) else len(args[0])
+    with tqdm(total=len(args[0]), disable=not (progress and distributed.leads()), unit="example", desc="evaluation") as bar:
         for start in range(0, len(args[0]), size):
             stop = min(start + size, len(args[0]))
             if shared is None or shared.takes(start, size, args[0].device):
@@ -175,65 +213,60 @@ def blocks(args: Args, size: int, progress: bool = False, shared: Shared | None 
             bar.update(stop - start)
 
 
-def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, nesting: int) -> Pass:
-    """``k`` fresh particles for each datum of ``args``, which are the data ``rows``."""
+def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, nesting: int, plate: DataPlate) -> Pass:
+    """``k`` fresh particles for each example of ``args``, which are the examples ``rows``."""
     model_trace, guide_trace = programs.traces(on_particles(model, k, nesting), on_particles(guide, k, nesting), *args)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
-    return Pass(rows, k, model_trace, guide_trace, nesting)
+    return Pass(rows, k, model_trace, guide_trace, nesting, plate)
 
 
 def on_particles(program: Program, k: int, nesting: int) -> Program:
-    """The program inside a plate of ``k`` particles, left of its own plates."""
-
-    def run(*args):
-        with pyro.plate(PARTICLES, k, dim=-1 - nesting):
-            return program(*args)
-
-    return run
+    """The program on ``k`` particles, left of its own plates, in the way that was found for it."""
+    return run_on_particles(program, k, nesting, getattr(program, "how", "plate"), getattr(program, "dim", -1))
 
 
 @dataclass
 class Encoded:
-    """A block of data whose encoder has done its work, as far as it can."""
+    """A block of examples whose encoder has done its work, as far as it can."""
 
     args: Args
     guide: Program  # draws the latents
-    nesting: int  # how deep the programs nest plates
+    nesting: int  # dimensions of the programs' plates
+    plate: DataPlate
     site: dict | None  # the guide's only latent site, if it has one: then drawing from it is all that the guide does
     traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
-    rows: slice | None = None  # which of the data these are
+    rows: slice | None = None  # which of the examples these are
     sizes: list[int] = field(default_factory=list)  # how many particles to draw at once, time and again
 
 
 def encoded(model: Program, guide: Program, args: Args) -> Encoded:
-    """The block of data ``args`` encoded.
+    """The examples ``args`` encoded.
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
-    model_trace, guide_trace = programs.traces(model, guide, *args)
+    model_trace, guide_trace = traces = programs.traces(model, guide, *args)
     drawn, latent = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=False)
     observed = programs.sites(model_trace, observed=True)
-    _check_sites(drawn, latent, observed)
-    for site in [*drawn.values(), *latent.values(), *observed.values()]:
-        _check_site(site, len(args[0]))
-    nesting = max(-frame.dim for site in [*drawn.values(), *observed.values()] for frame in site["cond_indep_stack"] if frame.vectorized)
-    traces = model_trace, guide_trace
+    check_sites(*traces)
+    if isinstance(model, Tried) and programs.validates():
+        _check_support(observed)
+    plate, nesting = data_plate(drawn | latent | observed, len(args[0])), plate_nesting(*traces)
     if len(drawn) != 1:
-        return Encoded(args, guide, nesting, None, traces)
+        return Encoded(args, guide, nesting, plate, None, traces)
     (site,) = drawn.values()
-    return Encoded(args, lambda *_: draw_again(site, site["fn"]), nesting, site, traces)
+    return Encoded(args, lambda *_: draw_again(site, site["fn"]), nesting, plate, site, traces)
 
 
 def draw_again(site: dict, fn: dist.Distribution) -> Tensor:
     """The sample statement of a site, from ``fn``, in the mask and the plates it was in."""
-    with plates_of(site):
+    with plates_of(site, prefix="_"):  # names of its own: rows that the model's plates draw are the model's affair
         return pyro.sample(site["name"], fn)
 
 
 @contextlib.contextmanager
 def plates_of(site: dict, prefix: str = "") -> Iterator[None]:
-    """The mask and the plates over data that a site was in."""
+    """The mask and the plates that a site was in."""
     with contextlib.ExitStack() as stack:
         if site["mask"] is not None:
             stack.enter_context(poutine.mask(mask=site["mask"]))
@@ -243,23 +276,15 @@ def plates_of(site: dict, prefix: str = "") -> Iterator[None]:
         yield
 
 
-def _check_sites(guides: dict, models: dict, observed: dict):
-    drawn = {name for name, site in guides.items() if name in models or not site["infer"].get("is_auxiliary")}
-    if drawn != models.keys():
-        raise ValueError(
-            f"the guide draws {', '.join(sorted(drawn)) or 'nothing'} but the model's latents are {', '.join(sorted(models)) or 'none'}; "
-            "the two must draw the same sites"
-        )
-    if not observed:
-        raise ValueError("the model observes nothing; give its sample statement obs=x")
-
-
-def _check_site(site: dict, n: int):
-    if not any(frame.vectorized and frame.dim == -1 and frame.size == n for frame in site["cond_indep_stack"]):
-        raise ValueError(
-            f"site {site['name']!r} is not inside a plate over the data (dim=-1, size {n}), "
-            f"so log p(x) does not split into data; put it in pyro.plate('data', len(x))"
-        )
+def _check_support(observed: dict[str, dict]):
+    """``ValueError`` for data outside the support of their distribution, in Pyro's words, as when the program runs by itself."""
+    for name, site in observed.items():
+        try:
+            site["fn"]._validate_sample(site["value"])
+        except ValueError as error:
+            raise ValueError(
+                f"site {name!r}: {str(error).partition(chr(10))[0]}; to score it all the same use pyro.enable_validation(False)"
+            ) from None
 
 
 def base_of(fn: dist.Distribution) -> dist.Distribution:

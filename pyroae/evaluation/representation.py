@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import programs
 from ..programs import Program
 from .codes import code_means, reconstructed
-from .particles import as_data
+from .particles import prepared
 
 
 def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
@@ -37,7 +37,7 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        return code_means(model, guide, as_data(x, model, guide)).cpu()
+        return code_means(*prepared(x, model, guide)).cpu()
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide)
+        model, guide, args = prepared(x, model, guide)
         return (reconstructed(model, guide, args) - args[0]).double().square().reshape(len(args[0]), -1).nanmean(1).cpu()
 
 
@@ -153,7 +153,7 @@ def denoising_gain(
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        clean, *rest = as_data(x, model, guide)
+        model, guide, (clean, *rest) = prepared(x, model, guide)
         noisy = corruption(clean)
         left = (reconstructed(model, guide, (noisy, *rest)) - clean).double().square().sum().item()
         added = (noisy - clean).double().square().sum().item()

@@ -47,7 +47,7 @@ def _winners(each: Pass, draws: int, before: _Best | None) -> _Best:
     gumbel = -torch.empty(draws, *log_w.shape, dtype=log_w.dtype, device=log_w.device).exponential_().log()
     keys, winner = (log_w + gumbel).max(1)  # (draws, B)
     row = torch.arange(log_w.shape[1], device=log_w.device).expand_as(winner)
-    values = {name: each.model.nodes[name]["value"].movedim(each.nesting, 1)[winner, row] for name in each.latents}
+    values = {name: each.model.nodes[name]["value"].movedim(each.data_dim, 1)[winner, row] for name in each.latents}
     if before is None:
         return keys, values
     wins = keys > before[0]
@@ -60,7 +60,7 @@ def _drawn(model: Program, args: Args, block: Pass, latents: dict[str, Tensor], 
     at_once = max(1, block.particles)  # a pass fits into memory
     pieces = []
     for start in range(0, draws, at_once):
-        values = {name: value[start : start + at_once].movedim(1, block.nesting) for name, value in latents.items()}
+        values = {name: value[start : start + at_once].movedim(1, block.data_dim) for name, value in latents.items()}
         k = min(at_once, draws - start)
         trace = poutine.trace(poutine.condition(on_particles(model, k, block.nesting), data=values)).get_trace(*part)
         pieces.append(trace.nodes[block.observed[0]]["fn"].sample())

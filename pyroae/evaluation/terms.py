@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
+from ..programs.terms import guide_mask
 from ..training import distributed
-from .particles import Pass, Proposal, Shared, as_data, passes
+from .particles import Pass, Proposal, Shared, passes, prepared
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -65,7 +65,7 @@ def elbo_terms(
     whole_number("elbo_terms", particles=particles)
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        args = as_data(x, model, guide, stream=True)
+        model, guide, args = prepared(x, model, guide, stream=True)
         reconstruction = torch.zeros(len(args[0]), dtype=torch.float64, device=args[0].device)
         kl = torch.zeros_like(reconstruction)
         for each in passes(model, guide, args, particles, proposal=proposal, shared=Shared(seed)):
@@ -80,5 +80,5 @@ def _kl(each: Pass) -> Tensor:
     if len(programs.sites(each.guide, observed=False)) == 1:
         q, p = (trace.nodes[each.latents[0]] for trace in (each.guide, each.model))
         with contextlib.suppress(NotImplementedError):
-            return each.per_datum(scale_and_mask(kl_divergence(q["fn"], p["fn"]), mask=q["mask"]))
+            return each.log_prob({**q, "unscaled_log_prob": kl_divergence(q["fn"], p["fn"]), "mask": guide_mask(q, p)})
     return each.log_guide() - each.log_prior()

@@ -1,5 +1,6 @@
 """What an objective is: a Pyro ELBO; and which one is used by default."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program, recorded
-from ..programs.terms import TraceTerms, is_point, reparameterised
+from ..programs.particles import on_particles
+from ..programs.scales import ScaleFactors
+from ..programs.terms import TraceTerms, check_reparameterised, is_point, origin, reparameterised
+from ..programs.trial import Particles, try_particles
 from ..registry import Part
 from .schedules import Scheduled
 
@@ -85,7 +89,7 @@ class Objective(Part, ELBO):
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args, **kwargs) -> dict[str, Tensor]:
-        """What the loss is made of, nats a datum, left on the device: ``loss``, ``reconstruction`` (E log p(x|z)) and ``kl``.
+        """What the loss is made of, nats per example, left on the device: ``loss``, ``reconstruction`` (E log p(x|z)) and ``kl``.
 
         The last two are those of the plain ELBO at the same draws, whatever the objective makes of them.
         """
@@ -93,7 +97,7 @@ class Objective(Part, ELBO):
         totals = self._parts(recorded(model, models), recorded(guide, guides), args, kwargs)
         runs = [TraceTerms(*traces) for traces in zip(models, guides)]
         totals |= {name: sum(getattr(run, name) for run in runs) / len(runs) for name in ("reconstruction", "kl")}
-        return {name: (total / runs[0].scale.sum()).detach() for name, total in totals.items()}
+        return {name: (total / runs[0].examples).detach() for name, total in totals.items()}
 
     def _parts(self, model, guide, args, kwargs) -> dict[str, Tensor]:
         """The loss summed over the batch, and what a subclass adds to an ELBO."""
@@ -128,6 +132,35 @@ class Objective(Part, ELBO):
 
     def _moving(self) -> dict[str, Any]:
         return {name: part for name, part in vars(self).items() if isinstance(part, Scheduled | Objective)}
+
+
+class _PerExample(Objective):
+    """An objective made of terms per example and particle, all particles drawn at once; every site in one plate over the examples."""
+
+    def __init__(self, particles: int, max_plate_nesting: int | None):
+        super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=max_plate_nesting or math.inf)
+        self._tried: tuple[tuple, Particles] | None = None  # the programs last run, and how they take particles
+
+    def _run(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> TraceTerms:
+        """One run of guide and model on all particles, from draws that pass gradients."""
+        models: list[poutine.Trace] = []
+        on_model, on_guide = self._on_particles(model, guide, args, kwargs)
+        traces = self._get_trace(recorded(on_model, models), on_guide, args, kwargs)
+        run = TraceTerms(*traces, draws=models[-1])
+        check_reparameterised(type(self).__name__, run.latent)
+        return run
+
+    def _on_particles(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> list[Program]:
+        """The two programs on all particles; how they take them is tried once."""
+        pair = [model, guide]
+        if self.num_particles > 1:
+            key = tuple(id(getattr(origin(program), "__self__", origin(program))) for program in pair)
+            if self._tried is None or self._tried[0] != key:
+                self._tried = key, try_particles(model, guide, args, kwargs)
+            how = self._tried[1]
+            nesting = how.nesting if self.max_plate_nesting == math.inf else self.max_plate_nesting - 1
+            pair = [on_particles(program, self.num_particles, nesting, way, how.dim) for program, way in zip(pair, (how.model, how.guide))]
+        return [ScaleFactors()(program) for program in pair]
 
 
 class _Around(Objective):

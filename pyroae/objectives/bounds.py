@@ -1,4 +1,4 @@
-"""Importance-weighted bounds on log p(x): every site in one plate over the data, the weights of a datum by themselves."""
+"""Importance-weighted bounds on log p(x): every site in one plate over the examples, the weights of each example by themselves."""
 
 import math
 from collections.abc import Callable
@@ -8,49 +8,47 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ..checks import whole_number
-from ..programs import sites
-from ..programs.terms import TraceTerms, check_reparameterised
+from ..programs import Program
+from ..programs.terms import TraceTerms, draws_of
 from ..registry import register
-from .base import Objective, _Around
+from .base import _Around, _PerExample
 
 
-class _Weighted(Objective):
-    """A bound made of log-weights ``(groups, particles, data)``, all drawn at once; a subclass writes ``_bound``.
+class _Weighted(_PerExample):
+    """A bound made of log-weights ``(groups, particles, examples)``, all drawn at once; a subclass writes ``_bound``.
 
-    Weights are grouped by datum before any logarithm of a sum and the plate's scale is applied after it, so that
-    mini-batches are unbiased for the sum over the data.
+    Weights are grouped by example before any logarithm of a sum. The scale of the plate over the examples, and any that all
+    sites share, is applied after it, so that mini-batches are unbiased for the sum over the data set; all other scales of
+    sites are inside the weights.
     """
 
-    def __init__(self, particles: int, groups: int = 1, max_plate_nesting: int = 1):
+    def __init__(self, particles: int, groups: int = 1, max_plate_nesting: int | None = None):
         whole_number(type(self).__name__, particles=particles, groups=groups)
-        super().__init__(num_particles=particles * groups, vectorize_particles=True, max_plate_nesting=max_plate_nesting)
-        self.particles, self.groups, self.nesting = particles, groups, max_plate_nesting
+        super().__init__(particles * groups, max_plate_nesting)
+        self.particles, self.groups = particles, groups
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
-        run = TraceTerms(model_trace, guide_trace)
-        check_reparameterised(type(self).__name__, run.latent)
-        bound = self._bound(run, lambda: self._again(model, guide_trace, args, kwargs))
+        run = self._run(model, guide, args, kwargs)
+        bound = self._bound(run, lambda: self._again(run, model, guide, args, kwargs))
         return -(run.scale * bound).sum() - run.log_weights_prior
 
     def _bound(self, run: TraceTerms, again: Callable[[], TraceTerms]) -> Tensor:
-        """The bound of each datum, ``(data,)``; ``again()`` runs the model once more, at the same draws as constants."""
+        """The bound of each example, ``(examples,)``; ``again()`` runs the model once more, at the same draws as constants."""
         raise NotImplementedError
 
     def _log_p(self, run: TraceTerms) -> Tensor:
-        """log p(x, z), ``(groups, particles, data)``."""
-        return run.log_prob(run.model, [*run.latent, *run.observed]).reshape(self.groups, self.particles, -1)
+        """log p(x, z), ``(groups, particles, examples)``."""
+        return run.log_p().reshape(self.groups, self.particles, -1)
 
-    def _log_q(self, run: TraceTerms) -> Tensor:
-        """log q(z|x), ``(groups, particles, data)``."""
-        return run.log_prob(run.guide, run.latent).reshape(self.groups, self.particles, -1)
+    def _log_q(self, run: TraceTerms, log_probs: dict[str, Tensor] | None = None) -> Tensor:
+        """log q(z|x), ``(groups, particles, examples)``."""
+        return run.log_q(log_probs).reshape(self.groups, self.particles, -1)
 
-    def _again(self, model, guide_trace, args, kwargs) -> TraceTerms:
-        draws = guide_trace.copy()
-        for site in sites(draws, observed=False).values():
-            site["value"] = site["value"].detach()
-        replayed = poutine.replay(self._vectorized_num_particles(model), trace=draws)
-        return TraceTerms(poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace)
+    def _again(self, run: TraceTerms, model: Program, guide: Program, args: tuple, kwargs: dict) -> TraceTerms:
+        """Another run of the model on the run's draws as constants, with the same rows of subsampled plates."""
+        on_model, _ = self._on_particles(model, guide, args, kwargs)
+        replayed = poutine.replay(on_model, trace=draws_of(run.draws))
+        return TraceTerms(poutine.trace(replayed).get_trace(*args, **kwargs), run.guide_trace)
 
 
 def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
@@ -72,7 +70,7 @@ class IWAE(_Weighted):
         gradient: ``"plain"``; ``"stl"``, sticking the landing, without the score term (Roeder et al. 2017; biased for
             K > 1); or ``"dreg"``, doubly reparameterised (Tucker et al. 2019, eq. 8). The last two vary less, not at
             all where q is the exact posterior, and are for guides with one latent site.
-        max_plate_nesting: how deep the programs nest plates.
+        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -81,7 +79,7 @@ class IWAE(_Weighted):
     'IWAE'
     """
 
-    def __init__(self, particles: int = 50, groups: int = 1, gradient: str = "plain", max_plate_nesting: int = 1):
+    def __init__(self, particles: int = 50, groups: int = 1, gradient: str = "plain", max_plate_nesting: int | None = None):
         if gradient not in ("plain", "stl", "dreg"):
             raise ValueError(f"IWAE: expected gradient as 'plain', 'stl' or 'dreg', got {gradient!r}")
         super().__init__(particles, groups, max_plate_nesting)
@@ -94,14 +92,17 @@ class IWAE(_Weighted):
         return self._doubly(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
 
     def _doubly(self, log_w: Tensor, run: TraceTerms) -> Tensor:
-        """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder."""
+        """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder.
+
+        Where log q is scaled by s in log w, the encoder's is of sum ((1 - s) w + s w^2) dz.
+        """
         value = log_mean(log_w).mean(0).detach()
         share = log_w.softmax(1).detach()
-        (site,) = run.latent.values()
-        z, plates = site["value"], [self.num_particles, *[1] * (self.nesting - 1), share.shape[-1]]
-        if z.requires_grad and self.particles > 1:
-            weights = share.reshape(plates + [1] * len(site["fn"].event_shape))
-            z.register_hook(lambda gradient: gradient * weights)
+        ((name, site),) = run.latent.items()
+        if site["value"].requires_grad and self.particles > 1:
+            weights = 1 + run.inner_scale(name) * (run.in_plates(share.flatten(0, 1)) - 1)
+            weights = weights.reshape(weights.shape + (1,) * len(site["fn"].event_shape))
+            site["value"].register_hook(lambda gradient: gradient * weights)
         surrogate = (share * log_w).sum(1).mean(0)
         return value + surrogate - surrogate.detach()
 
@@ -112,8 +113,7 @@ class IWAE(_Weighted):
                 f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
             )
         ((name, site),) = run.latent.items()
-        fixed = {name: {**site, "unscaled_log_prob": site["fn"].log_prob(site["value"].detach())}}
-        log_q = run.log_prob(fixed, fixed).reshape(self.groups, self.particles, -1)
+        log_q = self._log_q(run, {name: site["fn"].log_prob(site["value"].detach())})
         return log_q - log_q.detach()
 
 
@@ -127,7 +127,7 @@ class PIWAE(_Weighted):
     Args:
         particles: K.
         groups: M.
-        max_plate_nesting: how deep the programs nest plates.
+        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -136,7 +136,7 @@ class PIWAE(_Weighted):
     'PIWAE'
     """
 
-    def __init__(self, particles: int = 8, groups: int = 8, max_plate_nesting: int = 1):
+    def __init__(self, particles: int = 8, groups: int = 8, max_plate_nesting: int | None = None):
         super().__init__(particles, groups, max_plate_nesting)
 
     def _bound(self, run, again):
@@ -151,13 +151,13 @@ class Renyi(_Weighted):
     r"""Variational Renyi bound: :math:`\frac{1}{1-\alpha} \log \frac1K \sum_k w^{1-\alpha}` (Li & Turner 2016, eq. 14).
 
     1 is the ELBO, 0 the importance-weighted bound; in between it lies between the two, and below 0 it exceeds the latter
-    and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound of each datum, mini-batches are unbiased, and it
+    and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound of each example, mini-batches are unbiased, and it
     can be differentiated as a module.
 
     Args:
         alpha: the order.
         particles: K.
-        max_plate_nesting: how deep the programs nest plates.
+        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -166,7 +166,7 @@ class Renyi(_Weighted):
     'Renyi'
     """
 
-    def __init__(self, alpha: float = 0.5, particles: int = 50, max_plate_nesting: int = 1):
+    def __init__(self, alpha: float = 0.5, particles: int = 50, max_plate_nesting: int | None = None):
         if not -math.inf < alpha < math.inf:
             raise ValueError(f"Renyi: expected alpha as a finite number, got {alpha!r}")
         super().__init__(particles, 1, max_plate_nesting)

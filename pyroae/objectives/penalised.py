@@ -9,7 +9,8 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ..programs import recorded, sites
-from ..programs.terms import in_plate, is_point
+from ..programs.scales import ScaleFactors, common_scale
+from ..programs.terms import data_plate, is_point
 from ..registry import register
 from .base import _Around
 from .penalties import Penalty
@@ -22,7 +23,7 @@ class Penalised(_Around):
     The guide runs once; the penalty sees its first latent site, so p(x, z) and every evaluation stay free of it.
 
     Args:
-        penalty: a part such as ``Contractive``, or any function of x, z and q giving nats a datum: one for each, or their mean.
+        penalty: a part such as ``Contractive``, or any function of x, z and q giving nats per example: one for each, or their mean.
         elbo: the ELBO penalised; by default what ``default_elbo`` gives for the guide.
 
     >>> import pyroae as pa
@@ -47,20 +48,23 @@ class Penalised(_Around):
         inputs, models, guides = [], [], []
         seen, differentiates = recorded(guide, guides), getattr(self.penalty, "differentiates", False)
 
-        def watched(x, *args, **kwargs):
+        def watched_guide(x, *args, **kwargs):
             inputs.append(x.detach().requires_grad_() if differentiates else x)
             with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
                 return seen(inputs[-1], *args, **kwargs)
 
-        loss = self._inner(guide, args, kwargs).differentiable_loss(recorded(model, models), watched, *args, **kwargs)
+        watched = [ScaleFactors()(program) for program in (recorded(model, models), watched_guide)]
+        loss = self._inner(guide, args, kwargs).differentiable_loss(*watched, *args, **kwargs)
         with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
             runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)
         return {"loss": loss + penalty, "penalty": penalty}
 
     def _penalty(self, x: Tensor, model: poutine.Trace, guide: poutine.Trace) -> Tensor:
-        name, site = next((name, site) for name, site in sites(guide, observed=False).items() if in_plate(site) or not is_point(site))
+        observed, latent = sites(model, observed=True), sites(guide, observed=False)
+        plate = data_plate(dict([next(iter(observed.items()))]))
+        latent = {name: site for name, site in latent.items() if plate.holds(site) or not is_point(site)}
+        name, site = next(iter(latent.items()))
         prior = (model.nodes[name]["fn"],) if getattr(self.penalty, "sees_prior", False) else ()
-        penalty = self.penalty(x, site["value"], site["fn"], *prior)  # one number, or one for each datum
-        scale = next(iter(sites(model, observed=True).values()))["scale"]  # the plate's; a latent site's may be tempered
-        return len(x) * scale * penalty.mean()
+        penalty = self.penalty(x, site["value"], site["fn"], *prior)  # one number, or one for each example
+        return (plate.scale * common_scale([*observed.values(), *latent.values()], plate.dim) * penalty.mean()).sum() * len(x)

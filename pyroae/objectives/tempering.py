@@ -9,9 +9,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..checks import whole_number
-from ..programs.terms import TraceTerms, check_reparameterised
 from ..registry import register
-from .base import Objective, _Around
+from .base import _Around, _PerExample
 from .schedules import Schedule, Scheduled
 
 
@@ -63,28 +62,27 @@ class _ScaleLatents(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]):
         if not msg["is_observed"] and not site_is_subsample(msg) and not msg["infer"].get("is_weight"):
+            msg["plain_scale"] = msg["scale"]
             msg["scale"] = msg["scale"] * self.beta
 
 
-class _Steered(Objective):
-    """An ELBO whose KL is put through a function: a subclass writes ``_cost``. Every site in one plate over the data.
+class _Steered(_PerExample):
+    """An ELBO whose KL is put through a function: a subclass writes ``_cost``. Every site in one plate over the examples.
 
     The KL is in closed form for a guide with one latent site where Pyro knows one, otherwise from the draws.
     """
 
-    def __init__(self, particles: int = 1, max_plate_nesting: int = 1):
+    def __init__(self, particles: int = 1, max_plate_nesting: int | None = None):
         whole_number(type(self).__name__, particles=particles)
-        super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=max_plate_nesting)
+        super().__init__(particles, max_plate_nesting)
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        (traces,) = self._get_traces(model, guide, args, kwargs)
-        run = TraceTerms(*traces)
-        check_reparameterised(type(self).__name__, run.latent)
+        run = self._run(model, guide, args, kwargs)
         rows = run.scale.sum()
         return rows * self._cost(run.units() / rows) - run.reconstruction - run.log_weights_prior
 
     def _cost(self, kl: Tensor) -> Tensor:
-        """What takes the place of the KL, nats a datum, from the batch's mean KL of each unit, ``(units,)``."""
+        """What takes the place of the KL, nats per example, from the batch's mean KL of each unit, ``(units,)``."""
         raise NotImplementedError
 
 
@@ -97,8 +95,8 @@ class FreeBits(_Steered):
 
     Args:
         nats: lambda, nats for each unit.
-        particles: draws for each datum.
-        max_plate_nesting: how deep the programs nest plates.
+        particles: draws for each example.
+        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -107,7 +105,7 @@ class FreeBits(_Steered):
     'FreeBits'
     """
 
-    def __init__(self, nats: float = 0.25, particles: int = 1, max_plate_nesting: int = 1):
+    def __init__(self, nats: float = 0.25, particles: int = 1, max_plate_nesting: int | None = None):
         if not nats >= 0.0:
             raise ValueError(f"FreeBits: expected nats of at least 0, got {nats!r}")
         super().__init__(particles, max_plate_nesting)
@@ -121,13 +119,13 @@ class FreeBits(_Steered):
 class Capacity(_Steered):
     r"""Capacity annealing: :math:`E \log p(x|z) - \gamma |\bar{KL} - C|`, C rising (Burgess et al. 2018, eq. 8).
 
-    :math:`\bar{KL}` is the batch's mean, so that the code is held to C nats a datum, and learns its units one by one.
+    :math:`\bar{KL}` is the batch's mean, so that the code is held to C nats per example, and learns its units one by one.
 
     Args:
         capacity: C in nats: a number, or a function of the training steps so far, such as ``pa.schedules.Linear(10000, end=25.0)``.
         weight: gamma.
-        particles: draws for each datum.
-        max_plate_nesting: how deep the programs nest plates.
+        particles: draws for each example.
+        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -141,7 +139,7 @@ class Capacity(_Steered):
         capacity: float | Schedule | Callable[[int], float] = 25.0,
         weight: float = 100.0,
         particles: int = 1,
-        max_plate_nesting: int = 1,
+        max_plate_nesting: int | None = None,
     ):
         if not weight >= 0.0:
             raise ValueError(f"Capacity: expected a weight of at least 0, got {weight!r}")

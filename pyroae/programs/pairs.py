@@ -1,13 +1,15 @@
 """A (model, guide) pair: its modules, parameters and device, and running it without changing it."""
 
 import contextlib
+import contextvars
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 from .randomness import seeded
@@ -74,26 +76,48 @@ def leaving_no_names(pair: list[nn.Module]) -> Iterator[None]:
             del store[name]
 
 
+_VALIDATES: contextvars.ContextVar[bool | None] = contextvars.ContextVar("validates", default=None)
+
+
+def validates() -> bool:
+    """Whether Pyro's validation is on; inside ``eval_mode``, which turns it off, whether it was on for the caller."""
+    caller = _VALIDATES.get()
+    return is_validation_enabled() if caller is None else caller
+
+
 @contextlib.contextmanager
 def eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
-    """Run programs in evaluation mode, without gradients, leaving modes, parameters, Pyro's store and the caller's seed as they were.
+    """Run programs in evaluation mode, without gradients or validation.
 
-    Modules that a function or method only reaches are put into evaluation mode when they are called.
+    Modes, parameters and whether they take gradients, Pyro's store and the caller's seed are restored on exit. Modules that
+    a function or method only reaches are put into evaluation mode when they are called.
     """
     modes: dict[nn.Module, bool] = {}
+    takes_gradients: dict[int, tuple[torch.Tensor, bool]] = {}
 
-    def judged(module: nn.Module, *_):
+    def enter(module: nn.Module, *_):
         modes.setdefault(module, module.training)
         module.training = False
+        keep(module._parameters.values())
+
+    def keep(tensors: Iterable[torch.Tensor | None]):
+        for tensor in tensors:
+            if tensor is not None:
+                takes_gradients.setdefault(id(tensor), (tensor, tensor.requires_grad))
 
     found = modules(*programs)
     for module in itertools.chain.from_iterable(program.modules() for program in found):
-        judged(module)
+        enter(module)
     store, all_known = pyro.get_param_store(), len(found) == len(programs)
-    hook = contextlib.nullcontext() if all_known else nn.modules.module.register_module_forward_pre_hook(judged)
+    keep(tensor for _, tensor in store.named_parameters())
+    hook = contextlib.nullcontext() if all_known else nn.modules.module.register_module_forward_pre_hook(enter)
+    token = _VALIDATES.set(validates())
     try:
         with hook, torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
             yield
     finally:
+        _VALIDATES.reset(token)
         for module, mode in modes.items():
             module.training = mode
+        for tensor, takes in takes_gradients.values():  # Pyro turns them on where it registers a parameter
+            tensor.requires_grad_(takes)

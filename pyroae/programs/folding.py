@@ -1,0 +1,142 @@
+"""Distributions and values of many particles, from those of a batch in which every example comes many times, or of many runs."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+
+def padded(value: Tensor, dims: int) -> Tensor:
+    """A tensor with dimensions of size 1 on the left, so that it has ``dims``."""
+    return value.reshape((1,) * (dims - value.dim()) + value.shape)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """From shapes ``(*plates, *event)``, with ``k * n`` rows at ``dim`` of the plates, to ``(k, *plates, *event)`` with ``n``, and back."""
+
+    k: int
+    n: int
+    dim: int
+    nesting: int  # dimensions of plates, of any site
+    batch_dim: int  # of this site
+
+    def shape(self, batch_shape: torch.Size) -> torch.Size:
+        """The batch shape unfolded."""
+        plates = [1] * (self.nesting - len(batch_shape)) + list(batch_shape)
+        repeated = plates[self.dim] == self.k * self.n
+        plates[self.dim] = self.n if repeated else plates[self.dim]
+        return torch.Size([self.k if repeated else 1, *plates])
+
+    def unfold(self, value: Tensor, event_dim: int) -> Tensor:
+        """A value unfolded; what is the same for all rows is so for all particles."""
+        value, at = padded(value, self.nesting + event_dim), self.nesting + self.dim
+        if value.shape[at] != self.k * self.n:
+            return value[None]
+        return value.unflatten(at, (self.k, self.n)).movedim(at, 0)
+
+    def fold(self, value: Tensor, event_dim: int) -> Tensor:
+        """The inverse of ``unfold``."""
+        value, at = padded(value, self.nesting + 1 + event_dim), self.nesting + self.dim
+        _, *shape = value.shape
+        shape[at] = self.n
+        value = value.expand(self.k, *shape).movedim(0, at).flatten(at, at + 1)
+        return value.reshape(value.shape[self.nesting - self.batch_dim :])
+
+
+class Unfolded(TorchDistribution):
+    """A distribution over ``k * n`` rows as one over ``k`` particles of ``n`` rows."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, base: TorchDistribution, fold: Fold):
+        self.base, self.folding = base, fold
+        self.drawn: tuple[Tensor | None, Tensor | None] = (None, None)  # the last draw, and the same folded
+        super().__init__(fold.shape(base.batch_shape), base.event_shape, validate_args=False)
+
+    has_rsample = property(lambda self: self.base.has_rsample)
+    support = property(lambda self: self.base.support)
+    mean = property(lambda self: self.folding.unfold(self.base.mean, self.event_dim))
+    variance = property(lambda self: self.folding.unfold(self.base.variance, self.event_dim))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A draw with gradients."""
+        return self._draw(self.base.rsample, sample_shape)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A draw."""
+        return self._draw(self.base.sample, sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density, ``(k, *plates)``; the transforms of a flow remember what they drew."""
+        folded = self.drawn[1] if value is self.drawn[0] else self.folding.fold(value, self.event_dim)
+        return self.folding.unfold(self.base.log_prob(folded), 0)
+
+    def _draw(self, draw, sample_shape: torch.Size) -> Tensor:
+        if len(sample_shape):
+            raise NotImplementedError("particles that are rows are drawn once for each")
+        folded = draw()
+        self.drawn = self.folding.unfold(folded, self.event_dim), folded
+        return self.drawn[0]
+
+
+class Stacked(TorchDistribution):
+    """The distributions of one site in ``k`` runs as one over ``k`` particles."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, runs: list[TorchDistribution], drawn: list[Tensor], nesting: int):
+        self.runs, self.nesting = runs, nesting
+        plates = runs[0].batch_shape
+        shape = torch.Size([len(runs), *[1] * (nesting - len(plates)), *plates])
+        super().__init__(shape, runs[0].event_shape, validate_args=False)
+        self.drawn = self._stack(drawn, self.event_dim), drawn
+
+    has_rsample = property(lambda self: self.runs[0].has_rsample)
+    support = property(lambda self: self.runs[0].support)
+    mean = property(lambda self: self._stack([fn.mean for fn in self.runs], self.event_dim))
+    variance = property(lambda self: self._stack([fn.variance for fn in self.runs], self.event_dim))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A draw of each run with gradients."""
+        return self._stack([fn.rsample(sample_shape) for fn in self.runs], self.event_dim)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A draw of each run."""
+        return self._stack([fn.sample(sample_shape) for fn in self.runs], self.event_dim)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density, ``(k, *plates)``; the transforms of a flow remember what they drew."""
+        values = self.drawn[1] if value is self.drawn[0] else self._apart(value)
+        return self._stack([fn.log_prob(value) for fn, value in zip(self.runs, values)], 0)
+
+    def _apart(self, value: Tensor) -> list[Tensor]:
+        value = padded(value, self.nesting + 1 + self.event_dim)
+        value = value.expand(len(self.runs), *value.shape[1:])
+        return [one.reshape(one.shape[self.nesting - len(fn.batch_shape) :]) for one, fn in zip(value, self.runs)]
+
+    def _stack(self, values: list[Tensor], event_dim: int) -> Tensor:
+        return torch.stack([padded(value, self.nesting + event_dim) for value in values])
+
+
+def unfolded(fn: TorchDistribution, fold: Fold) -> TorchDistribution:
+    """A distribution unfolded: of the same family where its parameters have one number for each row, otherwise wrapped."""
+    if isinstance(fn, Independent):
+        more = fn.reinterpreted_batch_ndims
+        base = unfolded(fn.base_dist, replace(fold, dim=fold.dim - more, nesting=fold.nesting + more, batch_dim=fold.batch_dim + more))
+        return Unfolded(fn, fold) if isinstance(base, Unfolded) else base.to_event(more)
+    return _same_family(fn, fold) or Unfolded(fn, fold)
+
+
+def _same_family(fn: TorchDistribution, fold: Fold) -> TorchDistribution | None:
+    held = {name: value for name, value in vars(fn).items() if isinstance(value, (Tensor, Distribution))}
+    known = type(fn).__module__.startswith(("torch.distributions", "pyro.distributions")) and held.keys() <= fn.arg_constraints.keys()
+    if fn.event_shape or not known or not held or any(getattr(value, "shape", None) != fn.batch_shape for value in held.values()):
+        return None
+    new = copy.copy(fn)
+    new.__dict__.update({name: fold.unfold(value, 0) for name, value in held.items()}, _batch_shape=fold.shape(fn.batch_shape))
+    return new

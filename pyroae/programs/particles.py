@@ -1,0 +1,210 @@
+"""Running a program on many particles at once: in a plate of particles, as rows of the batch, or one after another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .folding import Fold, Stacked, padded, unfolded
+from .pairs import Program
+from .scales import ScaleFactors
+from .terms import PARTICLES
+
+How = Literal["plate", "fold", "loop"]
+
+
+def on_particles(program: Program, k: int, nesting: int, how: How = "plate", dim: int = -1) -> Program:
+    """The program on ``k`` particles, whose dimension is left of the ``nesting`` dimensions of its own plates.
+
+    Handlers around it, and traces, see the same sites however it is run: distributions and values ``(k, *plates, *event)``.
+
+    Args:
+        program: a model or guide.
+        k: particles.
+        nesting: dimensions of the program's own plates.
+        how: ``"plate"``: in a plate of particles, for programs whose networks take dimensions left of the batch. ``"fold"``:
+            once on a batch in which every example comes ``k`` times, for programs whose examples do not depend on each other.
+            ``"loop"``: ``k`` times; a model that is replayed on a guide's draws sees those of each particle in turn.
+        dim: of the program's plate over the examples.
+    """
+    if how == "fold":
+        return _Folded(program, k, nesting, dim)
+    return _Looped(program, k, nesting) if how == "loop" else pyro.plate(PARTICLES, k, dim=-1 - nesting)(program)
+
+
+def batch_size(args: tuple, kwargs: dict) -> int:
+    """The length of the first tensor that a program is called with; 0 if there is none."""
+    return next((len(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+
+
+class _Folded:
+    """A program that is run on ``k`` particles as rows of its batch."""
+
+    def __init__(self, program: Program, k: int, nesting: int, dim: int):
+        self.program, self.k, self.nesting, self.dim = program, k, nesting, dim
+
+    def __call__(self, *args, **kwargs):
+        n = batch_size(args, kwargs)
+
+        def repeated(leaf):
+            is_rows = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == n
+            return leaf.expand(self.k, *leaf.shape).reshape(-1, *leaf.shape[1:]) if is_rows else leaf
+
+        args, kwargs = tree_map(repeated, (args, kwargs))
+        with _Unfolding(self.k, n, self.nesting, self.dim):
+            return self.program(*args, **kwargs)
+
+
+class _Unfolding(Messenger):
+    """Shows the sites of a program that runs on ``k * n`` rows as sites in a plate of ``k`` particles and a plate of ``n`` rows."""
+
+    def __init__(self, k: int, n: int, nesting: int, dim: int):
+        super().__init__()
+        self.k, self.n, self.nesting, self.dim = k, n, nesting, dim
+        self.folds: dict[str, tuple[Fold, int]] = {}  # of the sites under way
+        self.plates: dict[str, bool] = {}  # under way: whether all rows of the plate are there
+
+    def _pyro_sample(self, msg: dict[str, Any]):
+        rows = self.k * self.n
+        if site_is_subsample(msg):
+            return self._show_plate(msg, rows)
+        frame = next((f for f in msg["cond_indep_stack"] if (f.dim, f.size) == (self.dim, rows)), None)
+        if frame is None:
+            return
+        fold = Fold(self.k, self.n, frame.dim, self.nesting, len(msg["fn"].batch_shape))
+        if subsampled := frame.full_size not in (None, frame.size):  # the scale of n rows, not of k times as many
+            msg["scale"] = msg["scale"] * self.k
+        fewer = frame._replace(size=self.n, full_size=frame.full_size if subsampled else self.n)
+        frames = (fewer if f is frame else f for f in msg["cond_indep_stack"])
+        msg["cond_indep_stack"] = (_frame(self.k, self.nesting), *frames)
+        event_dim = len(msg["fn"].event_shape)
+        msg["fn"] = unfolded(msg["fn"], fold)
+        msg["value"] = None if msg["value"] is None else fold.unfold(msg["value"], event_dim)
+        for name in ("mask", "scale"):
+            if isinstance(msg[name], Tensor) and msg[name].dim() > 0:
+                msg[name] = fold.unfold(msg[name], 0)
+        self.folds[msg["name"]] = fold, event_dim
+
+    def _show_plate(self, msg: dict[str, Any], rows: int):
+        """Shows the plate over all rows as one over those of each particle."""
+        size, drawn, given = msg["fn"].size, msg["fn"].subsample_size, msg["value"]
+        if rows in (size, drawn, None if given is None else len(given)):
+            self.plates[msg["name"]] = size == rows
+            msg["fn"] = _Subsample(self.n if size == rows else size, drawn and self.n, device=msg["fn"].device)
+            msg["value"] = None if given is None else given[: self.n]
+
+    def _pyro_post_sample(self, msg: dict[str, Any]):
+        if msg["name"] in self.plates:
+            value, whole = msg["value"], self.plates.pop(msg["name"])
+            msg["value"] = torch.arange(self.k * self.n, device=value.device) if whole else value.repeat(self.k)
+        if msg["name"] in self.folds:
+            fold, event_dim = self.folds.pop(msg["name"])
+            drawn, folded = getattr(msg["fn"], "drawn", (None, None))
+            msg["value"] = folded if msg["value"] is drawn and drawn is not None else fold.fold(msg["value"], event_dim)
+
+
+class _Looped:
+    """A program that is run on ``k`` particles one after another; those replayed or conditioned on are given to each run in turn."""
+
+    def __init__(self, program: Program, k: int, nesting: int):
+        self.program, self.k, self.nesting = program, k, nesting
+
+    def __call__(self, *args, **kwargs):
+        given, runs = _given_values(), []
+        for j in range(self.k):
+            with poutine.block(hide_fn=lambda msg: msg["type"] == "sample"), ScaleFactors(len(_PYRO_STACK)), poutine.trace() as tape:
+                rows = {name: site["value"] for name, site in runs[0].nodes.items() if site_is_subsample(site)} if runs else {}
+                with _Given(given, rows, j, self.nesting):
+                    result = self.program(*args, **kwargs)
+            runs.append(tape.trace)
+        for name, site in runs[0].nodes.items():
+            if site["type"] == "sample" and not site_is_subsample(site):
+                self._show(name, [run.nodes[name] for run in runs])
+        return result
+
+    def _show(self, name: str, runs: list[dict]):
+        """The sample statement of a site on all particles."""
+        first = runs[0]
+        fn = Stacked([site["fn"] for site in runs], [site["value"] for site in runs], self.nesting)
+        with _Shown(runs, (_frame(self.k, self.nesting), *first["cond_indep_stack"]), self.nesting):
+            pyro.sample(name, fn, obs=fn.drawn[0] if first["is_observed"] else None, infer=first["infer"])
+
+
+class _Given(Messenger):
+    """Gives the latents their values for particle ``j``, and subsampled plates their rows."""
+
+    def __init__(self, values: dict[str, Tensor], rows: dict[str, Tensor], j: int, nesting: int):
+        super().__init__()
+        self.values, self.rows, self.j, self.nesting = values, rows, j, nesting
+
+    def _pyro_sample(self, msg: dict[str, Any]):
+        name = msg["name"]
+        if name in self.rows:
+            msg["value"], msg["done"] = self.rows[name], True
+        elif name in self.values and site_is_subsample(msg):
+            msg["value"], msg["done"] = self.values[name], True
+        elif name in self.values:
+            value, own = self.values[name], len(msg["fn"].batch_shape) + len(msg["fn"].event_shape)
+            value = padded(value, self.nesting + 1 + len(msg["fn"].event_shape))
+            value = value[self.j if len(value) > 1 else 0]
+            msg["value"], msg["done"] = value.reshape(value.shape[value.dim() - own :]), True
+
+
+class _Shown(Messenger):
+    """Puts a site into the plates, mask and scale that it had in its runs."""
+
+    def __init__(self, runs: list[dict], frames: tuple, nesting: int):
+        super().__init__()
+        self.runs, self.frames, self.nesting = runs, frames, nesting
+
+    def _pyro_sample(self, msg: dict[str, Any]):
+        msg["cond_indep_stack"], msg["scale_factors"] = self.frames, self.runs[0]["scale_factors"]
+        msg["value"], msg["done"] = msg["fn"].drawn[0], True
+        for name in ("mask", "scale"):
+            values = [site[name] for site in self.runs]
+            alike = not isinstance(values[0], Tensor) or values[0].dim() == 0
+            msg[name] = values[0] if alike else torch.stack([padded(value, self.nesting) for value in values])
+
+
+def _frame(k: int, nesting: int) -> CondIndepStackFrame:
+    return CondIndepStackFrame(PARTICLES, -1 - nesting, k, 0, k)
+
+
+def _given_values() -> dict[str, Tensor]:
+    """The values that handlers around a program will give to its sites, by name."""
+    found: dict[str, Tensor] = {}
+    for handler in _PYRO_STACK:
+        if isinstance(handler, ReplayMessenger) and handler.trace is not None:
+            found |= {name: site["value"] for name, site in handler.trace.nodes.items() if site["type"] == "sample"}
+        elif isinstance(handler, ConditionMessenger):
+            found |= {name: value for name, value in handler.data.items() if isinstance(value, Tensor)}
+    return found
+
+
+@contextmanager
+def whole_plates(names: frozenset[str]) -> Iterator[None]:
+    """Inside, ``pyro.plate`` draws no subsample for these plates: all rows are there, in order."""
+    original = SubsampleMessenger._subsample
+
+    def all_rows(name, size=None, subsample_size=None, subsample=None, use_cuda=None, device=None):
+        if name in names and subsample is None:
+            subsample_size = None
+        return original(name, size, subsample_size, subsample, use_cuda, device)
+
+    SubsampleMessenger._subsample = staticmethod(all_rows)
+    try:
+        yield
+    finally:
+        SubsampleMessenger._subsample = staticmethod(original)

@@ -1,0 +1,242 @@
+"""Trying programs on a few examples: how they run on many particles, and whether blocks of the examples may be run by themselves."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .pairs import Program, eval_mode, seeded
+from .particles import How, batch_size, on_particles, whole_plates
+from .terms import PARTICLES, DataPlate, data_plate, draws_of, sites, traces
+
+_ROUNDING = 1e-4  # relative, between two ways to compute a log-probability
+_FEW = 5  # examples
+_NUMBERS = 64_000_000  # in the widest layer of a run on all examples
+_PRODUCTS = ("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm")
+_LOG = logging.getLogger("pyroae")
+
+
+@dataclass(frozen=True)
+class Particles:
+    """How a model and its guide run on many particles at once."""
+
+    nesting: int = 1  # dimensions of the programs' own plates
+    dim: int = -1  # of the plate over the examples
+    model: How = "plate"
+    guide: How = "plate"
+
+
+class Tried:
+    """A program as it is scored: with all rows of its plates, and what a trial has shown about it.
+
+    Args:
+        program: a model or guide.
+        whole: its plates of which all rows are taken, where it would draw some.
+    """
+
+    def __init__(self, program: Program, whole: frozenset[str] = frozenset()):
+        self.program, self.whole = program, whole
+        self.how: How = "plate"
+        self.dim = -1  # of the plate over the examples
+        self.splits = True  # whether blocks of the examples may be run by themselves
+        self.widest = 1  # numbers for each example in its widest layer
+        self.matrices: list[Tensor] = []  # float32 matrices that it multiplies by
+
+    def __call__(self, *args, **kwargs):
+        if not self.whole:
+            return self.program(*args, **kwargs)
+        with whole_plates(self.whole):
+            return self.program(*args, **kwargs)
+
+
+def examples_are_independent(*programs: Program) -> bool:
+    """Whether programs say so themselves, and that their networks take dimensions left of the batch, as an Autoencoder's do."""
+    return all(getattr(program, "examples_are_independent", False) for program in programs)
+
+
+def try_particles(model: Program, guide: Program, args: tuple, kwargs: dict) -> Particles:
+    """The fastest way in which the programs have the same log-probabilities as in runs of one particle each.
+
+    Tried in evaluation mode, without gradients, from a fixed seed; parameters, modes and the caller's random numbers are
+    restored on exit.
+    """
+    if examples_are_independent(model, guide):
+        return Particles()
+    with eval_mode(model, guide, seed=0):
+        run = traces(model, guide, *args, **kwargs)
+        n = batch_size(args, kwargs)
+        dim = next((f.dim for site in _all_sites(*run) for f in site["cond_indep_stack"] if f.vectorized and f.size == n), -1)
+        return _particles(model, guide, args, kwargs, plate_nesting(*run), dim)
+
+
+def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]:
+    """The programs as they can be scored on the rows of ``args``; inside ``eval_mode``.
+
+    A few rows are run by themselves, in another order, on the draws of a run on all rows (or as many as fit into memory):
+    where a site's log-probability differs, the programs are run on all rows at once. Plates that draw a subsample take all
+    rows.
+
+    Raises:
+        ValueError: a site outside a plate over the rows, or a guide that does not draw the model's latents.
+    """
+    n, pair = len(args[0]), (Tried(model), Tried(guide))
+    with seeded(0, args[0].device):
+        matrices, widest = _look(pair, tuple(column[:_FEW] for column in args))
+        fits = max(_FEW, _NUMBERS // max(widest, args[0][0].numel()))
+        pair, run, rows = _run(pair, args, min(n, fits))
+        check_sites(*run)
+        plate = data_plate({site["name"]: site for site in _all_sites(*run)}, rows)
+        few = torch.linspace(0, rows - 1, min(_FEW, rows), device=args[0].device).round().long().flip(0)
+        some = tuple(column[few] for column in args)
+        splits = _same_on(few, pair, some, run, plate) or not _same_on(slice(None), pair, tuple(c[:rows] for c in args), run, plate)
+        if not splits:
+            _LOG.info("the program gives an example another log-probability among other examples; it is scored on all of them at once")
+        how = _particles(*pair, some if splits else args, {}, plate_nesting(*run), plate.dim)
+    for program, way in zip(pair, (how.model, how.guide)):
+        program.how, program.dim, program.splits, program.widest, program.matrices = way, plate.dim, splits, widest, matrices
+    return pair
+
+
+def _look(pair: tuple[Tried, Tried], few: tuple) -> tuple[list[Tensor], int]:
+    """The matrices that the programs multiply by, and the numbers for each example in their widest layer, on few examples."""
+    widths, products = [1], _Products()
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: widths.append(output.numel() // len(few[0])) if isinstance(output, Tensor) else None
+    )
+    try:
+        with products:
+            traces(*pair, *few)
+    except Exception:  # noqa: BLE001  a program for all rows only; what is wrong with it shows when it runs on them
+        pass
+    finally:
+        hook.remove()
+    return products.found, max(widths)
+
+
+class _Products(TorchFunctionMode):
+    """Notes the float32 matrices in products."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            self.found += [a for a in args if isinstance(a, Tensor) and a.dim() == 2 and a.dtype == torch.float32]
+        return func(*args, **kwargs or {})
+
+
+def _run(pair: tuple[Tried, Tried], args: tuple, rows: int) -> tuple[tuple[Tried, Tried], tuple[poutine.Trace, poutine.Trace], int]:
+    """A run on the first ``rows``, or on all where it fails, with all rows of plates that would draw some; and the programs as run."""
+    try:
+        run = traces(*pair, *(column[:rows] for column in args))
+    except Exception:  # noqa: BLE001  a plate of a fixed size
+        if rows == len(args[0]):
+            raise
+        rows = len(args[0])
+        run = traces(*pair, *args)
+    drawn = frozenset(
+        name
+        for trace in run
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and site_is_subsample(site)
+        and (site["fn"].subsample_size or site["fn"].size) not in (site["fn"].size, rows)
+    )
+    if not drawn:
+        return pair, run, rows
+    return _run(tuple(Tried(program.program, program.whole | drawn) for program in pair), args, rows)
+
+
+def _same_on(rows: Any, pair: tuple[Tried, Tried], args: tuple, run: tuple[poutine.Trace, poutine.Trace], plate: DataPlate) -> bool:
+    """Whether these rows by themselves, ``args``, have the log-probabilities that they have in ``run``."""
+    try:
+        for program, whole in zip(pair, run):
+            drawn = draws_of(whole)
+            for name, site in list(drawn.nodes.items()):
+                if name == plate.name:
+                    del drawn.nodes[name]
+                elif plate.holds(site):
+                    site["value"] = _rows_of(site["value"], rows, plate.dim - site["fn"].event_dim)
+            again = poutine.trace(poutine.replay(program, trace=drawn)).get_trace(*args)
+            again.compute_log_prob()
+            whole.compute_log_prob()
+            for site in _all_sites(whole):
+                expected = _rows_of(site["log_prob"], rows, plate.dim) if plate.holds(site) else site["log_prob"]
+                if not close(again.nodes[site["name"]]["log_prob"], expected):
+                    return False
+    except Exception:  # noqa: BLE001  whatever a program may raise that does not take fewer rows
+        return False
+    return True
+
+
+def _rows_of(value: Tensor, rows: Any, dim: int) -> Tensor:
+    return value.movedim(dim, 0)[rows].movedim(0, dim)
+
+
+def _all_sites(*run: poutine.Trace) -> list[dict]:
+    return [site for trace in run for observed in (True, False) for site in sites(trace, observed).values()]
+
+
+def check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace):
+    """``ValueError`` unless the guide draws the model's latents, and the model observes something."""
+    guides, models = sites(guide_trace, observed=False), sites(model_trace, observed=False)
+    drawn = {name for name, site in guides.items() if name in models or not site["infer"].get("is_auxiliary")}
+    if drawn != models.keys():
+        raise ValueError(
+            f"the guide draws {', '.join(sorted(drawn)) or 'nothing'} but the model's latents are {', '.join(sorted(models)) or 'none'}; "
+            "the two must draw the same sites"
+        )
+    if not sites(model_trace, observed=True):
+        raise ValueError("the model observes nothing; give its sample statement obs=x")
+
+
+def plate_nesting(*run: poutine.Trace) -> int:
+    """How many dimensions the plates of programs take, those of distributions included."""
+    found = _all_sites(*run)
+    frames = [-frame.dim for site in found for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
+    return max([1, *frames, *(len(site["fn"].batch_shape) for site in found)])
+
+
+def _particles(model: Program, guide: Program, args: tuple, kwargs: dict, nesting: int, dim: int) -> Particles:
+    k = 3 if batch_size(args, kwargs) == 2 else 2  # a number that no dimension of the data is likely to have
+    how_guide, drawn = _try(guide, k, nesting, dim, args, kwargs, poutine.Trace())
+    how_model, _ = _try(model, k, nesting, dim, args, kwargs, drawn)
+    return Particles(nesting, dim, how_model, how_guide)
+
+
+def _try(program: Program, k: int, nesting: int, dim: int, args: tuple, kwargs: dict, given: poutine.Trace) -> tuple[How, poutine.Trace]:
+    """How the program runs on ``k`` particles, and a trace; on the draws ``given``, or on its own."""
+
+    def run(how: How, given: poutine.Trace) -> poutine.Trace:
+        return poutine.trace(poutine.replay(on_particles(program, k, nesting, how, dim), trace=given)).get_trace(*args, **kwargs)
+
+    for how in ("plate", "fold"):
+        try:
+            found = run(how, given)
+            again = [run("loop", draws_of(found)) for _ in range(2)]
+        except Exception:  # noqa: BLE001, S112  whatever a program may raise when its shapes do not fit
+            continue
+        if _same_terms(found, again[0]) or not _same_terms(*again):  # the last: noise of the program's own, which cannot be compared
+            return how, found
+    return "loop", run("loop", given)
+
+
+def _same_terms(one: poutine.Trace, other: poutine.Trace) -> bool:
+    """Whether all sites of two traces have the same log-probabilities, but for rounding."""
+    for trace in (one, other):
+        trace.compute_log_prob()
+    return all(close(site["log_prob"], other.nodes[site["name"]]["log_prob"]) for site in _all_sites(one))
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal but for rounding, relative to the largest number."""
+    if a.shape != b.shape:
+        return False
+    largest = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 0.0
+    return torch.allclose(a.double(), b.double(), _ROUNDING, _ROUNDING * largest + 1e-6, equal_nan=True)

@@ -228,7 +228,7 @@ ONE = {
 ROWS = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5, 0.7], dtype=torch.float64)
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(PLANS)
 def test_one_particle_is_trace_elbo_at_the_same_draws(plan):
     expected = loss_of(Trace_ELBO(), plan.model, plan.guide, ROWS)
@@ -240,7 +240,7 @@ def test_one_particle_is_trace_elbo_at_the_same_draws(plan):
         assert loss_of(FreeBits(0.0), plan.model, plan.guide, ROWS) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(PLANS)
 def test_many_particles_are_trace_elbos_and_their_weights_are_those_of_each_particle(plan):
     expected = loss_of(Trace_ELBO(5, 2, vectorize_particles=True), plan.model, plan.guide, ROWS)

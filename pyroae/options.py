@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from . import plain_yaml, registry, schema, settings
+from .bounded import Bounded
 from .checks import did_you_mean
 from .data.named import NAMED
 from .recipes import RECIPES
@@ -69,7 +70,8 @@ def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | 
     except ValueError as error:
         raise ValueError(f"train: {error}") from error
     written = {name: plain.get(name, each.default) for name, each in settings.settings_of(recipe).items()}
-    return schema.made(checked), written, resumed, print_only
+    with Bounded():
+        return schema.made(checked), written, resumed, print_only
 
 
 def parse_call(command: str, function: Callable, usage: str, example: str, argv: list[str]) -> dict[str, Any]:

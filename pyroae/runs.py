@@ -12,6 +12,7 @@ import yaml
 
 from . import data, pictures, plots, storage
 from .autoencoder import Autoencoder
+from .bounded import Bounded
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet
@@ -133,8 +134,9 @@ def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path
 def _built(settings: Settings, found: DataSet) -> Autoencoder:
     """The recipe's model with the parts that were named, checked against the data."""
     recipe = RECIPES[settings["recipe"]]
-    ae = recipe(found, **arguments_of(recipe, settings))
-    ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
+    with Bounded():
+        ae = recipe(found, **arguments_of(recipe, settings))
+        ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
     ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))
     for split in (found.train, found.test):
         as_data(split, ae.model, ae.guide, stream=True)

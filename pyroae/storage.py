@@ -1,24 +1,20 @@
 """Models as safetensors with their structure as JSON; loading executes no code."""
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from . import schema, structure
 from .autoencoder import Autoencoder
+from .bounded import Bounded
 from .checks import did_you_mean
 from .files import read_tensors, write_tensors
 from .programs import seeded
 
 _FORMAT = "pyroae-2"
 _TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # building may take 16 times the file's numbers and a million; a tensor counts a thousand
-_MAKERS = dict.fromkeys("empty zeros ones full rand randn randperm arange linspace expand repeat".split(), 1)
-_MAKERS |= {f"new_{name}": 1 for name in ("empty", "zeros", "ones", "full")} | {"eye": 2}  # what makes a tensor of n, or n to that power
 
 
 def save(ae: Autoencoder, path: str | os.PathLike):
@@ -81,7 +77,8 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
             if name not in structure.FIELDS:
                 raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure.FIELDS))
         specs = structure.check(described, set(parts))
-        with seeded(0, torch.device("cpu")), _NoLarger(weights.values()):  # the first weights are drawn, and replaced
+        numbers = _TIMES * (_SPARE + sum(weight.numel() + _EACH for weight in weights.values()))
+        with seeded(0, torch.device("cpu")), Bounded(numbers):  # the first weights are drawn, and replaced
             ae = Autoencoder(**schema.made(specs) | parts)
         _fill(ae, weights)
     except Exception as error:  # constructors that are given nonsense may raise anything
@@ -110,27 +107,3 @@ def _fill(ae: Autoencoder, weights: dict[str, torch.Tensor]):
         if bool(values.isnan().any()) or (name in learned and not bool(values.isfinite().all())):
             raise ValueError(f"the weight {name!r} is not finite")
     ae.load_state_dict(weights)
-
-
-class _NoLarger(TorchFunctionMode):
-    """Inside, ``ValueError`` before a tensor is made with which all that were made hold far more numbers than a file."""
-
-    def __init__(self, weights: Iterable[torch.Tensor]):
-        super().__init__()
-        self.left = self.allowed = _TIMES * sum((weight.numel() + _EACH for weight in weights), _SPARE)
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if (power := _MAKERS.get(getattr(function, "__name__", ""))) is not None:
-            self.left -= max(_EACH, math.prod(_sizes([*args, *kwargs.values()])) ** power)
-            if self.left < 0:
-                raise ValueError(f"its parts take more than {self.allowed:,} numbers, far more than the file has weights")
-        return function(*args, **kwargs)
-
-
-def _sizes(values: Iterable) -> Iterator[int]:
-    for value in values:
-        if isinstance(value, (tuple, list)):
-            yield from _sizes(value)
-        elif isinstance(value, int):
-            yield max(1, value)

@@ -13,6 +13,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 from .randomness import seeded
+from .threads import one_at_a_time
 
 Program = Callable[..., Any]
 
@@ -87,11 +88,17 @@ def validates() -> bool:
 
 @contextlib.contextmanager
 def eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
-    """Run programs in evaluation mode, without gradients or validation.
+    """Run programs in evaluation mode, without gradients or validation; other threads that evaluate or train wait meanwhile.
 
     Modes, parameters and whether they take gradients, Pyro's store and the caller's seed are restored on exit. Modules that
     a function or method only reaches are put into evaluation mode when they are called.
     """
+    with one_at_a_time(), _in_eval_mode(*programs, seed=seed):
+        yield
+
+
+@contextlib.contextmanager
+def _in_eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
     modes: dict[nn.Module, bool] = {}
     takes_gradients: dict[int, tuple[torch.Tensor, bool]] = {}
 

@@ -138,6 +138,8 @@ def fit(
     >>> len(fit(vae, x, epochs=3, progress=False).loss)
     3
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("fit: expected a call outside torch.inference_mode(), in which nothing can be trained")
     place = check_arguments(epochs, batch_size, lr, patience, validation, device)
     _check_training(clip, accumulate, retries, save_every)
     check_precision(precision)
@@ -146,11 +148,13 @@ def fit(
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     with contextlib.ExitStack() as around:
+        around.enter_context(programs.one_at_a_time())
         before = distributed.first(lambda: _opened(checkpoints, resume, around))
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(pyro.validation_enabled(False))
         around.enter_context(programs.leaving_no_names(pair))
         for module in pair:
+            _check_dense(module)
             module.to(place)
         train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True)
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
@@ -236,6 +240,12 @@ def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     if not isinstance(made, Optimizer) or isinstance(made, (torch.optim.LBFGS, torch.optim.SparseAdam)):
         raise ValueError(f"fit: expected optimizer to make a torch optimizer for dense gradients, got {type(made).__name__}")
     return made
+
+
+def _check_dense(module: torch.nn.Module):
+    for name, layer in module.named_modules():
+        if isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and layer.sparse:
+            raise ValueError(f"fit: expected dense gradients, but those of the layer {name!r} are sparse; make it with sparse=False")
 
 
 def _check_training(clip: float | None, accumulate: int, retries: int, save_every: float):

@@ -22,6 +22,7 @@ from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, finite, first_bad_site
 from .precision import Precision, multiplying
+from .resuming import check_state
 from .step.svi import SVI
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
@@ -113,7 +114,7 @@ class Training:
         Raises:
             ValueError: that was another model, other data or other settings.
         """
-        self._check(state)
+        check_state(state, self)
         self.svi.optimizer.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
         with self._multiplying():
             self._climb(state["levels"])
@@ -136,20 +137,6 @@ class Training:
             "accumulate": self.svi.accumulate,
             "clip": self.svi.clip,
         }
-
-    def _check(self, state: dict[str, Any]):
-        for name, now in self._about().items():
-            if state["about"].get(name) != now:
-                raise ValueError(
-                    f"fit: the run to go on with has {name} {state['about'].get(name)}, this call {now}; they must be the same"
-                )
-        ours, theirs = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (self.weights(), state["weights"]))
-        if ours != theirs:
-            name = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-            raise ValueError(
-                f"fit: the run to go on with is of another model: its weight {name!r} has the shape {theirs.get(name)}, "
-                f"here {ours.get(name)}"
-            )
 
     def _climb(self, levels: dict[str, list | None]):
         """Make the graphs that ran then, so that numbers round as they would have."""
@@ -213,8 +200,10 @@ class Training:
         self.seen = 0
         self.total.zero_()
         if not self.careful:
+            core = dict(row)
             for callback in self.callbacks:
                 callback(row)
+            row |= core  # a callback adds columns, and takes none away
             self._keep_or_save(self.saving / _SHARE)
 
     def _step(self, batch: Args):

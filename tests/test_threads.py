@@ -1,0 +1,53 @@
+"""Two calls in two threads give what they give alone."""
+
+import threading
+
+import pytest
+import torch
+from conftest import small_vae
+
+import pyroae as pa
+
+X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
+
+
+def trained(seed):
+    torch.manual_seed(seed)
+    ae = small_vae()
+    return ae, lambda: pa.fit(ae, X, epochs=4, batch_size=10, seed=seed, progress=False, compile="eager").loss
+
+
+def scored(seed):
+    torch.manual_seed(seed)
+    ae = small_vae()
+    return ae, lambda: pa.log_likelihood(ae, X, particles=200).values.tolist()
+
+
+CALLS = {
+    "two fits": (trained, trained),
+    "two scores": (scored, scored),
+    "a fit and a score": (trained, scored),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_two_threads_give_what_they_give_alone(name):
+    alone = [make(seed)[1]() for seed, make in enumerate(CALLS[name])]
+    calls, results, start = [make(seed)[1] for seed, make in enumerate(CALLS[name])], [None, None], threading.Barrier(2)
+
+    def run(i):
+        start.wait()
+        results[i] = calls[i]()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == alone
+
+
+def test_a_callback_may_score():
+    ae, _ = trained(0)
+    score = lambda row: row.update(score=pa.log_likelihood(ae, X[:5], particles=5).mean)
+    assert len(pa.fit(ae, X, epochs=2, progress=False, callbacks=[score])["score"]) == 2

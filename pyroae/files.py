@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 _TEMPORARY = ".tmp"
+_JSON = 2**24  # bytes of a file of scores at most
 
 
 @contextlib.contextmanager
@@ -86,6 +87,19 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
         got = content.get("format") if isinstance(content, dict) else None
         raise ValueError(f"{path}: expected the format {expected!r}, got {got!r}; it was not written by this version of pyroae")
     return content, tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file that holds a mapping.
+
+    Raises:
+        ValueError: a file of more than 16 MB, or another content.
+    """
+    with open(path, "rb") as file:
+        content = file.read(_JSON + 1)
+    if len(content) > _JSON:
+        raise ValueError(f"expected at most {_JSON:,} bytes")
+    return dict(json.loads(content))
 
 
 def _refuse_constant(name: str):

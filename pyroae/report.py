@@ -5,7 +5,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -23,7 +22,7 @@ from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
-from .files import atomic
+from .files import atomic, read_json
 from .output import CommandOutput
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
@@ -176,7 +175,7 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
 def _read(path: Path) -> dict[str, Any]:
     """A run's JSON file; empty where it is not there, as in a run that was stopped before its scores."""
     with _whole(path):
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
 
 @contextlib.contextmanager

@@ -38,6 +38,11 @@ def with_nan():
     return x
 
 
+class _Rounded(nn.Module):
+    def forward(self, x):
+        return x[:, 0].round().long()
+
+
 def global_model(x):
     w = pyro.sample("w", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -184,6 +189,11 @@ PYTHON = {
     "a guide that draws another site": (lambda: pa.log_likelihood(global_model, X, guide=lambda x: None), ["guide draws nothing", "w"]),
     "saving what is no Autoencoder": (lambda: pa.save(nn.Linear(2, 2), "x.safetensors"), ["Autoencoder", "Linear"]),
     "saving to a folder": (lambda: pa.save(small_vae(), "."), ["is a folder", "model.safetensors"]),
+    "training in inference mode": (lambda: torch.inference_mode()(quiet)(small_vae(), X), ["outside torch.inference_mode()"]),
+    "sparse gradients": (
+        lambda: quiet(built(encoder=nn.Sequential(_Rounded(), nn.Embedding(2, 8, sparse=True), nn.Flatten())), X),
+        ["dense gradients", "encoder.1", "sparse=False"],
+    ),
     "an unknown argument of a part": (lambda: _as_value_error(lambda: pa.priors.Normal(3, scal=2.0)), ["Normal", "did you mean 'scale'"]),
     "too few rows to hold any out": (lambda: pa.data.load(X[:1]), ["1 rows are too few", "0.2"]),
     "saving into a folder that is not there": (lambda: pa.save(small_vae(), "nowhere/model.safetensors"), ["nowhere", "make it first"]),

@@ -4,10 +4,13 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -462,3 +465,34 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
 @pytest.mark.parametrize("line", LINES.values(), ids=list(LINES))
 def test_a_system_by_one_command(line, capsys):
     assert "run folder" in run("train", *line.split(), *QUICK, capsys=capsys)
+
+
+def test_the_version(capsys):
+    assert run("--version", capsys=capsys).strip() == f"pyroae {pa.__version__}"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_output_to_a_full_device_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "pyroae", "parts"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "cannot be written" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+def test_a_settings_file_is_read_once(tmp_path):
+    """As from ``--config <(echo ...)``, which gives its content once."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("prior: {class: Laplace, scale: 0.5}"))
+    writer.start()
+    settings, _, _, _ = parse_train(["--config", "pipe"])
+    writer.join()
+    assert settings["prior"].arguments == {"scale": 0.5}
+
+
+def test_options_of_parts_inside_parts(capsys):
+    penalised = "--objective Penalised --objective.penalty Contractive --objective.penalty.weight .3".split()
+    others = "--objective.elbo Tempered --objective.elbo.beta 2 --likelihood=Normal --likelihood.scale=1 --optimizer SGD".split()
+    settings, written, _, _ = parse_train(["contractive", *others, *penalised])
+    assert settings["objective"].elbo.beta == 2.0 and settings["objective"].penalty.weight == 0.3
+    assert written["likelihood"] == {"class": "Normal", "scale": 1} and settings["optimizer"].func is torch.optim.SGD

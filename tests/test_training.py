@@ -231,3 +231,8 @@ def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
     assert torch.allclose(pa.log_likelihood(model, (x, y), guide=guide, particles=2000).values.float(), exact, atol=0.15)
     with pytest.raises(ValueError, match="as many rows"):
         pa.fit(model, (x, y[:3]), guide=guide)
+
+
+def test_a_callback_that_clears_its_row_takes_nothing_from_the_history(vae):
+    history = pa.fit(vae, torch.rand(20, 64).round(), epochs=2, progress=False, callbacks=[lambda row: row.clear()])
+    assert history["epoch"] == [1, 2] and len(history.loss) == len(history["seconds"]) == 2

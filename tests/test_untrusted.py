@@ -6,7 +6,10 @@
 import functools
 import json
 import math
+import os
+import pickle
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -16,6 +19,8 @@ from audit import armed
 from conftest import small_vae, with_structure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.optim import lr_scheduler
 
 import pyroae as pa
@@ -288,6 +293,41 @@ def test_what_killed_runs_leave_is_removed_when_they_go_on(tmp_path):
         (tmp_path / name).write_bytes(b"half")
     trained(tmp_path)
     assert [path for path in tmp_path.rglob("*.tmp.*")] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn], ids=str)
+def test_a_run_whose_model_has_another_float_type_is_evaluated(dtype, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--particles", "2", "--hidden", "8", "--out", "run"]) == 0
+    path = tmp_path / "run/model.safetensors"
+    with safe_open(path, "pt") as file:
+        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    save_file({name: weight.to(dtype) for name, weight in weights.items()}, path, header)
+    assert main(["evaluate", "run", "--particles", "2"]) == 0, capsys.readouterr().err
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, path, header)
+    assert main(["evaluate", "run", "--particles", "2"]) == 2 and "not finite" in capsys.readouterr().err
+
+
+AUDITED = {
+    "an import": lambda folder: __import__("evil"),
+    "code of a file": lambda folder: exec(compile("x = 1", str(folder / "evil.py"), "exec")),
+    "code of a text": lambda folder: exec("x = 1"),
+    "a process": lambda folder: subprocess.run(["true"]),
+    "a shell": lambda folder: os.system("true"),
+    "a pickle": lambda folder: pickle.loads(b"cos\nsystem\n."),
+    "a file outside": lambda folder: (folder.parent / "outside").write_text(""),
+    "a folder outside": lambda folder: (folder.parent / "outside").mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", AUDITED)
+def test_the_audit_hook_sees(name, tmp_path):
+    (tmp_path / "here").mkdir()
+    with pytest.raises((RuntimeError, AssertionError)), armed(tmp_path / "here"):
+        AUDITED[name](tmp_path / "here")
+    with armed(tmp_path / "here"):
+        (tmp_path / "here/inside").write_text("")
+    assert not (tmp_path / "outside").exists()
 
 
 def test_every_class_of_the_table_states_what_a_file_can_give():

@@ -26,7 +26,8 @@ from ..training.batches import Args, as_tensors, check_data
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
-_DATA = 64  # examples whose posteriors are held at once
+_DATA = 64  # examples whose posteriors are held at once, more where there are few draws of each
+_DRAWS = 8192  # draws of a block, at least
 _BUDGET = 2e9  # bytes for a pass of particles
 _SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
 
@@ -157,7 +158,7 @@ def encodings(
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
     rows = None
-    for where, part in blocks(model, args, _DATA, progress, shared):
+    for where, part in blocks(model, args, max(_DATA, _DRAWS // particles), progress, shared):
         found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
         rows = rows or rows_at_once(model, guide, part, found.traces)
         at_once = max(1, rows // len(part[0]))

@@ -134,9 +134,10 @@ def _answer(name: str, argv: list[str]) -> CommandOutput:
 
     chosen = COMMANDS[name]
     with together() if chosen.shared else nullcontext():
-        function = chosen.load()
         if name == "train":
-            return function(*parse_train(argv))
+            arguments = parse_train(argv)  # before the import of all that training needs
+            return chosen.load()(*arguments)
+        function = chosen.load()
         return function(**parse_call(name, function, chosen.usage, chosen.example, argv))
 
 

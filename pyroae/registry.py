@@ -194,8 +194,11 @@ def _own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] in ("pyroae", "pyro", "torch")
 
 
-_HIDDEN = {"validate_args", "params", "optimizer", "verbose", "jit_options", "ignore_jit_warnings", "kwargs"}  # not for files
-_TYPES = {"num_particles": int}  # which Pyro leaves open
+_HIDDEN = set(  # arguments that are not for files: what others give, how something is computed, what is deprecated
+    """validate_args params optimizer verbose jit_options ignore_jit_warnings retain_graph max_iarange_nesting capturable differentiable
+    maximize""".split()
+)
+_TYPES = {"num_particles": int, "max_plate_nesting": int}  # which Pyro leaves open
 _THIRD_PARTY: dict[str, tuple[Any, type | None, str]] = {  # kind -> where from, base class, names
     "distributions": (
         dist,
@@ -222,7 +225,7 @@ _THIRD_PARTY: dict[str, tuple[Any, type | None, str]] = {  # kind -> where from,
     "objectives": (
         infer,
         infer.ELBO,
-        """RenyiELBO ReweightedWakeSleep TraceEnum_ELBO TraceGraph_ELBO TraceMeanField_ELBO TraceTMC_ELBO Trace_ELBO Trace_MMD""",
+        """RenyiELBO ReweightedWakeSleep TraceEnum_ELBO TraceGraph_ELBO TraceMeanField_ELBO TraceTMC_ELBO Trace_ELBO""",
     ),
     "optimizers": (optim, optim.Optimizer, "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD"),
     "schedulers": (

@@ -134,9 +134,12 @@ def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path
 def _built(settings: Settings, found: DataSet) -> Autoencoder:
     """The recipe's model with the parts that were named, checked against the data."""
     recipe = RECIPES[settings["recipe"]]
-    with Bounded():
-        ae = recipe(found, **arguments_of(recipe, settings))
-        ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
+    try:
+        with Bounded():
+            ae = recipe(found, **arguments_of(recipe, settings))
+            ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"train: no model can be built with these settings: {type(error).__name__}: {error}") from error
     ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))
     for split in (found.train, found.test):
         as_data(split, ae.model, ae.guide, stream=True)

@@ -44,7 +44,7 @@ class Spec:
         arguments = {name: made(value) for name, value in self.arguments.items()}
         try:
             return functools.partial(self.cls, **arguments) if self.factory else self.cls(**arguments)
-        except TypeError as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{self.cls.__name__}: {error}") from error
 
 

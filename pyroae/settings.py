@@ -17,7 +17,7 @@ from .plain_yaml import parse
 from .recipes import RECIPES
 from .training.fit import fit
 
-SIZE = 2**20  # bytes of a settings file at most
+SIZE, LARGEST = 2**20, 10**9  # bytes of a settings file, and a whole number in it, at most
 ROLES = {
     "prior": "p(z)",
     "likelihood": "p(x|z)",
@@ -144,6 +144,9 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
     for name in content:
         if name not in known:
             raise ValueError(f"there is no setting {name!r}" + did_you_mean(name, known))
+    for name, value in content.items():
+        if isinstance(value, int) and abs(value) > LARGEST and name != "seed":
+            raise ValueError(f"expected --{name} as a number of at most {LARGEST:,}, got {value:,}")
     return {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
 
 

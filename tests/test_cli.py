@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 
 import pyroae as pa
 from pyroae import scoring
-from pyroae.cli import COMMANDS, USAGE, main
+from pyroae.cli import COMMANDS, USAGE, Command, main
 from pyroae.completion import completion
 from pyroae.options import parse_call, parse_train
 from pyroae.runs import _built, _load
@@ -465,6 +466,22 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
 @pytest.mark.parametrize("line", LINES.values(), ids=list(LINES))
 def test_a_system_by_one_command(line, capsys):
     assert "run folder" in run("train", *line.split(), *QUICK, capsys=capsys)
+
+
+def test_a_command_is_a_function_and_a_row(capsys, tmp_path, monkeypatch):
+    """Options, help and completion follow from its signature and docstring."""
+    source = ["from pyroae.output import CommandOutput", "def hello(run: str, times: int = 2) -> CommandOutput:"]
+    source += ['    """Say hello."""', "    return CommandOutput(' '.join([run] * times), {'times': times})"]
+    (tmp_path / "hello.py").write_text("\n".join(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "hello", Command("hello:hello", "RUN", "say hello", "pyroae hello x"))
+    monkeypatch.setattr(Command, "load", lambda self: import_module("hello").hello if self.function == "hello:hello" else load(self))
+    assert run("hello", "x", "--times", "3", capsys=capsys).strip() == "x x x"
+    assert main(["hello", "x", "--tims", "3"]) == 2 and "did you mean '--times'" in capsys.readouterr().err
+    assert "--times" in completion("bash").text
+
+
+load = Command.load
 
 
 def test_the_version(capsys):

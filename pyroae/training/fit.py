@@ -172,7 +172,7 @@ def fit(
             elbo=elbo,
             train=train,
             held_out=held_out,
-            schedule=scheduler(optimizer) if scheduler else None,
+            schedule=_scheduler(scheduler, optimizer),
             epochs=epochs,
             patience=patience,
             precision=precision,
@@ -235,11 +235,18 @@ def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
     make = optimizer or functools.partial(torch.optim.Adam, fused=True, capturable=free[0].is_cuda)
     try:
         made = make(free) if lr is None else make(free, lr=lr)
-    except TypeError as error:
+    except (TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"fit: expected optimizer as a function of the parameters, and of lr where that is given: {error}") from error
     if not isinstance(made, Optimizer) or isinstance(made, (torch.optim.LBFGS, torch.optim.SparseAdam)):
         raise ValueError(f"fit: expected optimizer to make a torch optimizer for dense gradients, got {type(made).__name__}")
     return made
+
+
+def _scheduler(scheduler: Callable[[Optimizer], LRScheduler] | None, optimizer: Optimizer) -> LRScheduler | None:
+    try:
+        return None if scheduler is None else scheduler(optimizer)
+    except (TypeError, RuntimeError, ArithmeticError, AssertionError, KeyError) as error:
+        raise ValueError(f"fit: expected scheduler as a function of the optimizer: {type(error).__name__}: {error}") from error
 
 
 def _check_dense(module: torch.nn.Module):

@@ -114,7 +114,7 @@ class Training:
         Raises:
             ValueError: that was another model, other data or other settings.
         """
-        check_state(state, self)
+        check_state(state, self, self.svi.optimizer)
         self.svi.optimizer.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
         with self._multiplying():
             self._climb(state["levels"])
@@ -261,10 +261,13 @@ class Training:
 
     def _advance(self, row: dict):
         """Let the scheduler and early stopping see a finished epoch."""
-        if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(row.get("validation_loss", row["loss"]))
-        elif self.schedule is not None:
-            self.schedule.step()
+        try:
+            if isinstance(self.schedule, ReduceLROnPlateau):
+                self.schedule.step(row.get("validation_loss", row["loss"]))
+            elif self.schedule is not None:
+                self.schedule.step()
+        except ArithmeticError as error:
+            raise ValueError(f"fit: the scheduler {type(self.schedule).__name__} failed: {type(error).__name__}: {error}") from error
         if self.patience is None:
             return
         objective = self.elbo.values() if isinstance(self.elbo, Objective) else []

@@ -21,7 +21,7 @@ _ROWS, _STEPS, _KINDS, _LEVELS = 100_000, 2**40, 100, 10  # epochs, steps, kinds
 _CORE = ("epoch", "loss", "lr", "seconds")  # of every row of the history
 
 
-def check_state(state: dict[str, Any], run: "Training"):
+def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
     """Compare a checkpoint with the run that is to go on from it.
 
     Raises:
@@ -37,7 +37,7 @@ def check_state(state: dict[str, Any], run: "Training"):
     _like(state["total"], ours["total"], "total")
     _history(state["history"], state["step"], len(run.train), (*_CORE, "validation_loss") if run.held_out else _CORE)
     _best(state["best"], ours["weights"], len(state["history"]))
-    _optimizer(state["optimizer"], run.svi.optimizer)
+    _optimizer(state["optimizer"], optimizer)
     _like(state["scheduler"], ours["scheduler"], "scheduler")
     _like(state["objective"], ours["objective"], "objective")
     _random(state["random"], ours["random"], "random")

@@ -555,6 +555,7 @@ def test_mlp_depth_activation_and_dropout():
 # --- a part from outside the package ---
 
 
+@pa.register("likelihoods")
 class Cauchy(pa.likelihoods.Likelihood):
     """Real x with very heavy tails."""
 

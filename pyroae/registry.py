@@ -127,7 +127,7 @@ def find(kind: str, name: str) -> type:
     if module:
         raise ValueError(
             f"there is no {name!r} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
-            f"import it first, or on the command line add --use {module}"
+            f"import it first, with @pa.register({kind!r}) above the class; on the command line add --use {module}"
         )
     raise ValueError(f"there is no {singular(kind)} {name!r}" + did_you_mean(name, _TABLE[kind]))
 
@@ -155,8 +155,14 @@ def use(module: str):
         raise ValueError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from error
     for cls in list(vars(imported).values()):
         if isinstance(cls, type) and cls.__module__ == imported.__name__ and cls not in _NAMES and not cls.__name__.startswith("_"):
-            for kind in [kind for kind, base in _BASES.items() if issubclass(cls, base) and cls is not base][:1]:
-                register(kind)(cls)
+            if any(issubclass(cls, base) for base in _BASES.values()):
+                register_own(cls)
+
+
+def register_own(cls: type) -> str:
+    """Register a class under the kind whose base it has; returns the name that files have for it."""
+    register(next(kind for kind, base in _BASES.items() if issubclass(cls, base)))(cls)
+    return _NAMES[cls]
 
 
 class Plain:

@@ -20,7 +20,7 @@ def describe(value: Any) -> Any:
     """A value as plain data: numbers, text, lists, tensors, parts, Pyro's distributions, transforms and ELBOs.
 
     Raises:
-        ValueError: the value is of another kind, or a class that is not registered (an ``nn.Module`` is written by name only).
+        ValueError: the value is of another kind (an ``nn.Module`` is written by name only).
 
     >>> import pyroae as pa
     >>> describe(pa.priors.Laplace(3, scale=0.5))
@@ -36,14 +36,10 @@ def describe(value: Any) -> Any:
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, type) and registry.name_of(value):
         return value.__name__
-    name = registry.name_of(type(value))
     if isinstance(value, registry.Part):
-        if name is None:
-            raise ValueError(
-                f"{type(value).__name__} is not in the table of names, so no file can name it; "
-                'register the class, such as by @pa.register("likelihoods") above it'
-            )
+        name = registry.name_of(type(value)) or registry.register_own(type(value))
         return {"class": name} | {key: describe(item) for key, item in value.arguments.items()}
+    name = registry.name_of(type(value))
     if name is not None and not isinstance(value, nn.Module):
         return {"class": name} | _constructor_arguments(value)
     if isinstance(value, nn.Module):

@@ -28,6 +28,7 @@ class GreyBernoulli(dist.Bernoulli):
     support = constraints.unit_interval
 
 
+@pa.register("likelihoods")
 class CrossEntropy(pa.likelihoods.Likelihood):
     """That of grey levels, as in the papers. It is no density of them: a loss to learn from, not a score."""
 

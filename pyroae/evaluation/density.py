@@ -13,7 +13,7 @@ from torch.distributions import biject_to, constraints
 
 from .. import programs
 from ..programs import Program
-from ..programs.terms import log_density, per_example
+from ..programs.terms import guide_mask, log_density, per_example
 from ..training.batches import Args
 from .particles import base_of, encoded, on_particles, plates_of
 
@@ -25,7 +25,10 @@ class Density:
     """log p(x, u) of a block of data, for codes u ``(particles, B, size)`` of real numbers.
 
     u holds every latent site of the model, each mapped to the real line by Pyro's ``biject_to`` (and log p(u) counts the
-    Jacobian), one after another. Latents that the model masks out have their prior here, which leaves p(x) as it is.
+    Jacobian), one after another.
+
+    Latents that the model masks out have no density, in the guide neither; but in ``log_joint``, and where the guide draws all
+    from one auxiliary site, they have that of their prior, which leaves p(x) as it is.
 
     Args:
         model: the model.
@@ -43,6 +46,8 @@ class Density:
         if self.plate.dim != -1:
             raise ValueError(f"expected the plate over the data, {self.plate.name!r}, at dim=-1, got dim={self.plate.dim}")
         self.of_prior = isinstance(guide, Prior)
+        latent = programs.sites(encoding.traces[1], observed=False).values()
+        self.masked = not any(site["infer"].get("is_auxiliary") for site in latent)
         trace, _ = programs.traces(*(on_particles(program, 1, self.nesting) for program in (model, self.guide)), *args)
         self.sites = programs.sites(trace, observed=False)
         self.transforms = {name: _to_support(name, site["fn"]) for name, site in self.sites.items()}
@@ -71,14 +76,14 @@ class Density:
     def log_terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) and the guide's log q(u|x), each ``(particles, B)``, float64."""
         values, log_det = self.values(u)
-        observed, prior = self._log_model(values, len(u))
+        observed, prior = self._log_model(values, len(u), self.masked)
         base = prior if self.of_prior else self._log_guide(values | {FLAT: self._in_plates(u)}, len(u))
         return observed + prior + log_det, base + log_det
 
     def log_joint(self, u: Tensor) -> Tensor:
         """log p(x, u), ``(particles, B)``, float64."""
         values, log_det = self.values(u)
-        return sum(self._log_model(values, len(u))) + log_det
+        return sum(self._log_model(values, len(u), masked=False)) + log_det
 
     def log_guide(self, u: Tensor) -> Tensor:
         """The guide's log q(u|x), ``(particles, B)``, float64; the model is not run."""
@@ -88,7 +93,7 @@ class Density:
     def log_prior(self, u: Tensor) -> Tensor:
         """log p(u), ``(particles, B)``, float64."""
         values, log_det = self.values(u)
-        return self._log_model(values, len(u))[1] + log_det
+        return self._log_model(values, len(u), self.masked)[1] + log_det
 
     def guide_of(self, q: dist.Distribution) -> Program:
         """A guide that draws u from ``q``, of batch shape ``(B,)``, and gives every site its part of it."""
@@ -116,15 +121,18 @@ class Density:
         steps = transform.log_abs_det_jacobian(real, value)
         return sum_rightmost(steps, len(self.sites[name]["fn"].event_shape) - transform.codomain.event_dim)
 
-    def _log_model(self, values: Samples, particles: int) -> tuple[Tensor, Tensor]:
+    def _log_model(self, values: Samples, particles: int, masked: bool) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z)."""
         trace = self._conditioned(self.model, values, particles)
-        of = lambda names: sum(self._log_prob(trace.nodes[name], particles) for name in names)  # noqa: E731
-        return of(name for name in _sampled(trace) if name not in self.sites), of(self.sites)
+        observed = [trace.nodes[name] for name in _sampled(trace) if name not in self.sites]
+        latent = [trace.nodes[name] for name in self.sites]
+        likelihood = sum(self._log_prob(site, particles, site["mask"]) for site in observed)
+        return likelihood, sum(self._log_prob(site, particles, site["mask"] if masked else None) for site in latent)
 
     def _log_guide(self, values: Samples, particles: int) -> Tensor:
         trace = self._conditioned(self.guide, values, particles)
-        return sum(self._log_prob(trace.nodes[name], particles) for name in _sampled(trace))
+        masks = {name: guide_mask(trace.nodes[name], self.sites.get(name)) if self.masked else None for name in _sampled(trace)}
+        return sum(self._log_prob(trace.nodes[name], particles, mask) for name, mask in masks.items())
 
     def _conditioned(self, program: Program, values: Samples, particles: int) -> poutine.Trace:
         program = poutine.condition(on_particles(program, particles, self.nesting), data=values)
@@ -132,8 +140,7 @@ class Density:
         trace.compute_log_prob()
         return trace
 
-    def _log_prob(self, site: dict, particles: int) -> Tensor:
-        mask = site["mask"] if site["is_observed"] and site["name"] not in self.sites and site["name"] != FLAT else None
+    def _log_prob(self, site: dict, particles: int, mask: bool | Tensor | None) -> Tensor:
         return log_density(site, self.plate, particles, self.nesting, mask)
 
     def _rows(self, value: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..inside import tensors
 from ..programs import Program
 from ..programs.particles import on_particles as run_on_particles
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
-from ..programs.trial import Tried, check_sites, examples_are_independent, plate_nesting, try_rows
+from ..programs.trial import Tried, check_sites, check_support, examples_are_independent, plate_nesting, try_rows
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data
 
@@ -250,8 +250,8 @@ def encoded(model: Program, guide: Program, args: Args) -> Encoded:
     drawn, latent = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=False)
     observed = programs.sites(model_trace, observed=True)
     check_sites(*traces)
-    if isinstance(model, Tried) and programs.validates():
-        _check_support(observed)
+    if isinstance(model, Tried):
+        check_support(observed)
     plate, nesting = data_plate(drawn | latent | observed, len(args[0])), plate_nesting(*traces)
     if len(drawn) != 1:
         return Encoded(args, guide, nesting, plate, None, traces)
@@ -275,17 +275,6 @@ def plates_of(site: dict, prefix: str = "") -> Iterator[None]:
             if frame.vectorized and frame.name != PARTICLES:
                 stack.enter_context(pyro.plate(prefix + frame.name, frame.size, dim=frame.dim))
         yield
-
-
-def _check_support(observed: dict[str, dict]):
-    """``ValueError`` for data outside the support of their distribution, in Pyro's words, as when the program runs by itself."""
-    for name, site in observed.items():
-        try:
-            site["fn"]._validate_sample(site["value"])
-        except ValueError as error:
-            raise ValueError(
-                f"site {name!r}: {str(error).partition(chr(10))[0]}; to score it all the same use pyro.enable_validation(False)"
-            ) from None
 
 
 def base_of(fn: dist.Distribution) -> dist.Distribution:

@@ -1,6 +1,7 @@
 """Distributions and values of many particles, from those of a batch in which every example comes many times, or of many runs."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,16 +128,39 @@ def unfolded(fn: TorchDistribution, fold: Fold) -> TorchDistribution:
     """A distribution unfolded: of the same family where its parameters have one number for each row, otherwise wrapped."""
     if isinstance(fn, Independent):
         more = fn.reinterpreted_batch_ndims
-        base = unfolded(fn.base_dist, replace(fold, dim=fold.dim - more, nesting=fold.nesting + more, batch_dim=fold.batch_dim + more))
+        inside = replace(fold, dim=fold.dim - more, nesting=fold.nesting + more, batch_dim=fold.batch_dim + more)
+        base = unfolded(fn.base_dist, inside)
         return Unfolded(fn, fold) if isinstance(base, Unfolded) else base.to_event(more)
-    return _same_family(fn, fold) or Unfolded(fn, fold)
+    return _same_family([fn], lambda values: fold.unfold(values[0], 0)) or Unfolded(fn, fold)
 
 
-def _same_family(fn: TorchDistribution, fold: Fold) -> TorchDistribution | None:
-    held = {name: value for name, value in vars(fn).items() if isinstance(value, (Tensor, Distribution))}
-    known = type(fn).__module__.startswith(("torch.distributions", "pyro.distributions")) and held.keys() <= fn.arg_constraints.keys()
-    if fn.event_shape or not known or not held or any(getattr(value, "shape", None) != fn.batch_shape for value in held.values()):
+def stacked(runs: list[TorchDistribution], drawn: list[Tensor], nesting: int) -> tuple[TorchDistribution, Tensor]:
+    """The distributions of one site in several runs as one over particles, of the same family or wrapped, and their draws."""
+    if all(isinstance(fn, Independent) for fn in runs):
+        more = runs[0].reinterpreted_batch_ndims
+        base, value = stacked([fn.base_dist for fn in runs], drawn, nesting + more)
+        if not isinstance(base, Stacked):
+            return base.to_event(more), value
+    else:
+        base = _same_family(runs, lambda values: torch.stack([padded(value, nesting) for value in values]))
+        if base is not None:
+            return base, torch.stack([padded(value, nesting) for value in drawn])
+    wrapped = Stacked(runs, drawn, nesting)
+    return wrapped, wrapped.drawn[0]
+
+
+def _same_family(fns: list[TorchDistribution], join: Callable[[list[Tensor]], Tensor]) -> TorchDistribution | None:
+    """A distribution of the same family as all of ``fns``, its parameters joined; ``None`` where they are not one number for each row."""
+    first = fns[0]
+    names = [name for name, value in vars(first).items() if isinstance(value, (Tensor, Distribution))]
+    known = type(first).__module__.startswith(("torch.distributions", "pyro.distributions"))
+    if first.event_shape or not known or not names or not set(names) <= set(first.arg_constraints):
         return None
-    new = copy.copy(fn)
-    new.__dict__.update({name: fold.unfold(value, 0) for name, value in held.items()}, _batch_shape=fold.shape(fn.batch_shape))
+    held = {name: [vars(fn).get(name) for fn in fns] for name in names}
+    if any(type(fn) is not type(first) for fn in fns):
+        return None
+    if any(not isinstance(value, Tensor) or value.shape != first.batch_shape for values in held.values() for value in values):
+        return None
+    new, joined = copy.copy(first), {name: join(values) for name, values in held.items()}
+    new.__dict__.update(joined, _batch_shape=next(iter(joined.values())).shape)
     return new

@@ -17,7 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .folding import Fold, Stacked, padded, unfolded
+from .folding import Fold, padded, stacked, unfolded
 from .pairs import Program
 from .scales import ScaleFactors
 from .terms import PARTICLES
@@ -130,16 +130,22 @@ class _Looped:
                     result = self.program(*args, **kwargs)
             runs.append(tape.trace)
         for name, site in runs[0].nodes.items():
-            if site["type"] == "sample" and not site_is_subsample(site):
+            if site["type"] == "sample":
                 self._show(name, [run.nodes[name] for run in runs])
         return result
 
     def _show(self, name: str, runs: list[dict]):
-        """The sample statement of a site on all particles."""
+        """The statement of a site on all particles, or of a plate, whose rows are the same in all runs."""
         first = runs[0]
-        fn = Stacked([site["fn"] for site in runs], [site["value"] for site in runs], self.nesting)
-        with _Shown(runs, (_frame(self.k, self.nesting), *first["cond_indep_stack"]), self.nesting):
-            pyro.sample(name, fn, obs=fn.drawn[0] if first["is_observed"] else None, infer=first["infer"])
+        if site_is_subsample(first):
+            with _Shown({"value": first["value"]}):
+                pyro.sample(name, first["fn"])
+            return
+        fn, value = stacked([site["fn"] for site in runs], [site["value"] for site in runs], self.nesting)
+        changes = {name: _stacked([site[name] for site in runs], self.nesting) for name in ("mask", "scale")}
+        changes |= {"cond_indep_stack": (_frame(self.k, self.nesting), *first["cond_indep_stack"]), "scale_factors": first["scale_factors"]}
+        with _Shown({"value": value, **changes}):
+            pyro.sample(name, fn, obs=value if first["is_observed"] else None, infer=first["infer"])
 
 
 class _Given(Messenger):
@@ -163,19 +169,21 @@ class _Given(Messenger):
 
 
 class _Shown(Messenger):
-    """Puts a site into the plates, mask and scale that it had in its runs."""
+    """Shows a statement as it was in other runs."""
 
-    def __init__(self, runs: list[dict], frames: tuple, nesting: int):
+    def __init__(self, changes: dict[str, Any]):
         super().__init__()
-        self.runs, self.frames, self.nesting = runs, frames, nesting
+        self.changes = changes
 
     def _pyro_sample(self, msg: dict[str, Any]):
-        msg["cond_indep_stack"], msg["scale_factors"] = self.frames, self.runs[0]["scale_factors"]
-        msg["value"], msg["done"] = msg["fn"].drawn[0], True
-        for name in ("mask", "scale"):
-            values = [site[name] for site in self.runs]
-            alike = not isinstance(values[0], Tensor) or values[0].dim() == 0
-            msg[name] = values[0] if alike else torch.stack([padded(value, self.nesting) for value in values])
+        msg.update(self.changes, done=True)
+
+
+def _stacked(values: list, nesting: int) -> Any:
+    """Masks or scales of the runs; one number is the same in all."""
+    if isinstance(values[0], Tensor) and values[0].dim() > 0:
+        return torch.stack([padded(value, nesting) for value in values])
+    return values[0]
 
 
 def _frame(k: int, nesting: int) -> CondIndepStackFrame:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .pairs import Program, eval_mode, seeded
+from .pairs import Program, eval_mode, seeded, validates
 from .particles import How, batch_size, on_particles, whole_plates
 from .terms import PARTICLES, DataPlate, data_plate, draws_of, sites, traces
 
@@ -82,7 +83,7 @@ def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]
     rows.
 
     Raises:
-        ValueError: a site outside a plate over the rows, or a guide that does not draw the model's latents.
+        ValueError: a site outside a plate over the rows, a guide that does not draw the model's latents, or data outside the support.
     """
     n, pair = len(args[0]), (Tried(model), Tried(guide))
     with seeded(0, args[0].device):
@@ -90,6 +91,7 @@ def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]
         fits = max(_FEW, _NUMBERS // max(widest, args[0][0].numel()))
         pair, run, rows = _run(pair, args, min(n, fits))
         check_sites(*run)
+        check_support(sites(run[0], observed=True))
         plate = data_plate({site["name"]: site for site in _all_sites(*run)}, rows)
         few = torch.linspace(0, rows - 1, min(_FEW, rows), device=args[0].device).round().long().flip(0)
         some = tuple(column[few] for column in args)
@@ -164,11 +166,9 @@ def _same_on(rows: Any, pair: tuple[Tried, Tried], args: tuple, run: tuple[pouti
                 elif plate.holds(site):
                     site["value"] = _rows_of(site["value"], rows, plate.dim - site["fn"].event_dim)
             again = poutine.trace(poutine.replay(program, trace=drawn)).get_trace(*args)
-            again.compute_log_prob()
-            whole.compute_log_prob()
             for site in _all_sites(whole):
-                expected = _rows_of(site["log_prob"], rows, plate.dim) if plate.holds(site) else site["log_prob"]
-                if not close(again.nodes[site["name"]]["log_prob"], expected):
+                expected = _rows_of(_log_prob(site), rows, plate.dim) if plate.holds(site) else _log_prob(site)
+                if not close(_log_prob(again.nodes[site["name"]]), expected):
                     return False
     except Exception:  # noqa: BLE001  whatever a program may raise that does not take fewer rows
         return False
@@ -194,6 +194,19 @@ def check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace):
         )
     if not sites(model_trace, observed=True):
         raise ValueError("the model observes nothing; give its sample statement obs=x")
+
+
+def check_support(observed: dict[str, dict]):
+    """``ValueError`` for data outside the support of their distribution, in Pyro's words, where its validation is on."""
+    if not validates():
+        return
+    for name, site in observed.items():
+        try:
+            site["fn"]._validate_sample(site["value"])
+        except ValueError as error:
+            raise ValueError(
+                f"site {name!r}: {str(error).partition(chr(10))[0]}; to score it all the same use pyro.enable_validation(False)"
+            ) from None
 
 
 def plate_nesting(*run: poutine.Trace) -> int:
@@ -229,9 +242,12 @@ def _try(program: Program, k: int, nesting: int, dim: int, args: tuple, kwargs: 
 
 def _same_terms(one: poutine.Trace, other: poutine.Trace) -> bool:
     """Whether all sites of two traces have the same log-probabilities, but for rounding."""
-    for trace in (one, other):
-        trace.compute_log_prob()
-    return all(close(site["log_prob"], other.nodes[site["name"]]["log_prob"]) for site in _all_sites(one))
+    return all(close(_log_prob(site), _log_prob(other.nodes[site["name"]])) for site in _all_sites(one))
+
+
+def _log_prob(site: dict) -> Tensor:
+    """A site's log-probability without its scale, which says how many rows there are."""
+    return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
 
 
 def close(a: Tensor, b: Tensor) -> bool:

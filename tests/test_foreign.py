@@ -5,7 +5,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.infer import Trace_ELBO
+from pyro.distributions import transforms
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
@@ -475,4 +476,99 @@ def test_the_precision_goes_by_the_matrices_that_programs_multiply_by():
     with programs.eval_mode(*pair, seed=0):
         found = matrices(*prepared(PIXELS, *pair)[:2])
     assert {tuple(sorted(w.shape)) for w in found} >= {(2, 16), (4, 16)} and weights.shape == (16, 2)
+    pyro.get_param_store().clear()
+
+
+# --- flows without an inverse, shared layers, torch's distributions, orders of latents ---
+
+
+@pytest.mark.parametrize("make", [transforms.planar, transforms.radial])
+def test_flows_without_an_inverse_are_scored_by_their_own_draws_and_refused_elsewhere(make):
+    flow, encoder = make(2), nn.Linear(16, 4)
+    model, _ = image_pair(LeadingDimensions(nn.Linear(2, 16)), None)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            h = encoder(x)
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(h[:, :2], h[:, 2:].exp()).to_event(1), [flow]))
+
+    iwae = sum(pa.objectives.IWAE(200).loss(model, guide, PIXELS) for _ in range(5)) / 5
+    assert -iwae / 12 == pytest.approx(pa.log_likelihood(model, PIXELS, guide, particles=5000).mean, abs=0.3)
+    refused = {
+        "gradient='dreg'.*ConditionedPlanar|gradient='dreg'.*ConditionedRadial": lambda: pa.objectives.IWAE(3, gradient="dreg").loss(
+            model, guide, PIXELS
+        ),
+        "no inverse.*use a flow with one": lambda: pa.aggregate(model, PIXELS, guide),
+        "no inverse.*proposal=pa.proposals.prior": lambda: pa.ais(model, PIXELS, guide, chains=2, temperatures=2),
+    }
+    for words, call in refused.items():
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_one_layer_shared_by_encoder_and_decoder():
+    shared = nn.Linear(6, 6)
+    ae = pa.Autoencoder(
+        pa.priors.Normal(6), pa.likelihoods.Normal(6), pa.posteriors.Normal(scale=0.5), nn.Sequential(shared), nn.Sequential(shared)
+    )
+    assert ae.encoder[0].weight is ae.decoder[0].weight and len(list(ae.parameters())) == 3
+    x, before = torch.randn(60, 6), set(pyro.get_param_store().keys())
+    losses = pa.fit(ae, x, epochs=30, lr=0.02, progress=False, seed=0).loss
+    assert losses[-1] < losses[0] and ae.encoder[0].weight is ae.decoder[0].weight
+    assert pa.log_likelihood(ae, x, particles=50).mean > pa.elbo_terms(ae, x).elbo.mean() and set(pyro.get_param_store().keys()) == before
+
+
+TORCH = {
+    "Normal": torch.distributions.Normal(torch.zeros(4), 2.0),
+    "Independent": torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(4), 1.0), 1),
+    "mixture": torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(2)),
+        torch.distributions.Independent(torch.distributions.Normal(torch.ones(2, 4), 1.0), 1),
+    ),
+    "transformed": torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(torch.zeros(4), 1.0), [torch.distributions.AffineTransform(1.0, 2.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_distribution_of_torch_is_a_prior(name, tmp_path):
+    prior = TORCH[name]
+    ae = pa.Autoencoder(prior, pa.likelihoods.Normal(6), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
+    z, x = torch.randn(5, 4), torch.randn(20, 6)
+    log_p = prior.log_prob(z)
+    assert torch.allclose(ae.prior().log_prob(z), log_p.sum(-1) if log_p.dim() > 1 else log_p)
+    pa.fit(ae, x, epochs=1, progress=False)
+    pa.save(ae, tmp_path / "model.safetensors")
+    assert torch.equal(pa.load(tmp_path / "model.safetensors").prior().log_prob(z), ae.prior().log_prob(z)) and ae.sample(3).shape == (3, 6)
+    assert type(prior).__module__.startswith("torch.")
+
+
+def test_a_distribution_that_pyro_does_not_have_is_named():
+    class Own(torch.distributions.Normal):
+        pass
+
+    with pytest.raises(ValueError, match="Pyro has no Own; make it a subclass of pyro.distributions.TorchDistribution"):
+        pa.priors.FromDistribution(Own(torch.zeros(4), 1.0))
+
+
+@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO(), pa.objectives.Tempered(2.0, TraceMeanField_ELBO())])
+def test_latents_in_another_order_under_the_mean_field_elbo_are_warned_of(elbo):
+    """z -> a in the guide, a -> z in the model: the KL of each site in closed form is wrong."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", NORMAL)
+            z = pyro.sample("z", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        scale = pyro.param("test_foreign_scale", torch.tensor(1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x, scale.exp()))
+            pyro.sample("a", dist.Normal(z, 1.0))
+
+    with pytest.warns(UserWarning, match="draws z, a in this order, the model a, z.*use Trace_ELBO"):
+        pa.fit(model, X, guide=guide, elbo=elbo, epochs=1, progress=False)
+    pa.fit(model, X, guide=guide, elbo=Trace_ELBO(), epochs=1, progress=False)
     pyro.get_param_store().clear()

@@ -1,6 +1,7 @@
 """What an objective is: a Pyro ELBO; and which one is used by default."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,8 +41,18 @@ def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
     return TraceMeanField_ELBO() if len(latent) < 2 else Trace_ELBO()
 
 
-def check_elbo(elbo: ELBO, latent: Iterable[dict]):
-    """``ValueError`` for what is no usable ELBO, or one that would train this guide wrongly without a word."""
+def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] = ()):
+    """``ValueError`` for what is no usable ELBO, or one that would train this guide wrongly without a word.
+
+    Warns, as Pyro's SVI does, where ``TraceMeanField_ELBO`` meets latents that model and guide draw in different orders: one
+    may then depend on another in the guide and the other way round in the model, and a KL in closed form is wrong.
+
+    Args:
+        elbo: the ELBO.
+        latent: the guide's latent sites, in the order in which it draws them.
+        model_latent: the model's.
+    """
+    latent = list(latent)
     if not isinstance(elbo, ELBO):
         raise ValueError(f"fit: expected elbo as a Pyro ELBO such as pyro.infer.Trace_ELBO(), got {elbo!r}")
     if elbo.num_particles < 1:
@@ -53,6 +64,20 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict]):
         raise ValueError(
             f"fit: TraceMeanField_ELBO needs reparameterised draws, which the guide's site {stuck[0]!r} lacks; use TraceGraph_ELBO"
         )
+    _check_order(elbo, [site["name"] for site in latent], [site["name"] for site in model_latent])
+
+
+def _check_order(elbo: ELBO, guide: list[str], model: list[str]):
+    inner = getattr(elbo, "elbo", None)
+    shared = [[name for name in names if name in guide and name in model] for names in (guide, model)]
+    if isinstance(elbo, TraceMeanField_ELBO) and shared[0] != shared[1]:
+        warnings.warn(
+            f"TraceMeanField_ELBO: the guide draws {', '.join(shared[0])} in this order, the model {', '.join(shared[1])}; the KL is "
+            "wrong where a site depends on another in the guide and the other way round in the model: use Trace_ELBO",
+            stacklevel=2,
+        )
+    elif isinstance(inner, ELBO):
+        _check_order(inner, guide, model)
 
 
 class Objective(Part, ELBO):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..programs import Program
-from ..programs.terms import TraceTerms, draws_of
+from ..programs.terms import TraceTerms, draws_of, needing_inverse
 from ..registry import register
 from .base import _Around, _PerExample
 
@@ -113,7 +113,10 @@ class IWAE(_Weighted):
                 f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
             )
         ((name, site),) = run.latent.items()
-        log_q = self._log_q(run, {name: site["fn"].log_prob(site["value"].detach())})
+        with needing_inverse(
+            f"IWAE: gradient={self.gradient!r}", "use gradient='plain', or a flow with one, such as affine_autoregressive"
+        ):
+            log_q = self._log_q(run, {name: site["fn"].log_prob(site["value"].detach())})
         return log_q - log_q.detach()
 
 

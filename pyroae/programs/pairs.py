@@ -73,8 +73,13 @@ def leaving_no_names(pair: list[nn.Module]) -> Iterator[None]:
         yield
     finally:
         own = {id(p) for module in pair for p in module.parameters()}
-        for name in [name for name, p in store.named_parameters() if name not in before and id(p) in own]:
-            del store[name]
+        names = {name for name, p in store.named_parameters() if name not in before and id(p) in own}
+        if names:  # one parameter may have several, which Pyro's ``del`` does not allow for
+            state = {
+                kind: {name: value for name, value in values.items() if name not in names} for kind, values in store.get_state().items()
+            }
+            store.clear()
+            store.set_state(state)
 
 
 _VALIDATES: contextvars.ContextVar[bool | None] = contextvars.ContextVar("validates", default=None)

@@ -299,6 +299,18 @@ def _weighed_alike(site: dict, other: dict) -> bool:
     return alike and (site["mask"] is None or other["mask"] is not None)
 
 
+@contextlib.contextmanager
+def needing_inverse(owner: str, remedy: str):
+    """``ValueError`` where a density at other draws than its own is asked of a flow without an inverse."""
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        reason = str(error).strip("'\"").partition(" object")[0] or type(error).__name__
+        raise ValueError(
+            f"{owner}: needs the guide's density at draws that are not its own, and its transform {reason} has no inverse; {remedy}"
+        ) from error
+
+
 def factorises(fn: Any) -> bool:
     """Whether a distribution is a product over the dimensions of its event."""
     return isinstance(fn, Independent) and len(fn.base_dist.event_shape) == 0 and len(fn.event_shape) > 0

@@ -162,7 +162,7 @@ def fit(
             module.train()
         with torch.no_grad():
             seen = programs.traces(model, guide, *train.first())
-        elbo = _settled(elbo, programs.sites(seen[1], observed=False).values())
+        elbo = _settled(elbo, *(list(programs.sites(trace, observed=False).values()) for trace in reversed(seen)))
         optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
         steps = epochs * len(train) - (before["step"] if before else 0)
         svi = SVI(model, guide, optimizer, elbo, compile, max(1, steps), clip, accumulate)
@@ -194,10 +194,10 @@ def fit(
     return History(type(elbo).__name__, run.rows)
 
 
-def _settled(elbo: ELBO | None, latent: Iterable[dict]) -> ELBO:
-    """The objective, chosen by the guide's latent sites where that was left open, and checked against them."""
+def _settled(elbo: ELBO | None, latent: list[dict], model_latent: list[dict]) -> ELBO:
+    """The objective, chosen by the guide's latent sites where that was left open, and checked against them and the model's."""
     elbo = default_elbo(latent) if elbo is None else elbo
-    check_elbo(elbo, latent)
+    check_elbo(elbo, latent, model_latent)
     if isinstance(elbo, Objective):
         elbo.settle(latent)
     return elbo

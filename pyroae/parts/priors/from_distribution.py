@@ -1,5 +1,7 @@
 """Any Pyro distribution as a prior, and flows among them."""
 
+import copy
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions import transforms
@@ -15,7 +17,7 @@ from .base import Prior
 
 @register("priors")
 class FromDistribution(Prior):
-    """Any Pyro distribution, as it is.
+    """Any Pyro distribution, or one of ``torch.distributions`` as the Pyro distribution of that name.
 
     Its batch shape, if any, counts as part of the event; the parameters of its transforms are trained.
 
@@ -29,6 +31,7 @@ class FromDistribution(Prior):
             raise ValueError(
                 f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
             )
+        distribution = self.arguments["distribution"] = as_pyro(distribution)
         self.distribution = distribution
         self.event_shape = distribution.batch_shape + distribution.event_shape
         if len(self.event_shape) == 0:
@@ -58,6 +61,24 @@ class FromDistribution(Prior):
         super()._apply(fn, recurse)
         self.distribution = mapped(self.distribution, fn)
         return self
+
+
+def as_pyro(distribution: torch.distributions.Distribution) -> dist.Distribution:
+    """The Pyro distribution of the same name, made of the same; a distribution of Pyro's as it is.
+
+    Raises:
+        ValueError: Pyro has none of that name.
+    """
+    changes = {name: as_pyro(value) for name, value in vars(distribution).items() if isinstance(value, torch.distributions.Distribution)}
+    known = type(distribution) if isinstance(distribution, dist.Distribution) else getattr(dist, type(distribution).__name__, None)
+    if not (isinstance(known, type) and issubclass(known, type(distribution))):
+        raise ValueError(f"prior: Pyro has no {type(distribution).__name__}; make it a subclass of pyro.distributions.TorchDistribution")
+    if known is type(distribution) and all(value is vars(distribution)[name] for name, value in changes.items()):
+        return distribution
+    converted = copy.copy(distribution)
+    converted.__class__ = known
+    converted.__dict__.update(changes)
+    return converted
 
 
 @register("priors")

@@ -121,10 +121,15 @@ def points(objective=None):
 
 def trained(compile):
     x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
-    ae, sgd = points(), functools.partial(torch.optim.SGD, lr=1e-3)
+    ae, gradients = points(), []
+
+    def sgd(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=1e-3)
+        optimizer.register_step_pre_hook(lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in ae.parameters()])))
+        return optimizer
+
     history = quiet(ae, x, validation=x[:21], epochs=3, batch_size=20, seed=0, compile=compile, optimizer=sgd)
-    gradients = torch.cat([p.grad.flatten() for p in ae.parameters()])
-    return gradients, torch.cat([p.detach().flatten() for p in ae.parameters()]), history.loss, history["validation_loss"]
+    return gradients[-1], torch.cat([p.detach().flatten() for p in ae.parameters()]), history.loss, history["validation_loss"]
 
 
 @together

@@ -5,13 +5,12 @@ import math
 import pyro
 import pytest
 import torch
-from conftest import LOG_2PI, small_vae
+from conftest import LOG_2PI
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.nn import functional as F
 
 import pyroae as pa
-from pyroae.training.step.sync_free import without_sync
 
 
 def point(prior, likelihood, hidden=16, **parts):
@@ -213,24 +212,3 @@ def test_penalised_works_in_plain_svi_and_with_a_users_function(grey):
     svi = SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-2}), objective)
     losses = [svi.step(x) for _ in range(30)]
     assert losses[-1] < losses[0] and svi.evaluate_loss(x) < losses[0]
-
-
-@pytest.mark.parametrize(
-    "elbo", [Trace_ELBO(), TraceMeanField_ELBO(), pa.Penalised(pa.penalties.L2())], ids=["Trace", "TraceMeanField", "Penalised"]
-)
-def test_without_sync_changes_neither_loss_nor_gradient(elbo, digits):
-    ae, x, results = small_vae(), digits.test.x[:20], []
-    for each in (elbo, without_sync(elbo)):
-        torch.manual_seed(1)
-        loss = each.differentiable_loss(ae.model, ae.guide, x)
-        results.append([loss, *torch.autograd.grad(loss, list(ae.parameters()))])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-def test_without_sync_reads_nothing_back(digits, monkeypatch):
-    ae, x = small_vae(), digits.test.x[:20]
-    monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("read a value back from the device"))
-    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: pytest.fail("read a value back from the device"))
-    with pyro.validation_enabled(False):
-        for elbo in (Trace_ELBO(), TraceMeanField_ELBO(), pa.Penalised(pa.penalties.L2())):
-            without_sync(elbo).differentiable_loss(ae.model, ae.guide, x).backward()

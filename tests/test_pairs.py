@@ -54,10 +54,10 @@ def make(prior, posterior, likelihood):
 
 
 def improves(ae, x):
-    before = pa.elbo_terms(ae, x).elbo.mean().item()
+    before, weights = pa.elbo_terms(ae, x).elbo.mean().item(), [p.detach().clone() for p in ae.parameters()]
     history = pa.fit(ae, x, epochs=3, batch_size=64, lr=3e-3, progress=False, seed=0)
     after = pa.elbo_terms(ae, x).elbo.mean().item()
-    assert after > before and all(p.grad is not None and p.grad.isfinite().all() for p in ae.parameters())
+    assert after > before and all(p.isfinite().all() and not p.equal(old) for p, old in zip(ae.parameters(), weights, strict=True))
     return history
 
 

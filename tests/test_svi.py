@@ -25,7 +25,9 @@ from test_pairs import COUNTED, HIERARCHICAL, LIKELIHOODS, POSTERIORS, PRIORS, m
 from torch import nn
 
 import pyroae as pa
+from pyroae.training.step import kind as kinds
 from pyroae.training.step import tracing
+from pyroae.training.step.graph import Outputs
 from pyroae.training.step.tracing import Traced
 
 STEPS = 4
@@ -39,21 +41,24 @@ def said(caplog):
 
 def svi_of(ae, elbo, mode):
     """Steps that change nothing, so that each can be compared."""
-    return pa.SVI(ae.model, ae.guide, torch.optim.SGD(ae.parameters(), lr=0.0), elbo, compile=mode)
+    return pa.SVI(ae.model, ae.guide, torch.optim.SGD(ae.parameters(), lr=0.0), elbo, compile=mode, sync=False)
 
 
 def steps(svi, parameters, *args):
     """Loss and gradients of a few steps from the same seed."""
     torch.manual_seed(1)
-    results = []
+    results, gradients = [], []
+    svi.optim.register_step_pre_hook(lambda *_: gradients.extend(torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters))
     for _ in range(STEPS):
         loss = svi.step(*args)
-        results.append([loss, *(torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters)])
+        results.append([loss[0] if isinstance(loss, tuple) else loss, *gradients])
+        gradients.clear()
+    assert all(p.grad is None for p in parameters)
     return results
 
 
 def level(svi):
-    return [kind.level for kind in svi._gradients.kinds.values()]
+    return [level for _, level, _ in svi.levels()["step"]]
 
 
 def check(ae, elbo, *args, mode="traced", exact=True):
@@ -87,7 +92,7 @@ def stays_eager(ae, elbo, x, said, words):
     """It goes on, and says once why."""
     svi = svi_of(ae, elbo, "traced")
     torch.manual_seed(1)
-    losses = [svi.step(x).item() for _ in range(STEPS)]
+    losses = [svi.step(x) for _ in range(STEPS)]
     assert fresh(losses) and level(svi) == [0]
     assert len(said()) == 1 and "cannot be traced and goes on eager" in said()[0] and words in said()[0]
 
@@ -211,7 +216,7 @@ def both(change, x, elbo=TraceMeanField_ELBO, ae=None):
         model = (ae or small_vae)()
         model.train()
         svi = pa.SVI(model.model, model.guide, torch.optim.Adam(model.parameters(), lr=0.01, fused=True), elbo(), compile=mode)
-        losses.append([svi.step(change(model, svi, stretch, x)).item() for stretch in range(3) for _ in range(3)])
+        losses.append([svi.step(change(model, svi, stretch, x)) for stretch in range(3) for _ in range(3)])
         losses[-1] += [p.abs().sum().item() for p in model.parameters()] + [b.double().sum().item() for b in model.buffers()]
     assert losses[0] == losses[1]
     return svi
@@ -266,7 +271,7 @@ def test_loaded_and_frozen_weights(digits):
 
 def test_too_many_kinds_of_call_go_on_eagerly(digits, said):
     svi = svi_of(small_vae(), TraceMeanField_ELBO(), "traced")
-    losses = [svi.step(digits.test.x[:n]).item() for n in range(1, 15)]
+    losses = [svi.step(digits.test.x[:n]) for n in range(1, 15)]
     assert len(losses) == 14 and len(level(svi)) <= tracing._KINDS + 1 and ["more than 8 kinds" in line for line in said()] == [True]
 
 
@@ -363,22 +368,22 @@ def test_anyones_programs(model, guide, elbo):
         pyro.get_param_store().clear()
         torch.manual_seed(0)
         svi = pa.SVI(model, guide(model), pyro.optim.Adam({"lr": 0.02}), elbo, compile=mode)
-        losses.append([svi.step(x).item() for _ in range(6)])
+        losses.append([svi.step(x) for _ in range(6)])
     pyro.get_param_store().clear()
     assert level(svi) == [1] and len(set(losses[1])) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_entries_behind_a_mask_that_are_summed_are_traced():
     x = torch.randn(20)
-    traced = Traced(lambda x: [x.exp()[x > 0].sum()], mode="traced")
+    traced = Traced(lambda x: Outputs([x.exp()[x > 0].sum()]), mode="traced")
     for sign in (1, 1, 1, -1):
         assert torch.allclose(traced(sign * x)[0], (sign * x).exp()[sign * x > 0].sum())
-    assert [kind.level for kind in traced.kinds.values()] == [1]
+    assert [kind.level for kind in traced.kinds] == [1]
 
 
 def test_what_depends_on_how_many_entries_a_mask_takes_is_not(said):
     x = torch.randn(20)
-    traced = Traced(lambda x: [x[x > 0].sort().values[:1]], mode="traced")
+    traced = Traced(lambda x: Outputs([x[x > 0].sort().values[:1]]), mode="traced")
     for sign in (1, 1, 1, -1):
         assert torch.equal(traced(sign * x)[0], (sign * x)[sign * x > 0].min()[None])
     assert traced.mode == "eager" and "sort of the entries that a mask takes out" in said()[0]
@@ -391,7 +396,7 @@ def test_what_depends_on_how_many_entries_a_mask_takes_is_not(said):
 )
 def test_programs_that_cannot_be_traced_say_why(noise, words, said):
     svi = pa.SVI(*plain_program(noise), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO(), compile="traced")
-    losses = [svi.step(torch.ones(50)).item() for _ in range(5)]
+    losses = [svi.step(torch.ones(50)) for _ in range(5)]
     pyro.get_param_store().clear()
     assert len(set(losses)) == 5 and level(svi) == [0] and len(said()) == 1 and words in said()[0]
 
@@ -411,9 +416,9 @@ def test_modules_that_are_only_called_are_seen_to_change_mode():
 
     svi = pa.SVI(model, guide, torch.optim.SGD(net.parameters(), lr=0.0), Trace_ELBO(), compile="traced")
     x = torch.ones(20)
-    training = {svi.step(x).item() for _ in range(4)}
+    training = {svi.step(x) for _ in range(4)}
     net.eval()
-    judging = {svi.step(x).item() for _ in range(4)}
+    judging = {svi.step(x) for _ in range(4)}
     pyro.get_param_store().clear()
     assert len(training) > 1 and len(judging) == 1 and level(svi) == [1, 1]
 
@@ -421,18 +426,13 @@ def test_modules_that_are_only_called_are_seen_to_change_mode():
 # --- when ---
 
 
-def test_auto_climbs_when_the_calls_to_come_repay_it(monkeypatch):
-    monkeypatch.setattr(tracing, "_WORTH", {"traced": 0.0, "compiled": 1e9})
-    x = torch.ones(3)
-    long, short = Traced(lambda x: [x.exp()], calls=1000), Traced(lambda x: [x.exp()], calls=5)
-    for traced in (long, short):
-        for _ in range(7):
-            assert torch.equal(traced(x)[0], x.exp())
-    monkeypatch.setattr(tracing, "_WORTH", {"traced": 1e9, "compiled": 1e9})
-    never = Traced(lambda x: [x.exp()])
-    for _ in range(20):
-        never(x)
-    assert [next(iter(each.kinds.values())).level for each in (long, short, never)] == [1, 0, 0]
+@pytest.mark.parametrize("cost, calls, level", [(0.0, 1000, 1), (0.0, 5, 0), (1e9, 1000, 0), (0.0, None, 1), (1e9, None, 0)])
+def test_auto_makes_a_graph_where_the_calls_repay_it(cost, calls, level, monkeypatch):
+    monkeypatch.setattr(kinds.Kind, "_cost", lambda self, best: cost if self.level == 0 else 1e9)
+    x, traced = torch.ones(3), Traced(lambda x: Outputs([x.exp()]), calls=calls)
+    for _ in range(9):
+        assert torch.equal(traced(x)[0], x.exp())
+    assert traced.levels()[0][1] == level
 
 
 def test_fit_is_the_same_traced(digits):
@@ -477,7 +477,7 @@ def test_the_whole_step_is_one_cuda_graph(mode, digits):
         torch.manual_seed(1)
         losses = []
         for stretch in range(3):
-            svi.optimizer.param_groups[0]["lr"] = (1e-3, 1e-2, 1e-3)[stretch]
+            svi.optim.param_groups[0]["lr"] = (1e-3, 1e-2, 1e-3)[stretch]
             x = digits.train.x[: (128, 128, 50)[stretch]].cuda()
             losses += [svi.step(x) for _ in range(8)]
         ends.append(torch.stack(losses).tolist())
@@ -494,7 +494,7 @@ def test_the_whole_step_is_one_cuda_graph(mode, digits):
 
 
 @pytest.mark.parametrize("name", ["plain", "two levels", "flow", "labels"])
-def test_a_traced_evaluation_is_the_eager_one(name, digits):
+def test_a_traced_evaluation_is_the_eager_one(name, digits, monkeypatch):
     parts = {
         "plain": {},
         "two levels": {"prior": pa.priors.Hierarchical(4, top=2, hidden=8), "posterior": pa.posteriors.Hierarchical(hidden=8)},
@@ -505,7 +505,9 @@ def test_a_traced_evaluation_is_the_eager_one(name, digits):
     x = digits.test.x[:100], digits.test.labels[:100]
     x = x if name == "labels" else x[0]
     eager = pa.log_likelihood(ae, x, particles=6000, compile="eager")
-    ae.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    forward = type(ae.decoder).forward
+    counted = lambda self, x: (self is ae.decoder and rows.append(len(x)), forward(self, x))[1]
+    monkeypatch.setattr(type(ae.decoder), "forward", counted)
     traced = pa.log_likelihood(ae, x, particles=6000, compile="traced")
     assert torch.equal(eager.values, traced.values) and torch.equal(eager.khat, traced.khat)
     assert sum(rows) < 100 * 6000 / 2  # Python has run for a few passes only

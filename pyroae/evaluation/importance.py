@@ -16,6 +16,7 @@ from ..inside import mapped, tensors
 from ..programs import Program
 from ..training import distributed
 from ..training.precision import Precision, check_precision, multiplying
+from ..training.step.graph import Outputs
 from ..training.step.tracing import Mode, Traced
 from .density import check_proper
 from .particles import Encoded, Proposal, Shared, base_of, draw_again, encodings, matrices, one_pass, prepared
@@ -168,7 +169,7 @@ class LogWeights:
 
     def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):
         self.model, self.block = model, None
-        self.traced = Traced(self._of, programs.modules(model, guide), mode)
+        self.traced = Traced(self._of, [model, guide], mode)
 
     def expect(self, calls: int):
         """Say how many calls there will be in all, once it is known."""
@@ -179,16 +180,17 @@ class LogWeights:
         self.block, site = block, block.site
         drawn_from = tensors(site["fn"]) if site else []
         run = self._of if site and isinstance(site["mask"], Tensor) else self.traced
-        return run(k, len(drawn_from), *drawn_from, *block.args)[0]
+        return run(torch.Size((k, len(drawn_from))), *drawn_from, *block.args)[0]
 
-    def _of(self, k: int, n: int, *given: Tensor) -> list[Tensor]:
-        """The same as a function of tensors: ``n`` of the distribution that is drawn from, then the data."""
+    def _of(self, sizes: torch.Size, *given: Tensor) -> Outputs:
+        """The same as a function of tensors: ``sizes[1]`` of the distribution that is drawn from, then the data."""
+        k, n = sizes
         block, left = self.block, iter(given[:n])
         guide = block.guide
         if block.site:
             fn = mapped(block.site["fn"], lambda _: next(left))
             guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
-        return [one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()]
+        return Outputs([one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()])
 
 
 def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine.Trace):

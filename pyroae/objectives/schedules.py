@@ -64,6 +64,8 @@ class Scheduled:
         value: a number of at least 0, or a schedule of such.
     """
 
+    read_by_programs = ("tensor",)  # a graph watches nothing else of it
+
     def __init__(self, owner: str, value: float | Callable[[int], float]):
         self.owner, self.step = owner, 0
         self.tensor = torch.zeros((), dtype=torch.float64)

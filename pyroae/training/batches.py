@@ -207,6 +207,11 @@ def takes_labels(model: Any) -> bool:
     return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in asked) > 1
 
 
+def checks_data(model: Any) -> bool:
+    """Whether a model looks at the data itself before it is trained on them."""
+    return hasattr(model, "check_data")
+
+
 def check_data(model: Any, args: Args):
     """Let the model look at data, where it knows how."""
     if hasattr(model, "check_data"):

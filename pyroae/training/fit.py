@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..checks import whole_number
 from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
 from . import distributed
-from .batches import Batches, resolve_device
+from .batches import Batches, checks_data, resolve_device
 from .checkpoints import Checkpoints
 from .loop import Training
 from .precision import Precision, check_precision
@@ -151,7 +152,10 @@ def fit(
         around.enter_context(programs.one_at_a_time())
         before = distributed.first(lambda: _opened(checkpoints, resume, around))
         around.enter_context(programs.seeded(seed, place))
-        around.enter_context(pyro.validation_enabled(False))
+        around.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # an error says where it comes from
+        if checks_data(model):  # it has looked at all the data; other programs keep what is set
+            around.enter_context(pyro.validation_enabled(False))
         around.enter_context(programs.leaving_no_names(pair))
         for module in pair:
             _check_dense(module)
@@ -160,12 +164,19 @@ def fit(
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
         for module in pair:
             module.train()
+        frozen = [p for module in pair for p in module.parameters() if not p.requires_grad]
         with torch.no_grad():
             seen = programs.traces(model, guide, *train.first())
+        for parameter in frozen:  # Pyro's store has let them be trained
+            parameter.requires_grad_(False)
         elbo = _settled(elbo, *(list(programs.sites(trace, observed=False).values()) for trace in reversed(seen)))
         optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
         steps = epochs * len(train) - (before["step"] if before else 0)
-        svi = SVI(model, guide, optimizer, elbo, compile, max(1, steps), clip, accumulate)
+        svi = SVI(
+            *(model, guide, optimizer, elbo),
+            **{"compile": compile, "precision": precision, "sync": False, "steps": max(1, steps), "clip": clip, "accumulate": accumulate},
+        )
+        svi.late = lambda name, parameter: optimizer.add_param_group({"params": [parameter]})
         run = Training(
             svi=svi,
             pair=pair,
@@ -175,7 +186,6 @@ def fit(
             schedule=_scheduler(scheduler, optimizer),
             epochs=epochs,
             patience=patience,
-            precision=precision,
             retries=retries,
             callbacks=callbacks,
             checkpoints=checkpoints if distributed.leads() else None,

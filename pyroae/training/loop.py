@@ -21,7 +21,6 @@ from . import distributed
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, finite, first_bad_site
-from .precision import Precision, multiplying
 from .resuming import check_state
 from .step.svi import SVI
 
@@ -49,14 +48,13 @@ class Training:
         schedule: LRScheduler | None,
         epochs: int,
         patience: int | None,
-        precision: Precision,
         retries: int,
         callbacks: Iterable[Callable[[dict], None]],
         checkpoints: Checkpoints | None,
         save_every: float,
     ):
         self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
-        self.epochs, self.patience, self.precision, self.retries = epochs, patience, precision, retries
+        self.epochs, self.patience, self.retries = epochs, patience, retries
         self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
         self.rows: list[dict[str, float]] = []  # of the history, one for each finished epoch
         self.step = self.seen = 0  # steps in all, data in this epoch
@@ -85,7 +83,7 @@ class Training:
             "history": self.rows,
             "best": self.best,
             "weights": self.weights(),
-            "optimizer": self.svi.optimizer.state_dict(),
+            "optimizer": self.svi.optim.state_dict(),
             "scheduler": self.schedule.state_dict() if self.schedule else None,
             "objective": self.elbo.state_dict() if hasattr(self.elbo, "state_dict") else None,
             "batches": self.train.state_dict(),
@@ -99,8 +97,8 @@ class Training:
         self.step, self.seen, self.rows, self.best = state["step"], state["seen"], state["history"], state["best"]
         self.total.copy_(state["total"])
         _fill(self.weights(), state["weights"])
-        self.svi.optimizer.load_state_dict(state["optimizer"])
-        self.svi.forget_recordings()
+        self.svi.optim.load_state_dict(state["optimizer"])
+        self.svi.forget()
         if self.schedule:
             self.schedule.load_state_dict(state["scheduler"])
         if hasattr(self.elbo, "load_state_dict"):
@@ -114,12 +112,11 @@ class Training:
         Raises:
             ValueError: that was another model, other data or other settings.
         """
-        check_state(state, self, self.svi.optimizer)
-        self.svi.optimizer.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
-        with self._multiplying():
-            self._climb(state["levels"])
+        check_state(state, self, self.svi.optim)
+        self.svi.optim.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
+        self._climb(state["levels"])
         self.load(state)
-        self.svi.optimizer._opt_called = self.step > 0  # a scheduler warns where it looks as if no step was taken before it
+        self.svi.optim._opt_called = self.step > 0  # a scheduler warns where it looks as if no step was taken before it
         self.start -= state["seconds"]
 
     def restore_best(self):
@@ -129,7 +126,7 @@ class Training:
 
     def _about(self) -> dict[str, Any]:
         """What cannot change when a run goes on."""
-        kinds = {"objective": self.elbo, "optimizer": self.svi.optimizer, "scheduler": self.schedule}
+        kinds = {"objective": self.elbo, "optimizer": self.svi.optim, "scheduler": self.schedule}
         return {name: type(each).__name__ for name, each in kinds.items()} | {
             "batches": len(self.train),
             "batch_size": self.train.batch_size,
@@ -145,9 +142,8 @@ class Training:
                 continue
             batch = batches.first()
             with programs.eval_mode(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():
-                self.svi.climb(what, 0, *batch)
-                for rows, level in levels[what]:
-                    self.svi.climb(what, level, *(column[torch.arange(rows) % len(column)] for column in batch))
+                for rows, level, runs in levels[what]:
+                    self.svi.climb(what, level, runs, *(column[torch.arange(rows) % len(column)] for column in batch))
 
     # --- going on ---
 
@@ -188,13 +184,12 @@ class Training:
         """The rest of the epoch under way."""
         epoch = len(self.rows) + 1
         self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        with self._multiplying():
-            for batch in self.train:
-                self._step(batch)
-            row = {"epoch": epoch, "loss": self._look()}
-            if self.held_out is not None:
-                row["validation_loss"] = self._validate()
-        row |= {"lr": float(self.svi.optimizer.param_groups[0]["lr"]), "seconds": time.perf_counter() - self.start}
+        for batch in self.train:
+            self._step(batch)
+        row = {"epoch": epoch, "loss": self._look()}
+        if self.held_out is not None:
+            row["validation_loss"] = self._validate()
+        row |= {"lr": float(self.svi.optim.param_groups[0]["lr"]), "seconds": time.perf_counter() - self.start}
         self._advance(row)
         self.rows.append(row)
         self.seen = 0
@@ -209,7 +204,12 @@ class Training:
     def _step(self, batch: Args):
         if self.careful:
             return self._careful_step(batch)
-        self._count(batch, self.svi.step(*batch))
+        try:
+            self._count(batch, self.svi.step(*batch))
+        except ValueError as error:  # the program's own, or validation's, which may have met a NaN
+            if finite([self.total, *self.svi.parameters]):
+                raise
+            raise Diverged("a weight is not finite") from error
         if self.making:
             self.making = False
             self.bar.unpause()  # else it would take every step to come to be as long
@@ -227,8 +227,8 @@ class Training:
         self.making = True
         self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
 
-    def _count(self, batch: Args, loss: Tensor):
-        self.total += loss
+    def _count(self, batch: Args, loss: Tensor | tuple[Tensor, ...]):
+        self.total += loss[0] if isinstance(loss, tuple) else loss  # of several losses the first is the bound
         self.seen += self.train.rows
         self.step += 1
 
@@ -238,6 +238,8 @@ class Training:
         self.bar.set_postfix_str(f"loss {loss:.2f} nats/datum", refresh=False)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
+        if not self.svi.valid():
+            raise Diverged("a distribution was given invalid values")
         return loss
 
     def _validate(self) -> float:
@@ -245,7 +247,8 @@ class Training:
         total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
         with programs.eval_mode(*self.pair, seed=distributed.rank()):
             for batch in self.held_out:
-                total += self.svi.evaluate_loss(*batch)
+                loss = self.svi.evaluate_loss(*batch)
+                total += loss[0] if isinstance(loss, tuple) else loss
                 rows += len(batch[0])
         (total,) = distributed.total(total)
         loss = total.item() / distributed.count(rows)
@@ -274,9 +277,6 @@ class Training:
         if row["validation_loss"] < self.best["loss"] or objective != self.best["objective"]:
             weights = copied(self.weights())
             self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": weights, "objective": objective}
-
-    def _multiplying(self) -> contextlib.AbstractContextManager:
-        return multiplying(self.precision, self.svi.parameters, self.train.batch_size)
 
     # --- keeping ---
 
@@ -331,7 +331,7 @@ class Training:
                 "try a lower lr or clip=1.0, and look at the data's range and the penalty's domain"
             )
         self.retries -= 1
-        for group in self.svi.optimizer.param_groups:
+        for group in self.svi.optim.param_groups:
             group["lr"] = group["lr"] / 2
         if hasattr(self.schedule, "base_lrs"):
             self.schedule.base_lrs = [lr / 2 for lr in self.schedule.base_lrs]
@@ -352,21 +352,24 @@ class Training:
         return None
 
     def _careful_step(self, batch: Args):
+        """A step that says what is not finite. The program's own errors go through."""
         before, random = copied(self.weights()), programs.random_state(self.train.device)
-        loss = self.svi.step(*batch)
-        if finite([loss, *self.svi.parameters]):
-            self._count(batch, loss)
-            return
-        where = f"at step {self.step + 1:,} (epoch {len(self.rows) + 1})"
-        gradients = {name: tensor.grad for name, tensor in self.weights().items() if tensor.grad is not None}
-        bad = next((name for name, gradient in gradients.items() if not finite([gradient])), None)
-        said = f"the loss is {loss.item() / len(batch[0])} {where}"
-        if finite([loss]):
-            raise Diverged(f"{said}, but {f'the gradient of {bad!r} is not finite' if bad else 'the step made a weight infinite'}")
+        loss, gradients = self.svi.gradients(*batch)
         _fill(self.weights(), before)
         programs.set_random_state(random, self.train.device)
-        site = distributed.of_any(first_bad_site(self.svi.model, self.svi.guide, batch))
-        raise Diverged(f"{said}: {site or f'every site is finite, so it is {type(self.elbo).__name__} that makes it so'}")
+        where = f"at step {self.step + 1:,} (epoch {len(self.rows) + 1})"
+        if not finite([loss]):
+            site = distributed.of_any(first_bad_site(self.svi.model, self.svi.guide, batch))
+            cause = site or f"every site is finite, so it is {type(self.elbo).__name__} that makes it so"
+            raise Diverged(f"the loss is {loss.item() / len(batch[0])} {where}: {cause}")
+        said = f"the loss is {loss.item() / len(batch[0])} {where}, but"
+        names = {id(parameter): name for name, parameter in self.weights().items()}
+        for parameter, gradient in zip(self.svi.parameters, gradients):
+            if not finite([gradient]):
+                raise Diverged(f"{said} the gradient of {names[id(parameter)]!r} is not finite")
+        self._count(batch, self.svi.step(*batch))
+        if not finite([self.total, *self.svi.parameters]):
+            raise Diverged(f"{said} the step made a weight infinite")
 
 
 def _fill(tensors: dict[str, Tensor], values: dict[str, Tensor]):

@@ -20,26 +20,34 @@ def check_precision(precision: str):
         raise ValueError(f"expected precision as 'auto', 'highest', 'high', 'medium' or 'bf16', got {precision!r}")
 
 
-@contextlib.contextmanager
-def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int) -> Iterator[None]:
-    """Products of float32 matrices at ``precision``, in torch's words, inside; the caller's setting is as it was afterwards.
+def resolved(precision: Precision, weights: Iterable[Tensor], rows: int) -> str:
+    """The precision that ``"auto"`` stands for; any other is its own.
 
     ``"auto"`` is ``"medium"`` where that is measured to be as exact as float32 and the largest product of ``rows`` with
-    the weights is not small, ``"highest"`` elsewhere. On CPUs with AVX512-BF16 alone, ``"medium"`` chooses other, faster,
-    float32 kernels; with AMX and on CUDA it rounds. ``"bf16"`` is mixed precision: what torch's autocast runs in bfloat16
-    inside a module is, and what the module gives is float32 again, so that no density is computed in bfloat16.
+    the weights is not small, ``"highest"`` elsewhere.
+    """
+    if precision != "auto":
+        return precision
+    weights = [w for w in weights if w.dim() == 2 and w.dtype == torch.float32]
+    large = max((w.numel() for w in weights), default=0) * rows >= _LARGE
+    return "medium" if large and _medium_is_exact(weights[0].device) else "highest"
+
+
+@contextlib.contextmanager
+def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int = 1) -> Iterator[None]:
+    """Products of float32 matrices at ``precision``, in torch's words, inside; the caller's setting is restored on exit.
+
+    On CPUs with AVX512-BF16 alone, ``"medium"`` chooses other, faster, float32 kernels; with AMX and on CUDA it rounds.
+    ``"bf16"`` is mixed precision: what torch's autocast runs in bfloat16 inside a module is, and what the module gives is
+    float32 again, so that no density is computed in bfloat16.
     """
     if precision == "bf16":
         device = next(iter(weights), torch.empty(0)).device
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _float32_results():
             yield
         return
-    if precision == "auto":
-        weights = [w for w in weights if w.dim() == 2 and w.dtype == torch.float32]
-        large = max((w.numel() for w in weights), default=0) * rows >= _LARGE
-        precision = "medium" if large and _medium_is_exact(weights[0].device) else "highest"
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(resolved(precision, weights, rows))
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .graph import Outputs
+
 _LOG = logging.getLogger("pyroae")
 _KEPT = 8  # recordings
 
@@ -18,12 +20,12 @@ class Recorder:
     parameters; when either changes, another is made. The optimizer must be ``capturable``.
     """
 
-    def __init__(self, step: Callable[..., Tensor], optimizer: Optimizer):
+    def __init__(self, step: Callable[..., Outputs], optimizer: Optimizer):
         self.step, self.optimizer = step, optimizer
-        self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, tuple, Tensor]] = {}
+        self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, tuple, Outputs]] = {}
         self.able = all(group.get("capturable") for group in getattr(optimizer, "param_groups", [{}]))
 
-    def __call__(self, kind: tuple, *args) -> Tensor:
+    def __call__(self, kind: tuple, *args) -> Outputs:
         """A step of this ``kind``; what is not recorded yet is run as it is."""
         groups = self.optimizer.param_groups
         settings = tuple(value for group in groups for value in group.values() if isinstance(value, (bool, int, float, tuple)))
@@ -32,12 +34,12 @@ class Recorder:
             self._record(key, args)
         if not self.able:
             return self.step(*args)
-        graph, inputs, loss = self.recordings[key]
+        graph, inputs, outputs = self.recordings[key]
         for ours, theirs in zip(inputs, args):
             if isinstance(ours, Tensor):  # a number is a part of the kind
                 ours.copy_(theirs)
         graph.replay()
-        return loss.clone()
+        return Outputs([loss.clone() for loss in outputs], outputs.info)
 
     def _record(self, key: tuple, args: tuple):
         """Nothing runs while it is recorded."""
@@ -46,9 +48,9 @@ class Recorder:
         inputs, graph = tuple(a.clone() if isinstance(a, Tensor) else a for a in args), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                loss = self.step(*inputs)
+                outputs = self.step(*inputs)
         except Exception as error:  # such as a read of a value, which no recording allows
             self.able = False
             _LOG.warning("compile: the step is no CUDA graph and goes on kernel by kernel (%s)", error)
             return
-        self.recordings[key] = graph, inputs, loss
+        self.recordings[key] = graph, inputs, Outputs(outputs[: outputs.info.losses], outputs.info)

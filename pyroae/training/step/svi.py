@@ -1,165 +1,306 @@
 """``SVI``: Pyro's stochastic variational inference, whose step runs the programs' Python only once."""
 
+import contextlib
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyro.optim
 import torch
+from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ... import programs
 from ...objectives.base import Objective
 from ...programs import Program
 from .. import distributed
+from ..precision import Precision, check_precision, multiplying, resolved
+from .graph import Outputs
 from .recording import Recorder
-from .sync_free import without_sync
 from .tracing import Mode, Traced
-from .updates import Update
+from .updates import InvalidValuesError, Update
+
+_LOG = logging.getLogger("pyroae")
+_UNUSED = pyro.optim.SGD({"lr": 0.0})  # stands where Pyro's constructor wants one of its own optimizers
+_MADE = {
+    *("scheduled", "differentiable", "_update", "_alone", "_gradients", "_losses", "_recorder"),
+    *("_known", "_dtypes", "_precisions", "late", "_named"),
+}
+Loss = float | Tensor | tuple
 
 
-class SVI:
-    """Takes optimisation steps for a (model, guide), as ``pyro.infer.SVI`` does, faster.
+class StepInfo(NamedTuple):
+    """What the outputs of a step are: so many losses, given as ``kind``; then gradients, of Pyro's parameters ``names``."""
 
-    Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine (see
-    ``tracing.Traced``). Once it is compiled for a CPU, torch's Adam or AdamW is a part of it. On CUDA the whole step, a
-    ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that branches on the
-    values of tensors, runs eagerly, and the log says why, once.
+    losses: int
+    kind: type | None  # of the tuple in which an ELBO gives several losses
+    names: tuple[str, ...]
+
+
+class SVI(pyro.infer.SVI):
+    """``pyro.infer.SVI`` with the same arguments, attributes, methods and results, from the same random numbers, faster.
+
+    Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine
+    (``tracing.Traced``). Once it is compiled for a CPU, Adam (torch's, Pyro's, or ClippedAdam) is a part of it. On CUDA the
+    whole step, a ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that
+    branches on the values of tensors, runs eagerly, and the log says why, once.
 
     Args:
-        model: a Pyro program, best a module.
+        model: a Pyro program.
         guide: its guide.
-        optimizer: a torch optimizer of their parameters, one fused step for all; or one of ``pyro.optim``, which takes a
-            step for each parameter.
-        elbo: any Pyro ELBO with a loss.
+        optim: one of ``pyro.optim``, which takes a step for every parameter that the programs ask Pyro's store for; or a
+            torch optimizer, one step for all of its own parameters, and for no others.
+        loss: a Pyro ELBO, or a function ``loss(model, guide, *args, **kwargs)``.
+        loss_and_grads, num_samples, num_steps: as in ``pyro.infer.SVI``.
         compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``.
-        steps: how many will be taken, where that is known: ``"auto"`` compiles at once where they repay it.
-        clip: the longest gradient of the loss a datum (of the batch's loss, divided by its rows) that is followed as it is;
-            a longer one is shortened to that.
-        accumulate: how many parts a batch is gone through in, each with the memory of a part, before the one step.
+        precision: of float32 matrix products inside a step, as for ``pa.fit``; ``None`` leaves the caller's setting.
+        sync: ``True`` gives losses as Python's numbers, as Pyro does; ``False`` as tensors, so that nothing waits for a GPU.
+        steps: how many will be taken, where that is known: ``"auto"`` makes graphs at once where they repay it.
+        clip: the largest norm of the gradient of the mean loss per example (of the batch's loss, divided by its rows); a
+            longer gradient is scaled down to it.
+        accumulate: micro-batches per step: each batch is split into so many, whose gradients are summed.
 
     >>> import pyro, pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), fused=True), pyro.infer.TraceMeanField_ELBO())
-    >>> svi.step(torch.rand(32, 16).round()).shape
-    torch.Size([])
+    >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
+    >>> type(svi.step(torch.rand(32, 16).round())).__name__
+    'float'
     """
+
+    read_by_programs = "model", "guide", "elbo", "loss", "loss_and_grads"
 
     def __init__(
         self,
         model: Program,
         guide: Program,
-        optimizer: Optimizer | PyroOptim,
-        elbo: ELBO,
+        optim: PyroOptim | Optimizer,
+        loss: ELBO | Callable[..., Any],
+        loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
+        *,
         compile: Mode = "auto",
+        precision: Precision | None = "auto",
+        sync: bool = True,
         steps: int | None = None,
         clip: float | None = None,
         accumulate: int = 1,
+        **kwargs,
     ):
-        self.clip, self.accumulate = clip, accumulate
-        self.model, self.guide, self.optimizer = model, guide, optimizer
-        self.elbo = without_sync(elbo)
-        self.differentiable = hasattr(elbo, "differentiable_loss")
-        self.scheduled = elbo if self.differentiable and isinstance(elbo, Objective) else None
-        watched = [*programs.modules(model, guide), elbo]
-        self._update = Update(optimizer)
-        # alone: nothing happens to gradients before the optimizer follows them
-        self._alone = clip is None and accumulate == 1 and distributed.processes() == 1
-        self._gradients = Traced(self._loss_and_gradients, watched, compile, steps, self._update if self._alone else None)
-        self._loss = Traced(self._loss_alone, watched, compile)
-        self._recorder = Recorder(self._step, optimizer)
-        self._found: list[Tensor] | None = None
+        torchs = isinstance(optim, Optimizer)
+        super().__init__(model, guide, _UNUSED if torchs else optim, loss, loss_and_grads, num_samples, num_steps, **kwargs)
+        if precision is not None:
+            check_precision(precision)
+        self.optim, self.elbo = optim, loss if isinstance(loss, ELBO) else None
+        self.precision, self.sync, self.clip, self.accumulate = precision, sync, clip, accumulate
+        self.options = {"compile": compile, "steps": steps}
+        self._begin()
+
+    def _begin(self):
+        """Everything that is made from the arguments and not kept when the object is pickled."""
+        self.scheduled = self.elbo if isinstance(self.elbo, Objective) else None
+        differentiates = isinstance(self.optim, Optimizer) and hasattr(self.elbo, "differentiable_loss")
+        self.differentiable = self.scheduled is not None or differentiates
+        self._update = Update(self.optim, self.sync)
+        # alone: nothing happens to gradients before the optimizer takes its step
+        self._alone = self.clip is None and self.accumulate == 1 and distributed.processes() == 1
+        mode, steps = self.options["compile"], self.options["steps"]
+        self._gradients = Traced(self._loss_and_gradients, [self], mode, steps, self._update if self._alone else None)
+        self._losses = Traced(self._loss_alone, [self], mode)
+        self._recorder = Recorder(self._step, self.optim)
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._precisions: dict[int, str] = {}  # by rows
+        self._known: list[Tensor] = []  # the parameters of the last step
+        self.late: Callable[[str, Tensor], Any] = self._name_late  # called with a parameter that a torch optimizer lacks
+        self._named: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _MADE}
+
+    def __setstate__(self, state: dict[str, Any]):
+        vars(self).update(state)
+        self._begin()
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What the optimizer changes."""
-        if isinstance(self.optimizer, Optimizer):
-            return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return self._found or []
+        """What the optimizer changes: a torch optimizer's own parameters, or those of the last step."""
+        return self._update.parameters() if isinstance(self.optim, Optimizer) else self._known
 
-    def step(self, *args) -> Tensor:
-        """One step; the loss before it, summed over the batch (of all processes of ``pa.together``), left on the device."""
-        if self._found is None:
-            self._find(*args)
-        on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
-        recorded = on_cuda and self._recorder.able and distributed.processes() == 1
-        kinds = [self._gradients.settled(*part) for part in self._parts(args)] if recorded else [None]
-        loss = self._recorder(tuple(kinds), *args) if all(kinds) else self._step(*args)
-        if self.scheduled:
+    def step(self, *args, **kwargs) -> Loss:
+        """Take an optimizer step.
+
+        Returns:
+            The loss before it, in nats summed over the batch (of all processes of ``pa.together``): a number, or a tuple
+            where the ELBO gives one; tensors with ``sync=False``.
+
+        Raises:
+            ValueError: what Pyro's validation refuses, while it is enabled; then no parameter has changed.
+        """
+        with self._multiplying(args):
+            try:
+                outputs = self._recorded(args, kwargs)
+            except InvalidValuesError:  # the program itself says what is invalid
+                outputs = self._gradients.eager(*args, **kwargs)
+        if self.scheduled is not None:
             self.scheduled.advance()
-        return loss
+        return self._given(outputs)
 
-    def _step(self, *args) -> Tensor:
-        if self._alone:
-            return self._gradients(*args)[0]
-        first, *others = self._parts(args)
-        loss, *gradients = self._gradients(*first)
-        for part in others:
-            more, *theirs = self._gradients(*part)
-            loss, gradients = loss + more, [a if b is None else b if a is None else a + b for a, b in zip(gradients, theirs)]
-        loss, *gradients = distributed.total(loss, *gradients)
-        self._update.give([loss, *gradients])
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._found, self.clip * distributed.count(next(len(a) for a in args if isinstance(a, Tensor))))
-        self._update.follow()
-        return loss
+    def evaluate_loss(self, *args, **kwargs) -> Loss:
+        """The loss without a step, given as ``step`` gives it."""
+        with self._multiplying(args):
+            outputs = self._losses(*args, **kwargs)
+            if self.sync and outputs.valid is not None and not outputs.valid:
+                outputs = self._losses.eager(*args, **kwargs)
+        return self._given(outputs)
 
-    def _parts(self, args: tuple) -> list[tuple]:
-        if self.accumulate == 1:
-            return [args]
-        return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
+    def gradients(self, *args, **kwargs) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss, and the gradients of ``parameters``, of the program itself; no step is taken."""
+        outputs = self._loss_and_gradients(*args, **kwargs)
+        loss, *gradients = distributed.total(outputs[0], *outputs[outputs.info.losses :])
+        return loss, gradients
+
+    def valid(self) -> bool:
+        """Whether validation has found nothing wrong in the steps so far; waits for the device. For ``sync=False``."""
+        return self._update.valid is None or bool(self._update.valid)
+
+    # --- graphs ---
 
     def announce_to(self, listener: Callable[[str], Any]):
         """Call the listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is made."""
         self._gradients.announce = listener
 
     def levels(self) -> dict[str, list | None]:
-        """How far the graphs of steps and of losses have come, for each number of rows."""
-        return {"step": self._gradients.levels(), "loss": self._loss.levels()}
+        """The graphs of steps and of losses: for each kind of call its rows, its level and its calls."""
+        return {"step": self._gradients.levels(), "loss": self._losses.levels()}
 
-    def climb(self, what: str, level: int, *args):
-        """Make the graph of the ``"step"`` or of the ``"loss"`` that such arguments have led to elsewhere; load what was learned then."""
-        if self._found is None:
-            self._find(*args)
-        (self._gradients if what == "step" else self._loss).climb(level, *args)
+    def climb(self, what: str, level: int, runs: int, *args):
+        """Rebuild a graph of the ``"step"`` or of the ``"loss"`` for such arguments; load what was learned afterwards."""
+        with self._multiplying(args):
+            (self._gradients if what == "step" else self._losses).climb(level, runs, *args)
 
-    def forget_recordings(self):
-        """For who has replaced the optimizer's state: a CUDA graph knows the old one."""
+    def forget(self):
+        """To be called when parameters and the optimizer's state were replaced: CUDA graphs know the old ones."""
         self._recorder.recordings.clear()
+        self._update.valid = None
 
-    def evaluate_loss(self, *args) -> Tensor:
-        """The loss without a step."""
-        return self._loss(*args)[0]
+    # --- a step ---
 
-    def _find(self, *args):
-        """The parameters: a torch optimizer's own; one of Pyro's takes all that the programs ask for, in a run that leaves no mark."""
-        if isinstance(self.optimizer, Optimizer):
-            self._found = self.parameters
+    def _recorded(self, args: tuple, kwargs: dict) -> Outputs:
+        on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
+        if not (on_cuda and self._recorder.able and not kwargs and distributed.processes() == 1):
+            return self._step(*args, **kwargs)
+        kinds = [self._gradients.settled(*part) for part in self._parts(args)]
+        return self._recorder(tuple(kinds), *args) if all(kinds) else self._step(*args)
+
+    def _step(self, *args, **kwargs) -> Outputs:
+        self._update.stash(self.parameters)
+        if self._alone:
+            outputs = self._gradients(*args, **kwargs)
         else:
-            with torch.no_grad(), torch.random.fork_rng():
-                seen = programs.traces(self.model, self.guide, *args)
-            self._found = programs.parameters(programs.modules(self.model, self.guide), seen)
-        self._update.parameters = self._found
-        if self.scheduled and self._found:
-            self.scheduled.to(self._found[0].device)
+            outputs = self._in_parts(args, kwargs)
+        if self._update.pyros:
+            self._known = self._update.parameters(outputs.info)
+        return outputs
 
-    def _loss_and_gradients(self, *args) -> list[Tensor | None]:
-        for parameter in self._found:
-            parameter.grad = None
-        with torch.enable_grad():
+    def _in_parts(self, args: tuple, kwargs: dict) -> Outputs:
+        """A step whose gradients are summed over micro-batches and processes, and clipped."""
+        parts = [self._gradients(*part, **kwargs) for part in self._parts(args)]
+        sums = [_sum([each for each in column if each is not None]) for column in zip(*parts)]
+        outputs = Outputs(distributed.total(*sums), parts[0].info, _all([part.valid for part in parts]))
+        self._update.check(outputs)
+        self._update.give(outputs)
+        if self.clip is not None:
+            rows = distributed.count(next(len(a) for a in args if isinstance(a, Tensor)))
+            torch.nn.utils.clip_grad_norm_(self._update.parameters(outputs.info), self.clip * rows)
+        self._update.follow(outputs.info)
+        return outputs
+
+    def _parts(self, args: tuple) -> list[tuple]:
+        if self.accumulate == 1:
+            return [args]
+        return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
+
+    def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
+        known = set(pyro.get_param_store()._params)
+        with poutine.trace(param_only=True) as tape, torch.enable_grad():
             if self.differentiable:
-                loss = self.elbo.differentiable_loss(self.model, self.guide, *args)
+                loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
                 loss.backward()
             else:
-                loss = self.elbo.loss_and_grads(self.model, self.guide, *args)
-        return [_first(loss), *(parameter.grad for parameter in self._found)]
+                loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        asked = {name: site["value"].unconstrained() for name, site in tape.trace.nodes.items()}
+        names: tuple[str, ...] = ()
+        if self._update.pyros:
+            names = _names(asked)
+        else:
+            self._find_late({name: parameter for name, parameter in asked.items() if name not in known})
+        losses, kind = self._tensors("step", loss)
+        info = StepInfo(len(losses), kind, names)
+        gradients = [parameter.grad for parameter in self._update.parameters(info)]
+        self._clear_gradients(asked, info)
+        return Outputs([*losses, *gradients], info)
 
-    def _loss_alone(self, *args) -> list[Tensor]:
+    def _loss_alone(self, *args, **kwargs) -> Outputs:
         with torch.no_grad():
-            return [_first(self.elbo.loss(self.model, self.guide, *args))]
+            losses, kind = self._tensors("loss", self.loss(self.model, self.guide, *args, **kwargs))
+        return Outputs(losses, StepInfo(len(losses), kind, ()))
+
+    def _tensors(self, what: str, loss: Any) -> tuple[list[Tensor], type | None]:
+        """Losses as detached tensors, of the type that the program itself gives, and the type of the tuple that they came in."""
+        values = loss if isinstance(loss, tuple) else (loss,)
+        found = [v.detach() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in values]
+        dtype = self._dtypes.setdefault(what, found[0].dtype)  # set by the first call, which no graph runs
+        return [each.to(dtype) for each in found], type(loss) if isinstance(loss, tuple) else None
+
+    def _clear_gradients(self, asked: dict[str, Tensor], info: StepInfo):
+        """No gradient stays on anything that the backward pass reached."""
+        owners = [getattr(program, "__self__", program) for program in (self.model, self.guide)]
+        reached = [p for owner in owners if isinstance(owner, torch.nn.Module) for p in owner.parameters()]
+        for parameter in (*reached, *asked.values(), *self._update.parameters(info)):
+            parameter.grad = None
+
+    def _find_late(self, made: dict[str, Tensor]):
+        """Report parameters that this step made in Pyro's store and that the torch optimizer does not have."""
+        owned = {id(p) for root in self._gradients.roots if isinstance(root, torch.nn.Module) for p in root.parameters()}
+        owned |= {id(parameter) for parameter in self.parameters}
+        for name, parameter in made.items():
+            if id(parameter) not in owned and "$$$" not in name:
+                self.late(name, parameter)
+
+    def _name_late(self, name: str, parameter: Tensor):
+        if name not in self._named:
+            self._named.add(name)
+            _LOG.warning("SVI: the parameter %r was made in a step and is not in the optimizer, so it is not trained", name)
+
+    def _given(self, outputs: Outputs) -> Loss:
+        losses, kind = outputs[: outputs.info.losses], outputs.info.kind
+        if self.sync:
+            losses = [loss.item() for loss in losses]
+        return losses[0] if kind is None else kind(losses)
+
+    def _multiplying(self, args: tuple) -> contextlib.AbstractContextManager:
+        """The precision of matrix products inside; chosen once for each number of rows."""
+        if self.precision is None:
+            return contextlib.nullcontext()
+        rows = next((a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()), 1)
+        if rows not in self._precisions and self.parameters:
+            self._precisions[rows] = resolved(self.precision, self.parameters, rows)
+        return multiplying(self._precisions.get(rows, "highest"), self.parameters)
 
 
-def _first(loss) -> Tensor:
-    """A loss as a tensor; ReweightedWakeSleep gives one for the model and one for the guide, of which the model's is the bound."""
-    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
+def _names(asked: dict[str, Tensor]) -> tuple[str, ...]:
+    """The names of parameters as Pyro's store has them after a run, each parameter once."""
+    params = pyro.get_param_store()._params
+    named = {id(parameter): name for name, parameter in reversed(asked.items()) if params.get(name) is parameter}
+    return tuple(reversed(named.values()))
+
+
+def _sum(tensors: list[Tensor]) -> Tensor | None:
+    return sum(tensors[1:], tensors[0]) if tensors else None
+
+
+def _all(valid: list[Tensor | None]) -> Tensor | None:
+    found = [each for each in valid if each is not None]
+    return torch.stack(found).all() if found else None

@@ -1,0 +1,101 @@
+"""Arguments of a program as trees: tensors and numbers are leaves, everything else is the tree's structure."""
+
+import argparse
+import copy
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .user_code import is_user_class
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis))
+NUMBERS = (int, float)
+
+
+class Leaves:
+    """The leaves of some arguments, and their structure.
+
+    ``structure`` is hashable; two calls with equal structures differ only in the contents of ``tensors`` and in the values
+    of ``numbers``.
+
+    Raises:
+        ValueError: an argument that is neither a tensor, nor plain, nor made of such; names its type.
+    """
+
+    __slots__ = ("tensors", "numbers", "objects", "structure")
+
+    def __init__(self, args: tuple, kwargs: dict[str, Any]):
+        self.tensors: list[Tensor] = []
+        self.numbers: list[int | float] = []
+        self.objects: list[Any] = []  # modules and functions
+        structure = [self._leaf(value) for value in args]
+        if kwargs:
+            structure.append(tuple((name, self._leaf(value)) for name, value in kwargs.items()))
+        self.structure = tuple(structure)
+
+    def _leaf(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            for i, known in enumerate(self.tensors):
+                if known is value:
+                    return i  # the same tensor again: a graph would take one for the other
+            self.tensors.append(value)
+            return value.shape, value.dtype, value.device, value.requires_grad
+        if type(value) in NUMBERS or isinstance(value, np.generic):
+            self.numbers.append(value)
+            return type(value)
+        if isinstance(value, PLAIN):
+            return type(value), value
+        if isinstance(value, nn.Module) or callable(value):
+            self.objects.append(value)
+            return value
+        parts = children(value)
+        if parts is None:
+            raise ValueError(f"an argument is a {type(value).__name__}, which is neither a tensor nor plain data")
+        return type(value), tuple((name, self._leaf(part)) for name, part in parts)
+
+
+def children(value: Any) -> list[tuple[Any, Any]] | None:
+    """The parts of a container or of a plain object, by name; ``None`` for what is neither."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value))
+    if is_record(value):
+        return list(vars(value).items())
+    return None
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value is an object that only holds others, such as a namespace or a dataclass."""
+    known = isinstance(value, (argparse.Namespace, types.SimpleNamespace)) or dataclasses.is_dataclass(value)
+    return (known or is_user_class(type(value))) and hasattr(value, "__dict__") and not isinstance(value, type)
+
+
+def replaced(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[Any], Any]) -> Any:
+    """The same tree with its leaves replaced, in the order in which ``Leaves`` lists them (repeated tensors again)."""
+    if isinstance(value, Tensor):
+        return tensor(value)
+    if type(value) in NUMBERS or isinstance(value, np.generic):
+        return number(value)
+    if isinstance(value, PLAIN) or isinstance(value, nn.Module) or callable(value):
+        return value
+    parts = [(name, replaced(part, tensor, number)) for name, part in children(value) or ()]
+    if all(new is old for (_, new), (_, old) in zip(parts, children(value) or ())):
+        return value
+    if isinstance(value, dict):
+        result = copy.copy(value)
+        result.update(parts)
+        return result
+    if isinstance(value, tuple):
+        items = [part for _, part in parts]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        return type(value)(part for _, part in parts)
+    result = copy.copy(value)
+    vars(result).update(parts)
+    return result

@@ -1,0 +1,403 @@
+"""One kind of call of a traced function: when it is made a graph, how the graph is run, watched and proved."""
+
+import time
+from collections.abc import Callable
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyro
+import torch
+from pyro.ops.provenance import detach_provenance
+from torch import Tensor
+
+from .arguments import Leaves, replaced
+from .graph import Graph, Outputs
+from .reach import Reach, is_library_hook
+from .snapshot import Snapshot, python_random
+from .updates import InvalidValuesError, Update
+from .user_code import drawing_line, line_of
+
+if TYPE_CHECKING:
+    from .tracing import Traced
+
+LADDER = ("eager", "traced", "compiled")
+_ROUNDING = {"traced": 1e-5, "compiled": 1e-2}  # relative, between a graph and the program; the same kernels round alike
+_LOOKS = 5  # calls timed before deciding
+_GAIN = {"traced": 0.4, "compiled": 0.25}  # of a call's time, saved by the next level: a cautious guess before it is there
+_LOSS, _GRACE = 0.1, 0.2  # share and seconds by which "auto" may be behind the eager program at any moment
+_TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+class Kind:
+    """Calls of one kind, and what runs them now."""
+
+    def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach):
+        self.owner, self.structure, self.reach = owner, leaves.structure, reach
+        self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
+        self.rows = leaves.tensors[0].shape[0] if leaves.tensors and leaves.tensors[0].dim() else 1
+        self.level = self.runs = self.moves = self.done = 0
+        self.graph: Graph | None = None  # of the function alone
+        self.run: Callable[[list[Tensor]], list] | None = None
+        self.update: Update | None = None  # where it is a part of what runs
+        self.update_kind: tuple | None = None
+        self.info, self.effects, self.seen, self.settled, self.prove = None, [], False, False, False
+        self.seconds: list[float] = []
+        self.eager_seconds = 0.0
+        self._look()
+
+    # --- what calls it is for ---
+
+    def _look(self):
+        """Remember the tensors that the programs can read."""
+        self.known = self.reach.tensors()
+        self.pointers, self.flags = list(map(Tensor.data_ptr, self.known)), list(map(_TENSOR, self.known))
+        first: dict[int, int] = {}
+        same = tuple(first.setdefault(id(tensor), i) for i, tensor in enumerate(self.known))
+        self.about = same, tuple((t.shape, t.dtype, t.device, t.requires_grad, _hooked(t)) for t in self.known)
+
+    def fits(self, leaves: Leaves) -> bool:
+        """Whether a call is of this kind, and everything is where it was last seen."""
+        if leaves.structure != self.structure or not self.reach.intact() or not self._fixed_arguments(leaves):
+            return False
+        tensors = self.reach.tensors()
+        if all(map(is_, tensors, self.known)):
+            return list(map(Tensor.data_ptr, tensors)) == self.pointers and list(map(_TENSOR, tensors)) == self.flags
+        return False
+
+    def take_over(self, new: "Kind") -> bool:
+        """Whether a call that was looked at anew is of this kind; then it is remembered as it is now."""
+        if (new.structure, new.reach.signature, new.about) != (self.structure, self.reach.signature, self.about):
+            return False
+        if any(self.arguments[path] != new.arguments[path] for path in self.arguments if path not in self.owner.dynamic):
+            return False
+        self.reach = new.reach
+        self._look()
+        self.moves += 1
+        self.prove = self.prove or _is_power_of_two(self.moves)
+        return True
+
+    def _fixed_arguments(self, leaves: Leaves) -> bool:
+        if not self.arguments:
+            return True
+        return all(
+            value == known or path in self.owner.dynamic
+            for (path, known), value in zip(self.arguments.items(), leaves.numbers, strict=True)
+        )
+
+    def differing_numbers(self, new: "Kind") -> set[str]:
+        """The paths of the numbers in which another kind differs; none where it differs in anything else."""
+        (ours, *rest), (theirs, *others) = self.reach.signature, new.reach.signature
+        if self.structure != new.structure or self.about != new.about or rest != others or len(ours) != len(theirs):
+            return set()
+        differ = [(a, b) for a, b in zip(ours, theirs) if a != b]
+        if any(a[0] != b[0] or a[1] is not b[1] or a[1] not in (int, float) for a, b in differ):
+            return set()
+        changed = {path for path, value in self.arguments.items() if value != new.arguments[path] and path not in self.owner.dynamic}
+        return changed | {a[0] for a, _ in differ}
+
+    # --- running it ---
+
+    def __call__(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        owner = self.owner
+        self.done += 1
+        if not self.seen:
+            return owner.finished(self.first(args, kwargs))
+        if self.reach.hooked or any(flags[-1] for flags in self.about[1]):
+            if owner.mode != "eager":
+                owner.stay(f"{self.reach.hooked or 'a hook on a parameter'}, which runs at every call")
+            return owner.eager(*args, **kwargs)
+        if self._worth_climbing():
+            return self._timed(self.climb, leaves, args, kwargs)
+        if self.level and (self.prove or _is_power_of_two(self.runs + 1)):
+            return self._timed(self._proved, leaves, args, kwargs)
+        if self.settled or owner.mode != "auto":
+            return self._whole(leaves, args, kwargs)
+        start = time.perf_counter()
+        outputs = self._whole(leaves, args, kwargs)
+        self.seconds.append(time.perf_counter() - start)
+        owner.spent += self.seconds[-1]
+        return outputs
+
+    def _timed(self, call: Callable, *args) -> Outputs:
+        start = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            self.owner.spent += time.perf_counter() - start
+
+    def first(self, args: tuple, kwargs: dict) -> Outputs:
+        """The first call is the program itself: it makes its parameters, and shows which modules it calls."""
+        with self.owner.watching():
+            outputs = self.owner.function(*args, **kwargs)
+        self.reach, self.seen = self.owner.walk(Leaves(args, kwargs).objects), True
+        self._look()
+        return outputs
+
+    def _whole(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        if not self.level or (self.update and self.update.pending):
+            return self.owner.eager(*args, **kwargs)
+        if self.update and self.update.kind(self.info) != self.update_kind:  # the optimizer does something else now
+            self.run, self.update, self.level = self.graph, None, 1
+        checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync
+        random = torch.get_rng_state() if checked else None
+        try:
+            return self._finished(self._graphed(leaves))
+        except InvalidValuesError:
+            torch.set_rng_state(random)
+            raise
+
+    def _graphed(self, leaves: Leaves) -> Outputs:
+        """A call of the graph, with what it changes put in its place."""
+        self.runs += 1
+        inputs = self.inputs(leaves)
+        if self.update:
+            inputs += self.update.tensors(self.info)
+        return self._received(self.run(inputs))
+
+    def _finished(self, outputs: Outputs) -> Outputs:
+        """A graph's outputs, after the update."""
+        if not self.update:
+            return self.owner.finished(outputs)
+        self.update.check(outputs)
+        self.update.advance()
+        return outputs
+
+    def inputs(self, leaves: Leaves) -> list[Tensor]:
+        """The graph's inputs as they are now."""
+        everything = [*self.reach.tensors(), *leaves.tensors, *self.numbers_of(leaves)]
+        for i in self.effects:
+            everything[i] = detach_provenance(everything[i])
+        return [everything[i] for i in self.chosen]
+
+    def numbers_of(self, leaves: Leaves) -> list[Tensor]:
+        """The numbers that are inputs, as tensors."""
+        values = [value for path, value in zip(self.arguments, leaves.numbers) if path in self.owner.dynamic]
+        return [_tensor(value) for value in [*self.reach.numbers(), *values]]
+
+    def _received(self, results: list) -> Outputs:
+        n = len(results) - self.graph.checked
+        outputs = Outputs(results[: n - len(self.effects)], self.info, results[-1] if self.graph.checked else None)
+        for i, value in zip(self.effects, results[n - len(self.effects) : n]):
+            self._rebind(i, value.detach())
+        return outputs
+
+    def _rebind(self, i: int, value: Tensor):
+        """Let the program's own attribute, or Pyro's store, hold a new tensor, as the program does."""
+        holder, key = self.reach.tensor_slots[0][i], self.reach.tensor_slots[1][i]
+        value.requires_grad_(self.known[i].requires_grad)
+        store = pyro.get_param_store()
+        if holder is store._params:
+            store._param_to_name.pop(self.known[i], None)
+            store._param_to_name[value] = key
+        holder[key] = self.known[i] = value
+        self.pointers[i], self.flags[i] = value.data_ptr(), _TENSOR(value)
+
+    # --- climbing ---
+
+    def settle(self) -> bool:
+        """Whether no other graph will come; decided for good once enough calls were timed."""
+        looked = self.owner.mode == "auto" and self.level and len(self.seconds) >= _LOOKS
+        self.settled = self.settled or bool(looked and not self._worth_climbing())
+        return self.settled
+
+    def _worth_climbing(self) -> bool:
+        owner = self.owner
+        if self.settled or owner.mode == LADDER[self.level]:
+            return False
+        if owner.mode != "auto":
+            return True
+        if len(self.seconds) < _LOOKS:
+            return False
+        best = min(self.seconds[-_LOOKS:])
+        if not self.level:
+            self.eager_seconds = best
+        del self.seconds[:-_LOOKS]
+        cost, gain = self._cost(best), _GAIN[LADDER[self.level + 1]] * best
+        left = None if owner.calls is None else (owner.calls - owner.done) * self.done / owner.done
+        return repays(cost, gain, self.done, left, owner.spent, self.eager_seconds * self.done)
+
+    def _cost(self, best: float) -> float:
+        """Seconds that the next graph takes to make: an operation takes some 13 microseconds to run, 0.7 ms to trace."""
+        return 0.05 + 60 * best if self.level == 0 else 12.0 + 0.02 * len(self.graph)
+
+    def climb(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        """Make the next graph, run it beside what runs now, and go on with it if the two agree."""
+        name, owner = LADDER[self.level + 1], self.owner
+        owner.announce(name)
+        fused = owner.update if name == "compiled" and owner.update and owner.update.kind(self.info) else None
+        before = Snapshot(self.reach, fused.changing(self.info) if fused else ())
+        now, graph = (self.run, self.update), None
+        try:
+            if name == "traced":
+                self._trace(leaves, args, kwargs)
+                self.run = self.graph
+            else:
+                self._compile(leaves, fused)
+            before.restore()
+            graph, theirs = (self.run, self.update), self._left(self._graphed(leaves), fused)
+        except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
+            failure = error
+        before.restore()
+        self._look()
+        self.run, self.update = now
+        if graph is None:
+            return self._not_climbed(name, failure, leaves, args, kwargs)
+        outputs = self._graphed(leaves) if self.level else owner.function(*args, **kwargs)
+        ours = [tensor if tensor is None or not fused else tensor.clone() for tensor in outputs]  # a step may change gradients in place
+        if fused:
+            outputs = owner.finished(outputs)
+        if _agree(self._left(ours, fused), theirs, _ROUNDING[name]):
+            (self.run, self.update), self.level, self.runs, self.seconds = graph, self.level + 1, 1, []
+            self.settled = name in (owner.mode, LADDER[-1])
+        else:
+            self._stay(name, "its graph does not repeat it; something in it is no tensor operation, or changes from call to call")
+        return outputs if fused else owner.finished(outputs)
+
+    def _left(self, outputs: list[Tensor | None], fused: Update | None) -> list[Tensor | None]:
+        """What a call gave, and copies of the state in which it left an optimizer."""
+        return [*outputs, *(tensor.clone() for tensor in fused.changing(self.info))] if fused else outputs
+
+    def _not_climbed(self, name: str, error: Exception, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        owner = self.owner
+        numbers = owner.dynamic & {*self.reach.number_paths, *self.arguments}
+        if name == "traced" and numbers:  # a number that must be one: each of its values is a kind
+            owner.fixed |= numbers
+            owner.dynamic -= numbers
+            owner.kinds.remove(self)
+            owner.last = None
+            return owner.kind(leaves)(leaves, args, kwargs)
+        line = line_of(error) if name == "traced" else None
+        why = str(error).strip().partition("\n")[0]
+        why = why if isinstance(error, ValueError) else f"{type(error).__name__}: {why}"
+        why = "control flow that depends on a tensor's values" if "_local_scalar_dense" in why else why
+        self._stay(name, f"{line}: {why}" if line else why)
+        return self._whole(leaves, args, kwargs)
+
+    def _stay(self, name: str, why: str):
+        self.settled = True
+        self.owner.stay(why, self.level, name)
+
+    def _trace(self, leaves: Leaves, args: tuple, kwargs: dict):
+        owner, tensors, numbers = self.owner, self.reach.tensors(), self.numbers_of(leaves)
+        everything = [detach_provenance(tensor) for tensor in (*tensors, *leaves.tensors, *numbers)]
+        first: dict[int, int] = {}
+        for i, tensor in enumerate(everything):
+            first.setdefault(id(tensor), i)
+        self.chosen = list(first.values())
+        held = iter(numbers[: len(self.reach.number_paths)])
+        given = dict(zip([path for path in self.arguments if path in owner.dynamic], numbers[len(self.reach.number_paths) :]))
+        if given:
+            paths = iter(self.arguments)
+            args, kwargs = replaced((args, kwargs), lambda t: t, lambda value: given.get(next(paths), value))
+        slots = list(zip(*self.reach.number_slots, self.reach.numbers()))
+        names, random = dict(owner.names), python_random()
+
+        def function() -> list:
+            for holder, key, _ in slots:
+                holder[key] = next(held)
+            try:
+                with owner.watching():
+                    outputs = owner.function(*args, **kwargs)
+            finally:
+                for holder, key, value in slots:
+                    holder[key] = value
+            self.info = outputs.info
+            return [*outputs, *self._effects(tensors)]
+
+        self.effects = []
+        self.graph = Graph(function, [everything[i] for i in self.chosen])
+        if owner.names != names:
+            raise ValueError("a parameter was made in a later call")
+        if python_random() != random:
+            where = drawing_line(lambda: owner.function(*args, **kwargs))
+            raise ValueError(f"{where}: it draws from Python's or NumPy's random numbers")
+
+    def _effects(self, before: list[Tensor]) -> list[Tensor]:
+        """The tensors that the program has put in place of others, which the graph is going to give."""
+        changed = self.reach.changed()
+        own = [path for path in changed if path in self.reach.own] + self.reach.resized()
+        if own:
+            raise ValueError(f"the program changes {own[0].lstrip('#0123456789.')!r} as it runs")
+        self.reach.forget(changed)
+        results = []
+        for i, (tensor, now) in enumerate(zip(before, self.reach.tensors())):
+            if now is not tensor and self.reach.tensor_paths[i] in self.reach.own:
+                self.effects.append(i)
+                results.append(detach_provenance(now).detach())
+        return results
+
+    def _compile(self, leaves: Leaves, fused: Update | None):
+        inputs, graph = self.inputs(leaves), self.graph
+        if fused:
+            n, inputs = len(inputs), [*inputs, *fused.tensors(self.info)]
+            graph = Graph(lambda: self._updated(inputs[:n], fused), inputs)
+        self.run, self.update = graph.compiled(inputs), fused
+        self.update_kind = fused.kind(self.info) if fused else None
+
+    def _updated(self, inputs: list[Tensor], fused: Update) -> list:
+        """The graph's results, after the optimizer's step by tensor operations."""
+        results = self.graph(inputs)
+        valid = results[-1] if self.graph.checked else None
+        fused.traced(Outputs(results[: len(results) - len(self.effects) - self.graph.checked], self.info), valid)
+        return results
+
+    # --- proving ---
+
+    def _proved(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        """A call of the graph beside the program from the same state; the graph's result counts if the two agree."""
+        owner, self.prove = self.owner, False
+        before = Snapshot(self.reach, self.update.changing(self.info) if self.update else ())
+        with owner.watching():
+            expected = owner.function(*args, **kwargs)
+        before.restore()
+        outputs = self._graphed(leaves)
+        if expected.info == self.info and _agree(expected, outputs, _ROUNDING[LADDER[self.level]]):
+            return self._finished(outputs)
+        before.restore()
+        self._look()
+        self.level, self.update, self.settled = 0, None, True
+        owner.stay(f"after {self.runs:,} calls its graph no longer repeats it; something that it reads has changed unseen")
+        return owner.eager(*args, **kwargs)
+
+
+def repays(cost: float, gain: float, done: int, left: float | None, spent: float, eager: float) -> bool:
+    """Whether a graph that takes ``cost`` seconds to make, and saves ``gain`` a call, is worth it.
+
+    Where the calls ``left`` are known they must repay it. Otherwise those ``done`` must be as many as would have repaid it,
+    and the time ``spent`` must stay within 10% or 0.2 s of what the ``eager`` program would have taken, even if no call
+    follows.
+
+    >>> repays(1.0, 0.01, 1000, None, 20.0, 20.0), repays(1.0, 0.01, 1000, None, 5.0, 5.0), repays(1.0, 0.01, 5, 200, 0.1, 0.1)
+    (True, False, True)
+    """
+    if left is not None:
+        return gain * left > cost
+    return gain * done > cost and spent + cost < (1 + _LOSS) * eager + _GRACE
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n > 1 and n & (n - 1) == 0
+
+
+def _hooked(tensor: Tensor) -> bool:
+    hooks = [*(tensor._backward_hooks or {}).values(), *((tensor._post_accumulate_grad_hooks or {}).values() if tensor.is_leaf else ())]
+    return not all(map(is_library_hook, hooks))
+
+
+def _tensor(value: int | float) -> Tensor:
+    """A number as Python computes with it."""
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64)
+
+
+def _agree(ours: list[Tensor | None], theirs: list[Tensor | None], rounding: float) -> bool:
+    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
+    if [a is None for a in ours] != [b is None for b in theirs]:
+        return False
+    pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
+    return all(a.shape == b.shape and torch.allclose(a, b, rounding, 0.01 * rounding * _largest(a), equal_nan=True) for a, b in pairs)
+
+
+def _largest(tensor: Tensor) -> float:
+    finite = tensor.detach()[tensor.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0

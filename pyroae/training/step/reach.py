@@ -1,0 +1,388 @@
+"""What a program can read beside its arguments, found by walking its objects and code: the inputs and the guards of its graph."""
+
+import dis
+import enum
+import functools
+import logging
+import types
+from collections.abc import Iterable, Iterator
+from operator import getitem, is_
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.nn.modules import module as hooks
+
+from .arguments import NUMBERS, PLAIN, children, is_record
+from .user_code import is_user_class, is_user_code, is_user_module
+
+_LONG = 1000  # entries of a container; a longer one is watched by its identity and length alone
+_MODULE = frozenset(vars(nn.Module())) - {"training"}  # what every module has; its contents are looked at one by one
+_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+_CACHES = "_cached", "_intermediates_cache", "_inv", "_pyro_context", "arguments"  # of libraries: rewritten whenever they are used
+_GLOBAL_HOOKS = [getattr(hooks, f"_global{name}") for name in _HOOKS]
+_DYNAMIC_NAMES = {"getattr", "vars", "__dict__", "globals", "attrgetter"}
+
+
+class Reach:
+    """The tensors, numbers and settings that programs can read, as slots ``holder[key]``.
+
+    Followed are modules and their hooks, bound methods, closures, partial functions, the globals and attributes that the
+    person's own code names, containers, the ELBO and handlers, and the parameter store's entries ``names``. Attributes
+    that no reached code names, such as a trainer's list of losses, are not.
+
+    ``tensors`` are looked up at every call, so they may be replaced. ``numbers`` are those whose path is in ``dynamic``;
+    they too are inputs. Everything else is fixed in a graph; ``intact`` says whether it is still as it was.
+    """
+
+    def __init__(self, roots: Iterable[Any], names: Iterable[str] = (), dynamic: frozenset[str] = frozenset()):
+        self.dynamic = dynamic
+        self.fixed, self.values, self.fixed_paths = ([], []), [], []  # (holders, keys)
+        self.tensor_slots, self.tensor_paths = ([], []), []
+        self.number_slots, self.number_paths = ([], []), []
+        self.own: set[str] = set()  # paths of what a person's own code holds, not a library
+        self.sized: list[Any] = [pyro.poutine.runtime._PYRO_STACK, *_GLOBAL_HOOKS]
+        self.sized_paths: list[str] = [""] * len(self.sized)  # of a person's own containers
+        self.hooked: str | None = None  # a hook that is not torch's own
+        self.codes: list[Any] = []
+        self._visited: dict[Any, Any] = {}
+        self._known: set[str] = set()  # names of attributes in the reached code
+        self._waiting: dict[int, tuple[str, Any]] = {}  # objects whose attributes may become relevant as more code is reached
+        self._taken: set[tuple[int, Any]] = set()
+        for i, root in enumerate(roots):
+            self._walk(f"#{i}", root, user=True)
+        self._settle()
+        self._enter_store(names)
+        self.sizes = list(map(len, self.sized))
+        self.known = self.tensors()
+        self.state = process_state()
+        self.signature = self._signature()
+
+    # --- looking ---
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors as they are now."""
+        return list(map(getitem, *self.tensor_slots))
+
+    def numbers(self) -> list[int | float]:
+        """The numbers that are inputs, as they are now."""
+        return list(map(getitem, *self.number_slots))
+
+    def intact(self) -> bool:
+        """Whether everything that a graph takes for fixed is as it was."""
+        try:
+            values = list(map(getitem, *self.fixed))
+            same = all(map(is_, values, self.values)) or self._equal(values)
+            return same and list(map(len, self.sized)) == self.sizes and self.state == process_state()
+        except (KeyError, IndexError, ValueError):
+            return False
+
+    def changed(self) -> list[str]:
+        """The paths of what is no longer as it was."""
+        found = []
+        for holder, key, value, path in zip(*self.fixed, self.values, self.fixed_paths):
+            try:
+                if not _same(holder[key], value):
+                    found.append(path)
+            except (KeyError, IndexError, ValueError):
+                found.append(path)
+        return found
+
+    def resized(self) -> list[str]:
+        """The paths of a person's own containers that have grown or shrunk."""
+        return [path for path, container, size in zip(self.sized_paths, self.sized, self.sizes) if path and len(container) != size]
+
+    def containers(self) -> list[Any]:
+        """A person's own lists, dictionaries and sets."""
+        return [container for path, container in zip(self.sized_paths, self.sized) if path and len(container) <= _LONG]
+
+    def restore(self):
+        """Put fixed values of a person's own objects back to what they were."""
+        for holder, key, value, path in zip(*self.fixed, self.values, self.fixed_paths):
+            if path in self.own and not _same(holder[key], value):
+                holder[key] = value
+
+    def forget(self, paths: Iterable[str]):
+        """Watch these no more: caches that their owner rewrites whenever it is used."""
+        gone = set(paths)
+        keep = [i for i, path in enumerate(self.fixed_paths) if path not in gone]
+        self.fixed = [self.fixed[0][i] for i in keep], [self.fixed[1][i] for i in keep]
+        self.values, self.fixed_paths = [self.values[i] for i in keep], [self.fixed_paths[i] for i in keep]
+        self.signature = self._signature()
+
+    def _equal(self, values: list[Any]) -> bool:
+        if not all(map(_same, values, self.values)):
+            return False
+        self.values = values
+        return True
+
+    def _signature(self) -> tuple:
+        """What makes two walks the same kind of call, tensors apart."""
+        plain = tuple(
+            (path, type(value), value if isinstance(value, PLAIN) else id(value) if _closed(value) else None)
+            for path, value in zip(self.fixed_paths, self.values)
+        )
+        return plain, tuple(self.tensor_paths), tuple(self.number_paths), tuple(map(id, self.codes)), self.state
+
+    # --- walking ---
+
+    def _slot(self, path: str, holder: Any, key: Any, value: Any, user: bool):
+        """Enter one place where a value stands, and walk on into it."""
+        if (id(holder), key) in self._taken:
+            return
+        self._taken.add((id(holder), key))
+        if user:
+            self.own.add(path)
+        if isinstance(value, Tensor):
+            kind, paths = self.tensor_slots, self.tensor_paths
+        elif path in self.dynamic and type(value) in NUMBERS:
+            kind, paths = self.number_slots, self.number_paths
+        else:
+            kind, paths = self.fixed, self.fixed_paths
+            self.values.append(value)
+        kind[0].append(holder), kind[1].append(key), paths.append(path)
+        self._walk(path, value, user)
+
+    def _size(self, container: Any, path: str = ""):
+        self.sized.append(container)
+        self.sized_paths.append(path)
+
+    def _walk(self, path: str, value: Any, user: bool):
+        if value is None or isinstance(value, (*PLAIN, Tensor)) or id(value) in self._visited:
+            return
+        self._visited[id(value)] = value
+        if isinstance(value, (list, dict, tuple)):
+            self._container(path, value, user)
+        elif isinstance(value, types.MethodType):
+            self._walk(path, value.__self__, user)
+            self._walk(path, value.__func__, user)
+        elif isinstance(value, types.FunctionType):
+            self._function(path, value)
+        elif isinstance(value, functools.partial):
+            for name, part in (("func", value.func), ("args", value.args), ("keywords", value.keywords)):
+                self._walk(f"{path}.{name}", part, user)
+        elif isinstance(value, type):
+            if is_user_class(value):
+                self._wait(path, value)
+        elif isinstance(value, types.ModuleType):
+            if is_user_module(value.__name__):
+                self._wait(path, value)
+        elif isinstance(value, nn.Module):
+            self._module(path, value)
+        elif _opened(value):
+            self._wait(path, value)
+            self._methods(path, type(value))
+
+    def _container(self, path: str, value: Any, user: bool):
+        if not isinstance(value, tuple):
+            self._size(value, path if user else "")
+        if len(value) <= _LONG:
+            for key, part in children(value):
+                self._slot(f"{path}[{key!r}]", value, key, part, user)
+
+    def _module(self, path: str, module: nn.Module):
+        for name in _HOOKS:
+            self._size(getattr(module, name))
+        for hook in (hook for name in _HOOKS for hook in getattr(module, name).values()):
+            if not is_library_hook(hook):
+                self.hooked = self.hooked or f"a hook on {path} ({type(module).__name__})"
+        for store in (module._parameters, module._buffers, module._modules):
+            self._size(store)
+            for name, part in store.items():
+                self._slot(f"{path}.{name}", store, name, part, is_user_class(type(module)))
+        self._wait(path, module)
+        self._methods(path, type(module))
+
+    def _function(self, path: str, function: types.FunctionType):
+        name = f"{path}.{function.__name__}"
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            holder = _Cell(cell)
+            self._visited[id(holder)] = holder
+            if holder.filled:
+                self._slot(f"{name}.{variable}", holder, 0, holder[0], is_user_code(function.__code__))
+        for default in (function.__defaults__, function.__kwdefaults__):
+            self._walk(f"{name}.defaults", default, True)
+        if (wrapped := getattr(function, "__wrapped__", None)) is not None:
+            self._walk(name, wrapped, True)
+        self.codes.append(function.__code__)
+        if is_user_code(function.__code__):
+            variables, attributes = _names(function.__code__)
+            self._known |= attributes
+            for variable in variables & function.__globals__.keys():
+                self._global(f"{function.__module__}.{variable}", function.__globals__, variable)
+
+    def _methods(self, path: str, cls: type):
+        """The special methods of a person's own classes: nobody calls them by name."""
+        for owner in cls.__mro__:
+            if is_user_class(owner):
+                self._wait(owner.__name__, owner)
+                for name, method in vars(owner).items():
+                    special = name.startswith("__") and name not in ("__init__", "__new__", "__repr__", "__str__", "__del__")
+                    if isinstance(method, types.FunctionType) and (special or name == "forward"):
+                        self._walk(owner.__name__, method, True)
+
+    def _wait(self, path: str, owner: Any):
+        self._waiting.setdefault(id(owner), (path, owner))
+
+    def _settle(self):
+        """Follow names from the reached code into objects, classes, modules and globals, until no more is reached."""
+        while True:
+            before = len(self._known), len(self._waiting), len(self._taken), len(self._visited)
+            for path, owner in list(self._waiting.values()):
+                self._attributes(path, owner)
+            if before == (len(self._known), len(self._waiting), len(self._taken), len(self._visited)):
+                return
+
+    def _attributes(self, path: str, owner: Any):
+        if isinstance(owner, types.ModuleType):
+            for name in self._known & vars(owner).keys():
+                self._global(f"{owner.__name__}.{name}", vars(owner), name)
+        elif isinstance(owner, type):
+            self._class(owner)
+        else:
+            user, held = is_user_class(type(owner)), vars(owner)
+            for name in _relevant(owner, self._known if user else None):
+                if name in held and not (not user and name.startswith(_CACHES)):
+                    self._slot(f"{path}.{name}", held, name, held[name], user)
+
+    def _global(self, path: str, holder: dict, name: str):
+        value = holder[name]
+        if isinstance(value, types.ModuleType) or (isinstance(value, type) and not is_user_class(value)):
+            self._walk(path, value, True)
+        elif isinstance(value, types.FunctionType) and not is_user_code(value.__code__):
+            return
+        else:
+            self._slot(path, holder, name, value, True)
+
+    def _class(self, cls: type):
+        for name in [name for name in vars(cls) if name in self._known]:
+            value = vars(cls)[name]
+            for function in _functions(value):
+                self._walk(cls.__name__, function, True)
+            if isinstance(value, (*PLAIN, Tensor, list, dict, tuple)) or (_opened(value) and not isinstance(value, property)):
+                holder = self._visited.setdefault(("class", cls), _ClassView(cls))  # one for each class
+                self._slot(f"{cls.__name__}.{name}", holder, name, value, True)
+
+    def _enter_store(self, names: Iterable[str]):
+        store = pyro.get_param_store()
+        names = list(names)
+        if names:  # clearing and loading replace the dictionary
+            self.fixed[0].append(vars(store)), self.fixed[1].append("_params"), self.values.append(store._params)
+            self.fixed_paths.append("the parameter store")
+        for name in names:
+            if name in store._params:
+                self._slot(f"parameter {name!r}", store._params, name, store._params[name], True)
+
+
+class _Cell:
+    """A closure's cell as a holder."""
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    @property
+    def filled(self) -> bool:
+        try:
+            return self.cell.cell_contents is not self
+        except ValueError:
+            return False
+
+    def __getitem__(self, key):
+        return self.cell.cell_contents
+
+    def __setitem__(self, key, value):
+        self.cell.cell_contents = value
+
+
+class _ClassView:
+    """A class's attributes as a holder."""
+
+    def __init__(self, cls: type):
+        self.cls = cls
+
+    def __getitem__(self, name):
+        return vars(self.cls)[name]
+
+    def __setitem__(self, name, value):
+        setattr(self.cls, name, value)
+
+
+def process_state() -> tuple:
+    """Settings of the process that a graph fixes."""
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        Distribution._validate_args,
+        pyro.infer.util.is_validation_enabled(),
+        pyro.poutine.util.is_validation_enabled(),
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and a == b)
+
+
+def _closed(value: Any) -> bool:
+    """Whether an object is known by its identity alone; others are known by what they hold."""
+    return not (_opened(value) or isinstance(value, (list, dict, tuple, types.MethodType, types.FunctionType, functools.partial)))
+
+
+def _opened(value: Any) -> bool:
+    """Whether the attributes of such an object are followed."""
+    if isinstance(value, (ELBO, Messenger, Distribution, Transform, nn.Module)) or hasattr(type(value), "read_by_programs"):
+        return True
+    if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
+        return False
+    return is_record(value) or type(value).__module__.startswith(
+        ("pyro.poutine", "pyroae.parts", "pyroae.objectives", "pyro.infer.reparam")
+    )
+
+
+def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
+    """The attributes of an object that reached code can read; ``names`` of that code where the class is a person's own."""
+    listed = getattr(type(owner), "read_by_programs", None)
+    if listed is not None:
+        yield from listed
+        return
+    held = vars(owner)
+    computed = names is not None and bool(names & _DYNAMIC_NAMES)
+    inherited = any(not is_user_class(base) and base not in (object, nn.Module) for base in type(owner).__mro__)
+    for name, value in list(held.items()):
+        if isinstance(owner, nn.Module) and name in _MODULE:
+            continue
+        if names is None or name in names or name == "training" or isinstance(value, (Tensor, nn.Module)):
+            yield name
+        elif computed and isinstance(value, PLAIN) or inherited and not isinstance(value, (list, dict, set)):
+            yield name
+
+
+def _functions(value: Any) -> list[types.FunctionType]:
+    """The functions behind an attribute of a class."""
+    if isinstance(value, property):
+        found = [value.fget, value.fset]
+    else:
+        found = [getattr(value, "__func__", value), getattr(value, "func", None), getattr(value, "__wrapped__", None)]
+    return [each for each in found if isinstance(each, types.FunctionType)]
+
+
+@functools.cache
+def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The globals and the attributes that a function's code names, its inner functions included, and short texts (for ``getattr``)."""
+    variables, attributes = set(), {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
+    for instruction in dis.get_instructions(code):
+        if instruction.argval in code.co_names and isinstance(instruction.argval, str):
+            (variables if "GLOBAL" in instruction.opname or "NAME" in instruction.opname else attributes).add(instruction.argval)
+    inner = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    attributes |= variables & _DYNAMIC_NAMES
+    return frozenset(variables).union(*(each[0] for each in inner)), frozenset(attributes).union(*(each[1] for each in inner))
+
+
+def is_library_hook(hook: Any) -> bool:
+    """Whether a hook is torch's or Pyro's own, such as weight normalisation, so that it does nothing but tensor operations."""
+    return str(getattr(hook, "__module__", None) or type(hook).__module__).startswith(("torch.", "pyro."))

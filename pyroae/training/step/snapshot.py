@@ -1,0 +1,77 @@
+"""The state that one run of a program can change, saved and restored, so that the same step can be run twice."""
+
+import copy
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from .reach import Reach
+
+
+def python_random() -> tuple:
+    """The states of Python's and of NumPy's random numbers."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), (kind, keys.tobytes(), *rest)
+
+
+class Snapshot:
+    """Random states, tensors without a gradient, gradients, the parameter store and a person's own attributes, as they are now.
+
+    Args:
+        reach: what the program can read.
+        more: further tensors that are going to change, such as an optimizer's state.
+    """
+
+    def __init__(self, reach: Reach, more: Iterable[Tensor] = ()):
+        self.reach, self.tensors = reach, reach.tensors()
+        self.torch = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self.random, self.numpy = random.getstate(), np.random.get_state()
+        self.gradients = [(tensor, tensor.grad) for tensor in self.tensors if tensor.is_leaf]
+        changing = [tensor for tensor in self.tensors if not tensor.requires_grad and not _expanded(tensor)] + list(more)
+        self.copies = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor in changing}.values()]
+        store = pyro.get_param_store()
+        self.store = [(held, dict(held)) for held in (store._params, store._param_to_name, store._constraints)]
+        self.containers = [(container, copy.copy(container)) for container in reach.containers()]
+
+    @torch.no_grad()
+    def restore(self):
+        """Put everything back."""
+        torch.set_rng_state(self.torch)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+        random.setstate(self.random)
+        np.random.set_state(self.numpy)
+        for container, before in self.containers:
+            if len(container) != len(before):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(before)
+        self.reach.restore()
+        for holder, key, tensor in zip(*self.reach.tensor_slots, self.tensors):
+            if holder[key] is not tensor:
+                holder[key] = tensor
+        for held, before in self.store:
+            if not _identical(held, before):
+                held.clear()
+                held.update(before)
+        for tensor, before in self.copies:
+            tensor.copy_(before)
+        for tensor, gradient in self.gradients:
+            tensor.grad = gradient
+
+
+def _expanded(tensor: Tensor) -> bool:
+    """Whether entries share memory, so that nothing can be written into them."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
+
+
+def _identical(a: dict, b: dict) -> bool:
+    return len(a) == len(b) and all(a.get(key, _NOTHING) is value for key, value in b.items())
+
+
+_NOTHING: Any = object()

@@ -1,0 +1,84 @@
+"""What is a person's own code, and what belongs to a library: graphs watch the first and trust the second."""
+
+import functools
+import linecache
+import random
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import Any
+
+import numpy as np
+
+_LIBRARIES = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+@functools.cache
+def is_user_file(name: str) -> bool:
+    """Whether a source file is a person's own: neither Python's, nor an installed package's, nor pyroae's."""
+    if name.startswith("<") and not name.startswith(("<stdin", "<ipython", "<doctest")):
+        return False
+    path = str(Path(name).resolve()) if not name.startswith("<") else name
+    return not path.startswith((*_LIBRARIES, _OURS))
+
+
+@functools.cache
+def is_user_module(name: str) -> bool:
+    """Whether a module of that name is a person's own; ``__main__`` is."""
+    module = sys.modules.get(name)
+    if name == "__main__" or module is None:
+        return True
+    path = getattr(module, "__file__", None)
+    return path is not None and is_user_file(path)
+
+
+def is_user_class(cls: type) -> bool:
+    """Whether a person has defined the class."""
+    return is_user_module(cls.__module__)
+
+
+def is_user_code(code: CodeType) -> bool:
+    """Whether a person has written the code."""
+    return is_user_file(code.co_filename)
+
+
+def line_of(error: BaseException) -> str | None:
+    """The innermost line of a person's own code that an exception went through, such as ``model.py:12 (if z > 0:)``."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        found = _place(trace) or found
+        trace = trace.tb_next
+    return found
+
+
+def drawing_line(function: Callable[[], Any]) -> str:
+    """The first line of a person's own code from which a run of ``function`` draws Python's or NumPy's random numbers."""
+    generators, found = (random.Random, np.random.RandomState, np.random.Generator), []
+
+    def look(frame: Any, event: str, called: Any):
+        if event == "c_call" and not found and isinstance(getattr(called, "__self__", None), generators):
+            while frame is not None and not is_user_code(frame.f_code):
+                frame = frame.f_back
+            found.extend([] if frame is None else [place(frame, frame.f_lineno)])
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return found[0] if found else "somewhere in it"
+
+
+def _place(trace: TracebackType) -> str | None:
+    return place(trace.tb_frame, trace.tb_lineno) if is_user_code(trace.tb_frame.f_code) else None
+
+
+def place(frame: Any, line: int) -> str:
+    """A line of a frame, in words."""
+    code = frame.f_code
+    source = linecache.getline(code.co_filename, line, frame.f_globals).strip()
+    return f"{Path(code.co_filename).name}:{line}" + (f" ({source})" if source else "")

@@ -181,7 +181,7 @@ def pyroae_(compile, precision="highest"):
 
         ae = autoencoder(x, work)
         adam = torch.optim.Adam(ae.parameters(), lr=1e-3, fused=True, capturable=x.is_cuda)
-        svi = pa.SVI(ae.model, ae.guide, adam, objective(work.particles), compile)
+        svi = pa.SVI(ae.model, ae.guide, adam, objective(work.particles), compile=compile, precision=None, sync=False)
         batches = Batches(x, work.batch, x.device, shuffle=True)
 
         def epoch():

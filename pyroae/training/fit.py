@@ -154,6 +154,7 @@ def fit(
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # an error says where it comes from
+        warnings.filterwarnings("ignore", "Failed to verify mean field restriction", UserWarning)  # said once, by check_elbo
         if checks_data(model):  # it has looked at all the data; other programs keep what is set
             around.enter_context(pyro.validation_enabled(False))
         around.enter_context(programs.leaving_no_names(pair))

@@ -7,12 +7,14 @@ import typing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-from . import plain_yaml, registry, schema, settings
+from . import registry, schema, settings
 from .bounded import Bounded
 from .checks import did_you_mean
+from .cli import COMMANDS
 from .data.named import NAMED
+from .option_values import class_of, metavar, value_of
 from .recipes import RECIPES
 from .settings import ROLES, Setting
 
@@ -177,7 +179,9 @@ def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict
         if more.keys() <= known.keys():
             break
         known |= more
-    about = _help("train", "[RECIPE]", RECIPES[recipe], EXAMPLE, f" This is {recipe}, of the recipes {', '.join(RECIPES)}.")
+    about = _help(
+        "train", "[RECIPE]", RECIPES[recipe], COMMANDS["train"].example, f" This is {recipe}, of the recipes {', '.join(RECIPES)}."
+    )
     parser = _parser_with(recipe, known, **about)
     given, rest = parser.read(argv)
     if rest:
@@ -185,9 +189,6 @@ def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict
         parser.error(_unknown_of_part(rest[0], recipe, given, content) or _unknown(rest[0], options))
     given.pop("recipe_word", None)
     return {name: value for name, value in given.items() if name not in ("config", "resume", "use", "recipe")}
-
-
-EXAMPLE = "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20"
 
 
 def _parser_with(recipe: str, known: dict[str, Setting], **more) -> Parser:
@@ -208,7 +209,7 @@ def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, A
         kinds = schema.kinds_in(annotation)
         if not kinds or not isinstance(name, str):
             continue
-        cls = _class(name, kinds, path)
+        cls = class_of(name, kinds)
         if cls is None:
             continue
         for argument, parameter in registry.parameters(cls).items():
@@ -220,16 +221,6 @@ def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, A
                     found[f"{path}.{each}"] = Setting(f"{path}.{each}", parameter.annotation, None, "", "")
             left.append((f"{path}.{argument}", parameter.annotation, value.get(argument) if isinstance(value, dict) else None))
     return found
-
-
-def _class(name: str, kinds: list[tuple[str, bool]], path: str) -> type | None:
-    """The class that is named; one of the user's own is imported, ``my_parts.Mine`` from ``my_parts``."""
-    for kind, _ in kinds:
-        try:
-            return registry.find(kind, name)
-        except ValueError:
-            continue
-    return None
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
@@ -250,72 +241,14 @@ def _add(parser: Any, setting: Setting) -> argparse.Action:
     shown = setting.default not in (None, False, inspect.Parameter.empty) and setting.section != ""
     return parser.add_argument(
         f"--{setting.name}",
-        type=partial(_value, setting.annotation, f"--{setting.name}"),
-        metavar=_metavar(setting.annotation),
+        type=partial(value_of, setting.annotation, f"--{setting.name}"),
+        metavar=metavar(setting.annotation),
         help=f"{said} [{setting.default}]" if shown else said,
     )
 
 
 def _add_use(parser: Any):
     parser.add_argument("--use", action="append", metavar="MODULE", help="import a module with your own parts, in this folder too")
-
-
-def _value(annotation: Any, option: str, text: str) -> Any:
-    """The value of an option, checked against its type."""
-    try:
-        value = from_text(text, annotation, option)
-        if isinstance(value, dict) or (isinstance(value, str) and schema.kinds_in(annotation)):
-            return value  # a part, whose arguments may follow
-        schema.read(value, annotation, option)
-        return value
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def from_text(text: str, annotation: Any, option: str) -> Any:
-    """A word of the command line as the plain value that its type asks for.
-
-    >>> from_text("3", int | None, "--epochs"), from_text("2020", str, "--data"), from_text("[30,20]", int | list[int], "--hidden")
-    (3, '2020', [30, 20])
-    """
-    choices = schema.alternatives(annotation)
-    kinds = schema.kinds_in(annotation)
-    if kinds and "." in text and text.replace(".", "").isidentifier():
-        _import_class(text, kinds, option)
-        return text
-    only_text = str in choices and not {int, float, bool, list, registry.Plain} & {*choices, *map(typing.get_origin, choices)}
-    if only_text:
-        return None if text == "null" and type(None) in choices else text
-    try:
-        return plain_yaml.parse(text)
-    except ValueError:
-        return text
-
-
-def _import_class(name: str, kinds: list[tuple[str, bool]], option: str):
-    """Import the module of a class of the user's own, which the command line names."""
-    for kind, _ in kinds:
-        try:
-            return registry.find(kind, name)
-        except ValueError:
-            continue
-    registry.use(name.rpartition(".")[0])
-    for kind, _ in kinds:
-        try:
-            return registry.find(kind, name)
-        except ValueError as error:
-            problem = error
-    raise ValueError(f"{option}: {problem}")
-
-
-def _metavar(annotation: Any) -> str:
-    words = [word for choice in schema.alternatives(annotation) if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
-    if words:
-        return f"{{{','.join(map(str, words))}}}"
-    if schema.kinds_in(annotation):
-        return "NAME"
-    names = {int: "N", float: "X", bool: "{true,false}", str: "TEXT"}
-    return next((names[choice] for choice in schema.alternatives(annotation) if choice in names), "VALUE")
 
 
 def _check_replaced(recipe: str, given: dict[str, Any]):
@@ -339,7 +272,7 @@ def _unknown_of_part(word: str, recipe: str, given: dict[str, Any], content: dic
         value = value.get(step) if isinstance(value, dict) else None
     name = value.get("class") if isinstance(value, dict) else value
     annotation = settings.settings_of(recipe)[role].annotation
-    cls = _class(name, schema.kinds_in(annotation), path) if isinstance(name, str) and path == role else None
+    cls = class_of(name, schema.kinds_in(annotation)) if isinstance(name, str) and path == role else None
     if isinstance(name, str) and path == role and cls is None:
         for kind, _ in schema.kinds_in(annotation):
             registry.find(kind, name)

@@ -245,6 +245,9 @@ class Reach:
             self._class(owner)
         else:
             user, held = is_user_class(type(owner)), vars(owner)
+            if user and (id(owner), "") not in self._taken:  # attributes may appear
+                self._taken.add((id(owner), ""))
+                self._size(held)
             for name in _relevant(owner, self._known if user else None):
                 if name in held and not (not user and name.startswith(_CACHES)):
                     self._slot(f"{path}.{name}", held, name, held[name], user)

@@ -1,0 +1,604 @@
+"""``pa.SVI`` is ``pyro.infer.SVI``: same arguments, results, random numbers and parameters, whatever changes between steps."""
+
+import argparse
+import inspect
+import json
+import logging
+import pickle
+import random
+import re
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from pyro.ops.provenance import detach_provenance
+from torch import nn
+
+import pyroae as pa
+
+STEPS, X = 20, torch.linspace(-1.0, 2.0, 50)
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.WARNING, "pyroae")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+class Plain:
+    """x ~ N(z, 1), z ~ N(mu, 1), as methods of a plain object with settings."""
+
+    def __init__(self):
+        self.beta, self.cfg, self.tensors, self.losses = 1.0, {"beta": 1.0}, [torch.ones(())], []
+
+    def model(self, x):
+        mu = pyro.param("mu", torch.tensor(0.5))
+        with poutine.scale(scale=self.cfg["beta"]), pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(z * self.tensors[0], 1.0), obs=x)
+
+    def guide(self, x):
+        scale = pyro.param("scale", lambda: 0.5 + torch.rand(()), constraint=constraints.positive)
+        with poutine.scale(scale=self.beta), pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, scale))
+
+
+class Module(nn.Module):
+    """The commonest idiom: bound methods that register the module's networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.other, self.beta = nn.Linear(1, 2), nn.Linear(1, 1), 1.0
+
+    def model(self, x):
+        with poutine.scale(scale=self.beta), pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(self.other(z[:, None])[:, 0], 1.0), obs=x)
+
+    def guide(self, x):
+        pyro.module("net", self.net)
+        with poutine.scale(scale=self.beta), pyro.plate("data", len(x)):
+            loc, scale = self.net(x[:, None]).unbind(-1)
+            pyro.sample("z", dist.Normal(loc, scale.exp()))
+
+
+def run(kind, make, change, arguments, elbo, optim, options):
+    """The results of some steps from one seed: losses or the names of errors, the loss alone, every parameter."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    random.seed(0)
+    programs = make()
+    svi = kind(programs.model, programs.guide, optim(), loss=elbo(), **options)
+    results = []
+    for step in range(STEPS):
+        change(programs, step)
+        args, kwargs = arguments(step)
+        try:
+            results.append(svi.step(*args, **kwargs))
+        except ValueError:
+            results.append("ValueError")
+    results += [p.detach().clone() for p in pyro.get_param_store()._params.values()]
+    if isinstance(programs, nn.Module):
+        results += [p.detach().clone() for p in programs.parameters()]
+    return svi, results
+
+
+def same(a, b):
+    return torch.allclose(torch.as_tensor(detach_provenance(a)), torch.as_tensor(b), rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+def adam():
+    return pyro.optim.Adam({"lr": 0.02})
+
+
+def check(
+    make=Plain,
+    change=lambda programs, step: None,
+    arguments=lambda step: ((X,), {}),
+    elbo=Trace_ELBO,
+    optim=adam,
+    modes=("eager", "traced"),
+    level=None,
+):
+    """Pyro's results in every mode; the last mode's SVI."""
+    _, theirs = run(pyro.infer.SVI, make, change, arguments, elbo, optim, {})
+    for mode in modes:
+        svi, ours = run(pa.SVI, make, change, arguments, elbo, optim, {"compile": mode, "precision": "highest"})
+        assert list(map(type, ours[:STEPS])) == list(map(type, theirs[:STEPS]))
+        for a, b in zip(theirs, ours, strict=True):
+            assert a == b if isinstance(a, str) else same(a, b)
+    reached = {each[1] for each in svi.levels()["step"] or [(0, 0, 0)]}
+    assert level is None or (level in reached if level else reached == {0})
+    return svi
+
+
+# --- parameters are looked up at every step ---
+
+
+def saving(tmp_path, clear=True):
+    def change(programs, step):
+        store = pyro.get_param_store()
+        if step == 5:
+            store.save(tmp_path / "store")
+        if step == 10:
+            store.load(tmp_path / "store")
+        if step == 15 and clear:
+            pyro.clear_param_store()
+
+    return change
+
+
+def test_a_store_that_is_loaded_or_cleared(tmp_path):
+    check(change=saving(tmp_path), level=1)
+    check(Module, change=saving(tmp_path, clear=False), level=1)  # Pyro's would then use gradients of all steps since the loading
+
+
+def test_a_parameter_that_is_set_frozen_and_freed():
+    def change(programs, step):
+        store = pyro.get_param_store()
+        if step == 7:
+            store["mu"] = torch.tensor(3.0)
+        if step in (12, 16):
+            store._params["mu"].requires_grad_(step == 16)
+
+    check(change=change, level=1)
+
+
+def test_a_late_parameter():
+    class Late(Plain):
+        def guide(self, x):
+            scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+            shift = pyro.param("shift", torch.tensor(0.0)) if self.beta > 6 else 0.0
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2 + shift, scale))
+
+    check(Late, change=lambda programs, step: setattr(programs, "beta", 1 + 10 * (step // 10)), level=1)
+
+
+def test_fit_trains_a_late_parameter():
+    calls = []
+
+    def model(x):
+        mu = pyro.param("mu", torch.tensor(0.0)) if len(calls) > 10 else 0.0
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        calls.append(1)
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, scale))
+
+    pa.fit(model, 5 + X, guide=guide, epochs=40, batch_size=10, lr=0.1, progress=False, seed=0)
+    assert pyro.param("mu").item() > 1.0
+
+
+def test_a_torch_optimizer_trains_its_own_parameters_and_late_ones_are_named_once(log):
+    torch.manual_seed(0)
+    module = Module()
+
+    def guide(x):
+        pyro.param("extra", torch.tensor(1.0))
+        module.guide(x)
+
+    svi = pa.SVI(module.model, guide, torch.optim.Adam(module.net.parameters(), lr=0.1), Trace_ELBO(), compile="traced")
+    before = [p.detach().clone() for p in module.other.parameters()]
+    for _ in range(5):
+        svi.step(X)
+    assert all(map(torch.equal, module.other.parameters(), before)) and pyro.param("extra").item() == 1.0
+    assert log() == ["SVI: the parameter 'extra' was made in a step and is not in the optimizer, so it is not trained"]
+
+
+def test_a_module_that_is_registered_in_part_is_trained_in_part():
+    check(Module, level=1)
+    module = Module()
+    before = [p.detach().clone() for p in module.other.parameters()]
+    pa.fit(module.model, X, guide=module.guide, epochs=3, batch_size=25, progress=False)
+    assert all(map(torch.equal, module.other.parameters(), before))
+
+
+def test_fit_leaves_frozen_weights_frozen():
+    class Frozen(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = PyroModule[nn.Linear](1, 1).requires_grad_(False)
+            self.mu = nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.mu, 1.0))
+                pyro.sample("x", dist.Normal(self.net(z[:, None])[:, 0], 1.0), obs=x)
+
+    model = Frozen()
+    before = model.net.weight.detach().clone()
+    pa.fit(model, X, guide=Plain().guide, epochs=3, batch_size=25, progress=False)
+    assert torch.equal(model.net.weight, before) and not model.net.weight.requires_grad and model.mu.item() != 0.0
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_two_svi_share_parameters(mode):
+    ends = []
+    for second in (pyro.infer.SVI, pa.SVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        programs, more = Plain(), {"compile": mode} if second is pa.SVI else {}
+        svis = [kind(programs.model, programs.guide, adam(), Trace_ELBO()) for kind in (pyro.infer.SVI,)]
+        svis.append(second(programs.model, programs.guide, adam(), TraceMeanField_ELBO(), **more))
+        ends.append([svi.step(X) for _ in range(8) for svi in svis])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+    pa.SVI(programs.model, programs.guide, adam(), Trace_ELBO(), compile=mode).step(X)
+    assert all(p.grad is None for p in pyro.get_param_store()._params.values())
+
+
+# --- what Python holds may change between steps ---
+
+FACTOR = 1.0
+
+
+class Global(Plain):
+    def model(self, x):
+        with poutine.scale(scale=FACTOR):
+            super().model(x)
+
+
+def set_global(programs, step):
+    global FACTOR
+    FACTOR = 1.0 + 0.1 * step
+
+
+CHANGES = {
+    "an attribute of a module": (Module, lambda programs, step: setattr(programs, "beta", 0.1 * (step + 1))),
+    "an attribute of a plain object": (Plain, lambda programs, step: setattr(programs, "beta", 0.1 * (step + 1))),
+    "a number in a dictionary": (Plain, lambda programs, step: programs.cfg.update(beta=0.1 * (step + 1))),
+    "a tensor in a list": (Plain, lambda programs, step: programs.tensors.__setitem__(0, torch.tensor(1.0 + 0.1 * step))),
+    "a global number": (Global, set_global),
+    "a list that the programs do not read": (Plain, lambda programs, step: programs.losses.append(step)),
+    "another network": (Module, lambda programs, step: setattr(programs, "net", nn.Linear(1, 2)) if step == 9 else None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_between_steps_is_seen(name):
+    make, change = CHANGES[name]
+    check(make, change=change, level=1)
+
+
+def test_an_attribute_that_appears_later():
+    class Optional(Plain):
+        def model(self, x):
+            with poutine.scale(scale=getattr(self, "factor", 1.0)):
+                super().model(x)
+
+    check(Optional, change=lambda programs, step: setattr(programs, "factor", 3.0) if step == 10 else None, level=1)
+
+
+class Counting(Plain):
+    def model(self, x):
+        self.beta += 1
+        with poutine.scale(scale=float(self.beta)):
+            super().model(x)
+
+
+class Listing(Plain):
+    def model(self, x):
+        self.tensors.append(torch.tensor(float(len(self.tensors))))
+        with poutine.scale(scale=1.0 + len(self.tensors)):
+            super().model(x)
+
+
+class Reading(Plain):
+    def model(self, x):
+        super().model(torch.tensor(x.tolist()))
+
+
+class Branching(Plain):
+    def model(self, x):
+        with poutine.scale(scale=2.0 if x.mean() > 0.5 else 1.0):
+            super().model(x)
+
+
+class Drawing(Plain):
+    def guide(self, x):
+        super().guide(x + (1.0 if random.random() < 0.3 else 0.0))
+
+
+UNTRACEABLE = {
+    "a counter": (Counting, "the program changes 'model.beta' as it runs"),
+    "a list that grows": (Listing, "the program changes 'model.tensors' as it runs"),
+    "tolist": (Reading, r"test_drop_in.py:\d+ \(super\(\).model\(torch.tensor\(x.tolist\(\)\)\)\): tolist\(\) reads a tensor's values"),
+    "a branch": (Branching, r"test_drop_in.py:\d+ \(with poutine.scale.*: control flow that depends on a tensor's values"),
+    "Python's random numbers": (Drawing, r"test_drop_in.py:\d+ \(super\(\).guide.*: it draws from Python's or NumPy's random numbers"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_what_a_graph_cannot_hold_goes_on_eagerly_and_is_named(name, log):
+    make, words = UNTRACEABLE[name]
+    check(make, arguments=lambda step: ((X + 0.2 * step,), {}), level=0)
+    (line,) = log()
+    assert line.startswith("compile: the program cannot be traced and goes on eager") and re.search(words, line)
+
+
+def test_a_gradient_hook_is_called_at_every_step(log):
+    norms = []
+
+    def change(programs, step):
+        if step == 9:
+            pyro.get_param_store()._params["mu"].register_hook(lambda gradient: norms.append(gradient.norm()))
+
+    check(change=change)
+    assert len(norms) == 3 * (STEPS - 9) and "a hook on a parameter" in log()[0]
+
+
+def test_a_graph_that_lies_is_found_out(log):
+    """What no walk over objects can see: a C-level iterator. The next proof goes back to the program."""
+    betas = iter(range(1, 100))
+
+    class Hidden(Plain):
+        def model(self, x):
+            with poutine.scale(scale=float(next(betas))):
+                super().model(x)
+
+    svi = pa.SVI(Hidden().model, Plain().guide, adam(), Trace_ELBO(), compile="traced")
+    for _ in range(6):
+        svi.step(X)
+    assert svi.levels()["step"][0][1] == 0 and "repeats it" in log()[0] or "repeat it" in log()[0]
+
+
+# --- validation ---
+
+
+class Counts(Plain):
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Poisson(z.exp()), obs=x)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 2.5, float("nan")])
+def test_what_pyro_refuses_is_refused_at_any_step(wrong):
+    def arguments(step):
+        return (torch.full((50,), wrong if step in (0, 8, 15) else 2.0),), {}
+
+    check(Counts, arguments=arguments, level=1)
+    with pytest.raises(ValueError, match="Expected (value argument|parameter loc)"):
+        pa.fit(Counts().model, arguments(0)[0][0], guide=Plain().guide, epochs=2, progress=False)
+
+
+def test_fit_stops_where_data_become_invalid_in_a_graph():
+    x = torch.full((400,), 2.0)
+    x[-1] = -1.0
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=10)
+    with pytest.raises(ValueError, match="Expected value argument"):
+        pa.fit(Counts().model, loader, guide=Plain().guide, epochs=2, progress=False, compile="traced")
+
+
+# --- arguments ---
+
+
+def scaled(x, beta=1.0, **more):
+    return poutine.scale(Plain().model, scale=float(beta) if isinstance(beta, np.generic) else beta)(x)
+
+
+class Arguments(Plain):
+    def model(self, x, beta=1.0, settings=None):
+        x = x["x"][0] if isinstance(x, dict) else x.data if isinstance(x, argparse.Namespace) else x
+        with poutine.scale(scale=beta):
+            super().model(x)
+
+    def guide(self, x, beta=1.0, settings=None):
+        x = x["x"][0] if isinstance(x, dict) else x.data if isinstance(x, argparse.Namespace) else x
+        with poutine.scale(scale=beta):
+            super().guide(x)
+
+
+ARGUMENTS = {
+    "a number that changes": (lambda step: ((X, 0.1 * (step + 1)), {}), 1),
+    "by keyword": (lambda step: ((), {"x": X, "beta": 0.1 * (step + 1)}), 1),
+    "NumPy's number": (lambda step: ((X, np.float32(0.1 * (step + 1))), {}), 1),
+    "dictionaries of lists": (lambda step: (({"x": [X + step]},), {}), 1),
+    "a namespace": (lambda step: ((argparse.Namespace(data=X + step),), {}), 1),
+    "nothing, then a dictionary": (lambda step: ((X,), {"settings": None if step < 3 else {"a": 1}}), 1),
+    "batches of two sizes": (lambda step: ((X[: 50 - 20 * (step % 2)],), {}), 1),
+    "an array": (lambda step: ((X,), {"settings": np.ones(2)}), None),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_of_any_kind(name):
+    arguments, level = ARGUMENTS[name]
+    svi = check(Arguments, arguments=arguments)
+    assert svi._gradients.mode == "eager" if level is None else level in {each[1] for each in svi.levels()["step"]}
+
+
+def test_programs_without_arguments():
+    class Bound(Plain):
+        def __init__(self):
+            super().__init__()
+            inner = Plain()
+            self.model, self.guide = lambda: inner.model(X), lambda: inner.guide(X)
+
+    check(Bound, arguments=lambda step: ((), {}), level=1)
+
+
+# --- ELBOs ---
+
+
+class Mixture(Plain):
+    def model(self, x):
+        weights = pyro.param("weights", torch.ones(3) / 3, constraint=constraints.simplex)
+        mu = pyro.param("mu", torch.tensor([-1.0, 0.0, 1.0]))
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            assert k.dim() == 2
+            pyro.sample("x", dist.Normal(mu[k], 1.0), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+class Scored(Plain):
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("z", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(k * pyro.param("mu", torch.tensor(0.5)), 1.0), obs=x)
+
+    def guide(self, x):
+        q = pyro.param("q", torch.tensor(0.4), constraint=constraints.unit_interval)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(q), infer={"baseline": {"use_decaying_avg_baseline": True}})
+
+
+ELBOS = {
+    "TraceMeanField": (TraceMeanField_ELBO, Plain),
+    "TraceEnum": (lambda: TraceEnum_ELBO(max_plate_nesting=1), Mixture),
+    "TraceGraph with a decaying average": (TraceGraph_ELBO, Scored),
+    "Renyi": (lambda: RenyiELBO(num_particles=3), Plain),
+    "three particles": (lambda: Trace_ELBO(num_particles=3), Plain),
+    "vectorised": (lambda: Trace_ELBO(num_particles=3, vectorize_particles=True), Plain),
+    "a function": (lambda: lambda model, guide, x: Trace_ELBO().differentiable_loss(model, guide, x), Plain),
+    "a method": (lambda: Trace_ELBO().differentiable_loss, Plain),
+}
+
+
+@pytest.mark.parametrize("name", ELBOS)
+def test_every_loss(name):
+    elbo, make = ELBOS[name]
+    check(make, elbo=elbo, level=1)
+
+
+def test_a_loss_that_is_a_tuple_stays_one():
+    ends = []
+    for kind, more in ((pyro.infer.SVI, {}), (pa.SVI, {"compile": "traced"})):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(Plain().model, Plain().guide, adam(), ReweightedWakeSleep(num_particles=3, max_plate_nesting=1), **more)
+        ends.append([svi.step(X) for _ in range(5)] + [svi.evaluate_loss(X)])
+    assert all(type(loss) is tuple and type(loss[0]) is float for loss in ends[1])
+    assert torch.allclose(torch.tensor(ends[0]), torch.tensor(ends[1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("optim", ["ClippedAdam", "AdagradRMSProp", "SGD", "RMSprop"])
+def test_pyros_optimizers(optim):
+    check(optim=lambda: getattr(pyro.optim, optim)({"lr": 0.02} if optim != "AdagradRMSProp" else {}), level=1)
+
+
+@pytest.mark.parametrize("optim", ["Adam", "ClippedAdam"])
+def test_pyros_adam_inside_a_compiled_graph(optim, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: module)
+    svi = check(optim=lambda: getattr(pyro.optim, optim)({"lr": 0.02, "weight_decay": 0.1}), modes=["compiled"], level=2)
+    assert all(kind.update is svi._update for kind in svi._gradients.kinds)
+
+
+def test_compiled_is_the_program_to_1e_5_at_the_first_step_and_1e_6_over_100_in_float64():
+    class Double(Plain):
+        def __init__(self):
+            super().__init__()
+            self.tensors = [torch.ones((), dtype=torch.float64)]
+
+        def model(self, x):
+            mu = pyro.param("mu", torch.tensor(0.5, dtype=torch.float64))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(mu, torch.ones((), dtype=torch.float64)))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x):
+            scale = pyro.param("scale", torch.tensor(1.0, dtype=torch.float64), constraint=constraints.positive)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, scale))
+
+    ends = []
+    for kind, more in ((pyro.infer.SVI, {}), (pa.SVI, {"compile": "compiled"})):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(Double().model, Double().guide, adam(), Trace_ELBO(), **more)
+        ends.append([svi.step(X.double()) for _ in range(100)])
+    assert svi.levels()["step"][0][1] == 2 and ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+# --- the object ---
+
+
+def test_its_arguments_attributes_and_results_are_pyros():
+    names = [name for name in inspect.signature(pyro.infer.SVI.__init__).parameters if name not in ("self", "kwargs")]
+    assert list(inspect.signature(pa.SVI.__init__).parameters)[1 : 1 + len(names)] == names
+    programs, elbo, optim = Plain(), Trace_ELBO(), adam()
+    svi = pa.SVI(programs.model, programs.guide, optim, elbo, None, 0, 0)
+    assert svi.loss == elbo.loss and svi.loss_and_grads == elbo.loss_and_grads and svi.optim is optim
+    loss = svi.step(X)
+    assert json.dumps([loss, round(loss, 2), svi.evaluate_loss(x=X)]) and isinstance(svi, pyro.infer.SVI)
+    with pytest.raises(ValueError, match="expected compile as"):
+        pa.SVI(programs.model, programs.guide, optim, elbo, compile="fast")
+
+
+@pytest.mark.filterwarnings("ignore:The .* is deprecated:FutureWarning")
+def test_run_is_pyros():
+    def model():
+        return pyro.sample("z", dist.Normal(pyro.param("mu", torch.tensor(0.0)), 1.0))
+
+    guide = lambda: pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(1.0)), 1.0))  # noqa: E731
+    svi = pa.SVI(model, guide, adam(), Trace_ELBO(), num_samples=3, num_steps=2).run()
+    assert len(list(svi.exec_traces)) == 3 and pyro.param("loc").item() != 1.0
+
+
+def test_it_can_be_pickled_and_goes_on():
+    programs = Plain()
+    again = pickle.loads(pickle.dumps(pa.SVI(programs.model, programs.guide, adam(), Trace_ELBO(), compile="traced")))
+    assert all(isinstance(again.step(X), float) for _ in range(3)) and again.levels()["step"][0][1] == 1
+
+
+def test_autoguides_and_priors_of_weights_are_traced():
+    """Their distributions were built outside the programs, with validation on in each."""
+
+    class Regression(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.linear = PyroModule[nn.Linear](1, 1)
+            self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 1]).to_event(2))
+
+        def forward(self, x):
+            mean = self.linear(x[:, None])[:, 0]
+            with pyro.plate("data", len(x), subsample_size=20) as rows:
+                pyro.sample("x", dist.Normal(mean[rows], 1.0), obs=x[rows])
+
+    class Pair:
+        def __init__(self):
+            self.model = Regression()
+            self.guide = AutoNormal(self.model)
+
+    check(Pair, level=1)
+
+
+def test_a_nan_gradient_is_pyros_nan(log):
+    class Root(Plain):
+        def guide(self, x):
+            scale = pyro.param("scale", torch.tensor(0.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, 1.0 + scale.clamp(min=0.0).sqrt()))
+
+    with pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(Root, arguments=lambda step: ((X + (torch.nan if step == 5 else 0.0),), {}))
+
+
+def test_a_program_that_is_not_worth_tracing_is_not_traced():
+    svi = pa.SVI(Plain().model, Plain().guide, adam(), Trace_ELBO())
+    for _ in range(10):
+        svi.step(X)
+    assert svi.levels()["step"][0][1] == 0

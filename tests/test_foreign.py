@@ -186,6 +186,7 @@ def test_scores_are_exact_whatever_rows_and_plates_are(program):
     terms = pa.elbo_terms(model, X, guide, particles=4000)
     assert torch.allclose(terms.elbo, value, atol=0.35) and terms.elbo.mean().item() == pytest.approx(value.mean().item(), abs=0.02)
     assert prepare(model, guide, X)[0].splits == (program not in WHOLE)
+    assert pa.codes(model, X, guide).shape == (150, 1)
 
 
 def test_annealing_and_proposals_see_all_rows_too():
@@ -209,6 +210,14 @@ def test_what_does_not_split_into_examples_is_refused(name):
     model, words = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         pa.log_likelihood(model, X, lambda x: None, particles=3)
+
+
+@pytest.mark.parametrize("program", [drawn_steps, fixed_size, row_constants], ids=lambda program: program.__name__)
+def test_more_rows_than_fit_into_memory_are_tried_in_part(program, monkeypatch):
+    """Tried on 20 rows; a program for all rows alone is still run on all."""
+    monkeypatch.setattr("pyroae.programs.trial._NUMBERS", 20)
+    model, guide, value = program()
+    assert torch.allclose(pa.log_likelihood(model, X, guide, particles=3).values, value, atol=1e-4)
 
 
 # --- masks ---
@@ -390,6 +399,18 @@ def test_training_by_a_folded_model_has_the_gradients_of_one_with_leading_dimens
         loss = pa.objectives.IWAE(6, gradient="dreg").differentiable_loss(*image_pair(network, encoder), PIXELS)
         gradients.append(torch.autograd.grad(loss, [*decoder.parameters(), *encoder.parameters()]))
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*gradients))
+
+
+def test_a_program_first_run_in_a_trace_has_the_graph_of_the_loss_alone():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    pair, losses = image_pair(Upsampling(), nn.Linear(16, 4)), []
+    with pyro.validation_enabled(False):
+        loss = lambda x: pa.objectives.IWAE(5).differentiable_loss(*pair, x)  # noqa: E731
+        for run in (loss, make_fx(loss)(PIXELS)):
+            torch.manual_seed(0)
+            losses.append(run(PIXELS).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_images_that_fit_no_way_are_trained_in_plain_svi_and_by_several_particles():

@@ -12,6 +12,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import pyroae as pa
+from pyroae.programs.particles import on_particles
+from pyroae.programs.scales import ScaleFactors
+from pyroae.programs.terms import TraceTerms, draws_of
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -181,7 +184,7 @@ class Plan:
         x = x if self.data_dim == -1 else x[:, None]
         inner_dim = -3 - self.data_dim
         total = x.new_zeros(())
-        with poutine.scale(scale=self.around), pyro.plate("data", 6, subsample_size=self.drawn, dim=self.data_dim) as rows:
+        with poutine.scale(scale=self.around), pyro.plate("data", len(x), subsample_size=self.drawn, dim=self.data_dim) as rows:
             x, inner = x[rows], pyro.plate("inner", 4, subsample_size=self.inner_drawn, dim=inner_dim)
             for i, latent in enumerate(self.latents):
                 loc = total / 2 + (x / 3 if guide else 0.0)
@@ -249,3 +252,25 @@ def test_many_particles_are_trace_elbos_and_their_weights_are_those_of_each_part
         loss_of(IWAE(5), plan.model, plan.guide, ROWS), rel=1e-9, abs=1e-9
     )
     assert loss_of(IWAE(5), plan.model, plan.guide, ROWS) <= expected + 1e-9
+
+
+@settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(PLANS)
+def test_particles_in_a_plate_as_rows_and_one_by_one_have_the_same_terms(plan):
+    def run(how, model_draws, guide_draws):
+        programs = [ScaleFactors()(on_particles(program, 3, 2, how, plan.data_dim)) for program in (plan.model, plan.guide)]
+        model, guide = (
+            poutine.trace(poutine.replay(program, trace=draws)).get_trace(ROWS)
+            for program, draws in zip(programs, (model_draws, guide_draws))
+        )
+        return model, guide
+
+    torch.manual_seed(0)
+    _, guide = run("plate", poutine.Trace(), poutine.Trace())
+    model, _ = run("plate", draws_of(guide), draws_of(guide))
+    expected = TraceTerms(model, guide)
+    for how in ("plate", "loop") if plan.drawn else ("plate", "fold", "loop"):
+        terms = TraceTerms(*run(how, draws_of(model), draws_of(guide)))
+        assert torch.allclose(terms.log_p(), expected.log_p()) and torch.allclose(terms.log_q(), expected.log_q()), how
+        assert terms.scale.equal(expected.scale) and terms.particles == 3, how
+        assert terms.kl.item() == pytest.approx(expected.kl.item(), rel=1e-9), how

@@ -21,7 +21,7 @@ def code_means(model: Program, guide: Program, args: Args) -> Tensor:
     rows = []
     for _, part in blocks(model, args, _BLOCK):
         means = _means(model, guide, part)
-        rows.append(torch.cat([mean.movedim(plates - 1, 0).reshape(len(part[0]), -1) for mean, plates in means.values()], 1))
+        rows.append(torch.cat([mean.movedim(where, 0).reshape(len(part[0]), -1) for mean, where in means.values()], 1))
     return torch.cat(rows).double()
 
 
@@ -42,19 +42,19 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
 
 
 def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor, int]]:
-    """Each latent site's mean ``(*plates, *event)``, and how many plates it is in."""
+    """Each latent site's mean ``(*plates, *event)``, and which of its dimensions is that of the examples."""
     encoding = encoded(model, guide, args)
     drawer, nesting = encoding.guide, encoding.nesting
     sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
-    plates = {name: site["value"].dim() - len(site["fn"].event_shape) for name, site in sites.items()}
+    where = {name: site["value"].dim() - len(site["fn"].event_shape) + encoding.plate.dim for name, site in sites.items()}
     name, site = next(iter(sites.items()))
     if len(sites) == 1 and _has_mean(site["fn"]):
         with contextlib.suppress(NotImplementedError, AttributeError):
             if site["fn"].mean.isfinite().all():
-                return {name: (site["fn"].mean, plates[name])}
+                return {name: (site["fn"].mean, where[name])}
     trace = poutine.trace(on_particles(drawer, _DRAWS, nesting)).get_trace(*args)
     shapes = {name: sites[name]["value"].shape for name in sites}
-    return {name: (trace.nodes[name]["value"].mean(0).reshape(shapes[name]), plates[name]) for name in sites}
+    return {name: (trace.nodes[name]["value"].mean(0).reshape(shapes[name]), where[name]) for name in sites}
 
 
 def _has_mean(fn: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The ELBO and the two terms it splits into, for each datum."""
+"""The ELBO and the two terms it splits into, for each example."""
 
 import contextlib
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .particles import Pass, Proposal, Shared, passes, prepared
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Terms:
-    """ELBO = reconstruction - KL, nats, one value a datum."""
+    """ELBO = reconstruction - KL, nats, one value per example."""
 
     reconstruction: Tensor  # (N,) E_q[log p(x|z)]
     kl: Tensor  # (N,) KL(q(z|x) || p(z)); -log p(z) for a Delta posterior
@@ -30,7 +30,7 @@ class Terms:
 
     def __str__(self) -> str:
         elbo, reconstruction, kl = (term.mean().item() for term in (self.elbo, self.reconstruction, self.kl))
-        return f"ELBO = {elbo:.2f} nats/datum (reconstruction {reconstruction:.2f} - KL {kl:.2f})"
+        return f"ELBO = {elbo:.2f} nats/example (reconstruction {reconstruction:.2f} - KL {kl:.2f})"
 
     __repr__ = __str__
 
@@ -44,17 +44,21 @@ def elbo_terms(
     seed: int | None = 0,
     proposal: Proposal | None = None,
 ) -> Terms:
-    r""":math:`E_q[\log p(x|z)]` and :math:`KL(q(z|x)\,\|\,p(z))` of each datum, without changing the model.
+    r""":math:`E_q[\log p(x|z)]` and :math:`KL(q(z|x)\,\|\,p(z))` of each example, without changing the model.
 
-    The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws.
+    The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws. What the model
+    masks out counts in neither p nor q; ``poutine.scale`` does not count; plates that draw a subsample take all rows.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
         x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        particles: draws for each datum.
+        particles: draws for each example.
         seed: of the draws.
         proposal: the q to take instead of the guide, such as ``pa.proposals.Optimised()``.
+
+    Raises:
+        ValueError: a program whose log p(x) does not split into examples, or data outside the support of their distribution.
 
     >>> import pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))

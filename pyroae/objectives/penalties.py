@@ -1,4 +1,4 @@
-"""Penalties on the code, for ``Penalised``: functions of (x, z, q) in nats a datum, averaged over the batch."""
+"""Penalties on the code, for ``Penalised``: functions of (x, z, q) in nats per example, averaged over the batch."""
 
 import math
 from typing import Any
@@ -122,7 +122,7 @@ class Classification(Penalty):
     under the condition ``PartialLabels``.
 
     Args:
-        weight: w, for each labelled datum; in the paper 0.1 times the data for each labelled one.
+        weight: w, for each labelled example; in the paper 0.1 times the examples for each labelled one.
 
     >>> Classification(weight=2.0).weight
     2.0
@@ -144,7 +144,7 @@ class Classification(Penalty):
 class Contractive(Penalty):
     r"""Squared Frobenius norm of the encoder's Jacobian, for any encoder (Rifai et al. 2011, eq. 2).
 
-    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x). The code of a datum must depend on that datum
+    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x). The code of an example must depend on that example
     alone: no batch normalisation in training mode.
 
     Args:
@@ -210,7 +210,7 @@ class TotalCorrelation(Penalty):
     r"""Dependence between the units of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
 
     Around an ELBO with a weight of :math:`\beta - 1` this is beta-TCVAE (Chen et al. 2018, eq. 4). q(z), the mean of
-    q(z|x) over the data set, is estimated from the batch: a datum's own posterior counts 1 / num_data, the others' share the
+    q(z|x) over the data set, is estimated from the batch: an example's own posterior counts 1 / num_data, the others' share the
     rest (stratified sampling, appendix C.2, with equal weights). The densities are unbiased, their logarithms are not,
     the less so the larger the batch; exact where the batch is the data set. It takes B^2 densities of z.
 

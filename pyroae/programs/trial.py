@@ -1,7 +1,9 @@
 """Trying programs on a few examples: how they run on many particles, and whether blocks of the examples may be run by themselves."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +71,19 @@ def try_particles(model: Program, guide: Program, args: tuple, kwargs: dict) -> 
     """
     if examples_are_independent(model, guide):
         return Particles()
-    with eval_mode(model, guide, seed=0):
+    with _untraced(), eval_mode(model, guide, seed=0):
         run = traces(model, guide, *args, **kwargs)
         n = batch_size(args, kwargs)
         dim = next((f.dim for site in _all_sites(*run) for f in site["cond_indep_stack"] if f.vectorized and f.size == n), -1)
         return _particles(model, guide, args, kwargs, plate_nesting(*run), dim)
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Inside, tensor operations become part of no graph that is being traced."""
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
+    with proxies.disable_proxy_modes_tracing() if proxies else contextlib.nullcontext(), torch._C.DisableTorchFunction():
+        yield
 
 
 def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]:

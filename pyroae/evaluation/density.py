@@ -27,8 +27,8 @@ class Density:
     u holds every latent site of the model, each mapped to the real line by Pyro's ``biject_to`` (and log p(u) counts the
     Jacobian), one after another.
 
-    Latents that the model masks out have no density, in the guide neither; but in ``log_joint``, and where the guide draws all
-    from one auxiliary site, they have that of their prior, which leaves p(x) as it is.
+    In ``log_terms`` latents that the model masks out have no density, in the guide neither. Elsewhere, and where the guide draws
+    all from one auxiliary site, they have that of their prior, which leaves p(x) as it is.
 
     Args:
         model: the model.
@@ -77,7 +77,7 @@ class Density:
         """log p(x, u) and the guide's log q(u|x), each ``(particles, B)``, float64."""
         values, log_det = self.values(u)
         observed, prior = self._log_model(values, len(u), self.masked)
-        base = prior if self.of_prior else self._log_guide(values | {FLAT: self._in_plates(u)}, len(u))
+        base = prior if self.of_prior else self._log_guide(values | {FLAT: self._in_plates(u)}, len(u), self.masked)
         return observed + prior + log_det, base + log_det
 
     def log_joint(self, u: Tensor) -> Tensor:
@@ -88,12 +88,12 @@ class Density:
     def log_guide(self, u: Tensor) -> Tensor:
         """The guide's log q(u|x), ``(particles, B)``, float64; the model is not run."""
         values, log_det = self.values(u)
-        return self._log_guide(values | {FLAT: self._in_plates(u)}, len(u)) + log_det
+        return self._log_guide(values | {FLAT: self._in_plates(u)}, len(u), masked=False) + log_det
 
     def log_prior(self, u: Tensor) -> Tensor:
         """log p(u), ``(particles, B)``, float64."""
         values, log_det = self.values(u)
-        return self._log_model(values, len(u), self.masked)[1] + log_det
+        return self._log_model(values, len(u), masked=False)[1] + log_det
 
     def guide_of(self, q: dist.Distribution) -> Program:
         """A guide that draws u from ``q``, of batch shape ``(B,)``, and gives every site its part of it."""
@@ -129,10 +129,10 @@ class Density:
         likelihood = sum(self._log_prob(site, particles, site["mask"]) for site in observed)
         return likelihood, sum(self._log_prob(site, particles, site["mask"] if masked else None) for site in latent)
 
-    def _log_guide(self, values: Samples, particles: int) -> Tensor:
+    def _log_guide(self, values: Samples, particles: int, masked: bool) -> Tensor:
         with needing_inverse("this score", "use a flow with one, such as affine_autoregressive, or proposal=pa.proposals.prior"):
             trace = self._conditioned(self.guide, values, particles)
-        masks = {name: guide_mask(trace.nodes[name], self.sites.get(name)) if self.masked else None for name in _sampled(trace)}
+        masks = {name: guide_mask(trace.nodes[name], self.sites.get(name)) if masked else None for name in _sampled(trace)}
         return sum(self._log_prob(trace.nodes[name], particles, mask) for name, mask in masks.items())
 
     def _conditioned(self, program: Program, values: Samples, particles: int) -> poutine.Trace:

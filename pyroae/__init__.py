@@ -27,6 +27,7 @@ _HOME = {
     "aggregate": "evaluation.decomposition",
     "active_units": "evaluation.decomposition",
     "compare": "evaluation.comparison",
+    "cross_check": "evaluation.crosscheck",
     "predictive_check": "evaluation.checking",
     "sbc": "evaluation.checking",
     "probe": "evaluation.representation",

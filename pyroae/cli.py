@@ -43,7 +43,7 @@ COMMANDS = {
         "scoring:evaluate",
         "RUN",
         "all about a run's model on its test data",
-        "pyroae evaluate runs/vae-digits-1 --particles 5000 --proposal Laplace",
+        "pyroae evaluate runs/vae-digits-1 --particles 5000 --check 20",
         shared=True,
     ),
     "compare": Command(

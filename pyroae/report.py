@@ -22,6 +22,7 @@ from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
+from .evaluation.verdict import Verdict
 from .files import atomic, read_json
 from .output import CommandOutput
 from .parts.posteriors import Delta
@@ -154,8 +155,11 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
     said = []
     if "log_likelihood" in found:
         errors = [(found[name], of) for name, of in (("data_se", "test data"), ("mc_se", "Monte Carlo")) if found[name] is not None]
-        value = f"{found['log_likelihood']:.2f}{''.join(f' ± {size:.2g} ({of})' for size, of in errors)} nats a datum"
-        said.append(("log p(x)", value, f"by {found['particles']:,} importance samples a datum; in expectation a lower bound"))
+        verdict = Verdict(**found["verdict"])
+        value = f"{found['log_likelihood']:.2f}{verdict.mark}{''.join(f' ± {size:.2g} ({of})' for size, of in errors)} nats/example"
+        of = f"{found['examples']:,} test examples by {found['particles']:,} importance samples each"
+        said.append(("log p(x)", value, f"of {of}; in expectation a lower bound"))
+        said.append(("verdict", verdict.state, verdict.said(command_line=True).partition(": ")[2]))
         said.append(("bits a dimension", f"{found['bits_per_dim']:.4f}", "-log2 p(x) for each number of x"))
         if found["unreliable"] is not None:
             said.append(
@@ -163,10 +167,10 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
             )
     else:
         said.append(("log p(x)", "not given", "it needs a proper prior and a posterior with a density, or --proposal"))
-    said.append(("log p(x, z)" if pointwise else "ELBO", f"{found['elbo']:.2f}{error('elbo')} nats a datum", "reconstruction - KL"))
-    said.append(("reconstruction", f"{found['reconstruction']:.2f}{error('reconstruction')} nats a datum", "E log p(x|z)"))
+    said.append(("log p(x, z)" if pointwise else "ELBO", f"{found['elbo']:.2f}{error('elbo')} nats/example", "reconstruction - KL"))
+    said.append(("reconstruction", f"{found['reconstruction']:.2f}{error('reconstruction')} nats/example", "E log p(x|z)"))
     said.append(
-        ("KL", f"{found['kl']:.2f}{error('kl')} nats a datum", "-log p(z)" if pointwise else "KL(q(z|x) || p(z)): what the code costs")
+        ("KL", f"{found['kl']:.2f}{error('kl')} nats/example", "-log p(z)" if pointwise else "KL(q(z|x) || p(z)): what the code costs")
     )
     known = {"linear_probe", "nearest_neighbours", "mutual_information", "marginal_kl", "kl_to_posterior", "reconstruction_error"}
     return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys()) if found[name] is not None]
@@ -209,8 +213,9 @@ def _pictures(ae: Autoencoder, data: DataSet, run: Path) -> Iterator[tuple[str, 
         yield "training", _uri(figure)
     if "khat" in scores and scores["khat"].isfinite().any():
         with _whole(run / "results.json", run / "results.csv"):
-            one = [scores[name] for name in ("log_likelihood", "mc_se", "ess", "khat")]
-            figure = plots.figure(plots.weights, Estimate(*one, results["particles"], data.event_shape.numel()))
+            scored = scores["log_likelihood"].isfinite()
+            one = [scores[name][scored] for name in ("log_likelihood", "mc_se", "ess", "khat")]
+            figure = plots.figure(plots.weights, Estimate(*one, particles=results["particles"], dimensions=data.event_shape.numel()))
         yield "weights", _uri(figure)
     for made in (pictures.figures, pictures.diagnostics):
         for name, figure in made(ae, data):

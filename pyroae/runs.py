@@ -30,6 +30,7 @@ from .training.fit import History, check_arguments, fit
 Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
 _STEPS = 4000  # what a small data set needs
+_SAMPLE = 500  # test examples whose log p(x) ends a run
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
@@ -63,7 +64,7 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
         storage.save(ae, folder / "model.safetensors")
         with atomic(folder / "history.csv") as path:
             history.to_csv(path)
-    terms, estimate, report = score(ae, found.test, settings["particles"])
+    terms, estimate, report = score(ae, found.test, settings["particles"], sample=_SAMPLE)
     if not distributed.leads():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]

@@ -14,9 +14,9 @@ from .checks import whole_number
 from .data import DataSet, Split
 from .evaluation import proposals
 from .evaluation.comparison import compare as difference
+from .evaluation.crosscheck import cross_check
 from .evaluation.decomposition import active_units, aggregate
-from .evaluation.importance import Estimate, log_likelihood
-from .evaluation.particles import Proposal
+from .evaluation.importance import Estimate, Source, log_likelihood
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
 from .files import atomic, refuse_links
@@ -26,34 +26,52 @@ from .settings import arguments_of, read_run
 from .training import distributed
 
 _AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
-ProposalName = Literal["guide", "prior", "Laplace", "Optimised"]
-PROPOSALS: dict[str, Callable[[], Proposal | None]] = {
-    "guide": lambda: None,
+_WIDTH = 14  # of the name that begins a line
+ProposalName = Literal["auto", "guide", "prior", "Laplace", "Optimised"]
+PROPOSALS: dict[str, Callable[[], Source]] = {
+    "auto": lambda: "auto",
+    "guide": lambda: "guide",
     "prior": lambda: proposals.prior,
     "Laplace": proposals.Laplace,
     "Optimised": proposals.Optimised,
 }
 
 
-def score(ae: Autoencoder, test: Split, particles: int, proposal: ProposalName = "guide") -> tuple[Terms, Estimate | None, list[str]]:
-    """ELBO and log p(x) of held-out data, as far as they exist, and lines that say so."""
+def score(
+    ae: Autoencoder, test: Split, particles: int, proposal: ProposalName = "auto", sample: int | None = None, check: int = 0
+) -> tuple[Terms, Estimate | None, list[str]]:
+    """ELBO and log p(x) of held-out data, as far as they exist, and lines that say so.
+
+    Args:
+        ae: the model.
+        test: the data.
+        particles: importance samples for each example.
+        proposal: where they are drawn from.
+        sample: log p(x) is of so many examples, spread evenly; of all by default.
+        check: how many examples are compared with annealing.
+    """
     terms = elbo_terms(ae, test)
     elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
     if isinstance(ae.posterior, Delta):
-        lines = [f"test log p(x,z) {elbo:.2f} nats/datum = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
+        lines = [f"test log p(x,z) {elbo:.2f} nats/example = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
     else:
-        lines = [f"test ELBO      {elbo:.2f} nats/datum = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
+        lines = [f"test ELBO      {elbo:.2f} nats/example = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
     if not ae.prior.proper:
         return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
-    if isinstance(ae.posterior, Delta) and proposal == "guide":
-        return (
-            terms,
-            None,
-            [*lines, "test log p(x)  is not defined for a point posterior (Delta); pyroae evaluate RUN --proposal Laplace scores it"],
-        )
-    found = log_likelihood(ae, test, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
+    if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample is not None):
+        return terms, None, [*lines, f"test log p(x)  is not defined by a point posterior (Delta); {command()} evaluate RUN scores it"]
+    some = test if sample is None or sample >= len(test) else test[sampled(len(test), sample)]
+    found = log_likelihood(ae, some, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
+    if check:
+        found = cross_check(found, ae, some, examples=check)
     said = str(found).replace("log p(x) = ", f"{_scored(ae):9} ", 1)
-    return terms, found, [*lines, f"test {said}", f"{'verdict':14} {found.verdict}"]
+    note = f", {len(some):,} of {len(test):,} examples" if some is not test else ""
+    return terms, found, [*lines, f"test {said}{note}", f"{'verdict':{_WIDTH}} {found.verdict.said(command_line=True)}"]
+
+
+def sampled(n: int, sample: int) -> torch.Tensor:
+    """The rows of an evenly spread sample."""
+    return torch.linspace(0, n - 1, sample).round().long()
 
 
 def _scored(ae: Autoencoder) -> str:
@@ -70,55 +88,60 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
             "bias": found.bias,
             "unreliable": None if math.isnan(found.unreliable) else found.unreliable,
             "bits_per_dim": found.bits_per_dim,
+            "proposal": found.proposal,
+            "examples": len(found.values),
+            "verdict": found.verdict.as_dict(),
         }
     return results
 
 
-def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "guide") -> CommandOutput:
-    """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row a datum, ``.csv`` beside it.
+def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", check: int = 0) -> CommandOutput:
+    """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row an example, ``.csv`` beside it.
 
     Of several processes (``pa.together``) the first one writes and speaks.
 
     Args:
         run: the run folder.
-        particles: importance samples for each test datum's log p(x).
-        proposal: where they are drawn from.
+        particles: importance samples for each test example's log p(x).
+        proposal: where they are drawn from; auto fits a distribution to each example for which the guide will not do.
+        check: how many examples are compared with annealing from the prior, which finds modes that the proposal misses.
 
     Raises:
         ValueError: a folder that is no run, or bad particles.
     """
-    whole_number("evaluate", particles=particles)
+    whole_number("evaluate", particles=particles, check=check or 1)
     ae, found = opened_run(run, "evaluate")
-    terms, estimate, lines = score(ae, found.test, particles, proposal)
+    terms, estimate, lines = score(ae, found.test, particles, proposal, check=check)
     if not distributed.leads():
         return CommandOutput("", {})
     results = results_of(terms, estimate)
-    if estimate is not None and proposal == "guide":
+    if estimate is not None and not isinstance(ae.posterior, Delta):
         results["kl_to_posterior"] = (estimate.values - terms.elbo).mean().item()
-        lines.append(f"{'inference gap':14} KL(q || p(z|x)) {results['kl_to_posterior']:.2f} nats/datum: log p(x) - ELBO")
+        gap = f"{results['kl_to_posterior']:.2f}{estimate.verdict.mark} nats/example"
+        lines.append(f"{'inference gap':{_WIDTH}} KL(q || p(z|x)) {gap}: log p(x) - ELBO")
     for name, say in _SAYINGS.items():
         try:
             more, line = say(ae, found)
         except ValueError as error:
             more, line = {}, f"not given: {error}"
         results |= more
-        lines += [f"{name:14} {part}" for part in line.splitlines()]
-    suffix = "" if proposal == "guide" else f"-{proposal}"
+        lines += [f"{name:{_WIDTH}} {part}" for part in line.splitlines()]
+    suffix = "" if proposal == "auto" else f"-{proposal}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
     with atomic(written) as temporary:
         temporary.write_text(as_json(results))
     write_rows(written.with_suffix(".csv"), terms, estimate)
-    text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each datum"])
+    text = "\n".join([f"data           {found!r}", *lines, f"written        {written} and .csv, a row for each example"])
     return CommandOutput(text, {"run": run, **results, "written": str(written)})
 
 
-def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "guide") -> CommandOutput:
+def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto") -> CommandOutput:
     """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
 
     Args:
         runs: the run folders.
-        particles: importance samples for each test datum's log p(x).
-        proposal: where they are drawn from.
+        particles: importance samples for each test example's log p(x).
+        proposal: where they are drawn from, as for ``evaluate``.
 
     Raises:
         ValueError: fewer than two runs, folders that are none, different test data, or a model without log p(x).
@@ -133,7 +156,8 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
         if found.test.x.shape != first.x.shape or not torch.equal(found.test.x[:], first.x[:]):
             raise ValueError(f"compare: {run} was tested on other data than {runs[0]}, so their log p(x) cannot be compared")
         if _scored(ae) != _scored(opened[runs[0]][0]):
-            raise ValueError(f"compare: {run} gives {_scored(ae)}, but {runs[0]} {_scored(opened[runs[0]][0])}; the two are no rivals")
+            ours = _scored(opened[runs[0]][0])
+            raise ValueError(f"compare: {run} gives {_scored(ae)}, but {runs[0]} {ours}; they cannot be ranked together")
     for run, (ae, found) in opened.items():
         _, estimate, lines = score(ae, found.test, particles, proposal)
         if estimate is None:
@@ -142,18 +166,39 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "gu
     if not distributed.leads():
         return CommandOutput("", {})
     best, *others = sorted(runs, key=lambda run: -scores[run].mean)
+    differs = _differences(runs)
     width = max(len(run) for run in runs)
-    head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7"
-    rows = [f"{best:{width}}  {scores[best].mean:8.2f}  {'':13}  {'':11}  {'':4}  {scores[best].unreliable:10.1%}"]
-    ranked = [{"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable} for run in (best, *others)]
-    for row, run in zip(ranked[1:], others):
-        d = difference(scores[run], scores[best])
-        row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins}
-        rows.append(
-            f"{run:{width}}  {scores[run].mean:8.2f}  {d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}  {scores[run].unreliable:10.1%}"
-        )
-    text = "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats a datum", head, *rows])
-    return CommandOutput(text, {"particles": particles, "runs": ranked})
+    head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7  verdict            differs by"
+    ranked, rows = [], []
+    for run in (best, *others):
+        row = {"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable}
+        cells = f"{'':13}  {'':11}  {'':4}"
+        if run != best:
+            d = difference(scores[run], scores[best])
+            row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins}
+            cells = f"{d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}"
+        verdict = scores[run].verdict
+        ranked.append(row | {"verdict": verdict.as_dict(), "differs": differs[run]})
+        text = ", ".join(f"{name} {value}" for name, value in differs[run].items())
+        rows.append(f"{run:{width}}  {scores[run].mean:8.2f}  {cells}  {scores[run].unreliable:10.1%}  {verdict.state:17}  {text}".rstrip())
+    text = "\n".join([f"{opened[best][1]!r}, {particles:,} importance samples, nats/example", head, *rows])
+    return CommandOutput(text, {"particles": particles, "proposal": proposal, "runs": ranked})
+
+
+def _differences(runs: list[str]) -> dict[str, dict[str, str]]:
+    """The settings in which the runs differ, for each of them."""
+    settings = {run: read_run(run) for run in runs}
+    names = {name: None for each in settings.values() for name in each}
+    differ = [name for name in names if len({repr(each.get(name)) for each in settings.values()}) > 1]
+    return {run: {name: _in_short(each.get(name)) for name in differ} for run, each in settings.items()}
+
+
+def _in_short(value: object) -> str:
+    """A setting in a few words: of a part its name and what it was made with."""
+    if isinstance(value, schema.Spec):
+        given = ", ".join(f"{name}={_in_short(each)}" for name, each in value.arguments.items())
+        return f"{value.cls.__name__}({given})" if given else value.cls.__name__
+    return "default" if value is None else str(value)
 
 
 def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
@@ -170,14 +215,22 @@ def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
 
 
 def write_rows(path: Path, terms: Terms, found: Estimate | None):
-    """A row for each datum, as CSV."""
+    """A row for each example, as CSV; columns of log p(x) are empty where a sample left an example out."""
     columns = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     if found is not None:
-        columns = {"log_likelihood": found.values, "mc_se": found.errors, "ess": found.ess, "khat": found.khat} | columns
+        rows = sampled(len(terms.elbo), len(found.values))
+        scored = {"log_likelihood": found.values, "mc_se": found.errors, "ess": found.ess, "khat": found.khat}
+        columns = {name: _placed(values, rows, len(terms.elbo)) for name, values in scored.items()} | columns
     with atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values())))
+        writer.writerows(zip(*(column if isinstance(column, list) else column.tolist() for column in columns.values())))
+
+
+def _placed(values: torch.Tensor, rows: torch.Tensor, n: int) -> list[float | str]:
+    """Values of some rows among n, the others empty."""
+    given = dict(zip(rows.tolist(), values.tolist()))
+    return [given.get(i, "") for i in range(n)]
 
 
 def _rate(ae: Autoencoder, found: DataSet) -> tuple[dict, str]:

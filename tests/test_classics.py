@@ -81,9 +81,9 @@ def test_a_linear_vae_reaches_probabilistic_pca(centred):
     centre = centred[0].reshape(-1, 8, 8)[:, 2:6, 2:6].reshape(-1, 16)  # 16 pixels of real digits
     vae = linear_vae(16, 3)
     best = PCA(3).fit(centre.numpy()).score(centre.numpy())  # Tipping & Bishop's maximum
-    assert pa.log_likelihood(vae, centre, particles=100).mean < best - 5
+    assert pa.log_likelihood(vae, centre, particles=100, proposal="guide").mean < best - 5
     pa.fit(vae, centre, epochs=60, lr=3e-2, scheduler=annealed(60), progress=False, seed=0)
-    score = pa.log_likelihood(vae, centre, particles=100)
+    score = pa.log_likelihood(vae, centre, particles=100, proposal="guide")
     assert score.mean == pytest.approx(best, abs=1e-2)
     assert score.ess.min() > 90  # of 100: the posterior is nearly exact, and with it every weight
 
@@ -108,7 +108,7 @@ def test_the_maximum_of_a_linear_vae_is_probabilistic_pca(centred):
     x = centred[0].double()
     x = x - x.mean(0)
     vae = maximum_likelihood(x, 8)
-    score, best = pa.log_likelihood(vae, x, particles=30), PCA(8).fit(x.numpy()).score(x.numpy())
+    score, best = pa.log_likelihood(vae, x, particles=30, proposal="guide"), PCA(8).fit(x.numpy()).score(x.numpy())
     assert score.mean == pytest.approx(best, abs=1e-3) and score.mc_se < 1e-6 and score.ess.min() > 30 - 1e-6  # every weight is p(x)
     terms = pa.elbo_terms(vae, x, particles=20)
     assert terms.elbo.mean().item() == pytest.approx(best, abs=5e-2)  # no gap
@@ -124,7 +124,7 @@ def test_the_maximum_of_a_linear_vae_is_probabilistic_pca(centred):
 def test_the_maximum_of_a_linear_vae_is_probabilistic_pca_on_mnist(real_data):
     x = pa.data.load("mnist").train.x.double()
     x = x - x.mean(0)
-    score = pa.log_likelihood(maximum_likelihood(x, 10), x[:10_000], particles=4)
+    score = pa.log_likelihood(maximum_likelihood(x, 10), x[:10_000], particles=4, proposal="guide")
     best = PCA(10).fit(x.numpy()).score(x[:10_000].numpy())
     assert score.mean == pytest.approx(best, abs=1e-2) and score.mc_se < 1e-6
 

@@ -18,7 +18,7 @@ from pyroae.evaluation.weights import Weights, pareto_shape
 @pytest.mark.parametrize("particles", [1, 10, 1000])
 def test_the_exact_posterior_gives_log_p_with_no_variance(particles):
     exact = linear_gaussian()
-    score = pa.log_likelihood(exact.ae, exact.x, particles=particles)
+    score = pa.log_likelihood(exact.ae, exact.x, particles=particles, proposal="guide")
     assert torch.allclose(score.values, exact.log_p, atol=1e-9)
     if particles > 1:
         assert score.mc_se < 1e-7 and torch.allclose(score.ess, torch.full_like(score.ess, particles))
@@ -26,7 +26,7 @@ def test_the_exact_posterior_gives_log_p_with_no_variance(particles):
 
 def test_an_inexact_posterior_is_right_within_its_own_error():
     exact = linear_gaussian(widen=1.3)
-    score = pa.log_likelihood(exact.ae, exact.x, particles=4000)
+    score = pa.log_likelihood(exact.ae, exact.x, particles=4000, proposal="guide")
     z = (score.values - exact.log_p) / score.errors
     assert z.square().mean().item() == pytest.approx(1.0, abs=0.7) and abs(z.mean().item()) < 4 / len(z) ** 0.5
     assert abs(score.mean - exact.log_p.mean().item()) < 4 * score.mc_se
@@ -35,16 +35,16 @@ def test_an_inexact_posterior_is_right_within_its_own_error():
 
 def test_stated_errors_shrink_with_particles_and_cover():
     exact = linear_gaussian(widen=1.3)
-    errors = [pa.log_likelihood(exact.ae, exact.x, particles=k).mc_se for k in (100, 400, 1600)]
+    errors = [pa.log_likelihood(exact.ae, exact.x, particles=k, proposal="guide").mc_se for k in (100, 400, 1600)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.3) and errors[1] / errors[2] == pytest.approx(2, rel=0.3)
-    runs = [pa.log_likelihood(exact.ae, exact.x, particles=200, seed=seed) for seed in range(60)]
+    runs = [pa.log_likelihood(exact.ae, exact.x, particles=200, seed=seed, proposal="guide") for seed in range(60)]
     covered = [abs(run.mean - exact.log_p.mean().item()) < 1.96 * run.mc_se for run in runs]
     assert 0.85 <= sum(covered) / len(covered) <= 1.0
 
 
 def test_khat_flags_a_planted_bad_proposal():
     narrow = linear_gaussian(widen=0.35)
-    assert (pa.log_likelihood(narrow.ae, narrow.x, particles=2000).khat > 0.7).double().mean() > 0.8
+    assert (pa.log_likelihood(narrow.ae, narrow.x, particles=2000, proposal="guide").khat > 0.7).double().mean() > 0.8
 
 
 def test_any_pyro_program_with_several_sites_and_plates():
@@ -63,7 +63,7 @@ def test_any_pyro_program_with_several_sites_and_plates():
             pyro.sample("z1", dist.Normal(0.5 * z2, 0.5))
 
     x = torch.randn(5, 3)
-    score = pa.log_likelihood(model, x, guide=guide, particles=20000)
+    score = pa.log_likelihood(model, x, guide=guide, particles=20000, proposal="guide")
     covariance = (0.5**2 + 0.5**2) * torch.ones(3, 3) + 4.0 * torch.eye(3)
     truth = dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)
     assert ((score.values - truth).abs() < 5 * score.errors).all()
@@ -106,14 +106,14 @@ def test_bits_per_dim():
     with torch.no_grad():
         for p in ae.parameters():
             p.zero_()  # every pixel a fair coin: one bit each, whatever z; the posterior is the prior
-    assert pa.log_likelihood(ae, torch.rand(9, 64).round(), particles=30).bits_per_dim == pytest.approx(1.0, abs=1e-6)
+    assert pa.log_likelihood(ae, torch.rand(9, 64).round(), particles=30, proposal="guide").bits_per_dim == pytest.approx(1.0, abs=1e-6)
 
 
 # --- evaluation changes nothing ---
 
 
 @pytest.mark.parametrize(
-    "judge", [lambda ae, x: pa.log_likelihood(ae, x, particles=50), pa.elbo_terms], ids=["log_likelihood", "elbo_terms"]
+    "judge", [lambda ae, x: pa.log_likelihood(ae, x, particles=50, proposal="guide"), pa.elbo_terms], ids=["log_likelihood", "elbo_terms"]
 )
 def test_evaluation_leaves_everything_as_it_was(judge, digits):
     encoder = torch.nn.Sequential(torch.nn.BatchNorm1d(64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 8))
@@ -133,7 +133,7 @@ def test_evaluation_leaves_everything_as_it_was(judge, digits):
 def test_the_encoder_runs_once_for_a_datum(digits):
     ae, rows = small_vae(), []
     ae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    pa.log_likelihood(ae, digits.test.x, particles=5000)
+    pa.log_likelihood(ae, digits.test.x, particles=5000, proposal="guide")
     assert sum(rows) == len(digits.test)
 
 
@@ -144,7 +144,7 @@ def test_memory_does_not_grow_with_particles(digits):
     largest = []
     for particles in (10_000, 100_000):
         rows.clear()
-        assert pa.log_likelihood(ae, digits.test.x[:2], particles=particles).particles == particles
+        assert pa.log_likelihood(ae, digits.test.x[:2], particles=particles, proposal="guide").particles == particles
         assert sum(rows) == 2 * particles + 2  # and 2 to look at the program
         largest.append(max(rows))
     assert largest[0] == pytest.approx(largest[1], rel=0.01) or max(largest) <= 64e6 / (32 * 64)
@@ -185,7 +185,9 @@ def test_scales_do_not_count_and_masks_do():
     from pyro import poutine
 
     exact = linear_gaussian()
-    halved = pa.log_likelihood(poutine.scale(exact.ae.model, 0.5), exact.x, guide=poutine.scale(exact.ae.guide, 0.5), particles=10)
+    halved = pa.log_likelihood(
+        poutine.scale(exact.ae.model, 0.5), exact.x, guide=poutine.scale(exact.ae.guide, 0.5), particles=10, proposal="guide"
+    )
     assert torch.allclose(halved.values, exact.log_p, atol=1e-9)
     mask = torch.arange(40) < 20
     terms = pa.elbo_terms(poutine.mask(exact.ae.model, mask), exact.x, guide=poutine.mask(exact.ae.guide, mask))
@@ -195,7 +197,7 @@ def test_scales_do_not_count_and_masks_do():
 def test_khat_takes_rounding_for_no_tail():
     """In float32 the exact posterior's weights differ by rounding alone."""
     exact = linear_gaussian()
-    score = pa.log_likelihood(exact.ae.float(), exact.x.float(), particles=1000)
+    score = pa.log_likelihood(exact.ae.float(), exact.x.float(), particles=1000, proposal="guide")
     assert (score.khat == 0).all() and (score.ess > 999).all()
 
 
@@ -238,7 +240,7 @@ def test_modules_that_a_function_only_reaches_are_judged_in_evaluation_mode():
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     x, before = torch.randn(20, 6), net[1].running_mean.clone()
-    first, second = (pa.log_likelihood(model, x, guide, particles=500, seed=s) for s in (0, 1))
+    first, second = (pa.log_likelihood(model, x, guide, particles=500, seed=s, proposal="guide") for s in (0, 1))
     assert torch.equal(net[1].running_mean, before) and all(module.training for module in net)
     assert abs(first.mean - second.mean) < 5 * (first.mc_se + second.mc_se)
     z = torch.randn(20000, 2)

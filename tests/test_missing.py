@@ -32,12 +32,12 @@ def test_missing_entries_count_for_nothing():
     seen = [0, 2, 3, 5, 6]
     covariance = exact.w @ exact.w.T + exact.noise**2 * torch.eye(7, dtype=torch.float64)
     truth = dist.MultivariateNormal(exact.b[seen], covariance[seen][:, seen]).log_prob(x[:, seen])
-    score = pa.log_likelihood(ae, x, particles=5000)
+    score = pa.log_likelihood(ae, x, particles=5000, proposal="guide")
     assert ((score.values - truth).abs() < 5 * score.errors).all() and score.mc_se < 0.05
     assert (
         score.bits_per_dim == pytest.approx(-score.mean / (5 * math.log(2))) and pa.ais(ae, x[:2], chains=2, temperatures=2).dimensions == 5
     )
-    complete = pa.log_likelihood(ae, exact.x, particles=5000)
+    complete = pa.log_likelihood(ae, exact.x, particles=5000, proposal="guide")
     assert ((complete.values - exact.log_p).abs() < 5 * complete.errors).all()
 
 

@@ -63,7 +63,7 @@ def improves(ae, x):
 
 def scores(ae, x):
     """ELBO <= log p(x), give or take what both are uncertain of."""
-    score, terms = pa.log_likelihood(ae, x, particles=100), pa.elbo_terms(ae, x, particles=50)
+    score, terms = pa.log_likelihood(ae, x, particles=100, proposal="guide"), pa.elbo_terms(ae, x, particles=50)
     assert score.values.isfinite().all() and score.mean > terms.elbo.mean().item() - 4 * score.mc_se - 0.3
 
 
@@ -174,7 +174,7 @@ def test_a_full_covariance_posterior_can_be_the_exact_one():
         ae.encoder.weight.zero_(), ae.encoder.bias.zero_()
         ae.encoder.weight[:3], ae.encoder.bias[:3] = exact.ae.encoder.weight, exact.ae.encoder.bias
         ae.encoder.bias[3:] = torch.diag(-0.5 * exact.precision.log()).flatten()  # the log of the diagonal of the Cholesky factor
-    assert torch.allclose(pa.log_likelihood(ae, exact.x, particles=10).values, exact.log_p, atol=1e-9)
+    assert torch.allclose(pa.log_likelihood(ae, exact.x, particles=10, proposal="guide").values, exact.log_p, atol=1e-9)
 
 
 def test_vamp_prior_is_the_mixture_of_its_posteriors_encoded_once_a_step(digits):
@@ -199,7 +199,7 @@ def test_a_flow_posterior_remembers_its_draws(digits, monkeypatch):
     ae = make(PRIORS["Normal"], lambda: pa.posteriors.Flow(hidden=8, layers=3), LIKELIHOODS["Bernoulli"])
     monkeypatch.setattr(AffineAutoregressive, "_inverse", lambda self, y: pytest.fail("inverted a transform of its own draw"))
     pa.fit(ae, digits.test.x, epochs=1, progress=False)
-    pa.log_likelihood(ae, digits.test.x[:10], particles=50)
+    pa.log_likelihood(ae, digits.test.x[:10], particles=50, proposal="guide")
 
 
 # --- codes that are categories, bits or directions ---
@@ -250,7 +250,7 @@ def test_the_exact_posterior_over_categories_gives_log_p(digits):
     joint = torch.stack([ae.prior().log_prob(z) + ae.decode(z).log_prob(x) for z in torch.eye(4)], 1).detach()
     ae.guide.encoder = torch.nn.Identity()
     ae.guide.numbers = lambda x, c: joint
-    assert torch.allclose(pa.log_likelihood(ae, x, particles=7).values.float(), joint.logsumexp(1), atol=1e-3)
+    assert torch.allclose(pa.log_likelihood(ae, x, particles=7, proposal="guide").values.float(), joint.logsumexp(1), atol=1e-3)
 
 
 def test_the_sphere_has_its_area():

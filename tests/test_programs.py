@@ -150,7 +150,7 @@ def test_images_keep_their_shape():
     x = torch.rand(5, 1, 8, 8).round()
     assert ae.reconstruct(x).shape == x.shape
     pa.fit(ae, x, epochs=1, progress=False)
-    assert pa.log_likelihood(ae, x, particles=10).values.shape == (5,)
+    assert pa.log_likelihood(ae, x, particles=10, proposal="guide").values.shape == (5,)
 
 
 def test_a_users_network_of_any_kind_works_with_particles():

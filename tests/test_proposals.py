@@ -63,17 +63,19 @@ def test_the_prior_as_proposal():
 @pytest.mark.parametrize("d, z", [(7, 3), (784, 50)])
 def test_every_size_within_its_own_error(d, z):
     exact = linear_gaussian(d, z, widen=1.15)
-    score = pa.log_likelihood(exact.ae, exact.x, particles=800)
+    score = pa.log_likelihood(exact.ae, exact.x, particles=800, proposal="guide")
     assert abs(score.mean - exact.log_p.mean().item()) < 4 * score.mc_se + abs(score.bias)
 
 
 def test_a_point_posterior_with_a_proper_prior_is_scored():
     exact = linear_gaussian()
     point = exact.ae.replace(posterior=pa.posteriors.Delta(), encoder=nn.Linear(7, 3).double())
-    with pytest.raises(ValueError, match=r"Delta.*proposal=pa.proposals.Laplace\(\)"):
-        pa.log_likelihood(point, exact.x)
+    with pytest.raises(ValueError, match=r"Delta.*proposal=\"auto\""):
+        pa.log_likelihood(point, exact.x, proposal="guide")
     score = pa.log_likelihood(point, exact.x, particles=100, proposal=pa.proposals.Laplace(steps=100))
     assert torch.allclose(score.values, exact.log_p, atol=1e-6)
+    adapted = pa.log_likelihood(point, exact.x, particles=1000)
+    assert ((adapted.values - exact.log_p).abs() < 5 * adapted.errors).all() and adapted.fitted.all()
 
 
 def hierarchical(x):
@@ -94,7 +96,7 @@ def hierarchical_truth(x):
 
 
 JUDGES = {
-    "prior": lambda x, guide: pa.log_likelihood(hierarchical, x, guide, particles=20000),
+    "prior": lambda x, guide: pa.log_likelihood(hierarchical, x, guide, particles=20000, proposal="guide"),
     "Laplace": lambda x, guide: pa.log_likelihood(hierarchical, x, guide, particles=20000, proposal=pa.proposals.Laplace(steps=100)),
     "full Normal": lambda x, guide: pa.log_likelihood(hierarchical, x, guide, proposal=pa.proposals.Optimised(steps=150, full=True)),
     "annealed": lambda x, guide: pa.ais(hierarchical, x, guide, chains=40, temperatures=40),
@@ -179,7 +181,7 @@ def discrete_guide(x):
 def test_discrete_latents_are_drawn_by_importance_sampling_and_refused_elsewhere():
     x = torch.linspace(-2, 3, 7)
     truth = (0.7 * dist.Normal(0.0, 1.0).log_prob(x).exp() + 0.3 * dist.Normal(1.0, 1.0).log_prob(x).exp()).log()
-    score = pa.log_likelihood(discrete, x, discrete_guide, particles=20000)
+    score = pa.log_likelihood(discrete, x, discrete_guide, particles=20000, proposal="guide")
     assert ((score.values - truth).abs() < 5 * score.errors).all()
     for judge in (pa.ais, pa.decompose, pa.aggregate, pa.sbc):
         with pytest.raises(ValueError, match="'z' is discrete"):
@@ -191,7 +193,7 @@ def test_an_enumerated_guide_is_scored():
     ae = pa.Autoencoder(pa.priors.OneHot(4), pa.likelihoods.Bernoulli(64), pa.posteriors.OneHot(), pa.nets.MLP(8), pa.nets.MLP(8))
     logits = torch.stack([ae.decode(torch.eye(4)).log_prob(row) for row in x])
     truth = logits.logsumexp(1) - torch.tensor(4.0).log()
-    score = pa.log_likelihood(ae, x, particles=2000)
+    score = pa.log_likelihood(ae, x, particles=2000, proposal="guide")
     assert ((score.values - truth).abs() < 5 * score.errors + 1e-4).all()
 
 

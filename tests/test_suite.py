@@ -42,7 +42,7 @@ def test_khat_is_arviz_s(particles, spread, arviz):
 def test_stated_intervals_cover_over_200_runs():
     exact = linear_gaussian(widen=1.3)
     truth = exact.log_p.mean().item()
-    runs = [pa.log_likelihood(exact.ae, exact.x, particles=100, seed=seed) for seed in range(200)]
+    runs = [pa.log_likelihood(exact.ae, exact.x, particles=100, seed=seed, proposal="guide") for seed in range(200)]
     assert 180 <= sum(abs(run.mean - truth) < 1.96 * run.mc_se for run in runs) <= 198
     below = truth - sum(run.mean for run in runs) / 200
     assert below == pytest.approx(-sum(run.bias for run in runs) / 200, abs=3 * runs[0].mc_se / 200**0.5) and below > 0
@@ -50,10 +50,25 @@ def test_stated_intervals_cover_over_200_runs():
 
 def test_the_verdict_says_what_share_and_what_to_do():
     good, bad = linear_gaussian(widen=1.3), linear_gaussian(widen=0.35)
-    assert "reliable: " in (verdict := pa.log_likelihood(good.ae, good.x, particles=500).verdict) and "unreliable" not in verdict
-    score = pa.log_likelihood(bad.ae, bad.x, particles=500)
-    assert score.unreliable > 0.6 and f"{score.unreliable:.1%}" in score.verdict and "pa.ais" in score.verdict
-    assert "25 particles" in pa.log_likelihood(good.ae, good.x, particles=10).verdict and "lower bound" in str(score)
+    verdict = pa.log_likelihood(good.ae, good.x, particles=500, proposal="guide").verdict
+    assert verdict.state == "no sign of trouble" and "would not show" in str(verdict) and verdict.remedy is None
+    score = pa.log_likelihood(bad.ae, bad.x, particles=500, proposal="guide")
+    assert score.unreliable > 0.6 and f"{score.unreliable:.1%}" in str(score.verdict) and "[wrong]" in str(score)
+    truth = bad.log_p.mean().item()
+    assert score.verdict.low_by > 3 * score.mc_se and truth - score.mean > 0.3 * score.verdict.low_by
+    assert 'proposal="auto"' in str(score.verdict) and "--proposal auto" in score.verdict.said(command_line=True)
+    few = pa.log_likelihood(good.ae, good.x, particles=10, proposal="guide").verdict
+    assert few.state == "uncertain" and "25 particles" in str(few) and "--particles 25" in few.said(command_line=True)
+    auto = pa.log_likelihood(bad.ae, bad.x, particles=500)
+    assert auto.verdict.state == "no sign of trouble" and abs(auto.mean - truth) < 4 * auto.mc_se and auto.verdict.mark == ""
+
+
+@pytest.mark.parametrize("proposal", ["auto", "guide", "Laplace"])
+def test_a_verdict_never_recommends_what_was_just_used(proposal):
+    values = torch.zeros(3, dtype=torch.float64)
+    score = Estimate(values, values + 0.5, values + 3, torch.tensor([0.9, 0.2, 0.1]), 100, 7, proposal)
+    assert score.verdict.state == "uncertain" and ("auto" in str(score.verdict)) != (proposal == "auto")
+    assert score.verdict.low_by == pytest.approx(0.5 / 3) and "[uncertain]" in str(score)
 
 
 def test_a_confident_wrong_pixel_costs_what_it_costs():
@@ -62,7 +77,7 @@ def test_a_confident_wrong_pixel_costs_what_it_costs():
         for parameter in ae.parameters():
             parameter.zero_()
         ae.decoder.bias.fill_(40.0)
-    score = pa.log_likelihood(ae, torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), particles=50)
+    score = pa.log_likelihood(ae, torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), particles=50, proposal="guide")
     assert torch.allclose(score.values, torch.tensor([-40.0, -80.0], dtype=torch.float64))
 
 
@@ -70,9 +85,9 @@ MEASURE = """
 import resource, sys, torch, pyroae as pa
 ae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(784), pa.posteriors.Normal(), pa.nets.MLP(64), pa.nets.MLP(64))
 x = torch.rand(int(sys.argv[1]), 784).round()
-pa.log_likelihood(ae, x[:64], particles=200)
+pa.log_likelihood(ae, x[:64], particles=200, proposal="guide")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pa.log_likelihood(ae, x, particles=int(sys.argv[2]))
+pa.log_likelihood(ae, x, particles=int(sys.argv[2]), proposal="guide")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -89,7 +104,7 @@ def test_peak_memory_grows_with_neither_particles_nor_data(data, particles):
 
 def test_the_inference_gap_is_the_kl_to_the_posterior_and_all_of_it_amortization_here():
     exact = linear_gaussian(widen=1.3)
-    found = pa.decompose(exact.ae, exact.x, particles=1000, draws=500)
+    found = pa.decompose(exact.ae, exact.x, particles=1000, draws=500, proposal="guide")
     gap = 3 * (0.5 * (1.3**2 - 1) - math.log(1.3))
     assert found.kl_to_posterior.mean().item() == pytest.approx(gap, abs=0.03)
     assert found.amortization.mean().item() == pytest.approx(gap, abs=0.03) and abs(found.approximation.mean().item()) < 0.01
@@ -155,8 +170,8 @@ def test_no_unit_is_active_where_the_encoder_says_nothing(posterior, digits):
 def test_a_paired_comparison_is_the_mean_difference_and_its_error():
     exact = linear_gaussian()
     a, b = exact.ae, linear_gaussian(noise=0.9).ae
-    found = pa.compare(a, b, exact.x, particles=200)
-    scores = [pa.log_likelihood(each, exact.x, particles=200) for each in (a, b)]
+    found = pa.compare(a, b, exact.x, particles=200, proposal="guide")
+    scores = [pa.log_likelihood(each, exact.x, particles=200, proposal="guide") for each in (a, b)]
     difference = scores[0].values - scores[1].values
     assert found.difference == pytest.approx(difference.mean().item()) and found.difference > 0
     assert found.se == pytest.approx(difference.std().item() / 40**0.5)
@@ -164,8 +179,8 @@ def test_a_paired_comparison_is_the_mean_difference_and_its_error():
     with pytest.raises(ValueError, match="the data x beside models"):
         pa.compare(a, b)
     with pytest.raises(ValueError, match="40 and 3 values"):
-        pa.compare(scores[0], pa.log_likelihood(b, exact.x[:3], particles=10))
-    assert pa.compare((a.model, a.guide), a, exact.x, particles=20).wins == 0.5 and isinstance(scores[0], Estimate)
+        pa.compare(scores[0], pa.log_likelihood(b, exact.x[:3], particles=10, proposal="guide"), proposal="guide")
+    assert pa.compare((a.model, a.guide), a, exact.x, particles=20, proposal="guide").wins == 0.5 and isinstance(scores[0], Estimate)
 
 
 # --- checks ---
@@ -296,8 +311,10 @@ def test_reconstruction_error_and_denoising_gain():
 
 def test_arviz_compares_models_as_we_do(arviz):
     exact, other = linear_gaussian(), linear_gaussian(noise=0.9)
-    ours = pa.compare(exact.ae, other.ae, exact.x, particles=300)
-    exported = {name: pa.to_arviz(each.ae, exact.x, draws=60, particles=300) for name, each in (("a", exact), ("b", other))}
+    ours = pa.compare(exact.ae, other.ae, exact.x, particles=300, proposal="guide")
+    exported = {
+        name: pa.to_arviz(each.ae, exact.x, draws=60, particles=300, proposal="guide") for name, each in (("a", exact), ("b", other))
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = arviz.compare(exported)
@@ -307,7 +324,7 @@ def test_arviz_compares_models_as_we_do(arviz):
 
 def test_exported_draws_are_of_the_exact_posterior(arviz):
     exact = linear_gaussian(widen=1.5)
-    z = torch.as_tensor(pa.to_arviz(exact.ae, exact.x, draws=800, particles=2000).posterior["z"].values[0])
+    z = torch.as_tensor(pa.to_arviz(exact.ae, exact.x, draws=800, particles=2000, proposal="guide").posterior["z"].values[0])
     mean, sd = exact.ae.encode(exact.x).mean, 1 / exact.precision.sqrt()
     assert ((z.mean(0) - mean).abs() < 0.25 * sd).all() and torch.allclose(z.std(0), sd.expand(40, 3), rtol=0.2)
 
@@ -318,7 +335,7 @@ LOOKS = {
     "ais": lambda ae, x: pa.ais(ae, x, chains=3, temperatures=4),
     "bdmc": lambda ae, x: pa.bdmc(ae, x, chains=3, temperatures=4),
     "Laplace": lambda ae, x: pa.log_likelihood(ae, x, particles=30, proposal=pa.proposals.Laplace(steps=5)),
-    "decompose": lambda ae, x: pa.decompose(ae, x, particles=30, best=pa.proposals.Optimised(steps=5)),
+    "decompose": lambda ae, x: pa.decompose(ae, x, particles=30, best=pa.proposals.Optimised(steps=5), proposal="guide"),
     "aggregate": pa.aggregate,
     "active_units": pa.active_units,
     "predictive_check": pa.predictive_check,

@@ -453,7 +453,7 @@ def test_precision_ends_with_the_call(precision, digits):
     ae = small_vae()
     ae.encoder.register_forward_hook(lambda *_: inside.append(torch.get_float32_matmul_precision()))
     pa.fit(ae, digits.train.x[:64], epochs=2, progress=False, precision=precision)
-    pa.log_likelihood(ae, digits.test.x[:2], particles=3, precision=precision)
+    pa.log_likelihood(ae, digits.test.x[:2], particles=3, precision=precision, proposal="guide")
     assert set(inside[1:]) == {precision} or precision == "auto"
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -504,16 +504,16 @@ def test_a_traced_evaluation_is_the_eager_one(name, digits, monkeypatch):
     ae, rows = small_vae(**parts), []
     x = digits.test.x[:100], digits.test.labels[:100]
     x = x if name == "labels" else x[0]
-    eager = pa.log_likelihood(ae, x, particles=6000, compile="eager")
+    eager = pa.log_likelihood(ae, x, particles=6000, compile="eager", proposal="guide")
     forward = type(ae.decoder).forward
     counted = lambda self, x: (self is ae.decoder and rows.append(len(x)), forward(self, x))[1]
     monkeypatch.setattr(type(ae.decoder), "forward", counted)
-    traced = pa.log_likelihood(ae, x, particles=6000, compile="traced")
+    traced = pa.log_likelihood(ae, x, particles=6000, compile="traced", proposal="guide")
     assert torch.equal(eager.values, traced.values) and torch.equal(eager.khat, traced.khat)
     assert sum(rows) < 100 * 6000 / 2  # Python has run for a few passes only
 
 
 def test_a_compiled_evaluation_is_the_eager_one(digits):
     ae, x = small_vae(), digits.test.x[:64]
-    eager, compiled = (pa.log_likelihood(ae, x, particles=3000, compile=mode).values for mode in ("eager", "compiled"))
+    eager, compiled = (pa.log_likelihood(ae, x, particles=3000, compile=mode, proposal="guide").values for mode in ("eager", "compiled"))
     assert torch.allclose(eager, compiled, atol=1e-4)

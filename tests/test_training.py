@@ -192,7 +192,7 @@ def test_cuda_trains_and_scores_without_a_sync(digits):
     torch.cuda.set_sync_debug_mode("default")
     history = quiet(ae, digits.train, epochs=5, device="cuda", seed=0)
     assert ae.device.type == "cuda" and history.loss[-1] < history.loss[0]
-    assert pa.log_likelihood(ae, digits.test, particles=100).values.isfinite().all()
+    assert pa.log_likelihood(ae, digits.test, particles=100, proposal="guide").values.isfinite().all()
 
     from pyroae.training.step.svi import SVI
 
@@ -228,7 +228,7 @@ def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
         pa.fit(model, data, guide=guide, epochs=60, lr=0.05, elbo=Trace_ELBO(), progress=False, seed=0)
         assert pyro.param("test_slope").item() == pytest.approx(3.0, abs=0.3)
     exact = dist.Normal(pyro.param("test_slope").detach() * y, 2**0.5).log_prob(x)
-    assert torch.allclose(pa.log_likelihood(model, (x, y), guide=guide, particles=2000).values.float(), exact, atol=0.15)
+    assert torch.allclose(pa.log_likelihood(model, (x, y), guide=guide, particles=2000, proposal="guide").values.float(), exact, atol=0.15)
     with pytest.raises(ValueError, match="as many rows"):
         pa.fit(model, (x, y[:3]), guide=guide)
 

@@ -1,7 +1,7 @@
 """Annealed importance sampling, and bidirectional Monte Carlo: bounds on log p(x) from both sides."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from ..training.batches import Args
 from .density import Density
 from .importance import Estimate, check_weighable, observed_entries
 from .particles import Proposal, blocks, prepared, rows_at_once
+from .verdict import Verdict
 from .weights import Weights
 
 _GRAPH = 4  # a gradient takes so many times the memory of a value
 _PILOT = 8  # the pilot has so many times fewer temperatures than the run
+_AGREE = 2.0  # annealed effective sample size below which one chain speaks alone
 _TARGET = 0.8  # share of proposals accepted, to which step sizes are adapted
 
 
@@ -28,14 +30,18 @@ _TARGET = 0.8  # share of proposals accepted, to which step sizes are adapted
 class Annealed(Estimate):
     """log p(x) of each datum by annealed importance sampling; a particle is a chain."""
 
-    temperatures: int
-    acceptance: Tensor  # (N,) share of HMC's proposals that were accepted
-    bound: str  # in expectation: "a lower" or "an upper", which has no errors: its chains begin at one draw
+    temperatures: int = field(kw_only=True)
+    acceptance: Tensor = field(kw_only=True)  # (N,) share of HMC's proposals that were accepted
+    bound: str = field(kw_only=True)  # in expectation: "a lower" or "an upper", which has no errors: its chains begin at one draw
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         """How to find out how far to trust it."""
-        return "pa.bdmc with the same settings says how far it is to be trusted; more temperatures make it better"
+        alone = (self.ess < _AGREE).double().mean().item() if self.particles > 1 else 1.0
+        if alone == 0:
+            return Verdict("no sign of trouble", f"at least {_AGREE:g} chains agree on each of {len(self.values):,} examples", "bdmc")
+        reason = f"on {alone:.1%} of the examples a single chain has most of the weight, so values are too low and errors too small"
+        return Verdict("uncertain", reason, "annealing", self.errors[self.ess < _AGREE].sum().item() / len(self.values))
 
     def __str__(self) -> str:
         text = super().__str__().replace("ESS", "annealed ESS", 1)
@@ -195,9 +201,8 @@ def _estimate(found: list[tuple[Weights, Tensor]], bound: str, temperatures: int
     acceptance = torch.cat([share for _, share in found]).cpu()
     if bound == "an upper":  # their mean estimates 1 / p(x)
         values, errors = -values, torch.full_like(errors, torch.nan)
-    return Annealed(
-        values, errors, ess, khat, weights[0].particles, observed_entries(args[0]).mean().item(), temperatures, acceptance, bound
-    )
+    common = values, errors, ess, khat, weights[0].particles, observed_entries(args[0]).mean().item(), "annealing"
+    return Annealed(*common, temperatures=temperatures, acceptance=acceptance, bound=bound)
 
 
 class _Annealing:

@@ -11,7 +11,7 @@ from .. import programs
 from ..programs import Program
 from .codes import code_means
 from .density import Density
-from .importance import Estimate, check_weighable, log_likelihood
+from .importance import Estimate, Source, check_weighable, log_likelihood
 from .particles import Proposal, blocks, prepared
 from .proposals import Optimised
 from .terms import Terms, elbo_terms
@@ -55,11 +55,11 @@ class Decomposition:
         return -self.terms.reconstruction.mean().item()
 
     def __str__(self) -> str:
-        mean = lambda values: f"{values.mean().item():.2f}"  # noqa: E731
+        mean, mark = (lambda values: f"{values.mean().item():.2f}"), self.log_p.verdict.mark  # what depends on log p(x) is as uncertain
         return (
-            f"log p(x) {mean(self.log_p.values)} = ELBO {mean(self.terms.elbo)} + KL(q || p(z|x)) {mean(self.kl_to_posterior)} nats/datum\n"
-            f"ELBO = -distortion {self.distortion:.2f} - rate {self.rate:.2f}; "
-            f"KL(q || p(z|x)) = approximation {mean(self.approximation)} + amortization {mean(self.amortization)}"
+            f"log p(x) {mean(self.log_p.values)}{mark} = ELBO {mean(self.terms.elbo)} + KL(q || p(z|x)) {mean(self.kl_to_posterior)}{mark} "
+            f"nats/example\nELBO = -distortion {self.distortion:.2f} - rate {self.rate:.2f}; "
+            f"KL(q || p(z|x)) = approximation {mean(self.approximation)}{mark} + amortization {mean(self.amortization)}"
         )
 
     __repr__ = __str__
@@ -73,7 +73,7 @@ def decompose(
     particles: int = 5000,
     draws: int = 100,
     best: Proposal | None = None,
-    proposal: Proposal | None = None,
+    proposal: Source = "auto",
     seed: int | None = 0,
 ) -> Decomposition:
     """log p(x) split into ELBO and inference gap, the gap into approximation and amortization (Cremer et al. 2018, eq. 5).
@@ -86,7 +86,7 @@ def decompose(
         draws: for the ELBOs.
         best: makes q optimal for each datum; ``pa.proposals.Optimised()`` by default, a diagonal Normal.
             ``Optimised(full=True)`` goes with a guide with a full covariance.
-        proposal: where the importance samples come from instead of the guide.
+        proposal: where the importance samples come from, as for ``pa.log_likelihood``.
         seed: of the draws.
 
     >>> import pyroae as pa

@@ -43,6 +43,7 @@ class Density:
         self.model, self.args, self.n = model, args, len(args[0])
         encoding = encoded(model, guide, args)
         self.guide, self.nesting, self.plate, self.traces = encoding.guide, encoding.nesting, encoding.plate, encoding.traces
+        self.site = encoding.site
         if self.plate.dim != -1:
             raise ValueError(f"expected the plate over the data, {self.plate.name!r}, at dim=-1, got dim={self.plate.dim}")
         self.of_prior = isinstance(guide, Prior)
@@ -59,6 +60,16 @@ class Density:
         """Draws of u from the guide."""
         trace = poutine.trace(on_particles(self.guide, particles, self.nesting)).get_trace(*self.args)
         return self.flat({name: trace.nodes[name]["value"] for name in self.sites})
+
+    def draw_again(self, particles: int) -> Tensor:
+        """Draws of u from a guide with a single site, without running it: inside another program's plates too."""
+        return self.flat({self.site["name"]: self.site["fn"].sample((particles,))})
+
+    def log_guide_again(self, u: Tensor) -> Tensor:
+        """``log_guide``, likewise."""
+        values, log_det = self.values(u)
+        unscaled = self.site["fn"].log_prob(values[self.site["name"]])
+        return self._log_prob(self.site | {"unscaled_log_prob": unscaled}, len(u)) + log_det
 
     def flat(self, values: Samples) -> Tensor:
         """u for the values of the sites."""
@@ -135,9 +146,15 @@ class Density:
         masks = {name: guide_mask(trace.nodes[name], self.sites.get(name)) if masked else None for name in _sampled(trace)}
         return sum(self._log_prob(trace.nodes[name], particles, mask) for name, mask in masks.items())
 
+    def run(self, u: Tensor):
+        """Run the model at codes u, without computing densities."""
+        self._given(self.model, self.values(u)[0], len(u))(*self.args)
+
+    def _given(self, program: Program, values: Samples, particles: int) -> Program:
+        return poutine.condition(on_particles(program, particles, self.nesting), data=values)
+
     def _conditioned(self, program: Program, values: Samples, particles: int) -> poutine.Trace:
-        program = poutine.condition(on_particles(program, particles, self.nesting), data=values)
-        trace = poutine.trace(program).get_trace(*self.args)
+        trace = poutine.trace(self._given(program, values, particles)).get_trace(*self.args)
         trace.compute_log_prob()
         return trace
 
@@ -173,6 +190,14 @@ def check_proper(owner: str, sites: Iterable[dict]):
             raise ValueError(
                 f"{owner}: the prior of {site['name']!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
             )
+
+
+def point_site(guide_trace: poutine.Trace) -> str | None:
+    """The name of a guide's latent site that is a point without a density, if there is one."""
+    drawn = programs.sites(guide_trace, observed=False).values()
+    if any(site["infer"].get("is_auxiliary") for site in drawn):  # what a Delta is of has a density
+        return None
+    return next((site["name"] for site in drawn if isinstance(base_of(site["fn"]), dist.Delta)), None)
 
 
 def _to_support(name: str, fn: dist.Distribution):

@@ -7,8 +7,8 @@ import torch
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from .importance import Estimate, log_likelihood
-from .particles import Proposal, prepared
+from .importance import Estimate, Source, drawn_from, log_likelihood
+from .particles import prepared
 from .resampling import resampled
 
 
@@ -19,7 +19,7 @@ def to_arviz(
     *,
     draws: int = 500,
     particles: int = 5000,
-    proposal: Proposal | None = None,
+    proposal: Source = "auto",
     seed: int | None = 0,
 ) -> Any:
     """ArviZ's InferenceData (from ArviZ 1.0 on a DataTree), with one chain of draws from p(z|x).
@@ -34,7 +34,7 @@ def to_arviz(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: of z and x for each datum.
         particles: of log p(x), and to draw from.
-        proposal: where they come from instead of the guide.
+        proposal: where they come from, as for ``pa.log_likelihood``.
         seed: of the draws.
 
     Raises:
@@ -52,7 +52,7 @@ def to_arviz(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        blocks = list(resampled(model, guide, args, draws, particles, proposal))
+        blocks = list(resampled(model, guide, args, draws, particles, drawn_from(proposal)))
     latents = {name: torch.cat([each.latents[name].cpu() for each in blocks], 1).numpy() for name in blocks[0].latents}
     copies = torch.cat([each.x.cpu() for each in blocks], 1).numpy()
     groups = {

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..programs import Program
+from .adaptive import Adaptive as Adaptive
 from .density import Density, Prior
+from .modes import minimised
 
 _DRAWS = 256  # of the guide or the prior, to know where they are and how wide
 
@@ -105,26 +107,12 @@ class Optimised:
             still = q(*[parameter.detach() for parameter in parameters])
             return -(density.log_joint(u) - still.log_prob(u)).mean(0).sum()
 
-        return density.guide_of(q(*_minimised(loss, parameters, self.steps, self.lr)))
-
-
-def _minimised(loss, parameters: list[Tensor], steps: int, lr: float) -> list[Tensor]:
-    """Parameters after Adam with a learning rate that falls to 0 along a cosine."""
-    parameters = [parameter.requires_grad_() for parameter in parameters]
-    adam = torch.optim.Adam(parameters, lr=lr)
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-        with torch.enable_grad():
-            value = loss(*parameters)
-        for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters)):
-            parameter.grad = gradient
-        adam.step()
-    return [parameter.detach() for parameter in parameters]
+        return density.guide_of(q(*minimised(loss, parameters, self.steps, self.lr)))
 
 
 def _climbed(density: Density, u: Tensor, width: Tensor, steps: int, lr: float) -> Tensor:
     """A mode of p(u|x) near ``u`` ``(B, size)``."""
-    (shift,) = _minimised(lambda shift: -density.log_joint((u + width * shift)[None]).sum(), [torch.zeros_like(u)], steps, lr)
+    (shift,) = minimised(lambda shift: -density.log_joint((u + width * shift)[None]).sum(), [torch.zeros_like(u)], steps, lr)
     return u + width * shift
 
 

@@ -1,0 +1,87 @@
+"""A mixture of split Student's t distributions, whose tails are matched on each side of each axis."""
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class SplitStudentT(TorchDistribution):
+    r"""A mixture of multivariate Student's t, each scaled differently on the two sides of each of its axes (Geweke 1989, section 4).
+
+    A component is :math:`u = m + L (s \odot e)` with e of a standard t with ``df`` degrees of freedom, L lower triangular and
+    :math:`s_i = s_i^+` where :math:`e_i > 0` and :math:`s_i^-` elsewhere.
+
+    Args:
+        logits: log-weights of the components, ``(B, K)``; -inf for one that is not there.
+        loc: m, ``(B, K, D)``.
+        scale_tril: L, ``(B, K, D, D)``.
+        scales: s for the positive and the negative side, ``(B, K, 2, D)``.
+        df: degrees of freedom.
+
+    >>> eye, one = torch.eye(2).expand(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    >>> q = SplitStudentT(torch.zeros(3, 1), torch.zeros(3, 1, 2), eye, one)
+    >>> q.log_prob(q.sample((5,))).shape
+    torch.Size([5, 3])
+    """
+
+    arg_constraints = {}
+    support = constraints.real_vector
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale_tril: Tensor, scales: Tensor, df: float = 10.0):
+        self.logits, self.loc, self.scale_tril, self.scales, self.df = logits.log_softmax(-1), loc, scale_tril, scales, df
+        eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
+        self.inverse = torch.linalg.solve_triangular(scale_tril, eye.expand_as(scale_tril), upper=False)
+        self.log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (B, K)
+        super().__init__(loc.shape[:1], loc.shape[-1:], validate_args=False)
+
+    def extended(self, rows: Tensor, loc: Tensor, scale_tril: Tensor, share: float) -> "SplitStudentT":
+        """With one more component ``(R, D)``, ``(R, D, D)`` for some rows, which takes that share of their weight."""
+        b, _, d = self.loc.shape
+        weight, at, sides = self.loc.new_full((b, 1), -math.inf), self.loc.new_zeros(b, 1, d), self.loc.new_ones(b, 1, 2, d)
+        tril = torch.eye(d, dtype=self.loc.dtype, device=self.loc.device).repeat(b, 1, 1, 1)
+        weight[rows], at[rows, 0], tril[rows, 0] = math.log(share / (1 - share)), loc, scale_tril
+        parts = (self.logits, weight), (self.loc, at), (self.scale_tril, tril), (self.scales, sides)
+        return SplitStudentT(*(torch.cat(part, 1) for part in parts), df=self.df)
+
+    def expand(self, batch_shape, _instance=None):
+        """Itself: it has a plate of its own size."""
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        return super().expand(batch_shape, _instance)
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:
+        """Draws ``(*sample_shape, B, D)``."""
+        shape, (b, k, d) = torch.Size(sample_shape), self.loc.shape
+        n = shape.numel()
+        which = torch.multinomial(self.logits.exp(), n, replacement=True).T  # (n, B)
+        row = torch.arange(b, device=which.device).expand(n, b)
+        normal = torch.randn(n, b, d, dtype=self.loc.dtype, device=self.loc.device)
+        chi2 = torch._standard_gamma(torch.full((n, b, 1), self.df / 2, dtype=self.loc.dtype, device=self.loc.device)) * 2
+        e = normal * (self.df / chi2).sqrt()
+        if k == 1:
+            u = self.loc[:, 0] + torch.einsum("bij,nbj->nbi", self.scale_tril[:, 0], _split(e, self.scales[:, 0]))
+        else:
+            u = self.loc[row, which] + torch.einsum("nbij,nbj->nbi", self.scale_tril[row, which], _split(e, self.scales[row, which]))
+        return u.reshape(*shape, b, d)
+
+    def of(self, rows: Tensor) -> "SplitStudentT":
+        """The same for some of the rows."""
+        return SplitStudentT(self.logits[rows], self.loc[rows], self.scale_tril[rows], self.scales[rows], self.df)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*sample_shape, B)``."""
+        d, df = self.loc.shape[-1], self.df
+        e = torch.einsum("bkij,...bkj->...bki", self.inverse, value[..., None, :] - self.loc)
+        scale = torch.where(e > 0, *self.scales.unbind(2))
+        constant = math.lgamma((df + d) / 2) - math.lgamma(df / 2) - d / 2 * math.log(df * math.pi)
+        log_t = constant - (df + d) / 2 * torch.log1p((e / scale).square().sum(-1) / df) - self.scales.mean(2).log().sum(-1) - self.log_det
+        return (self.logits + log_t).logsumexp(-1)
+
+
+def _split(e: Tensor, scales: Tensor) -> Tensor:
+    """Symmetric draws ``(n, B, D)`` with scales ``(..., 2, D)`` for the two sides, each side taken in proportion to its scale."""
+    above, below = scales.unbind(-2)
+    return torch.where(torch.rand_like(e) * (above + below) < above, e.abs() * above, -e.abs() * below)

@@ -59,9 +59,14 @@ def score(
     if not ae.prior.proper:
         return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
     if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample is not None):
-        return terms, None, [*lines, f"test log p(x)  is not defined by a point posterior (Delta); {command()} evaluate RUN scores it"]
+        return terms, None, [*lines, f"test log p(x)  is not defined for a point posterior (Delta); {command()} evaluate RUN scores it"]
     some = test if sample is None or sample >= len(test) else test[sampled(len(test), sample)]
-    found = log_likelihood(ae, some, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
+    try:
+        found = log_likelihood(ae, some, particles=particles, progress=True, proposal=PROPOSALS[proposal]())
+    except ValueError as error:
+        if not isinstance(ae.posterior, Delta):
+            raise
+        return terms, None, [*lines, f"test log p(x)  not given: {error}"]
     if check:
         found = cross_check(found, ae, some, examples=check)
     said = str(found).replace("log p(x) = ", f"{_scored(ae):9} ", 1)

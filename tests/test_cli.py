@@ -378,8 +378,10 @@ def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch
 
 
 def test_a_point_posterior_is_scored_by_a_proposal(capsys):
-    run("train", "sparse", "--latent_dim", "2", "--hidden", "8", *QUICK, capsys=capsys)
-    assert "evaluate RUN scores it" in run("evaluate", "runs/sparse-digits-1", "--particles", "30", capsys=capsys)
+    assert "evaluate RUN scores it" in run("train", "sparse", "--latent_dim", "2", "--hidden", "8", *QUICK, capsys=capsys)
+    by_guide = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "guide", capsys=capsys)
+    assert "not defined for a point posterior" in by_guide
+    assert "test log p(x)  -" in run("evaluate", "runs/sparse-digits-1", "--particles", "30", capsys=capsys)
     report = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "prior", capsys=capsys)
     assert "test log p(x)  -" in report and "evaluation-30-prior.json" in report
 

@@ -23,7 +23,10 @@ SMALL = {
     "pretraining": ({"epochs": 1, "hidden": [8], "latent_dim": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
     "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
-    "benchmarks/trust": ({"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]}, "trust"),
+    "benchmarks/trust": (
+        {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},
+        "trust",
+    ),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 

@@ -113,9 +113,9 @@ class _Networks:
         def outputs(u: Tensor) -> tuple[Tensor, ...]:
             calls = self._calls(density, u)
             at[:] = [i for i, output in enumerate(calls) if output is not None and output.is_floating_point()]
-            return tuple(calls[i].clone() for i in at)
+            return (u.clone(), *(calls[i].clone() for i in at))
 
-        _, moved = jvp(outputs, (u,), (torch.rand_like(u),))
+        _, (_, *moved) = jvp(outputs, (u,), (torch.rand_like(u),))
         found = {i: tangent for i, tangent in zip(at, moved) if bool(tangent.any())}
         sound = all(_apart(tangent, len(u), density) or len(tangent) == len(u) * density.n for tangent in found.values())
         return list(found) if sound else []

@@ -216,4 +216,4 @@ def test_a_page_says_no_error_that_is_not_known(tmp_path):
     folder = tmp_path / "one"
     assert main(["train", "--epochs", "1", "--particles", "1", "--hidden", "8", "--out", str(folder)]) == 0
     assert main(["report", str(folder)]) == 0
-    assert "(test data) nats a datum" in (folder / "report.html").read_text()
+    assert "(test data) nats/example" in (folder / "report.html").read_text()

@@ -1,5 +1,7 @@
 """The adaptive proposal: for each example the guide where it will do, elsewhere a mixture fitted to p(z|x)."""
 
+import contextlib
+
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
@@ -99,7 +101,9 @@ class _Fit:
         mirrored = 2 * self.prior.median(0).values - self.prior
         starts = torch.cat([draws.mean(0, keepdim=True), draws[:1], self.prior[:_PAIRS_OF_STARTS], mirrored[:_PAIRS_OF_STARTS]])
         ends, log_p = self.search.climbed(every, starts)
-        bad = (~self._will_do(draws, ends, log_p)).nonzero()[:, 0]
+        bad = every
+        with contextlib.suppress(ValueError):  # a flow that has no inverse gives no density at other points
+            bad = (~self._will_do(draws, ends, log_p)).nonzero()[:, 0]
         if len(bad) and self.density.site is None:  # a guide of several sites cannot draw some examples alone
             bad = every
         modes = torch.zeros_like(every)

@@ -69,7 +69,8 @@ class Density:
         """``log_guide``, likewise."""
         values, log_det = self.values(u)
         unscaled = self.site["fn"].log_prob(values[self.site["name"]])
-        return self._log_prob(self.site | {"unscaled_log_prob": unscaled}, len(u)) + log_det
+        mask = guide_mask(self.site, self.sites.get(self.site["name"])) if self.masked else None
+        return self._log_prob(self.site | {"unscaled_log_prob": unscaled}, len(u), mask) + log_det
 
     def flat(self, values: Samples) -> Tensor:
         """u for the values of the sites."""

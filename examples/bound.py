@@ -69,7 +69,7 @@ def readings(vae: pa.Autoencoder, x: torch.Tensor, particles: int) -> dict[str, 
     for _ in range(particles):
         z = q.sample()
         joint += (vae.prior().log_prob(z) + vae.decode(z).log_prob(x)).double() / particles
-    log_p = pa.log_likelihood(vae, x, particles=particles).mean
+    log_p = pa.log_likelihood(vae, x, particles=particles, proposal="guide").mean
     elbo = terms.elbo.mean().item()
     return {
         "E log p(x|z) - KL": elbo,
@@ -100,7 +100,7 @@ def watched(vae: pa.Autoencoder, x: torch.Tensor):
     def callback(row: dict):
         terms = pa.elbo_terms(vae, x)
         row["reconstruction"], row["KL"] = terms.reconstruction.mean().item(), terms.kl.mean().item()
-        row["ELBO"], row["log p(x)"] = terms.elbo.mean().item(), pa.log_likelihood(vae, x, particles=50).mean
+        row["ELBO"], row["log p(x)"] = terms.elbo.mean().item(), pa.log_likelihood(vae, x, particles=50, proposal="guide").mean
 
     return callback
 

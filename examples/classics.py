@@ -171,7 +171,9 @@ def scores(ae: pa.Autoencoder, images: DataSet, particles: int) -> dict[str, str
         "active": f"{active:.0%}",
         "|J|_F": f"{pa.jacobian(ae, some[:100]).norms.mean().item():.3g}",
         "linear probe": f"{pa.probe(ae, images.train[:10_000], images.test).linear:.1%}",
-        "log p(x)": f"{pa.log_likelihood(ae, some, particles=particles).mean:.2f}" if ae.prior.proper and drawn(ae) else "",
+        "log p(x)": f"{pa.log_likelihood(ae, some, particles=particles, proposal='guide').mean:.2f}"
+        if ae.prior.proper and drawn(ae)
+        else "",
     }
 
 

@@ -30,7 +30,7 @@ def main(data: str = "digits", latent_dim: int = 8, hidden: int = 128, epochs: i
     )
     print(pa.fit(vae, images.train, epochs=epochs))
     print(pa.elbo_terms(vae, images.test))
-    print(pa.log_likelihood(vae, images.test, particles=particles, progress=True))
+    print(pa.log_likelihood(vae, images.test, particles=particles, progress=True, proposal="guide"))
 
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(1, 2))

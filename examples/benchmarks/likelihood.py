@@ -92,7 +92,7 @@ def main(
     with torch.no_grad():
         product, flops = products(rows), 2 * (WIDTHS[0] * WIDTHS[1] + WIDTHS[1] * WIDTHS[2])
         turns = math.ceil(fewer * particles / rows)
-        score = functools.partial(pa.log_likelihood, ae, particles=particles)
+        score = functools.partial(pa.log_likelihood, ae, particles=particles, proposal="guide")
         work = {
             "pyroae": (data, lambda: score(x, compile="compiled")),
             "pyroae, precision highest": (data, lambda: score(x, compile="compiled", precision="highest")),

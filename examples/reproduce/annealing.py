@@ -50,7 +50,11 @@ def main(
     curve = Path(model).with_name("curve.json")
     passes = json.loads(curve.read_text())[-1]["passes"] if curve.exists() else None
     start = time.perf_counter()
-    weighted, annealed, bracket = pa.log_likelihood(vae, x, particles=particles), pa.ais(vae, x, **anneal), pa.bdmc(vae, x, **anneal)
+    weighted, annealed, bracket = (
+        pa.log_likelihood(vae, x, particles=particles, proposal="guide"),
+        pa.ais(vae, x, **anneal),
+        pa.bdmc(vae, x, **anneal),
+    )
     gap = pa.compare(annealed, weighted)
     how = f"{len(x)} test data, {chains} chains, {temperatures} temperatures" + (f", the model after {passes:,} passes" if passes else "")
     row = {

@@ -53,7 +53,7 @@ def main(
     history = pa.fit(vae, x, epochs=epochs, batch_size=500, lr=lr, scheduler=schedule, seed=seed)
     exact = PCA(latent_dim).fit(x.double().numpy())
     some = x[:annealed]
-    by_weights, by_ais = pa.log_likelihood(vae, some, particles=5000), pa.ais(vae, some)
+    by_weights, by_ais = pa.log_likelihood(vae, some, particles=5000, proposal="guide"), pa.ais(vae, some)
     row = {
         "published": exact.score(x.double().numpy()),
         **scored(vae, x, 100),

@@ -106,7 +106,7 @@ class Estimate:
         if self.modes is None:
             return "modes of p(z|x) that the proposal misses would not show in it"
         several = int((self.modes > 1).sum())
-        return f"{several:,} with several modes of p(z|x); a mode that no start reached would not show"
+        return f"p(z|x) has several modes on {several:,} of them, and a mode that no start reached would not show"
 
     def __str__(self) -> str:
         text = f"log p(x) = {self.mean:.2f}{self.verdict.mark} nats/example, Monte-Carlo s.e. {self.mc_se:.2g}, "

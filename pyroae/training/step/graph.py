@@ -45,6 +45,7 @@ class Graph:
             return [*outputs, valid] if self.checked else outputs
 
         module = make_fx(static)(*inputs)
+        _remove_unused(module.graph)
         _refuse_changing_shapes(module.graph)
         self.module, self.constants = _lifted(module, len(inputs))
 
@@ -68,6 +69,15 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.module.graph.nodes)
+
+
+def _remove_unused(graph: torch.fx.Graph):
+    """Remove operations whose results nobody uses, such as looks for NaN; not those that draw random numbers or write."""
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not node.users and isinstance(node.target, torch._ops.OpOverload):
+            kept = node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
+            if not kept and node.target._schema.returns:
+                graph.erase_node(node)
 
 
 def _refuse_changing_shapes(graph: torch.fx.Graph):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .arguments import Leaves, replaced
 from .graph import Graph, Outputs
+from .proof import GAIN, ROUNDING, agree, is_power_of_two, repays
 from .reach import Reach, is_library_hook
 from .snapshot import Snapshot, python_random
 from .updates import InvalidValuesError, Update
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from .tracing import Traced
 
 LADDER = ("eager", "traced", "compiled")
-_ROUNDING = {"traced": 1e-5, "compiled": 1e-2}  # relative, between a graph and the program; the same kernels round alike
 _LOOKS = 5  # calls timed before deciding
-_GAIN = {"traced": 0.4, "compiled": 0.25}  # of a call's time, saved by the next level: a cautious guess before it is there
-_LOSS, _GRACE = 0.1, 0.2  # share and seconds by which "auto" may be behind the eager program at any moment
 _TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -33,7 +31,7 @@ class Kind:
     """Calls of one kind, and what runs them now."""
 
     def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach):
-        self.owner, self.structure, self.reach = owner, leaves.structure, reach
+        self.owner, self.structure, self.objects = owner, leaves.structure, leaves.objects
         self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
         self.rows = leaves.tensors[0].shape[0] if leaves.tensors and leaves.tensors[0].dim() else 1
         self.level = self.runs = self.moves = self.done = 0
@@ -44,12 +42,13 @@ class Kind:
         self.info, self.effects, self.seen, self.settled, self.prove = None, [], False, False, False
         self.seconds: list[float] = []
         self.eager_seconds = 0.0
-        self._look()
+        self.look(reach)
 
     # --- what calls it is for ---
 
-    def _look(self):
-        """Remember the tensors that the programs can read."""
+    def look(self, reach: Reach | None = None):
+        """Remember what the programs can read, by default from the same places."""
+        self.reach = reach or self.reach
         self.known = self.reach.tensors()
         self.pointers, self.flags = list(map(Tensor.data_ptr, self.known)), list(map(_TENSOR, self.known))
         first: dict[int, int] = {}
@@ -71,10 +70,9 @@ class Kind:
             return False
         if any(self.arguments[path] != new.arguments[path] for path in self.arguments if path not in self.owner.dynamic):
             return False
-        self.reach = new.reach
-        self._look()
+        self.look(new.reach)
         self.moves += 1
-        self.prove = self.prove or _is_power_of_two(self.moves)
+        self.prove = self.prove or is_power_of_two(self.moves)
         return True
 
     def _fixed_arguments(self, leaves: Leaves) -> bool:
@@ -109,7 +107,7 @@ class Kind:
             return owner.eager(*args, **kwargs)
         if self._worth_climbing():
             return self._timed(self.climb, leaves, args, kwargs)
-        if self.level and (self.prove or _is_power_of_two(self.runs + 1)):
+        if self.level and (self.prove or is_power_of_two(self.runs + 1)):
             return self._timed(self._proved, leaves, args, kwargs)
         if self.settled or owner.mode != "auto":
             return self._whole(leaves, args, kwargs)
@@ -130,8 +128,8 @@ class Kind:
         """The first call is the program itself: it makes its parameters, and shows which modules it calls."""
         with self.owner.watching():
             outputs = self.owner.function(*args, **kwargs)
-        self.reach, self.seen = self.owner.walk(Leaves(args, kwargs).objects), True
-        self._look()
+        self.seen = True
+        self.look(self.owner.walk(self.objects))
         return outputs
 
     def _whole(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
@@ -213,7 +211,7 @@ class Kind:
         if not self.level:
             self.eager_seconds = best
         del self.seconds[:-_LOOKS]
-        cost, gain = self._cost(best), _GAIN[LADDER[self.level + 1]] * best
+        cost, gain = self._cost(best), GAIN[LADDER[self.level + 1]] * best
         left = None if owner.calls is None else (owner.calls - owner.done) * self.done / owner.done
         return repays(cost, gain, self.done, left, owner.spent, self.eager_seconds * self.done)
 
@@ -230,7 +228,9 @@ class Kind:
         now, graph = (self.run, self.update), None
         try:
             if name == "traced":
-                self._trace(leaves, args, kwargs)
+                while owner.ignore(self._trace(leaves, args, kwargs)):  # until no cache of a library is among the inputs
+                    before.restore()
+                    before = Snapshot(self.reach)
                 self.run = self.graph
             else:
                 self._compile(leaves, fused)
@@ -239,7 +239,7 @@ class Kind:
         except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
             failure = error
         before.restore()
-        self._look()
+        self.look()
         self.run, self.update = now
         if graph is None:
             return self._not_climbed(name, failure, leaves, args, kwargs)
@@ -247,7 +247,7 @@ class Kind:
         ours = [tensor if tensor is None or not fused else tensor.clone() for tensor in outputs]  # a step may change gradients in place
         if fused:
             outputs = owner.finished(outputs)
-        if _agree(self._left(ours, fused), theirs, _ROUNDING[name]):
+        if agree(self._left(ours, fused), theirs, ROUNDING[name]):
             (self.run, self.update), self.level, self.runs, self.seconds = graph, self.level + 1, 1, []
             self.settled = name in (owner.mode, LADDER[-1])
         else:
@@ -278,7 +278,8 @@ class Kind:
         self.settled = True
         self.owner.stay(why, self.level, name)
 
-    def _trace(self, leaves: Leaves, args: tuple, kwargs: dict):
+    def _trace(self, leaves: Leaves, args: tuple, kwargs: dict) -> set[str]:
+        """Make the graph; the paths of what libraries rewrote meanwhile."""
         owner, tensors, numbers = self.owner, self.reach.tensors(), self.numbers_of(leaves)
         everything = [detach_provenance(tensor) for tensor in (*tensors, *leaves.tensors, *numbers)]
         first: dict[int, int] = {}
@@ -312,6 +313,7 @@ class Kind:
         if python_random() != random:
             where = drawing_line(lambda: owner.function(*args, **kwargs))
             raise ValueError(f"{where}: it draws from Python's or NumPy's random numbers")
+        return self.reach.rewritten()
 
     def _effects(self, before: list[Tensor]) -> list[Tensor]:
         """The tensors that the program has put in place of others, which the graph is going to give."""
@@ -319,7 +321,6 @@ class Kind:
         own = [path for path in changed if path in self.reach.own] + self.reach.resized()
         if own:
             raise ValueError(f"the program changes {own[0].lstrip('#0123456789.')!r} as it runs")
-        self.reach.forget(changed)
         results = []
         for i, (tensor, now) in enumerate(zip(before, self.reach.tensors())):
             if now is not tensor and self.reach.tensor_paths[i] in self.reach.own:
@@ -352,32 +353,13 @@ class Kind:
             expected = owner.function(*args, **kwargs)
         before.restore()
         outputs = self._graphed(leaves)
-        if expected.info == self.info and _agree(expected, outputs, _ROUNDING[LADDER[self.level]]):
+        if expected.info == self.info and agree(expected, outputs, ROUNDING[LADDER[self.level]]):
             return self._finished(outputs)
         before.restore()
-        self._look()
+        self.look()
         self.level, self.update, self.settled = 0, None, True
         owner.stay(f"after {self.runs:,} calls its graph no longer repeats it; something that it reads has changed unseen")
         return owner.eager(*args, **kwargs)
-
-
-def repays(cost: float, gain: float, done: int, left: float | None, spent: float, eager: float) -> bool:
-    """Whether a graph that takes ``cost`` seconds to make, and saves ``gain`` a call, is worth it.
-
-    Where the calls ``left`` are known they must repay it. Otherwise those ``done`` must be as many as would have repaid it,
-    and the time ``spent`` must stay within 10% or 0.2 s of what the ``eager`` program would have taken, even if no call
-    follows.
-
-    >>> repays(1.0, 0.01, 1000, None, 20.0, 20.0), repays(1.0, 0.01, 1000, None, 5.0, 5.0), repays(1.0, 0.01, 5, 200, 0.1, 0.1)
-    (True, False, True)
-    """
-    if left is not None:
-        return gain * left > cost
-    return gain * done > cost and spent + cost < (1 + _LOSS) * eager + _GRACE
-
-
-def _is_power_of_two(n: int) -> bool:
-    return n > 1 and n & (n - 1) == 0
 
 
 def _hooked(tensor: Tensor) -> bool:
@@ -388,16 +370,3 @@ def _hooked(tensor: Tensor) -> bool:
 def _tensor(value: int | float) -> Tensor:
     """A number as Python computes with it."""
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64)
-
-
-def _agree(ours: list[Tensor | None], theirs: list[Tensor | None], rounding: float) -> bool:
-    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
-    if [a is None for a in ours] != [b is None for b in theirs]:
-        return False
-    pairs = [(a, b) for a, b in zip(ours, theirs) if a is not None]
-    return all(a.shape == b.shape and torch.allclose(a, b, rounding, 0.01 * rounding * _largest(a), equal_nan=True) for a, b in pairs)
-
-
-def _largest(tensor: Tensor) -> float:
-    finite = tensor.detach()[tensor.isfinite()].abs()
-    return float(finite.max()) if finite.numel() else 0.0

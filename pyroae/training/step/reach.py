@@ -1,6 +1,5 @@
 """What a program can read beside its arguments, found by walking its objects and code: the inputs and the guards of its graph."""
 
-import dis
 import enum
 import functools
 import logging
@@ -18,14 +17,14 @@ from torch.distributions import Distribution, Transform
 from torch.nn.modules import module as hooks
 
 from .arguments import NUMBERS, PLAIN, children, is_record
-from .user_code import is_user_class, is_user_code, is_user_module
+from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in
 
 _LONG = 1000  # entries of a container; a longer one is watched by its identity and length alone
 _MODULE = frozenset(vars(nn.Module())) - {"training"}  # what every module has; its contents are looked at one by one
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _CACHES = "_cached", "_intermediates_cache", "_inv", "_pyro_context", "arguments"  # of libraries: rewritten whenever they are used
+_STORE = "the parameter store"
 _GLOBAL_HOOKS = [getattr(hooks, f"_global{name}") for name in _HOOKS]
-_DYNAMIC_NAMES = {"getattr", "vars", "__dict__", "globals", "attrgetter"}
 
 
 class Reach:
@@ -36,11 +35,18 @@ class Reach:
     that no reached code names, such as a trainer's list of losses, are not.
 
     ``tensors`` are looked up at every call, so they may be replaced. ``numbers`` are those whose path is in ``dynamic``;
-    they too are inputs. Everything else is fixed in a graph; ``intact`` says whether it is still as it was.
+    they too are inputs. Everything else is fixed in a graph; ``intact`` says whether it is still as it was. Those ``ignored``
+    are caches of libraries, which change whenever they are used.
     """
 
-    def __init__(self, roots: Iterable[Any], names: Iterable[str] = (), dynamic: frozenset[str] = frozenset()):
-        self.dynamic = dynamic
+    def __init__(
+        self,
+        roots: Iterable[Any],
+        names: Iterable[str] = (),
+        dynamic: frozenset[str] = frozenset(),
+        ignored: frozenset[str] = frozenset(),
+    ):
+        self.dynamic, self.ignored = dynamic, ignored
         self.fixed, self.values, self.fixed_paths = ([], []), [], []  # (holders, keys)
         self.tensor_slots, self.tensor_paths = ([], []), []
         self.number_slots, self.number_paths = ([], []), []
@@ -106,13 +112,9 @@ class Reach:
             if path in self.own and not _same(holder[key], value):
                 holder[key] = value
 
-    def forget(self, paths: Iterable[str]):
-        """Watch these no more: caches that their owner rewrites whenever it is used."""
-        gone = set(paths)
-        keep = [i for i, path in enumerate(self.fixed_paths) if path not in gone]
-        self.fixed = [self.fixed[0][i] for i in keep], [self.fixed[1][i] for i in keep]
-        self.values, self.fixed_paths = [self.values[i] for i in keep], [self.fixed_paths[i] for i in keep]
-        self.signature = self._signature()
+    def rewritten(self) -> set[str]:
+        """The paths of what libraries have put in place of what they held: caches."""
+        return {path for path in self.changed() if path not in self.own and path != _STORE}
 
     def _equal(self, values: list[Any]) -> bool:
         if not all(map(_same, values, self.values)):
@@ -132,7 +134,7 @@ class Reach:
 
     def _slot(self, path: str, holder: Any, key: Any, value: Any, user: bool):
         """Enter one place where a value stands, and walk on into it."""
-        if (id(holder), key) in self._taken:
+        if (id(holder), key) in self._taken or path in self.ignored:
             return
         self._taken.add((id(holder), key))
         if user:
@@ -208,9 +210,9 @@ class Reach:
             self._walk(f"{name}.defaults", default, True)
         if (wrapped := getattr(function, "__wrapped__", None)) is not None:
             self._walk(name, wrapped, True)
-        self.codes.append(function.__code__)
         if is_user_code(function.__code__):
-            variables, attributes = _names(function.__code__)
+            self.codes.append(function.__code__)
+            variables, attributes = names_in(function.__code__)
             self._known |= attributes
             for variable in variables & function.__globals__.keys():
                 self._global(f"{function.__module__}.{variable}", function.__globals__, variable)
@@ -264,7 +266,7 @@ class Reach:
     def _class(self, cls: type):
         for name in [name for name in vars(cls) if name in self._known]:
             value = vars(cls)[name]
-            for function in _functions(value):
+            for function in functions_of(value):
                 self._walk(cls.__name__, function, True)
             if isinstance(value, (*PLAIN, Tensor, list, dict, tuple)) or (_opened(value) and not isinstance(value, property)):
                 holder = self._visited.setdefault(("class", cls), _ClassView(cls))  # one for each class
@@ -275,7 +277,7 @@ class Reach:
         names = list(names)
         if names:  # clearing and loading replace the dictionary
             self.fixed[0].append(vars(store)), self.fixed[1].append("_params"), self.values.append(store._params)
-            self.fixed_paths.append("the parameter store")
+            self.fixed_paths.append(_STORE)
         for name in names:
             if name in store._params:
                 self._slot(f"parameter {name!r}", store._params, name, store._params[name], True)
@@ -342,9 +344,7 @@ def _opened(value: Any) -> bool:
         return True
     if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
         return False
-    return is_record(value) or type(value).__module__.startswith(
-        ("pyro.poutine", "pyroae.parts", "pyroae.objectives", "pyro.infer.reparam")
-    )
+    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro.infer.reparam"))
 
 
 def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
@@ -354,7 +354,7 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
         yield from listed
         return
     held = vars(owner)
-    computed = names is not None and bool(names & _DYNAMIC_NAMES)
+    computed = names is not None and bool(names & DYNAMIC_NAMES)
     inherited = any(not is_user_class(base) and base not in (object, nn.Module) for base in type(owner).__mro__)
     for name, value in list(held.items()):
         if isinstance(owner, nn.Module) and name in _MODULE:
@@ -363,27 +363,6 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
             yield name
         elif computed and isinstance(value, PLAIN) or inherited and not isinstance(value, (list, dict, set)):
             yield name
-
-
-def _functions(value: Any) -> list[types.FunctionType]:
-    """The functions behind an attribute of a class."""
-    if isinstance(value, property):
-        found = [value.fget, value.fset]
-    else:
-        found = [getattr(value, "__func__", value), getattr(value, "func", None), getattr(value, "__wrapped__", None)]
-    return [each for each in found if isinstance(each, types.FunctionType)]
-
-
-@functools.cache
-def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The globals and the attributes that a function's code names, its inner functions included, and short texts (for ``getattr``)."""
-    variables, attributes = set(), {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
-    for instruction in dis.get_instructions(code):
-        if instruction.argval in code.co_names and isinstance(instruction.argval, str):
-            (variables if "GLOBAL" in instruction.opname or "NAME" in instruction.opname else attributes).add(instruction.argval)
-    inner = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    attributes |= variables & _DYNAMIC_NAMES
-    return frozenset(variables).union(*(each[0] for each in inner)), frozenset(attributes).union(*(each[1] for each in inner))
 
 
 def is_library_hook(hook: Any) -> bool:

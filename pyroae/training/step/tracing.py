@@ -58,6 +58,7 @@ class Traced:
         self.kinds: list[Kind] = []
         self.last: Kind | None = None
         self.names: dict[str, None] = {}  # of parameters that the programs have asked Pyro's store for, in order
+        self.ignored: set[str] = set()  # paths of what libraries rewrite whenever it is used
         self.dynamic: set[str] = set()  # paths of numbers that are inputs
         self.fixed: set[str] = set()  # paths of numbers that cannot be
         self.done = 0
@@ -139,10 +140,21 @@ class Traced:
 
     def walk(self, objects: Iterable[Any] = ()) -> Reach:
         """Everything that the programs can read now."""
-        return Reach([*self.roots, *objects], self.names, frozenset(self.dynamic))
+        return Reach([*self.roots, *objects], self.names, frozenset(self.dynamic), frozenset(self.ignored))
+
+    def ignore(self, paths: set[str]) -> bool:
+        """Watch no more what libraries rewrite whenever it is used; whether there is anything new among it."""
+        new = not paths <= self.ignored
+        self.ignored |= paths
+        for kind in self.kinds if new else ():
+            if not kind.level:
+                kind.look(self.walk(kind.objects))
+        return new
 
     def _walked(self, leaves: Leaves) -> "Kind":
         """The kind of a call that fits none as they were last seen: one of them after all, or a new one."""
+        if self.last is not None:
+            self.ignore(self.last.reach.rewritten())
         new = Kind(self, leaves, self.walk(leaves.objects))
         for kind in self.kinds:
             if kind.take_over(new):

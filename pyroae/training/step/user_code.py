@@ -1,5 +1,6 @@
 """What is a person's own code, and what belongs to a library: graphs watch the first and trust the second."""
 
+import dis
 import functools
 import linecache
 import random
@@ -7,12 +8,13 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
 import numpy as np
 
 _LIBRARIES = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+DYNAMIC_NAMES = frozenset({"getattr", "vars", "__dict__", "globals", "attrgetter"})  # attributes are looked up by computed names
 _OURS = str(Path(__file__).resolve().parents[2])
 
 
@@ -43,6 +45,27 @@ def is_user_class(cls: type) -> bool:
 def is_user_code(code: CodeType) -> bool:
     """Whether a person has written the code."""
     return is_user_file(code.co_filename)
+
+
+def functions_of(value: Any) -> list[FunctionType]:
+    """The functions behind an attribute of a class."""
+    if isinstance(value, property):
+        found = [value.fget, value.fset]
+    else:
+        found = [getattr(value, "__func__", value), getattr(value, "func", None), getattr(value, "__wrapped__", None)]
+    return [each for each in found if isinstance(each, FunctionType)]
+
+
+@functools.cache
+def names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The globals and the attributes that a function's code names, its inner functions included, and short texts (for ``getattr``)."""
+    variables, attributes = set(), {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
+    for instruction in dis.get_instructions(code):
+        if instruction.argval in code.co_names and isinstance(instruction.argval, str):
+            (variables if "GLOBAL" in instruction.opname or "NAME" in instruction.opname else attributes).add(instruction.argval)
+    inner = [names_in(each) for each in code.co_consts if isinstance(each, CodeType)]
+    attributes |= variables & DYNAMIC_NAMES
+    return frozenset(variables).union(*(each[0] for each in inner)), frozenset(attributes).union(*(each[1] for each in inner))
 
 
 def line_of(error: BaseException) -> str | None:

@@ -427,6 +427,18 @@ def test_arguments_of_any_kind(name):
     assert svi._gradients.mode == "eager" if level is None else level in {each[1] for each in svi.levels()["step"]}
 
 
+def test_packed_sequences():
+    class Packed(Plain):
+        def model(self, x):
+            super().model(x.data)
+
+        def guide(self, x):
+            super().guide(x.data)
+
+    pack = nn.utils.rnn.pack_sequence
+    check(Packed, arguments=lambda step: ((pack([X[:20] + step, X[:10] - step, X[:5]]),), {}), level=1)
+
+
 def test_programs_without_arguments():
     class Bound(Plain):
         def __init__(self):
@@ -492,6 +504,16 @@ def test_a_loss_that_is_a_tuple_stays_one():
         ends.append([svi.step(X) for _ in range(5)] + [svi.evaluate_loss(X)])
     assert all(type(loss) is tuple and type(loss[0]) is float for loss in ends[1])
     assert torch.allclose(torch.tensor(ends[0]), torch.tensor(ends[1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda: pa.objectives.Tempered(0.5), lambda: pa.Penalised(lambda x, z, q: 0.1 * z.sum())])
+def test_objectives_around_a_guide_without_reparameterised_draws(make):
+    class Coins(Scored):
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Bernoulli(pyro.param("q", torch.tensor(0.4), constraint=constraints.unit_interval)))
+
+    check(Coins, elbo=make, level=1)
 
 
 @pytest.mark.parametrize("optim", ["ClippedAdam", "AdagradRMSProp", "SGD", "RMSprop"])

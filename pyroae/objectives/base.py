@@ -208,7 +208,8 @@ class _Around(Objective):
         """Choose the ELBO, unless it was given."""
         latent = list(latent)
         if self.arguments.get("elbo") is None:
-            self.__dict__["elbo"] = default_elbo(latent)
+            chosen = default_elbo(latent)
+            self.__dict__["elbo"] = chosen if hasattr(chosen, "differentiable_loss") else Trace_ELBO()  # Pyro's TraceGraph_ELBO has none
         elif isinstance(self.elbo, Objective):
             self.elbo.settle(latent)
 

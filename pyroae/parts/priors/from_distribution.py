@@ -31,8 +31,9 @@ class FromDistribution(Prior):
             raise ValueError(
                 f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
             )
-        distribution = self.arguments["distribution"] = as_pyro(distribution)
-        self.distribution = distribution
+        self.distribution = distribution = as_pyro(distribution)
+        if "distribution" in self.arguments:  # of a Flow the arguments are its own
+            self.arguments["distribution"] = distribution
         self.event_shape = distribution.batch_shape + distribution.event_shape
         if len(self.event_shape) == 0:
             raise ValueError(

@@ -33,7 +33,7 @@ class Comparison:
     def __str__(self) -> str:
         sure = "" if abs(self.difference) > 1.96 * self.se else "; within 1.96 s.e. of none"
         return (
-            f"a - b = {self.difference:+.3f} nats/datum (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
+            f"a - b = {self.difference:+.3f} nats/example (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
             f"a wins on {self.wins:.1%} of the data{sure}"
         )
 

@@ -125,6 +125,34 @@ def test_dreg_has_the_plain_gradients_mean_where_latents_are_scaled():
     assert error < 0.02 * gradients["plain"].mean().abs()
 
 
+def test_dreg_has_the_plain_gradients_mean_where_a_flow_remembers_its_draws():
+    torch.manual_seed(0)
+    flow = dist.transforms.affine_autoregressive(2, hidden_dims=[4])
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.copy_(0.5 * torch.randn_like(p))
+    loc = torch.tensor([0.3, -0.2], requires_grad=True)
+    x = X[:1].float().expand(2000)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(x[:, None] / 3 + loc, 0.7).to_event(1), [flow]))
+
+    gradients = {}
+    for kind in ("plain", "dreg"):
+        torch.manual_seed(0)
+        losses = (IWAE(3, gradient=kind).differentiable_loss(model, guide, x) / 2000 for _ in range(25))
+        gradients[kind] = torch.stack([torch.autograd.grad(loss, loc)[0] for loss in losses])
+    error = sum(draws.var(0) / 25 for draws in gradients.values()).sqrt()
+    difference = (gradients["plain"].mean(0) - gradients["dreg"].mean(0)).abs()
+    assert (difference < 4.5 * error).all() and (error < 0.05 * gradients["plain"].mean(0).abs().max()).all()
+
+
 @pytest.mark.parametrize("guide_is_masked", [True, False])
 @pytest.mark.parametrize("name", BOUNDS)
 def test_what_the_model_masks_has_no_density_in_the_guide(name, guide_is_masked):

@@ -179,13 +179,19 @@ class _PerExample(Objective):
         """The two programs on all particles; how they take them is tried once."""
         pair = [model, guide]
         if self.num_particles > 1:
-            key = tuple(id(getattr(origin(program), "__self__", origin(program))) for program in pair)
+            key = tuple(_identity(origin(program)) for program in pair)
             if self._tried is None or self._tried[0] != key:
                 self._tried = key, try_particles(model, guide, args, kwargs)
             how = self._tried[1]
             nesting = how.nesting if self.max_plate_nesting == math.inf else self.max_plate_nesting - 1
             pair = [on_particles(program, self.num_particles, nesting, way, how.dim) for program, way in zip(pair, (how.model, how.guide))]
         return [ScaleFactors()(program) for program in pair]
+
+
+def _identity(program: Program) -> tuple[int, ...]:
+    """By what a program is known again; a bound method is another object at every look."""
+    bound = getattr(program, "__self__", None), getattr(program, "__func__", None)
+    return tuple(id(part) for part in (bound if None not in bound else (program,)))
 
 
 class _Around(Objective):

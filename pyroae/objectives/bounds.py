@@ -62,7 +62,10 @@ class IWAE(_Weighted):
     r"""Importance-weighted bound: :math:`\sum_n \log \frac1K \sum_k w_{nk}`, :math:`w = p(x, z) / q(z|x)` (Burda et al. 2016, eq. 8).
 
     With ``groups`` M the mean of M such bounds, each of K particles, is taken: MIWAE (Rainforth et al. 2018). The
-    encoder runs once.
+    encoder runs once. With one particle it is Pyro's ``Trace_ELBO`` at the same draws, whatever scales, masks and subsampled
+    plates the programs have: scales of single sites are part of log w, a scale that all sites share (that of a subsampled
+    plate over the data, or of ``poutine.scale`` around both programs) multiplies the bound. What the model masks out counts in
+    neither p nor q.
 
     Args:
         particles: K. 1 is the ELBO, by Monte Carlo.
@@ -86,10 +89,26 @@ class IWAE(_Weighted):
         self.gradient = gradient
 
     def _bound(self, run, again):
-        log_w = self._log_p(run) - self._log_q(run)
-        if self.gradient != "plain":
-            log_w = log_w + self._score(run)
+        if self.gradient == "plain":
+            return log_mean(self._log_p(run) - self._log_q(run)).mean(0)
+        name, site = self._only_latent(run)
+        with needing_inverse(
+            f"IWAE: gradient={self.gradient!r}", "use gradient='plain', or a flow with one, such as affine_autoregressive"
+        ):
+            z = site["value"]
+            if self.gradient == "dreg":  # log q as a function of z, which a flow computes from what it drew for this very tensor
+                z = z.view_as(z)
+            log_q, fixed = (self._log_q(run, {name: site["fn"].log_prob(value)}) for value in (z, z.detach()))
+        log_w = self._log_p(run) - log_q + (fixed - fixed.detach())  # without the score: log q's gradient at a fixed z
         return self._doubly(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
+
+    def _only_latent(self, run: TraceTerms) -> tuple[str, dict]:
+        if len(run.latent) != 1:
+            raise ValueError(
+                f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
+            )
+        ((name, site),) = run.latent.items()
+        return name, site
 
     def _doubly(self, log_w: Tensor, run: TraceTerms) -> Tensor:
         """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder.
@@ -98,26 +117,13 @@ class IWAE(_Weighted):
         """
         value = log_mean(log_w).mean(0).detach()
         share = log_w.softmax(1).detach()
-        ((name, site),) = run.latent.items()
+        name, site = self._only_latent(run)
         if site["value"].requires_grad and self.particles > 1:
             weights = 1 + run.inner_scale(name) * (run.in_plates(share.flatten(0, 1)) - 1)
             weights = weights.reshape(weights.shape + (1,) * len(site["fn"].event_shape))
             site["value"].register_hook(lambda gradient: gradient * weights)
         surrogate = (share * log_w).sum(1).mean(0)
         return value + surrogate - surrogate.detach()
-
-    def _score(self, run: TraceTerms) -> Tensor:
-        """Zero, whose gradient is the score function's: log q's dependence on the encoder at a fixed z."""
-        if len(run.latent) != 1:
-            raise ValueError(
-                f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
-            )
-        ((name, site),) = run.latent.items()
-        with needing_inverse(
-            f"IWAE: gradient={self.gradient!r}", "use gradient='plain', or a flow with one, such as affine_autoregressive"
-        ):
-            log_q = self._log_q(run, {name: site["fn"].log_prob(site["value"].detach())})
-        return log_q - log_q.detach()
 
 
 @register("objectives")

@@ -223,8 +223,11 @@ def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, ne
 
 
 def on_particles(program: Program, k: int, nesting: int) -> Program:
-    """The program on ``k`` particles, left of its own plates, in the way that was found for it."""
-    return run_on_particles(program, k, nesting, getattr(program, "how", "plate"), getattr(program, "dim", -1))
+    """The program on ``k`` particles, left of its own plates, in the way that was found for it, or for the program that it wraps."""
+    tried = program
+    while not hasattr(tried, "how") and hasattr(tried, "program"):
+        tried = tried.program
+    return run_on_particles(program, k, nesting, getattr(tried, "how", "plate"), getattr(tried, "dim", -1))
 
 
 @dataclass

@@ -184,12 +184,10 @@ def _summary(checkout: Path, kept: Path, modes: list[str]) -> dict[str, Record]:
 
 
 def _same_failure(plain: Record, ours: Record) -> str | None:
-    """Where Pyro fails too, the losses until then can be compared, no more."""
-    if not plain.get("error"):
+    """Where Pyro fails too, in the same way, the losses until then can be compared, no more."""
+    if not plain.get("error") or ours.get("error") != plain["error"]:
         return None
-    return (
-        f"{verdict(plain, ours | {'error': None})} until then" if ours.get("error") == plain["error"] and plain.get("steps") else "as Pyro"
-    )
+    return f"{verdict(plain, ours | {'error': None})} until then" if plain.get("steps") else "as Pyro"
 
 
 def _tests_summary(checkout: Path, kept: Path, modes: list[str]) -> dict[str, Record]:

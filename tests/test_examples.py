@@ -22,6 +22,7 @@ SMALL = {
     "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "latent_dim": 3}, "classics"),
     "pretraining": ({"epochs": 1, "hidden": [8], "latent_dim": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
+    "pyro_table": ({"only": "part 1", "steps": 2, "rounds": 1, "block": 1, "modes": ["eager"]}, "pyro_programs"),
     "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
     "benchmarks/trust": (
         {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},
@@ -30,6 +31,8 @@ SMALL = {
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 
+ELSEWHERE = ["pyro_examples"]  # has tests of its own
+
 
 @pytest.fixture(autouse=True)
 def _as_for_scripts(monkeypatch):
@@ -37,7 +40,9 @@ def _as_for_scripts(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
 
 
-@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.py")] + [name for name in SMALL if "/" in name])
+@pytest.mark.parametrize(
+    "name", [path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ELSEWHERE] + [name for name in SMALL if "/" in name]
+)
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = imported(name)

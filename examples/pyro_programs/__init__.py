@@ -9,7 +9,7 @@ guide, optimizer and ``SVI``, runs an ordinary training loop, and yields what ``
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from . import air, images, mixtures, regression, sequences, tutorials
+from . import air, changes, images, mixtures, regression, sequences, tutorials
 
 Program = Callable[[Callable, int], Iterator]
 
@@ -62,4 +62,12 @@ PROGRAMS: dict[str, Program] = {
     "gp: full": regression.gp_full,
     "gp: mini-batches": regression.gp_minibatch,
     "cevae": regression.cevae,
+    **{f"changes: {what}": partial(changes.attributes, what=what) for what in ("attribute", "dictionary", "list", "global")},
+    **{f"changes: store, {what}": partial(changes.parameter_store, what=what) for what in ("load", "clear", "set")},
+    "changes: late parameter": changes.late_parameter,
+    "changes: frozen midway": changes.frozen_midway,
+    "changes: two optimizers": changes.two_optimizers,
+    "changes: hook midway": changes.hook_midway,
+    "changes: scheduler on a plateau": changes.plateau,
+    **{f"values of data: {what}": partial(changes.values_of_data, what=what) for what in ("tolist", "numpy", "branch", "random")},
 }

@@ -84,10 +84,8 @@ def test_verdicts(ours, cell):
 def test_random_data_have_the_shapes_that_are_asked_for(tmp_path):
     import numpy as np
     import torch
-    from torchvision.datasets import MNIST
 
     synthetic.write(tmp_path)
-    train = MNIST(tmp_path / ".data", train=True)
-    assert train.data.shape == (13_500, 28, 28) and set(train.targets.tolist()) == set(range(10))
+    assert (tmp_path / ".data/MNIST/train-images-idx3-ubyte").stat().st_size == 16 + 60_000 * 28 * 28
     assert np.loadtxt(tmp_path / ".data/faces_training.csv", delimiter=",").shape == (10, 4096)
     assert torch.load(tmp_path / ".data/bart_full.pkl", weights_only=False)["counts"].shape == (2700, 4, 4)

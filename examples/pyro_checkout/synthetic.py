@@ -19,7 +19,7 @@ SOURCES = {  # what an example's text names -> what stands in for it
 
 
 def write(home: Path):
-    """All data sets below ``home/.data``, and MNIST once more in ``home/data`` for those that look beside their working folder."""
+    """All data sets, into ``home/.data``."""
     rng, folder = np.random.default_rng(0), home / ".data"
     folder.mkdir(parents=True)
     with open(folder / "jsb_chorales.pkl", "wb") as file:
@@ -28,9 +28,7 @@ def write(home: Path):
     canvas = np.zeros((100, 50, 50), np.uint8)
     canvas[:, 10:24, 10:24] = rng.integers(0, 256, (100, 14, 14))
     np.savez_compressed(folder / "multi_mnist_uint8.npz", x=canvas, y=np.array([[1]] * 99 + [[1, 2]], dtype=object))
-    for root in (folder, home / "data"):
-        for name in ("MNIST", "MNISTCached"):
-            _mnist(root / name / "raw", rng)
+    _mnist(folder / "MNIST", rng)
     hours = 2700
     counts = torch.from_numpy(rng.poisson(20.0, (hours, 4, 4))).float()
     ridership = {"stations": ["EMBR", "12TH", "16TH", "19TH"], "start_date": datetime.datetime(2011, 1, 1), "counts": counts}
@@ -44,11 +42,11 @@ def _chorales(count, rng):
 
 
 def _mnist(folder, rng):
-    """13,500 training digits, as 10,000 are set aside for validation and 3,000 for labels; 300 test digits."""
-    folder.mkdir(parents=True)
-    for name, rows in (("train", 13_500), ("t10k", 300)):
+    """As many digits as there are, noise inside a margin."""
+    folder.mkdir()
+    for name, rows in (("train", 60_000), ("t10k", 10_000)):
         images = np.zeros((rows, 28, 28), np.uint8)
-        images[:, 6:22, 6:22] = rng.integers(0, 256, (rows, 16, 16))
+        images[:, 6:22, 6:22] = rng.integers(0, 256, (rows, 16, 16), np.uint8)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, *images.shape) + images.tobytes())
-        labels = rng.permutation(np.arange(rows, dtype=np.uint8) % 10)
+        labels = np.arange(rows, dtype=np.uint8) % 10
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, rows) + labels.tobytes())

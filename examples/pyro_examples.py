@@ -179,7 +179,8 @@ def _summary(checkout: Path, kept: Path, modes: list[str]) -> dict[str, Record]:
         row[PLAIN] = f"fails: {plain['error']}" if plain.get("error") else "passes"
         for mode in modes:
             ours = _read(kept, f"{name} {mode}")
-            row[mode] = "" if ours is None else _same_failure(plain, ours) or verdict(plain, ours)
+            if ours is not None:
+                row[mode] = {"verdict": _same_failure(plain, ours) or verdict(plain, ours), "eager": _why_eager(ours)}
         rows[name] = row
     return rows
 
@@ -189,6 +190,12 @@ def _same_failure(plain: Record, ours: Record) -> str | None:
     if not plain.get("error") or ours.get("error") != plain["error"]:
         return None
     return f"{verdict(plain, ours | {'error': None})} until then" if plain.get("steps") else "as Pyro"
+
+
+def _why_eager(ours: Record) -> str:
+    """Why the program was not traced, where the log says so."""
+    reasons = [message.partition("goes on eager: ")[2] for message in ours.get("messages", [])]
+    return next((reason.splitlines()[0][:200] for reason in reasons if reason), "")
 
 
 def _tests_summary(checkout: Path, kept: Path, modes: list[str]) -> dict[str, Record]:
@@ -229,9 +236,17 @@ def table(summary: Record) -> str:
 
 def _examples_table(rows: dict[str, Record], modes: list[str]) -> list[str]:
     lines = [f"| example | random data for | losses | Pyro | {' | '.join(modes)} |", "| --- | --- | ---: | --- |" + " --- |" * len(modes)]
+    eager: dict[str, list[str]] = {}
     for name, row in rows.items():
-        cells = [row[key].replace("|", "\\|") for key in (PLAIN, *modes)]
-        lines.append(f"| `{name}` | {row['data']} | {row['losses']} | {' | '.join(cells)} |")
+        ours = [row.get(mode, {"verdict": "", "eager": ""}) for mode in modes]
+        cells = [cell["verdict"] + (", stays eager" if cell["eager"] else "") for cell in ours]
+        lines.append(
+            f"| `{name}` | {row['data']} | {row['losses']} | {' | '.join(cell.replace('|', '/') for cell in (row[PLAIN], *cells))} |"
+        )
+        for reason in {cell["eager"] for cell in ours if cell["eager"]}:
+            eager.setdefault(reason, []).append(f"`{name}`")
+    if eager:
+        lines += ["", "What stays eager, and why:", "", *(f"* {reason}: {', '.join(names)}" for reason, names in eager.items())]
     return lines
 
 

@@ -57,8 +57,13 @@ def test_only_what_makes_an_svi_is_run_and_failures_are_told_apart(checkout, tmp
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "pyro_examples.json").read_text())
     assert found["examples"] == {
-        "good.py --num-steps=5": {"losses": 5, "data": "", "pyro": "passes", "eager": "equal"},
-        "fails.py": {"losses": 2, "data": "", "pyro": "fails: RuntimeError: first line", "eager": "equal until then"},
+        "good.py --num-steps=5": {"losses": 5, "data": "", "pyro": "passes", "eager": {"verdict": "equal", "eager": ""}},
+        "fails.py": {
+            "losses": 2,
+            "data": "",
+            "pyro": "fails: RuntimeError: first line",
+            "eager": {"verdict": "equal until then", "eager": ""},
+        },
     }
     reasons = found["tests"]["tests/test_steps.py"].pop("eager")
     assert found["tests"] == {"tests/test_steps.py": {"with an SVI": 3, "pyro": 2}}

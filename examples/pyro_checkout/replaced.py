@@ -1,6 +1,7 @@
 """In a process of its own: Pyro's SVI is replaced, a script or a file of tests runs, and what steps return is kept."""
 
 import json
+import logging
 import os
 import runpy
 import signal
@@ -58,7 +59,7 @@ def install(mode: str, enough: int | None = None) -> list:
 
 def run_script(path: Path, arguments: list[str], mode: str, out: Path):
     """Run an example as a main program and write its losses, the time and how it ended."""
-    losses = install(mode, ENOUGH)
+    losses, messages = install(mode, ENOUGH), _messages()
     sys.argv, sys.path[0] = [str(path), *arguments], str(path.parent)
     pyro.set_rng_seed(0)
     start, error = time.perf_counter(), None
@@ -71,7 +72,16 @@ def run_script(path: Path, arguments: list[str], mode: str, out: Path):
         sys.excepthook(type(problem), problem, problem.__traceback__)
     finally:
         seconds = time.perf_counter() - start
-        out.write_text(json.dumps({"error": error, "steps": len(losses), "losses": losses, "seconds": round(seconds, 2)}))
+        out.write_text(json.dumps({"error": error, "steps": len(losses), "losses": losses, "seconds": round(seconds, 2)} | messages))
+
+
+def _messages() -> dict[str, list[str]]:
+    """A dict whose list grows by what ``pa.SVI`` says in the log, such as why a program goes on eager."""
+    found: dict[str, list[str]] = {"messages": []}
+    handler = logging.Handler()
+    handler.emit = lambda record: found["messages"].append(record.getMessage())
+    logging.getLogger("pyroae").addHandler(handler)
+    return found
 
 
 def run_tests(path: Path, chosen: list[str] | None, mode: str, out: Path, limit: int):

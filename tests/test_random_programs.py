@@ -1,4 +1,4 @@
-"""Random small programs have one loss: under ``pyro.infer.SVI``, under ``pa.SVI`` in each mode, and, drawn alike, under ``IWAE(1)``."""
+"""Random small programs have one loss, under ``pyro.infer.SVI`` and under ``pa.SVI`` in each mode."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -148,7 +148,7 @@ def few(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
-@few(25)
+@few(12)
 @given(specs(CONTINUOUS + DISCRETE), st.sampled_from(["eager", "traced", "auto"]))
 def test_steps_return_pyros_losses(spec, mode):
     assert max(compare(spec, mode)) < 1e-6
@@ -166,16 +166,3 @@ def test_steps_of_many_programs_return_pyros_losses(spec, mode):
 @given(specs(CONTINUOUS + DISCRETE))
 def test_compiled_steps_return_pyros_losses_within_rounding(spec):
     assert max(compare(spec, "compiled")) < 1e-5
-
-
-@few(30)
-@given(specs(CONTINUOUS, plates=("data", "inner")))
-def test_one_draw_of_the_importance_weighted_bound_is_the_elbo(spec):
-    model, guide = programs(spec)
-    x = dist.Poisson(2.0).expand([ROWS]).sample()
-    losses = []
-    for elbo in (Trace_ELBO(max_plate_nesting=2), pa.objectives.IWAE(1, max_plate_nesting=2)):
-        pyro.set_rng_seed(0)
-        pyro.clear_param_store()
-        losses.append(float(elbo.loss(model, guide, x)))
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5, abs=1e-5)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pyro_examples
+import pyro_table
 import pytest
 from pyro_checkout import synthetic
 
@@ -94,3 +95,9 @@ def test_random_data_have_the_shapes_that_are_asked_for(tmp_path):
     assert (tmp_path / ".data/MNIST/train-images-idx3-ubyte").stat().st_size == 16 + 60_000 * 28 * 28
     assert np.loadtxt(tmp_path / ".data/faces_training.csv", delimiter=",").shape == (10, 4096)
     assert torch.load(tmp_path / ".data/bart_full.pkl", weights_only=False)["counts"].shape == (2700, 4, 4)
+
+
+def test_the_readme_has_the_tables_of_the_records():
+    text = (EXAMPLES / "README.md").read_text()
+    assert pyro_table.table(json.loads((EXAMPLES / "pyro_programs.json").read_text())["programs"]) in text
+    assert pyro_examples.table(json.loads((EXAMPLES / "pyro_examples.json").read_text())) in text

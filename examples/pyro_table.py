@@ -6,7 +6,6 @@ uv run python examples/pyro_table.py --modes '["eager","auto","traced","compiled
 
 import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,9 +23,8 @@ TOLERANCES = {"eager": 1e-6, "auto": 1e-6, "traced": 1e-6, "compiled": 1e-5}
 
 def main(
     only: str = "",
-    steps: int = 12,
-    rounds: int = 7,
-    block: int = 5,
+    steps: int = 20,
+    rounds: int = 10,
     modes: list[str] = ["eager", "auto", "traced"],
     out: str = "pyro_programs",
 ):
@@ -35,8 +33,7 @@ def main(
     Args:
         only: run those programs alone whose name has this text.
         steps: how many are compared, and how many are taken before the clock starts.
-        rounds: how often each class takes a block of steps, in turn with the others; the median counts.
-        block: steps in a block.
+        rounds: how many are timed; the median counts.
         modes: values of ``pa.SVI``'s ``compile``.
         out: names the files; programs that are in the JSON file are not run again.
     """
@@ -44,7 +41,7 @@ def main(
     found = json.loads(path.read_text()) if path.exists() else {"surroundings": surroundings(), "programs": {}}
     for name, program in PROGRAMS.items():
         if only in name and name not in found["programs"]:
-            found["programs"][name] = equality(program, modes, steps) | speed(program, modes, steps, rounds, block)
+            found["programs"][name] = equality(program, modes, steps) | speed(program, modes, steps, rounds)
             path.write_text(json.dumps(found, indent=1))
             print(name, found["programs"][name], flush=True)
     Path(f"{out}.md").write_text(table(found["programs"]) + "\n")
@@ -62,57 +59,41 @@ def equality(program: Program, modes: list[str], steps: int) -> dict:
     return {"differences": result}
 
 
-class Lane:
-    """A program under one class, with a parameter store of its own, advanced in turns with the others."""
-
-    def __init__(self, program: Program, SVI: Callable):
-        self.made: list = []
-        self.state: dict = {"params": {}, "constraints": {}}
-        self.steps = program(lambda *args, **kwargs: self._keep(SVI(*args, **kwargs)), 10**9)
-
-    def _keep(self, svi):
-        self.made.append(svi)
-        return svi
-
-    def reached(self) -> str:
-        """The highest level of the graphs of its first SVI's steps."""
-        return LEVELS[max(level for _, level, _ in self.made[0].levels()["step"])]
-
-    def advance(self, count: int) -> float:
-        """Milliseconds for each of ``count`` values."""
-        with pyro.get_param_store().scope(self.state):
-            start = time.perf_counter()
-            for _ in range(count):
-                next(self.steps)
-            return (time.perf_counter() - start) / count * 1e3
-
-
-def speed(program: Program, modes: list[str], steps: int, rounds: int, block: int) -> dict:
-    """Milliseconds a step, all classes in turn, after ``steps`` steps of each; and the mode that each has reached."""
-    lanes = {"pyro": Lane(program, pyro.infer.SVI)} | {mode: Lane(program, partial(pa.SVI, compile=mode)) for mode in modes}
-    for name in list(lanes):
+def speed(program: Program, modes: list[str], steps: int, rounds: int) -> dict:
+    """Median milliseconds of a value in ``rounds`` after the first ``steps``, of Pyro and of each mode; and the mode reached."""
+    times, reached = {}, {}
+    for name in ("pyro", *modes):
+        made: list = []
+        SVI = pyro.infer.SVI if name == "pyro" else partial(pa.SVI, compile=name)
+        values = program(lambda *args, SVI=SVI, made=made, **kwargs: made.append(SVI(*args, **kwargs)) or made[-1], steps + rounds)
+        spent = []
         try:
-            lanes[name].advance(steps)
+            for _ in range(steps + rounds):
+                start = time.perf_counter()
+                next(values)
+                spent.append((time.perf_counter() - start) * 1e3)
         except Exception:
-            del lanes[name]  # the comparison of losses says why
-    times: dict[str, list[float]] = {name: [] for name in lanes}
-    for _ in range(rounds):
-        for name, lane in lanes.items():
-            times[name].append(lane.advance(block))
-    reached = {mode: lanes[mode].reached() for mode in modes if mode in lanes}
-    return {"reached": reached, "ms": {name: round(median(values), 2) for name, values in times.items()}}
+            continue  # the comparison of losses says why
+        finally:
+            values.close()
+        times[name] = round(median(spent[steps:]), 2)
+        if name != "pyro":
+            reached[name] = LEVELS[max((level for _, level, _ in made[0].levels()["step"] or []), default=0)]
+    return {"reached": reached, "ms": times}
 
 
 def table(programs: dict) -> str:
-    """Each program's verdicts, the mode that it reaches when asked for the highest, and its steps' time relative to Pyro's."""
-    rows = []
+    """Each program's verdicts, the mode that it reaches when asked for the highest, and, where measured, the time of its steps."""
     modes = list(next(iter(programs.values()))["differences"])
+    rows = []
     for name, row in programs.items():
         cells = [_verdict(row["differences"][mode], TOLERANCES[mode]) for mode in modes]
-        ratios = [f"{row['ms'][mode] / row['ms']['pyro']:.2f}" if mode in row["ms"] else "" for mode in modes[1:]]
-        rows.append([name, *cells, row["reached"].get(modes[-1], ""), f"{row['ms']['pyro']:.1f}", *ratios])
-    equal = [f"equal, {mode}" for mode in modes]
-    return markdown(["program", *equal, "reached", "Pyro, ms a step", *(f"{mode} / Pyro" for mode in modes[1:])], rows)
+        ms = row.get("ms", {})
+        ratios = [f"{ms[mode] / ms['pyro']:.2f}" if mode in ms else "" for mode in modes]
+        rows.append([name, *cells, row["reached"].get(modes[-1], ""), *([f"{ms['pyro']:.1f}", *ratios] if ms else [])])
+    measured = any("ms" in row for row in programs.values())
+    times = ["Pyro, ms a step", *(f"{mode} / Pyro" for mode in modes)] if measured else []
+    return markdown(["program", *(f"equal, {mode}" for mode in modes), "reached", *times], rows)
 
 
 def _verdict(difference: float | str, tolerance: float) -> str:

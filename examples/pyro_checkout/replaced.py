@@ -21,7 +21,7 @@ import pyroae as pa
 ORIGINAL = home_of_svi.SVI
 UNUSED = "seaborn", "visdom", "wget"  # what examples import and do not need when nothing is shown or downloaded
 ENOUGH = 40  # losses after which an example ends
-MOST = 50  # tests of a file: of more, every second, third ... is run
+MOST = 150  # tests of a file: of more, every second, third ... is run
 KEPT = 200  # losses that are kept of a test
 
 

@@ -624,3 +624,26 @@ def test_a_program_that_is_not_worth_tracing_is_not_traced():
     for _ in range(10):
         svi.step(X)
     assert svi.levels()["step"][0][1] == 0
+
+
+def test_settings_of_library_objects_are_watched_and_their_caches_are_not():
+    class Dropped(Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.2))
+
+    def change(programs, step):
+        programs.train(step % 10 < 7)
+        programs.net[1].p = 0.2 if step < 15 else 0.5
+
+    check(Dropped, change=change, level=1)
+
+    class Auto(Plain):  # its plates are made anew in every call
+        def __init__(self):
+            super().__init__()
+            self.guide = AutoNormal(super().model)
+
+    svi = pa.SVI(Auto().model, Auto().guide, adam(), Trace_ELBO())
+    for _ in range(5):
+        svi.step(X)
+    assert len(svi.levels()["step"]) == 1

@@ -134,7 +134,10 @@ class Kind:
 
     def _whole(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         if not self.level or (self.update and self.update.pending):
-            return self.owner.eager(*args, **kwargs)
+            outputs = self.owner.eager(*args, **kwargs)
+            if not self.reach.intact():  # it was just before the call
+                self.owner.ignore(self.reach.rewritten())
+            return outputs
         if self.update and self.update.kind(self.info) != self.update_kind:  # the optimizer does something else now
             self.run, self.update, self.level = self.graph, None, 1
         checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync

@@ -153,8 +153,6 @@ class Traced:
 
     def _walked(self, leaves: Leaves) -> "Kind":
         """The kind of a call that fits none as they were last seen: one of them after all, or a new one."""
-        if self.last is not None:
-            self.ignore(self.last.reach.rewritten())
         new = Kind(self, leaves, self.walk(leaves.objects))
         for kind in self.kinds:
             if kind.take_over(new):

@@ -103,4 +103,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

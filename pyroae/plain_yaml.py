@@ -15,7 +15,7 @@ _INT, _FLOAT = re.compile(r"[-+]?\d+"), re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE]
 
 
 def parse(text: str) -> Any:
-    """The one document in a text. What is quoted, and what is no number, is text: ``2020-01-01``, ``yes`` and ``0x10`` are.
+    """The one document in a text. Quoted values, and values that are not numbers, are text: ``2020-01-01``, ``yes`` and ``0x10`` are.
 
     Raises:
         ValueError: no YAML, an anchor, an alias or a tag, a name that occurs twice, or too many or too deep lists and mappings.

@@ -117,7 +117,7 @@ def _json(text: str) -> Any:
         return dict(pairs)
 
     def refuse(constant: str):
-        raise ValueError(f"{constant} is no number of JSON")
+        raise ValueError(f"{constant} is not a number in JSON")
 
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 

@@ -392,10 +392,6 @@ def test_fit_stops_where_data_become_invalid_in_a_graph():
 # --- arguments ---
 
 
-def scaled(x, beta=1.0, **more):
-    return poutine.scale(Plain().model, scale=float(beta) if isinstance(beta, np.generic) else beta)(x)
-
-
 class Arguments(Plain):
     def model(self, x, beta=1.0, settings=None):
         x = x["x"][0] if isinstance(x, dict) else x.data if isinstance(x, argparse.Namespace) else x

@@ -196,7 +196,7 @@ def drawn_from(proposal: Source) -> Proposal | None:
     """The proposal itself, ``None`` for the guide.
 
     Raises:
-        ValueError: a word that is none.
+        ValueError: an unknown word.
     """
     if isinstance(proposal, str):
         if proposal not in ("auto", "guide"):

@@ -45,7 +45,7 @@ def on_particles(program: Program, k: int, nesting: int, how: How = "plate", dim
 
 
 def batch_size(args: tuple, kwargs: dict) -> int:
-    """The length of the first tensor that a program is called with; 0 if there is none."""
+    """The length of the first tensor that a program is called with; 0 without tensors."""
     return next((len(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 

@@ -64,7 +64,6 @@ class Reach:
         self._settle()
         self._enter_store(names)
         self.sizes = list(map(len, self.sized))
-        self.known = self.tensors()
         self.state = process_state()
         self.signature = self._signature()
 

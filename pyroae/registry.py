@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from .checks import did_you_mean
 
-_TABLE: dict[str, dict[str, type]] = {}  # kind -> name -> class
+_TABLE: dict[str, dict[str, type]] = {}  # kind -> name in files -> class: "Laplace"; "my_parts.Cauchy" of the user's own
 _BASES: dict[str, type] = {}  # kind -> what its classes are subclasses of
 _NAMES: dict[type, str] = {}  # class -> "kind.name"
 
@@ -70,11 +70,10 @@ def register(kind: str) -> Callable[[type], Any]:
     >>> import pyroae as pa
     >>> from pyro import distributions as dist
     >>> @pa.register("likelihoods")
-    ... class Cauchy(pa.likelihoods.Likelihood):
-    ...     __module__ = "my_parts"  # the file it is in
+    ... class RegisterExample(pa.likelihoods.Likelihood):
     ...     def __init__(self, event_shape=None, scale: float | str = "learned"):
     ...         super().__init__(dist.Cauchy, event_shape, scale=scale)
-    >>> Cauchy(3).size
+    >>> RegisterExample(3).size
     3
     """
 
@@ -83,18 +82,19 @@ def register(kind: str) -> Callable[[type], Any]:
             raise ValueError(f"register: there is no kind {kind!r}" + did_you_mean(kind, _BASES))
         if not issubclass(cls, _BASES[kind]):
             raise ValueError(f"register: expected a subclass of {_BASES[kind].__name__} for {kind!r}, got {cls.__name__}")
-        before = _TABLE[kind].get(cls.__name__)
-        if before is not None and _own(before) and not _own(cls):
-            raise ValueError(f"register: {kind} has a {cls.__name__} already, {before.__module__}.{cls.__name__}; choose another name")
-        _TABLE[kind][cls.__name__] = cls
-        _NAMES[cls] = f"{kind}.{cls.__name__}" if _own(cls) else f"{kind}.{cls.__module__}.{cls.__name__}"
+        name = cls.__name__ if _own(cls) else f"{cls.__module__}.{cls.__name__}"
+        if not _own(cls) and cls.__name__ in _TABLE[kind]:
+            existing = _TABLE[kind][cls.__name__]
+            raise ValueError(f"register: {kind} has a {cls.__name__} already, {existing.__module__}.{cls.__name__}; choose another name")
+        _TABLE[kind][name] = cls
+        _NAMES[cls] = f"{kind}.{name}"
         return cls
 
     return enter
 
 
 def members(kind: str) -> dict[str, type]:
-    """The classes of a kind, by name."""
+    """The classes of a kind, by the name that files have for them: ``Laplace``, or ``my_parts.Cauchy`` for a class of the user's own."""
     return _TABLE[kind]
 
 
@@ -116,20 +116,26 @@ def name_of(cls: type) -> str | None:
 def find(kind: str, name: str) -> type:
     """The class of that kind with that name: ``"Laplace"``, ``"priors.Laplace"``, ``"my_parts.Mine"`` or ``"priors.my_parts.Mine"``.
 
+    The bare name of a class of the user's own, ``"Mine"``, is enough where only one module has registered one.
+
     Raises:
-        ValueError: there is none; names the nearest, or for a class of the user's own the module to import.
+        ValueError: there is none; names the nearest, or for a class of the user's own the module to import. Or there are several.
     """
     path = name.removeprefix(f"{kind}.")
+    if path in _TABLE[kind]:
+        return _TABLE[kind][path]
     module, _, short = path.rpartition(".")
-    found = _TABLE[kind].get(short)
-    if found is not None and (not module or not _own(found)):
-        return found
     if module:
         raise ValueError(
             f"there is no {name!r} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
             f"import it first, with @pa.register({kind!r}) above the class; on the command line add --use {module}"
         )
-    raise ValueError(f"there is no {singular(kind)} {name!r}" + did_you_mean(name, _TABLE[kind]))
+    same = [full for full in _TABLE[kind] if full.endswith(f".{short}")]
+    if len(same) > 1:
+        raise ValueError(f"expected one {singular(kind)} {name!r}, got {len(same)}: say which, {' or '.join(sorted(same))}")
+    if not same:
+        raise ValueError(f"there is no {singular(kind)} {name!r}" + did_you_mean(name, _TABLE[kind]))
+    return _TABLE[kind][same[0]]
 
 
 def singular(kind: str) -> str:

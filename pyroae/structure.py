@@ -34,8 +34,8 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, type) and registry.name_of(value):
-        return value.__name__
+    if isinstance(value, type) and (name := registry.name_of(value)):
+        return name.partition(".")[2]
     if isinstance(value, registry.Part):
         name = registry.name_of(type(value)) or registry.register_own(type(value))
         return {"class": name} | {key: describe(item) for key, item in value.arguments.items()}

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_vae, with_structure
+from pyro import distributions as dist
 
 import pyroae as pa
+from pyroae import registry
 from pyroae.cli import main
 
 
@@ -208,6 +210,30 @@ def test_a_class_of_ones_own_is_brought_by_the_command_line(tmp_path):
         code, said = pyroae(*command, "--use", "my_parts")
         assert code == 0, said
     assert pyroae("train", "--use", "nowhere")[0] == 2
+
+
+def likelihood_of(module):
+    class SideBySide(pa.likelihoods.Likelihood):
+        def __init__(self, event_shape=None):
+            super().__init__(dist.Laplace, event_shape, scale=1.0)
+
+    SideBySide.__module__ = module
+    return pa.register("likelihoods")(SideBySide)
+
+
+def test_classes_of_one_name_from_two_modules_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._TABLE, "likelihoods", dict(registry.members("likelihoods")))
+    first = likelihood_of("one_module")
+    assert registry.find("likelihoods", "SideBySide") is first
+    second = likelihood_of("another.module")
+    for cls in (first, second):
+        pa.save(small_vae(likelihood=cls(64)), tmp_path / "model.safetensors")
+        assert type(pa.load(tmp_path / "model.safetensors").likelihood) is cls
+        assert registry.find("likelihoods", f"{cls.__module__}.SideBySide") is cls
+    with pytest.raises(ValueError, match="expected one likelihood 'SideBySide', got 2: say which, another.module.SideBySide or one_mod"):
+        registry.find("likelihoods", "SideBySide")
+    with pytest.raises(ValueError, match="--use third"):
+        registry.find("likelihoods", "third.SideBySide")
 
 
 FAR_TOO_LARGE = {

@@ -14,6 +14,10 @@ from torch import nn
 
 import pyroae as pa
 
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+torch.set_num_threads(THREADS)  # each of the processes that share the tests has its share of the processors
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # and so have the processes that tests start
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -131,11 +131,10 @@ def measure(work: Work, rounds: int, place, wanted, now) -> dict[str, list[float
     """Seconds of each round's epoch, by rival."""
     import pyro
 
-    pyro.enable_validation(False)
     torch._dynamo.reset()  # it would give up on the rival's code after 8 networks
     torch.manual_seed(0)
     x = (torch.rand(work.rows, *work.event) < 0.2).float().to(place)
-    with on_cores(work.threads):
+    with on_cores(work.threads), pyro.validation_enabled(False):
         epochs = {name: RIVALS[name](x, work) for name in wanted}
         epochs = {name: epoch for name, epoch in epochs.items() if epoch}
         for epoch in epochs.values():  # compile, warm up

@@ -12,6 +12,19 @@ def whole_number(owner: str, **arguments: Any):
             raise ValueError(f"{owner}: expected {name} as a whole number of at least 1, got {value!r}")
 
 
+def short(value: Any) -> str:
+    """A value in a message: what ``repr`` gives, cut to 80 characters; of a tensor its dtype and shape.
+
+    >>> import torch
+    >>> short("ab"), len(short([1] * 1000)), short(torch.zeros(2, 3))
+    ("'ab'", 80, 'a torch.float32 tensor of shape (2, 3)')
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the nearest known name, or ``"; known: ..."``.
 

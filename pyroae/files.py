@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .checks import short
+
 _TEMPORARY = ".tmp"
 _JSON = 2**24  # bytes of a file of scores at most
 
@@ -85,7 +87,7 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
         raise ValueError(f"{path}: its header is not JSON ({error}); the file is damaged") from error
     if not isinstance(content, dict) or content.get("format") != expected:
         got = content.get("format") if isinstance(content, dict) else None
-        raise ValueError(f"{path}: expected the format {expected!r}, got {got!r}; it was not written by this version of pyroae")
+        raise ValueError(f"{path}: expected the format {expected!r}, got {short(got)}; it was not written by this version of pyroae")
     return content, tensors
 
 

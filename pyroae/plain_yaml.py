@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from .checks import short
+
 _DEPTH, _EVENTS = 20, 200_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
@@ -58,7 +60,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
             raise ValueError("expected the names in a mapping as text")
         name = event.value
         if name in found:
-            raise ValueError(f"the name {name!r} occurs twice")
+            raise ValueError(f"the name {short(name)} occurs twice")
         found[name] = _value(next(events), events, depth + 1)
     return found
 

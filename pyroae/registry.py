@@ -15,7 +15,7 @@ from pyro.distributions import transforms
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from .checks import did_you_mean
+from .checks import did_you_mean, short
 
 _TABLE: dict[str, dict[str, type]] = {}  # kind -> name in files -> class: "Laplace"; "my_parts.Cauchy" of the user's own
 _BASES: dict[str, type] = {}  # kind -> what its classes are subclasses of
@@ -124,17 +124,18 @@ def find(kind: str, name: str) -> type:
     path = name.removeprefix(f"{kind}.")
     if path in _TABLE[kind]:
         return _TABLE[kind][path]
-    module, _, short = path.rpartition(".")
+    module, _, last = path.rpartition(".")
     if module:
+        module = module if len(module) <= 80 else "the module"
         raise ValueError(
-            f"there is no {name!r} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
+            f"there is no {short(name)} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
             f"import it first, with @pa.register({kind!r}) above the class; on the command line add --use {module}"
         )
-    same = [full for full in _TABLE[kind] if full.endswith(f".{short}")]
+    same = [full for full in _TABLE[kind] if full.endswith(f".{last}")]
     if len(same) > 1:
-        raise ValueError(f"expected one {singular(kind)} {name!r}, got {len(same)}: say which, {' or '.join(sorted(same))}")
+        raise ValueError(f"expected one {singular(kind)} {short(name)}, got {len(same)}: say which, {' or '.join(sorted(same))}")
     if not same:
-        raise ValueError(f"there is no {singular(kind)} {name!r}" + did_you_mean(name, _TABLE[kind]))
+        raise ValueError(f"there is no {singular(kind)} {short(name)}" + did_you_mean(name, _TABLE[kind]))
     return _TABLE[kind][same[0]]
 
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 
 from . import registry
-from .checks import did_you_mean
+from .checks import did_you_mean, short
 
-DEPTH, ENTRIES, TEXT, NUMBER = 20, 1_000_000, 10_000, 2**53  # how deep, how many in all, how long, how large
+DEPTH, ENTRIES, TEXT, NAME, NUMBER = 20, 1_000_000, 1000, 100, 2**53  # levels, entries in all, characters of text and of a name, size
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool)
@@ -70,6 +70,8 @@ def check_size(value: Any, what: str):
         if isinstance(item, str) and len(item) > TEXT:
             raise ValueError(f"{what}: expected text of at most {TEXT:,} characters, got {len(item):,}")
         if isinstance(item, dict):
+            if any(len(str(name)) > NAME for name in item):
+                raise ValueError(f"{what}: expected names of at most {NAME} characters")
             left += [(name, depth + 1) for name in item] + [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, list):
             left += [(inner, depth + 1) for inner in item]
@@ -119,7 +121,7 @@ def read(value: Any, annotation: Any, where: str) -> Any:
             return _tensor(value, where)
         if kinds := _kinds(choices):
             return _object(value, kinds, where)
-    raise ValueError(f"expected {where} as {words(annotation)}, got {_short(value)}")
+    raise ValueError(f"expected {where} as {words(annotation)}, got {short(value)}")
 
 
 def read_arguments(given: dict[str, Any], expected: dict[str, inspect.Parameter], owner: str, where: str) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def _kinds(choices: list[Any]) -> list[tuple[str, bool]]:
 def _object(value: dict[str, Any], kinds: list[tuple[str, bool]], where: str) -> Spec:
     name, arguments = value.get("class"), {key: item for key, item in value.items() if key != "class"}
     if not isinstance(name, str):
-        raise ValueError(f"expected {where} as a name, or as a mapping with the name as its class, got {_short(value)}")
+        raise ValueError(f"expected {where} as a name, or as a mapping with the name as its class, got {short(value)}")
     cls, factory = _class(name, kinds, where)
     return Spec(cls, read_arguments(arguments, registry.parameters(cls), f"{where}: {cls.__name__}", where), factory)
 
@@ -204,7 +206,7 @@ def _class(name: str, kinds: list[tuple[str, bool]], where: str) -> tuple[type, 
 
 def _number(value: int | float, where: str) -> int | float:
     if not abs(value) <= NUMBER and not (isinstance(value, float) and math.isfinite(value)):
-        raise ValueError(f"expected {where} as a finite number, whole ones at most 2^53, got {_short(value)}")
+        raise ValueError(f"expected {where} as a finite number, whole ones at most 2^53, got {short(value)}")
     return value
 
 
@@ -212,7 +214,7 @@ def _list(value: list, annotation: Any, where: str) -> list:
     inner = typing.get_args(annotation)
     if typing.get_origin(annotation) is tuple and Ellipsis not in inner:
         if len(inner) != len(value):
-            raise ValueError(f"expected {where} as a list of {len(inner)}, got {_short(value)}")
+            raise ValueError(f"expected {where} as a list of {len(inner)}, got {short(value)}")
         return [read(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner))]
     return [read(item, inner[0] if inner else registry.Plain, f"{where}[{i}]") for i, item in enumerate(value)]
 
@@ -229,7 +231,7 @@ def _plain(value: Any, where: str) -> Any:
 def _tensor(value: dict, where: str) -> torch.Tensor:
     dtype = DTYPES.get(value["dtype"]) if isinstance(value.get("dtype"), str) and value.keys() == {"tensor", "dtype"} else None
     if dtype is None:
-        raise ValueError(f"expected {where} as a tensor with one of the dtypes {', '.join(DTYPES)}, got {_short(value)}")
+        raise ValueError(f"expected {where} as a tensor with one of the dtypes {', '.join(DTYPES)}, got {short(value)}")
     _same_shapes(value["tensor"], where)
     try:
         return torch.tensor(value["tensor"], dtype=dtype)
@@ -245,15 +247,10 @@ def _same_shapes(value: Any, where: str) -> tuple[int, ...]:
             return len(value), *shapes.pop()
     elif isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
         return ()
-    raise ValueError(f"expected {where} as lists of finite numbers, all of one length, got {_short(value)}")
+    raise ValueError(f"expected {where} as lists of finite numbers, all of one length, got {short(value)}")
 
 
 def _name(name: Any, where: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"{where}: expected names as text, got {_short(name)}")
+        raise ValueError(f"{where}: expected names as text, got {short(name)}")
     return name
-
-
-def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import schema, structure
-from .checks import did_you_mean
+from .checks import did_you_mean, short
 from .data import load
 from .data.named import NAMED
 from .plain_yaml import parse
@@ -130,7 +130,7 @@ def recipe_of(content: dict[str, Any]) -> str:
     """The recipe that settings name."""
     recipe = content.get("recipe", "vae")
     if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise ValueError(f"there is no recipe {recipe!r}" + did_you_mean(str(recipe), RECIPES))
+        raise ValueError(f"there is no recipe {short(recipe)}" + did_you_mean(str(recipe), RECIPES))
     return recipe
 
 

@@ -9,7 +9,7 @@ import torch
 from . import schema, structure
 from .autoencoder import Autoencoder
 from .bounded import Bounded
-from .checks import did_you_mean
+from .checks import did_you_mean, short
 from .files import read_tensors, write_tensors
 from .programs import seeded
 
@@ -95,15 +95,17 @@ def _fill(ae: Autoencoder, weights: dict[str, torch.Tensor]):
     double = any(weight.dtype == torch.float64 for weight in weights.values())
     own = ae.to(torch.float64 if double else torch.float32).state_dict()
     if own.keys() != weights.keys():
-        raise ValueError(f"its weights are not those of its structure, such as {min(own.keys() ^ weights.keys())!r}")
+        raise ValueError(f"its weights are not those of its structure, such as {short(min(own.keys() ^ weights.keys()))}")
     learned = {name for name, _ in ae.named_parameters()}
     for name, weight in weights.items():
         expected = own[name]
         if weight.shape != expected.shape:
-            raise ValueError(f"the weight {name!r} has the shape {tuple(weight.shape)}, where the structure has {tuple(expected.shape)}")
+            raise ValueError(
+                f"the weight {short(name)} has the shape {tuple(weight.shape)}, where the structure has {tuple(expected.shape)}"
+            )
         if weight.dtype != expected.dtype and not (weight.is_floating_point() and expected.is_floating_point()):
-            raise ValueError(f"the weight {name!r} is {weight.dtype}, where the structure has {expected.dtype}")
+            raise ValueError(f"the weight {short(name)} is {weight.dtype}, where the structure has {expected.dtype}")
         values = weights[name] = weight.to(expected.dtype)
         if bool(values.isnan().any()) or (name in learned and not bool(values.isfinite().all())):
-            raise ValueError(f"the weight {name!r} is not finite")
+            raise ValueError(f"the weight {short(name)} is not finite")
     ae.load_state_dict(weights)

@@ -10,6 +10,7 @@ from torch import nn
 
 from . import registry, schema
 from .autoencoder import Autoencoder
+from .checks import short
 from .objectives import penalties  # noqa: F401 (a file can name every part, so all must be defined)
 
 _STORED_AS = {"base_distribution": "base_dist", "cache_size": "_cache_size"}  # other than its name
@@ -78,15 +79,14 @@ def check(structure: Any, given: Collection[str] = ()) -> dict[str, Any]:
     for name, value in structure.items():
         if name in ("encoder", "decoder") and isinstance(value, dict) and "module" in value:
             raise ValueError(
-                f"the {name} is a {value['module']!r}, a network of your own: give the module itself, load(..., {name}=module)"
+                f"the {name} is a {short(value['module'])}, a network of your own: give the module itself, load(..., {name}=module)"
             )
     needed = [name for name, field in FIELDS.items() if field.default is field.empty and name not in given]
     missing = [name for name in needed if name not in structure]
     unknown = structure.keys() - FIELDS.keys()
     if missing or unknown:
-        raise ValueError(
-            f"expected the parts {', '.join(FIELDS)}; missing {missing or 'none'}, unknown {sorted(map(str, unknown)) or 'none'}"
-        )
+        unknown = short(sorted(map(str, unknown))) if unknown else "none"
+        raise ValueError(f"expected the parts {', '.join(FIELDS)}; missing {missing or 'none'}, unknown {unknown}")
     return {name: schema.read(value, FIELDS[name].annotation, name) for name, value in structure.items()}
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..checks import short
+
 if TYPE_CHECKING:
     from .loop import Training
 
@@ -47,9 +49,7 @@ def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
 
 def _require(sound: bool, where: str, expected: str, got: Any):
     if not sound:
-        said = f"a tensor of {got.dtype} and shape {tuple(got.shape)}" if isinstance(got, Tensor) else repr(got)
-        said = said if len(said) < 80 else f"{said[:77]}..."
-        raise ValueError(f"fit: the checkpoint cannot be used: expected {where} as {expected}, got {said}")
+        raise ValueError(f"fit: the checkpoint cannot be used: expected {where} as {expected}, got {short(got)}")
 
 
 def _whole(value: Any, where: str, low: int, high: int):
@@ -89,7 +89,9 @@ def _same_settings(theirs: Any, ours: dict[str, Any]):
     _require(isinstance(theirs, dict), "about", "the settings of the run", theirs)
     for name, now in ours.items():
         if name not in theirs or type(theirs[name]) is not type(now) or theirs[name] != now:
-            raise ValueError(f"fit: the run to go on with has {name} {theirs.get(name)}, this call {now}; they must be the same")
+            raise ValueError(
+                f"fit: the run to go on with has {name} {short(theirs.get(name))}, this call {short(now)}; they must be the same"
+            )
 
 
 def _same_weights(theirs: Any, ours: dict[str, Tensor]):
@@ -98,7 +100,7 @@ def _same_weights(theirs: Any, ours: dict[str, Tensor]):
     if shapes != expected:
         name = min((name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)), key=str)
         raise ValueError(
-            f"fit: the run to go on with is of another model: its weight {name!r} has the shape {shapes.get(name)}, "
+            f"fit: the run to go on with is of another model: its weight {short(name)} has the shape {shapes.get(name)}, "
             f"here {expected.get(name)}"
         )
     _like(theirs, ours, "weights")

@@ -1,6 +1,7 @@
 """Checks of arguments that several functions share."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,16 +14,23 @@ def whole_number(owner: str, **arguments: Any):
 
 
 def short(value: Any) -> str:
-    """A value in a message: what ``repr`` gives, cut to 80 characters; of a tensor its dtype and shape.
+    """A value in a message, cut to 80 characters; of a tensor its dtype and shape.
 
     >>> import torch
-    >>> short("ab"), len(short([1] * 1000)), short(torch.zeros(2, 3))
-    ("'ab'", 80, 'a torch.float32 tensor of shape (2, 3)')
+    >>> short("ab"), short([1] * 1000), short({"w": torch.zeros(2, 3)})
+    ("'ab'", '[1, 1, 1, 1, 1, 1, ...]', "{'w': a torch.float32 tensor of shape (2, 3)}")
     """
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Short(reprlib.Repr):
+    def repr_Tensor(self, value: Any, level: int) -> str:
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

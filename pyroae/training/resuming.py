@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .. import registry
 from ..checks import short
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
     _history(state["history"], state["step"], len(run.train), (*_CORE, "validation_loss") if run.held_out else _CORE)
     _best(state["best"], ours["weights"], len(state["history"]))
     _optimizer(state["optimizer"], optimizer)
-    _like(state["scheduler"], ours["scheduler"], "scheduler")
-    _like(state["objective"], ours["objective"], "objective")
+    _like(state["scheduler"], ours["scheduler"], "scheduler", _lowest("schedulers", run.schedule))
+    _like(state["objective"], ours["objective"], "objective", 0.0)
     _random(state["random"], ours["random"], "random")
     _batches(state["batches"], run)
     _levels(state["levels"], ours["levels"], max(run.train.batch_size, len(run.train.first()[0])))
@@ -62,8 +63,16 @@ def _number(value: Any, where: str, low: float = -math.inf):
     _require(sound, where, "a finite number" + (f" of at least {low:g}" if low > -math.inf else ""), value)
 
 
-def _like(value: Any, ours: Any, where: str):
-    """The same kind of value as this run's: keys, lengths, shapes and dtypes; no NaN, and infinite only what is so here."""
+def _lowest(kind: str, ours: Any) -> float:
+    """0 for what torch's own optimizers and schedulers keep where this run has no negative number; another's may be any."""
+    return 0.0 if type(ours) in registry.members(kind).values() else -math.inf
+
+
+def _like(value: Any, ours: Any, where: str, low: float = -math.inf):
+    """The same kind of value as this run's: keys, lengths, shapes and dtypes; no NaN, and infinite only what is so here.
+
+    Numbers are at least ``low`` where this run's are.
+    """
     if isinstance(ours, Tensor):
         sound = isinstance(value, Tensor) and value.shape == ours.shape and value.dtype == ours.dtype
         _require(sound, where, f"a tensor of {ours.dtype} and shape {tuple(ours.shape)}", value)
@@ -71,18 +80,18 @@ def _like(value: Any, ours: Any, where: str):
     elif isinstance(ours, dict):
         _require(isinstance(value, dict) and value.keys() == ours.keys(), where, f"the entries {', '.join(map(str, ours))}", value)
         for name, item in ours.items():
-            _like(value[name], item, f"{where}.{name}")
+            _like(value[name], item, f"{where}.{name}", low)
     elif isinstance(ours, (list, tuple)):
         sound = isinstance(value, (list, tuple)) and len(value) == len(ours)
         _require(sound, where, f"{len(ours):,} values", value)
         for i, (one, other) in enumerate(zip(value, ours)):
-            _like(one, other, f"{where}[{i}]")
+            _like(one, other, f"{where}[{i}]", low)
     elif ours is None or isinstance(ours, (bool, str)):
         _require(type(value) is type(ours) and value == ours, where, repr(ours), value)
     elif isinstance(ours, float) and not math.isfinite(ours):
         _require(isinstance(value, (int, float)) and not math.isnan(value), where, "a number", value)
     elif isinstance(ours, (int, float)):
-        _number(value, where)
+        _number(value, where, low if ours >= low else -math.inf)
 
 
 def _same_settings(theirs: Any, ours: dict[str, Any]):
@@ -117,7 +126,7 @@ def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
             where = f"history[{i}].{name}"
             _require(isinstance(name, str) and len(name) < 100, "the columns of the history", "short text", name)
             if name in core:
-                _number(value, where)
+                _number(value, where, 0.0 if name in ("lr", "seconds") else -math.inf)
             else:
                 _require(value is None or isinstance(value, (bool, int, float, str)), where, "a number or text", value)
 
@@ -137,7 +146,7 @@ def _optimizer(state: Any, optimizer: Optimizer):
     """Groups with our settings, whose numbers may differ; for each parameter what one step of this optimizer keeps of it."""
     expected = _after_a_step(optimizer)
     _require(isinstance(state, dict) and state.keys() == {"state", "param_groups"}, "optimizer", "the state of an optimizer", state)
-    _like(state["param_groups"], expected["param_groups"], "optimizer.param_groups")
+    _like(state["param_groups"], expected["param_groups"], "optimizer.param_groups", _lowest("optimizers", optimizer))
     for group, ours in zip(state["param_groups"], expected["param_groups"]):
         _require(group["params"] == ours["params"], "optimizer.params", "this run's parameters", group["params"])
         if not isinstance(group["lr"], Tensor):

@@ -12,19 +12,33 @@ _MAKERS |= {f"new_{name}": 1 for name in ("empty", "zeros", "ones", "full")} | {
 
 
 class Bounded(TorchFunctionMode):
-    """Inside, ``ValueError`` before a tensor is made with which all that were made would hold more than so many numbers."""
+    """Inside, ``ValueError`` before a tensor is made with which all that were made would hold more than so many numbers.
 
-    def __init__(self, numbers: int = NUMBERS):
+    Args:
+        numbers: the limit.
+        remedy: how the caller raises it, for the message.
+    """
+
+    def __init__(self, numbers: float = NUMBERS, remedy: str = ""):
         super().__init__()
         self.left = self.allowed = numbers
+        self.remedy = remedy
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if (power := _MAKERS.get(getattr(function, "__name__", ""))) is not None:
             self.left -= max(_EACH, math.prod(_sizes([*args, *kwargs.values()])) ** power)
             if self.left < 0:
-                raise ValueError(f"its parts take more than {self.allowed:,} numbers, which is the limit")
+                raise self._error()
         return function(*args, **kwargs)
+
+    def __exit__(self, kind, error, traceback):
+        super().__exit__(kind, error, traceback)
+        if self.left < 0:
+            raise self._error() from error  # a constructor may have turned it into another
+
+    def _error(self) -> ValueError:
+        return ValueError(f"its parts take more than {self.allowed:,.0f} numbers, which is the limit{self.remedy}")
 
 
 def _sizes(values: Iterable) -> Iterator[int]:

@@ -14,7 +14,7 @@ from .files import read_tensors, write_tensors
 from .programs import seeded
 
 _FORMAT = "pyroae-2"
-_TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # building may take 16 times the file's numbers and a million; a tensor counts a thousand
+_TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # 16 times the file's numbers and a million may be made; a tensor counts a thousand
 
 
 def save(ae: Autoencoder, path: str | os.PathLike):
@@ -47,11 +47,13 @@ def save(ae: Autoencoder, path: str | os.PathLike):
         raise ValueError(f"save: tie a decoder with pa.nets.Tied: {error}") from error
 
 
-def load(path: str | os.PathLike, **parts) -> Autoencoder:
+def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Autoencoder:
     """Read an Autoencoder that ``save`` wrote, on the CPU. No code in the file is executed and no module is imported.
 
     Args:
         path: the file.
+        limit: bytes of memory that the model may take; by default 64 MB and 16 times its weights in float32. A structure can ask
+            for far more than its file holds.
         parts: parts to use instead of those written down, such as ``encoder=my_module`` for a network of your own.
 
     Raises:
@@ -77,8 +79,9 @@ def load(path: str | os.PathLike, **parts) -> Autoencoder:
             if name not in structure.FIELDS:
                 raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure.FIELDS))
         specs = structure.check(described, set(parts))
-        numbers = _TIMES * (_SPARE + sum(weight.numel() + _EACH for weight in weights.values()))
-        with seeded(0, torch.device("cpu")), Bounded(numbers):  # the first weights are drawn, and replaced
+        numbers = _TIMES * (_SPARE + sum(weight.numel() + _EACH for weight in weights.values())) if limit is None else limit / 4
+        remedy = f"; if the file is to be trusted, raise it: pa.load(..., limit={40.0 * numbers:.0e})"
+        with seeded(0, torch.device("cpu")), Bounded(numbers, remedy):  # the first weights are drawn, and replaced
             ae = Autoencoder(**schema.made(specs) | parts)
         _fill(ae, weights)
     except Exception as error:  # constructors that are given nonsense may raise anything

@@ -274,6 +274,17 @@ else:
         pa.load(tmp_path / "model.safetensors")
 
 
+def test_the_caller_raises_the_limit(tmp_path):
+    pa.save(small_vae(), tmp_path / "model.safetensors")
+    with_structure(tmp_path / "model.safetensors", lambda structure: structure["encoder"].update(hidden=300_000))
+    with pytest.raises(ValueError, match=r"more than 16,\S+ numbers, which is the limit; .*raise it: pa.load\(..., limit=6e\+08\)"):
+        pa.load(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="the weight 'guide.encoder.0.bias' has the shape"):  # it was made, and is not this file's
+        pa.load(tmp_path / "model.safetensors", limit=6e8)
+    with pytest.raises(ValueError, match="more than 250 numbers"):
+        pa.load(tmp_path / "model.safetensors", limit=1000)
+
+
 def test_a_large_model_is_not_too_large(tmp_path):
     ae = small_vae().replace(encoder=pa.nets.MLP([500, 500, 500]), prior=pa.priors.VampPrior(4, components=300))
     pa.save(ae, tmp_path / "model.safetensors")

@@ -19,6 +19,7 @@ from .parts.likelihoods import Likelihood
 from .parts.networks import Network
 from .parts.posteriors import Posterior
 from .parts.priors import FromDistribution, Prior
+from .threads import one_at_a_time
 
 _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
 
@@ -213,10 +214,13 @@ class Autoencoder(PyroModule):
     def sample(self, n: int = 1, y: Tensor | None = None) -> Tensor:
         """``n`` draws from p(x), or one for each row of ``y`` from p(x|y), shape ``(n, *event)``: z from the prior, then x given z.
 
+        Waits while another thread trains or evaluates, whose random numbers it would take.
+
         Raises:
             ValueError: the prior is improper.
         """
-        return self.decode(self.sample_prior(n, y), y).sample()
+        with one_at_a_time():
+            return self.decode(self.sample_prior(n, y), y).sample()
 
     def _shown(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         self.likelihood.check_shape(x)
@@ -235,7 +239,8 @@ class Autoencoder(PyroModule):
                 "use a proper prior such as pa.priors.Normal"
             )
         n = n if y is None else len(y)
-        return self.prior.sample(n, self._context(y, n))
+        with one_at_a_time():
+            return self.prior.sample(n, self._context(y, n))
 
     def replace(self, **changes) -> "Autoencoder":
         """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.

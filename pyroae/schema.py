@@ -89,7 +89,7 @@ def read(value: Any, annotation: Any, where: str) -> Any:
         where: what the value is of, to be named in a message.
 
     Raises:
-        ValueError: another value; says what was expected, what came, and where.
+        ValueError: another value; says what was expected, what was given, and where.
 
     >>> read(3, int | None, "epochs"), read("Trace_ELBO", registry.base("objectives"), "objective").cls.__name__
     (3, 'Trace_ELBO')

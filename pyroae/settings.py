@@ -138,7 +138,7 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
     """Settings checked whole against their types; those left out have their defaults, parts are ``schema.Spec``.
 
     Raises:
-        ValueError: an unknown setting, or a value of another type; says which, what was expected and what came.
+        ValueError: an unknown setting, or a value of another type; says which, what was expected and what was given.
     """
     known = settings_of(recipe_of(content))
     for name in content:

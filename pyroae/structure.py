@@ -71,7 +71,7 @@ def check(structure: Any, given: Collection[str] = ()) -> dict[str, Any]:
         given: the parts that the caller brings.
 
     Raises:
-        ValueError: what is no structure: names the place, what was expected and what came.
+        ValueError: what is no structure: names the place, what was expected and what was given.
     """
     schema.check_size(structure, "structure")
     if not isinstance(structure, dict):

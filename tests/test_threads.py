@@ -2,6 +2,7 @@
 
 import threading
 
+import pyro
 import pytest
 import torch
 from conftest import small_vae
@@ -23,10 +24,26 @@ def scored(seed):
     return ae, lambda: pa.log_likelihood(ae, X, particles=200).values.tolist()
 
 
+def sampled(seed):
+    torch.manual_seed(seed)
+    ae = small_vae()
+    return ae, lambda: [len(ae.sample(20)) for _ in range(100)]
+
+
+def stepped(seed):
+    torch.manual_seed(seed)
+    ae = small_vae()
+    svi = pa.SVI(ae.model, ae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO(), compile="eager")
+    return ae, lambda: [svi.step(X[:10]) > 0 for _ in range(30)]
+
+
 CALLS = {
     "two fits": (trained, trained),
     "two scores": (scored, scored),
     "a fit and a score": (trained, scored),
+    "a fit and draws from p(x)": (trained, sampled),
+    "a fit and a loop of one's own": (trained, stepped),
+    "two loops of one's own": (stepped, stepped),
 }
 
 

@@ -3,7 +3,6 @@
 from .pairs import Program, device_of, eval_mode, leaving_no_names, modules, named_tensors, pair, parameters, validates
 from .randomness import random_state, reseed, seeded, set_random_state
 from .terms import recorded, sites, traces
-from .threads import one_at_a_time
 
 __all__ = [
     "Program",
@@ -12,7 +11,6 @@ __all__ = [
     "leaving_no_names",
     "modules",
     "named_tensors",
-    "one_at_a_time",
     "pair",
     "parameters",
     "random_state",

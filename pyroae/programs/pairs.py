@@ -12,8 +12,8 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import nn
 
+from ..threads import one_at_a_time
 from .randomness import seeded
-from .threads import one_at_a_time
 
 Program = Callable[..., Any]
 

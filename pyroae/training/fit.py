@@ -21,6 +21,7 @@ from .. import programs
 from ..checks import whole_number
 from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
+from ..threads import one_at_a_time
 from . import distributed
 from .batches import Batches, checks_data, resolve_device
 from .checkpoints import Checkpoints
@@ -149,7 +150,7 @@ def fit(
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     with contextlib.ExitStack() as around:
-        around.enter_context(programs.one_at_a_time())
+        around.enter_context(one_at_a_time())
         before = distributed.first(lambda: _opened(checkpoints, resume, around))
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(warnings.catch_warnings())

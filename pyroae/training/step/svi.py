@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ...objectives.base import Objective
 from ...programs import Program
+from ...threads import one_at_a_time
 from .. import distributed
 from ..precision import Precision, check_precision, multiplying, resolved
 from .graph import Outputs
@@ -46,6 +47,9 @@ class SVI(pyro.infer.SVI):
     (``tracing.Traced``). Once it is compiled for a CPU, Adam (torch's, Pyro's, or ClippedAdam) is a part of it. On CUDA the
     whole step, a ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that
     branches on the values of tensors, runs eagerly, and the log says why, once.
+
+    A step waits while another thread takes one, calls ``pa.fit`` or evaluates. Between steps the random numbers belong to
+    whoever draws next, so seeded loops of your own in several threads have to run one after the other.
 
     Args:
         model: a Pyro program.
@@ -138,7 +142,7 @@ class SVI(pyro.infer.SVI):
         Raises:
             ValueError: what Pyro's validation refuses, while it is enabled; then no parameter has changed.
         """
-        with self._multiplying(args):
+        with one_at_a_time(), self._multiplying(args):
             try:
                 outputs = self._recorded(args, kwargs)
             except InvalidValuesError:  # the program itself says what is invalid
@@ -149,7 +153,7 @@ class SVI(pyro.infer.SVI):
 
     def evaluate_loss(self, *args, **kwargs) -> Loss:
         """The loss without a step, given as ``step`` gives it."""
-        with self._multiplying(args):
+        with one_at_a_time(), self._multiplying(args):
             outputs = self._losses(*args, **kwargs)
             if self.sync and outputs.valid is not None and not outputs.valid:
                 outputs = self._losses.eager(*args, **kwargs)

@@ -24,6 +24,7 @@ import pyroae as pa
 from pyroae import scoring
 from pyroae.cli import COMMANDS, USAGE, Command, main
 from pyroae.completion import completion
+from pyroae.data.named import NAMED
 from pyroae.options import parse_call, parse_train
 from pyroae.runs import _built, _load
 from pyroae.settings import arguments_of
@@ -484,6 +485,23 @@ def test_a_command_is_a_function_and_a_row(capsys, tmp_path, monkeypatch):
 
 
 load = Command.load
+
+
+def test_a_data_set_is_a_function_and_a_row(capsys, monkeypatch):
+    def stripes():
+        x = torch.rand(60, 6)
+        return pa.data.DataSet("stripes", pa.data.Split(x[10:], None, "unit"), pa.data.Split(x[:10], None, "unit"))
+
+    monkeypatch.setitem(NAMED, "stripes", stripes)
+    assert "10 test" in run("train", "--data", "stripes", *QUICK, capsys=capsys)
+    assert main(["train", "--data", "strips"]) == 2 and "did you mean 'stripes'" in capsys.readouterr().err
+
+
+def test_a_metric_is_a_function_and_a_row(capsys, monkeypatch):
+    monkeypatch.setitem(scoring._SAYINGS, "darkness", lambda ae, found: ({"darkness": 0.5}, "0.50 on the mean"))
+    run("train", *QUICK, "--out", "run", capsys=capsys)
+    assert "darkness       0.50 on the mean" in run("evaluate", "run", "--particles", "5", capsys=capsys)
+    assert json.loads(Path("run/evaluation-5.json").read_text())["darkness"] == 0.5
 
 
 def test_the_version(capsys):

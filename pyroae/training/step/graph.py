@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class Graph:
             self.checked = valid is not None
             return [*outputs, valid] if self.checked else outputs
 
-        module = make_fx(static)(*inputs)
+        with _one_fake_mode():
+            module = make_fx(static)(*inputs)
         _remove_unused(module.graph)
         _refuse_changing_shapes(module.graph)
         self.module, self.constants = _lifted(module, len(inputs))
@@ -69,6 +71,14 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.module.graph.nodes)
+
+
+def _one_fake_mode() -> AbstractContextManager:
+    """Inside, ``make_fx`` describes every result by one fake mode; by itself it makes a mode for each, most of the time it takes."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 def _remove_unused(graph: torch.fx.Graph):

@@ -62,7 +62,7 @@ class Traced:
         self.dynamic: set[str] = set()  # paths of numbers that are inputs
         self.fixed: set[str] = set()  # paths of numbers that cannot be
         self.done = 0
-        self.spent = self.saved = 0.0  # seconds of all calls, and those that the eager program would have taken beside them
+        self.spent = self.eager_spent = 0.0  # seconds that calls took, and those that the program by itself would have taken
         self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
 
     def __call__(self, *args, **kwargs) -> Outputs:

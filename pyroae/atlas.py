@@ -48,8 +48,8 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
         low, high = torch.quantile(dots, torch.tensor([0.005, 0.995]).to(dots), dim=0)
         low, high = low - 0.1 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3
         shown = look(data)
-        tile = [*(shown["image_shape"] or (1, math.prod(data.event_shape)))]
-        side = max(5, min(_MOST, _PIXELS // max(tile[:2])))
+        tile = [*(shown["image_shape"] or (1, math.prod(data.event_shape)))]  # [channels,] height, width
+        side = max(5, min(_MOST, _PIXELS // max(tile[-2:])))
         steps = torch.linspace(0, 1, side).to(dots)[:, None]
         across, down = (low + steps * (high - low)).T
         grid = torch.cartesian_prod(down.flip(0), across).flip(1)  # row by row from the top, (side^2, 2)
@@ -59,7 +59,7 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
     return {
         "png": _png(_sprite(x, side, tile, shown["limits"])),
         "side": side,
-        "tile": tile[:2],
+        "tile": tile[-2:],
         "low": _rounded(low),
         "high": _rounded(high),
         "names": names,
@@ -79,11 +79,13 @@ def _plane(codes: Tensor) -> tuple[Tensor, Tensor, list[str]]:
 
 
 def _sprite(x: Tensor, side: int, tile: list[int], limits: tuple[float, float]) -> np.ndarray:
-    """Decoded x ``(side^2, D)`` as one picture, ``(side h, side w[, 3])`` of bytes."""
+    """Decoded x ``(side^2, D)`` as one picture, ``(side h, side w[, channels])`` of bytes."""
     low, high = limits
-    height, width, *colour = tile
+    *channels, height, width = tile
+    channels = channels or [1]
     grey = ((x.double() - low) / max(high - low, 1e-12)).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return grey.reshape(side, side, height, width, *colour).transpose(1, 2).reshape(side * height, side * width, *colour).numpy()
+    whole = grey.reshape(side, side, *channels, height, width).permute(0, 3, 1, 4, 2).reshape(side * height, side * width, *channels)
+    return whole.squeeze(-1).numpy() if channels == [1] else whole.numpy()
 
 
 def _png(picture: np.ndarray) -> str:

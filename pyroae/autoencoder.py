@@ -12,6 +12,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from .data import inputs
+from .data.schema import Schema
 from .parts import conditions, networks
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
@@ -29,9 +31,9 @@ class Model(PyroModule):
 
     examples_are_independent = True  # and networks take dimensions left of the batch: scoring may split data into blocks
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None):
+    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None, schema: Schema | None = None):
         super().__init__()
-        self.prior, self.likelihood, self.decoder, self.condition = prior, likelihood, decoder, condition
+        self.prior, self.likelihood, self.decoder, self.condition, self.schema = prior, likelihood, decoder, condition, schema
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int | None = None) -> Tensor:
         """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` data where it is ``None``; returns x. ``y`` is for the condition."""
@@ -90,11 +92,13 @@ class Guide(PyroModule):
         return self.posterior(self.numbers(x, c))
 
     def numbers(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """The encoder's output, ``(..., size)``; it sees 0 where x is missing, and with ``mask`` what was seen behind it."""
-        seen = ~x.isnan() if self.has_holes else None
-        x = self.shown(x if seen is None else x.masked_fill(~seen, 0.0))
-        if self.mask:
-            x = torch.cat([x, seen.to(x.dtype)], -self.x_dim)
+        """The encoder's output, ``(..., size)``; of x as the likelihood shows it, 0 where it is missing, and with ``mask`` which is not."""
+        mask = ~x.isnan() if self.mask else None
+        x = self.shown(x)
+        if self.has_holes:
+            x = x.masked_fill(x.isnan(), 0.0)
+        if mask is not None:
+            x = torch.cat([x, mask.to(x.dtype)], -self.x_dim)
         return networks.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
 
 
@@ -110,6 +114,7 @@ class Autoencoder(PyroModule):
         condition: what is known beside x, such as labels; given to prior, encoder and decoder: p(z|y) p(x|z,y), q(z|x,y).
         corruption: applied to the encoder's input while training, and only then.
         objective: the Pyro ELBO that ``fit`` uses when it is given none.
+        schema: column names and kinds, or the image shape, of x; ``fit`` takes it from the data where it is not given.
 
     Raises:
         ValueError: parts that do not fit each other.
@@ -130,6 +135,7 @@ class Autoencoder(PyroModule):
         condition: Condition | None = None,
         corruption: Corruption | None = None,
         objective: ELBO | None = None,
+        schema: Schema | None = None,
     ):
         super().__init__(f"autoencoder_{next(_serial)}")
         prior = _as_prior(prior)
@@ -147,12 +153,13 @@ class Autoencoder(PyroModule):
         prior, likelihood, corruption = _own(prior), _own(likelihood), _own(corruption)
         posterior = _own(posterior.fitted(prior))
         self._recipes = {"encoder": encoder, "decoder": decoder}
-        first, *rest = likelihood.event_shape
+        _require(schema, Schema | None, "schema", "pa.data.load(...).schema")
+        first, *rest = likelihood.input_shape
         beside = conditions.width(condition)
-        x_shape = networks.widened(torch.Size([first * (1 + likelihood.mask), *rest]), beside)
+        x_shape = networks.widened(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
         encoder = networks.fit_between(encoder, x_shape, posterior.size, "encoder")
         decoder = networks.fit_between(decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder)
-        self.model = Model(prior, likelihood, decoder, condition)
+        self.model = Model(prior, likelihood, decoder, condition, schema)
         self.guide = Guide(posterior, encoder, corruption, condition, likelihood)
         self.objective = objective
         prior.meet(self.guide, likelihood)
@@ -164,6 +171,7 @@ class Autoencoder(PyroModule):
     encoder = property(lambda self: self.guide.encoder)
     condition = property(lambda self: self.model.condition)
     corruption = property(lambda self: self.guide.corruption)
+    schema = property(lambda self: self.model.schema)
 
     @property
     def device(self) -> torch.device:
@@ -174,7 +182,16 @@ class Autoencoder(PyroModule):
     def parts(self) -> dict[str, Any]:
         """The constructor's arguments: parts as they are now, networks as the recipes they were given as."""
         parts = {name: getattr(self, name) for name in ("prior", "likelihood", "posterior")}
-        return parts | self._recipes | {"condition": self.condition, "corruption": self.corruption, "objective": self.objective}
+        return (
+            parts
+            | self._recipes
+            | {
+                "condition": self.condition,
+                "corruption": self.corruption,
+                "objective": self.objective,
+                "schema": self.schema,
+            }
+        )
 
     @property
     def has_closed_form_kl(self) -> bool:
@@ -223,6 +240,10 @@ class Autoencoder(PyroModule):
             return self.decode(self.sample_prior(n, y), y).sample()
 
     def _shown(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        found = inputs.read(x, inputs.wanted_by(self.model))
+        x = found.x[:]
+        if self.condition is not None:
+            y = found.y if y is None else inputs.labels(y, inputs.wanted_by(self.model))
         self.likelihood.check_shape(x)
         return x.to(self.device), self._context(y, len(x))
 
@@ -272,7 +293,13 @@ class Autoencoder(PyroModule):
         return new.to(self.device).train(self.training)
 
     def _encoder_ends(self) -> tuple:
-        return self.likelihood.event_shape, self.likelihood.mask, self.posterior.widths, conditions.width(self.condition)
+        return (
+            self.likelihood.event_shape,
+            self.likelihood.input_shape,
+            self.likelihood.mask,
+            self.posterior.widths,
+            conditions.width(self.condition),
+        )
 
     def _decoder_ends(self) -> tuple:
         return self.prior.code_shape, self.likelihood.widths, conditions.width(self.condition)

@@ -53,6 +53,21 @@ COMMANDS = {
         "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",
         shared=True,
     ),
+    "sample": Command(
+        "using:sample", "RUN", "new rows from a run's model, as CSV", "pyroae sample runs/vae-people-1 --n 1000 --out new.csv"
+    ),
+    "encode": Command(
+        "using:encode",
+        "RUN --data FILE",
+        "rows as latent codes of a run's model, as CSV",
+        "pyroae encode runs/vae-people-1 --data people.csv --out codes.csv",
+    ),
+    "impute": Command(
+        "using:impute",
+        "RUN --data FILE",
+        "missing values filled in, with intervals, as CSV",
+        "pyroae impute runs/vae-people-1 --data holes.csv --out filled.csv",
+    ),
     "report": Command(
         "report:report",
         "RUN",

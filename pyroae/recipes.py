@@ -1,12 +1,29 @@
 """The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
 
+import itertools
+from typing import Any
+
+import torch
+
+from . import data as datasets
 from .autoencoder import Autoencoder
-from .data import DataSet, Split
+from .data import Column, DataSet, Split, inputs
 from .objectives import Penalised
 from .objectives.penalties import Contractive, KLSparsity
 from .parts.conditions import Labels
 from .parts.corruption import Masking
-from .parts.likelihoods import BY_DOMAIN, Bernoulli, Likelihood, Normal
+from .parts.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Likelihood,
+    LogNormal,
+    Missing,
+    NegativeBinomial,
+    Normal,
+    Product,
+    Standardised,
+)
 from .parts.networks import MLP, Dictionary
 from .parts.posteriors import Delta
 from .parts.posteriors import Normal as NormalPosterior
@@ -14,29 +31,33 @@ from .parts.priors import Flat, Laplace
 from .parts.priors import Normal as NormalPrior
 
 Hidden = int | list[int]
+Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: arrays, tensors, DataFrames
 
 
-def autoencoder(data: DataSet | Split, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
+def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
     """Plain autoencoder: a flat prior and a point posterior; the loss is the reconstruction error.
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(autoencoder(pa.data.load("digits")).posterior).__name__
     'Delta'
     """
-    return Autoencoder(Flat(latent_dim), _pointwise(data), Delta(), MLP(hidden), MLP(_mirrored(hidden)))
+    data = _split(data)
+    return Autoencoder(
+        Flat(latent_dim), likelihood_of(data, squared=True), Delta(), MLP(hidden), MLP(_mirrored(hidden)), schema=data.schema
+    )
 
 
-def denoising(data: DataSet | Split, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
+def denoising(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
     """Denoising autoencoder (Vincent et al. 2010): the encoder sees corrupted x, the decoder must give the clean one.
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
@@ -46,7 +67,7 @@ def denoising(data: DataSet | Split, latent_dim: int = 32, hidden: Hidden = 128)
     return autoencoder(data, latent_dim, hidden).replace(corruption=Masking(0.25))
 
 
-def sparse(data: DataSet | Split, latent_dim: int = 128, hidden: Hidden = 128, scale: float = 10.0) -> Autoencoder:
+def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float = 10.0) -> Autoencoder:
     """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale; a dictionary decodes.
 
     The decoder is linear with columns of length 1. With free ones the penalty would be avoided, not paid: code divided by
@@ -54,7 +75,7 @@ def sparse(data: DataSet | Split, latent_dim: int = 128, hidden: Hidden = 128, s
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions, one for each atom.
+        latent_dim: how many atoms there are.
         hidden: width of the encoder's hidden layer, or of several.
         scale: of the prior.
 
@@ -65,12 +86,12 @@ def sparse(data: DataSet | Split, latent_dim: int = 128, hidden: Hidden = 128, s
     return autoencoder(data, latent_dim, hidden).replace(prior=Laplace(latent_dim, scale=scale), decoder=Dictionary())
 
 
-def sparse_kl(data: DataSet | Split, latent_dim: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
+def sparse_kl(data: Data, latent_dim: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
     """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target.
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
         weight: of the penalty.
         target: mean activation that units are drawn to.
@@ -84,12 +105,12 @@ def sparse_kl(data: DataSet | Split, latent_dim: int = 128, hidden: Hidden = 128
     )
 
 
-def contractive(data: DataSet | Split, latent_dim: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:
+def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:
     """Contractive autoencoder (Rifai et al. 2011): sigmoid units, and a penalty on the squared Jacobian of the encoder.
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
         weight: of the penalty.
 
@@ -102,46 +123,107 @@ def contractive(data: DataSet | Split, latent_dim: int = 32, hidden: Hidden = []
     )
 
 
-def vae(data: DataSet | Split, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
+def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Variational autoencoder (Kingma & Welling 2014): Normal prior, Normal posterior, the likelihood that the data's domain asks for.
 
     Args:
         data: what it is for; states the shape of x and its domain.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(vae(pa.data.load("digits")).posterior).__name__
     'Normal'
     """
-    likelihood = BY_DOMAIN.get(data.domain)
-    if likelihood is None:
-        raise ValueError(f"vae: there is no likelihood for {data.domain} data yet; build an Autoencoder with one of your own")
-    return Autoencoder(NormalPrior(latent_dim), likelihood(tuple(data.event_shape)), NormalPosterior(), MLP(hidden), MLP(_mirrored(hidden)))
+    data = _split(data)
+    networks = MLP(hidden), MLP(_mirrored(hidden))
+    return Autoencoder(NormalPrior(latent_dim), likelihood_of(data), NormalPosterior(), *networks, schema=data.schema)
 
 
-def conditional(data: DataSet | Split, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
+def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Conditional VAE (Sohn et al. 2015): encoder and decoder are told the label; samples are drawn by class.
 
     Args:
         data: what it is for, with labels.
-        latent_dim: the number of latent dimensions.
+        latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(conditional(pa.data.load("digits")).posterior).__name__
     'Normal'
     """
-    split = getattr(data, "train", data)
+    split = _split(data)
     if split.labels is None:
-        raise ValueError("conditional: expected data with labels, such as digits, got none; use vae, or a condition and data of your own")
-    return vae(data, latent_dim, hidden).replace(condition=Labels(int(split.labels.max()) + 1))
+        raise ValueError(
+            "conditional: expected data with labels, such as digits, got none; name their column, pa.data.load(..., labels='NAME') "
+            "(--labels NAME), give a tuple (x, y), or use vae"
+        )
+    classes = len(split.schema.classes) if split.schema.classes else int(split.labels.max()) + 1
+    return vae(split, latent_dim, hidden).replace(condition=Labels(classes))
 
 
-def _pointwise(data: DataSet | Split) -> Likelihood:
-    """Cross-entropy for binary data, otherwise squared error: a Normal of scale 1."""
-    shape = tuple(data.event_shape)
-    return Bernoulli(shape) if data.domain == "binary" else Normal(shape, scale=1.0)
+def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
+    """The likelihood that data ask for: by domain, or a Product of a table's columns, Missing where values may be missing.
+
+    Real columns are ``Standardised`` with mean and scale of the training data; neighbouring columns of one kind share a part.
+
+    Args:
+        data: what it is for.
+        squared: squared error for numbers, a Normal of scale 1 (of standardised columns: in standard deviations).
+
+    >>> import pandas as pd
+    >>> flowers = pd.DataFrame({"petal": [1.4, 4.7, 1.3, 4.5] * 5, "species": ["setosa", "versicolor"] * 10})
+    >>> likelihood_of(flowers).names
+    ['petal', 'species']
+    """
+    data = _split(data)
+    x, columns = data.x[: inputs.rows_to_look_at(data.x)], data.schema.columns
+    if columns is None:
+        holes = bool(x.isnan().any())
+        likelihood = _of_kind(
+            _KINDS[data.domain], tuple(data.event_shape), squared, holes, _categories(x) if data.domain == "categories" else 0
+        )
+    else:
+        blocks = {_named(block): _of_kind(kind, (len(block),), squared, missing, size) for (kind, size, missing), block in _runs(columns)}
+        likelihood = Product(blocks) if len(blocks) > 1 else next(iter(blocks.values()))
+    likelihood.measure(x)
+    return likelihood
+
+
+_KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
+
+
+def _runs(columns: tuple[Column, ...]) -> list[tuple[tuple, list[Column]]]:
+    """Neighbouring columns with the same kind of distribution."""
+    return [(key, list(block)) for key, block in itertools.groupby(columns, lambda c: (c.kind, c.size, c.missing))]
+
+
+def _named(block: list[Column]) -> str:
+    return block[0].name if len(block) == 1 else f"{block[0].name} to {block[-1].name}"
+
+
+def _categories(x: torch.Tensor) -> int:
+    return int(x[~x.isnan()].max()) + 1
+
+
+def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, holes: bool, size: int = 0) -> Likelihood:
+    scale = 1.0 if squared else "per_dimension"
+    made = {
+        "binary": lambda: Bernoulli(shape),
+        "unit": lambda: Normal(shape, scale=1.0) if squared else ContinuousBernoulli(shape),
+        "real": lambda: Standardised(Normal(shape, scale=scale)),
+        "positive": lambda: Standardised(LogNormal(shape, scale=scale)),
+        "count": lambda: Standardised(NegativeBinomial(shape, total_count="per_dimension")),
+        "category": lambda: Categorical(shape, categories=size),
+    }[kind]()
+    return Missing(made) if holes else made
+
+
+def _split(data: Data) -> Split:
+    """The training data of a data set; other data as ``pa.data.load`` takes them, all rows."""
+    if isinstance(data, (DataSet, Split)):
+        return getattr(data, "train", data)
+    return datasets.whole(data)
 
 
 def _mirrored(hidden: Hidden) -> Hidden:

@@ -88,7 +88,7 @@ def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
             title=run.resolve().name,
             data=repr(data),
             settings=[(name, _said(value)) for name, value in settings.items() if value not in (None, False, 0)],
-            parts=[(role, ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None],
+            parts=[(role, ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None and role in ROLES],
             programs=_programs(ae, data),
             results=_results(run, isinstance(ae.posterior, Delta)),
             training=captioned(["training"]),

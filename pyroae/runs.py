@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from .autoencoder import Autoencoder
 from .bounded import Bounded
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
-from .data import DataSet
+from .data import DataSet, record
 from .evaluation.particles import as_data
 from .files import atomic
 from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
 from .recipes import RECIPES
-from .scoring import results_of, score, write_rows
+from .scoring import loaded, results_of, score, write_rows
 from .settings import ROLES, arguments_of
 from .training import distributed
 from .training.checkpoints import Checkpoints
@@ -31,6 +32,7 @@ Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
 _STEPS = 4000  # what a small data set needs
 _SAMPLE = 500  # test examples whose log p(x) ends a run
+_LEVELS = 1000  # rows whose different values are counted
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
@@ -50,10 +52,14 @@ def train(settings: Settings, written: Settings, resumed: str | None = None, pri
     if print_only:
         return CommandOutput(yaml.safe_dump(written, sort_keys=False).rstrip(), written)
     torch.manual_seed(settings["seed"] or 0)
-    dataset, note = _load(settings, written)
+    dataset, note, raw = _load(settings, written, resumed)
+    if dataset.table and distributed.leads():
+        print(dataset.table, file=sys.stderr)
     ae = _built(settings, dataset)
     _settle(settings, written, dataset)
     folder = distributed.first(lambda: _prepared(settings, written, f"{settings['recipe']}-{dataset.name}", resumed))
+    if distributed.leads() and not record.is_there(folder):
+        record.save(folder, raw, written["data"])
     with _keeping(folder, resumed):
         return _trained(settings, ae, dataset, note, folder, resumed)
 
@@ -160,14 +166,24 @@ def _write_json(path: Path, content: dict):
         temporary.write_text(as_json(content))
 
 
-def _load(settings: Settings, written: Settings) -> tuple[DataSet, str]:
-    """The data asked for; a VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so."""
-    found = data.load(**arguments_of(data.load, settings))
-    if settings["recipe"] in ("vae", "conditional") and found.domain == "unit" and settings["likelihood"] is None:
+def _load(settings: Settings, written: Settings, resumed: str | None) -> tuple[DataSet, str, DataSet]:
+    """The data asked for, a note, and the data before they were binarized. A run that goes on gets its own rows again.
+
+    A VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so.
+    """
+    settings["data"] = written["data"] = record.resolved(settings["data"])
+    raw = loaded(settings, resumed, "train", ("train", "validation", "test"))
+    note = ""
+    vae = settings["recipe"] in ("vae", "conditional") and settings["likelihood"] is None
+    if vae and raw.domain == "unit" and _are_grey_levels(raw):
+        note = "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)"
         settings["binarize"] = written["binarize"] = "dynamic"
-        found = data.load(**arguments_of(data.load, settings))
-        return found, "; grey levels binarized afresh whenever used (name a --likelihood to model them as they are)"
-    return found, ""
+    return (data.binarized(raw, settings["binarize"]) if settings["binarize"] else raw), note, raw
+
+
+def _are_grey_levels(found: DataSet) -> bool:
+    """Whether values from 0 to 1 are pixels: of images, or in few steps."""
+    return found.image_shape is not None or len(found.train.x[:_LEVELS].unique()) <= 256
 
 
 def _folder(asked: str | None, name: str) -> Path:

@@ -4,14 +4,14 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from . import data, schema, storage
+from . import schema
 from .autoencoder import Autoencoder
 from .checks import whole_number
-from .data import DataSet, Split
+from .data import DataSet, Split, binarized, load, record
 from .evaluation import proposals
 from .evaluation.comparison import compare as difference
 from .evaluation.crosscheck import cross_check
@@ -19,11 +19,12 @@ from .evaluation.decomposition import active_units, aggregate
 from .evaluation.importance import Estimate, Source, log_likelihood
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
-from .files import atomic, refuse_links
+from .files import atomic
 from .output import CommandOutput, as_json, command
 from .parts.posteriors import Delta
 from .settings import arguments_of, read_run
 from .training import distributed
+from .using import new_rows, opened
 
 _AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
 _WIDTH = 14  # of the name that begins a line
@@ -100,7 +101,7 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
     return results
 
 
-def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", check: int = 0) -> CommandOutput:
+def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", check: int = 0, data: str | None = None) -> CommandOutput:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row an example, ``.csv`` beside it.
 
     Of several processes (``pa.together``) the first one writes and speaks.
@@ -110,12 +111,13 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", c
         particles: importance samples for each test example's log p(x).
         proposal: where they are drawn from; auto fits a distribution to each example for which the guide will not do.
         check: how many examples are compared with annealing from the prior, which finds modes that the proposal misses.
+        data: a file with other rows to score than the run's own test data; rows that it was trained on are left out.
 
     Raises:
-        ValueError: a folder that is no run, or bad particles.
+        ValueError: a folder that is no run, bad particles, or data that have changed since it was trained.
     """
     whole_number("evaluate", particles=particles, check=check or 1)
-    ae, found = opened_run(run, "evaluate")
+    ae, found = opened_run(run, "evaluate") if data is None else opened_on(run, data)
     terms, estimate, lines = score(ae, found.test, particles, proposal, check=check)
     if not distributed.leads():
         return CommandOutput("", {})
@@ -132,6 +134,7 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", c
         results |= more
         lines += [f"{name:{_WIDTH}} {part}" for part in line.splitlines()]
     suffix = "" if proposal == "auto" else f"-{proposal}"
+    suffix += "" if data is None else f"-{Path(data).name.partition('.')[0]}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"
     with atomic(written) as temporary:
         temporary.write_text(as_json(results))
@@ -208,15 +211,39 @@ def _in_short(value: object) -> str:
 
 def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
     """A run folder's model and data; ``ValueError`` where it is none."""
-    folder = Path(run)
-    try:
-        refuse_links(folder)
-        settings = schema.made(read_run(folder))
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from error
-    if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
-    return storage.load(folder / "model.safetensors").float(), data.load(**arguments_of(data.load, settings))
+    ae, settings = opened(run, owner)
+    raw = loaded(settings, run, owner, ("test",))
+    return ae, binarized(raw, settings["binarize"]) if settings["binarize"] else raw
+
+
+def opened_on(run: str, source: str) -> tuple[Autoencoder, DataSet]:
+    """A run's model, and the rows of another file as its test data."""
+    ae, settings = opened(run, "evaluate")
+    rows, _ = new_rows(source, ae, settings | {"binarize": None})
+    left_out = 0
+    if record.is_there(Path(run)):
+        rows, left_out = record.unseen(Path(run), rows)
+    if len(rows) == 0:
+        raise ValueError(f"evaluate: the run was trained on all {left_out} rows of {source}; give rows that it was not trained on")
+    note = f"{left_out} rows that the run was trained on are left out" if left_out else ""
+    found = DataSet(Path(source).name.partition(".")[0], rows, rows, note=note)
+    how = "static" if settings["binarize"] == "dynamic" else settings["binarize"]
+    return ae, binarized(found, how) if how else found
+
+
+def loaded(settings: dict[str, Any], run: str | Path | None, owner: str, needed: tuple[str, ...]) -> DataSet:
+    """The data that settings ask for, not binarized; of a run that remembers its data, its own rows again.
+
+    Raises:
+        ValueError: data that cannot be read, or rows of a needed split that are not there any more.
+    """
+    arguments: dict[str, Any] = arguments_of(load, settings) | {"binarize": None}
+    if run is None or not record.is_there(Path(run)):
+        return load(**arguments)
+    known = record.read(Path(run))[1]
+    if known.columns:
+        arguments |= {"schema": known, "labels": known.label}
+    return record.restored(Path(run), load(**arguments), owner, needed)
 
 
 def write_rows(path: Path, terms: Terms, found: Estimate | None):

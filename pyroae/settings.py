@@ -29,7 +29,7 @@ ROLES = {
     "objective": "what is maximised",
 }
 _FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume", "epochs"}
-_LOAD_SKIPS = {"data"}
+_LOAD_SKIPS = {"data", "schema"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def merge(below: Any, above: Any) -> Any:
 
 def arguments_of(function: Callable, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that are a function's options."""
-    skip = {load: set(), fit: _FIT_SKIPS - {"epochs"}}.get(function, {"data"})
+    skip = {load: {"schema"}, fit: _FIT_SKIPS - {"epochs"}}.get(function, {"data"})
     return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skip}
 
 

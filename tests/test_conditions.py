@@ -156,7 +156,7 @@ WRONG = {
     "a label out of range": (lambda: pa.fit(small_vae(condition=LABELS), (X, Y + 5)), "from 0 to 9, got values from 5 to 12"),
     "whole covariates": (lambda: small_vae(condition=COVARIATES).encode(X, torch.ones(8, 3).long()), "floating-point numbers"),
     "NaN": (lambda: pa.fit(small_vae(condition=COVARIATES), (X, torch.full((8, 3), torch.nan))), "finite numbers"),
-    "data without labels": (lambda: pa.fit(small_vae(condition=LABELS), X), "Labels: expected y"),
+    "data without labels": (lambda: pa.fit(small_vae(condition=LABELS), X), "takes labels, but the data have none"),
     "a split without labels": (lambda: pa.fit(small_vae(condition=LABELS), pa.data.load(X).train), "takes labels, but the data have none"),
     "no labels for the recipe": (lambda: pa.recipes.conditional(pa.data.load(X)), "data with labels"),
     "VampPrior": (lambda: small_vae(prior=pa.priors.VampPrior(4), condition=LABELS), "VampPrior: .*takes no condition"),

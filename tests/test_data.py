@@ -98,11 +98,12 @@ def _write(path, array):
 
 
 def test_an_empty_cell_of_a_table_is_missing(tmp_path):
-    (tmp_path / "t.csv").write_text("a,b,c\n1,,3\n4,NA,6\n nan,8,9\n")
-    x = pa.data.load(tmp_path / "t.csv", missing=True, test=0.4).train.x
-    assert torch.cat([x, pa.data.load(tmp_path / "t.csv", missing=True, test=0.4).test.x]).isnan().sum() == 3
-    with pytest.raises(ValueError, match="missing=True"):
-        pa.data.load(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("a,b,c\n1.5,,3\n4,NA,6\n nan,8.5,9\n2.5,1,7\n")
+    found = pa.data.load(tmp_path / "t.csv", test=0.4)
+    assert torch.cat([found.train.x, found.test.x]).isnan().sum(0).tolist() == [1, 2, 0]
+    assert [column.missing for column in found.schema.columns] == [True, True, False]
+    with pytest.raises(ValueError, match="missing in column 'a'.*drop these rows"):
+        pa.data.load(tmp_path / "t.csv", missing=False)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
@@ -135,7 +136,7 @@ def test_a_domain_that_is_said_is_kept():
     assert pa.data.load(x, domain="categories").domain == "categories"
 
 
-@pytest.mark.parametrize("mode, shape", [("L", (5, 4)), ("RGB", (5, 4, 3))])
+@pytest.mark.parametrize("mode, shape", [("L", (5, 4)), ("RGB", (5, 4, 3)), ("RGBA", (5, 4, 4))])
 def test_a_folder_of_images(mode, shape, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
     for i, image in enumerate(pixels):
@@ -143,7 +144,9 @@ def test_a_folder_of_images(mode, shape, tmp_path):
         folder.mkdir(exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
     found = pa.data.load(tmp_path)
-    assert found.image_shape == shape and found.domain == "unit" and len(found.train) + len(found.test) == 6
+    upright = (1, 5, 4) if mode == "L" else (shape[2], 5, 4)
+    assert found.image_shape == found.event_shape == upright and found.domain == "unit" and len(found.train) + len(found.test) == 6
+    assert found.schema.classes == ("cats", "dogs")
     whole = torch.cat([found.train.x, found.test.x])
     assert whole.sum().item() == pytest.approx(pixels.sum() / 255, rel=1e-5) and set(found.train.labels.tolist()) <= {0, 1}
     assert len(found.train.labels) == len(found.train)
@@ -152,7 +155,7 @@ def test_a_folder_of_images(mode, shape, tmp_path):
 def test_eight_bit_arrays_are_grey_levels():
     x = np.random.default_rng(0).integers(0, 256, (10, 6, 5)).astype(np.uint8)
     found = pa.data.load(x)
-    assert found.domain == "unit" and found.image_shape == (6, 5) and found.event_shape == (30,)
+    assert found.domain == "unit" and found.image_shape == found.event_shape == (1, 6, 5)
 
 
 # --- binarization ---
@@ -207,11 +210,12 @@ def test_read_only_data_are_not_touched(real_data, tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_memory(monkeypatch):
     """A machine on which the small sets of these tests are too large for memory."""
-    from pyroae.data import files, splits
+    from pyroae.data import images, readers, splits
 
-    monkeypatch.setattr(files, "_MEMORY", 1000)
+    monkeypatch.setattr(readers, "MEMORY", 1000)
+    monkeypatch.setattr(images, "MEMORY", 1000)
     monkeypatch.setattr(splits, "FEW", 300)
-    monkeypatch.setattr(files, "_CHUNK", 7)
+    monkeypatch.setattr(readers, "_CHUNK", 7)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int16, ">f4"])
@@ -224,11 +228,11 @@ def test_a_large_npy_stays_on_disk_and_reads_as_the_small_one(dtype, tmp_path, t
     assert not isinstance(large.train.x, torch.Tensor) and isinstance(small.train.x, torch.Tensor)
     for ours, theirs in ((large.train, small.train), (large.test, small.test)):
         assert ours.domain == theirs.domain and len(ours) == len(theirs) and ours.event_shape == theirs.event_shape
-        both = [x[:][(x[:].double() @ torch.linspace(1, 2, 10).double().exp()).argsort()] for x in (ours.x, theirs.x)]
+        both = [x[:][(x[:].double().flatten(1) @ torch.linspace(1, 2, 10).double().exp()).argsort()] for x in (ours.x, theirs.x)]
         assert torch.equal(*both)
     rows = torch.tensor([9, 3, 3, 60])
     assert torch.equal(large.train.x[rows], large.train.x[:][rows]) and torch.equal(large.train.x[4], large.train.x[:][4])
-    assert large.train.x[0:0].shape == (0, 10)
+    assert large.train.x[0:0].shape == (0, *small.event_shape)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
@@ -257,11 +261,11 @@ def test_images_on_disk_train_by_workers_as_in_memory(binarize, tmp_path, tiny_m
         (tmp_path / str(i % 2)).mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / str(i % 2) / f"{i}.png")
     found = pa.data.load(tmp_path, binarize=binarize, test=0.1)
-    assert found.train.x.workers > 0 and found.image_shape == (4, 4) and len(found.train.labels) == 36
+    assert found.train.x.workers > 0 and found.image_shape == (1, 4, 4) and len(found.train.labels) == 36
     monkeypatch.undo()
     again = pa.data.load(tmp_path, binarize=binarize, test=0.1)
-    assert sorted(found.train.x[:].sum(1).tolist()) == pytest.approx(sorted(again.train.x.sum(1).tolist()))
-    likelihood = pa.likelihoods.ContinuousBernoulli(16) if binarize is None else pa.likelihoods.Bernoulli(16)
+    assert sorted(found.train.x[:].flatten(1).sum(1).tolist()) == pytest.approx(sorted(again.train.x.flatten(1).sum(1).tolist()))
+    likelihood = pa.likelihoods.ContinuousBernoulli((1, 4, 4)) if binarize is None else pa.likelihoods.Bernoulli((1, 4, 4))
     ae = pa.Autoencoder(pa.priors.Normal(2), likelihood, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     losses = pa.fit(ae, found.train, epochs=2, batch_size=10, progress=False, seed=0, compile="eager").loss
     assert np.isfinite(losses).all()

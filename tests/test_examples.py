@@ -23,6 +23,8 @@ SMALL = {
     "pretraining": ({"epochs": 1, "hidden": [8], "latent_dim": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
     "pyro_table": ({"only": "part 1", "steps": 2, "rounds": 1, "modes": ["eager"]}, "pyro_programs"),
+    "tables/everyday": ({"options": ["--epochs", "1", "--particles", "5"], "only": ["iris.csv", "linnerud"]}, "everyday.json"),
+    "tables/imputation": ({"seeds": 1, "epochs": 1, "draws": 2, "only": ["wine"]}, "imputation.json"),
     "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
     "benchmarks/trust": (
         {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},

@@ -33,6 +33,16 @@ PRIORS = {
     ),
 }
 
+SHIFT, FACTOR = torch.tensor([2.0, 0.0, -1.0]), torch.tensor([3.0, 1.0, 0.5])
+
+
+def standardised(of):
+    """Mean and scale as if they had been measured."""
+    part = pa.likelihoods.Standardised(of)
+    part.shift.copy_(SHIFT), part.factor.copy_(FACTOR), part.is_measured.fill_(True)
+    return part
+
+
 # part -> (constructor, numbers of the decoder for one x, the same density by hand given the decoder's numbers)
 LIKELIHOODS = {
     "Bernoulli": (lambda: pa.likelihoods.Bernoulli(3), 3, lambda h, x: scipy.stats.bernoulli(h.sigmoid()).logpmf(x)),
@@ -79,6 +89,21 @@ LIKELIHOODS = {
         lambda: pa.likelihoods.Product({"a": pa.likelihoods.Normal(2), "b": pa.likelihoods.Poisson(1)}),
         3,
         lambda h, x: np.hstack([scipy.stats.norm(h[:, :2]).logpdf(x[:, :2]), scipy.stats.poisson(h[:, 2:].exp()).logpmf(x[:, 2:])]),
+    ),
+    "Standardised": (
+        lambda: standardised(pa.likelihoods.Normal(3, scale=0.5)),
+        3,
+        lambda h, x: scipy.stats.norm(SHIFT + FACTOR * h, FACTOR * 0.5).logpdf(x),
+    ),
+    "Standardised, positive": (
+        lambda: standardised(pa.likelihoods.LogNormal(3, scale=0.5)),
+        3,
+        lambda h, x: scipy.stats.lognorm(FACTOR * 0.5, scale=(SHIFT + FACTOR * h).exp()).logpdf(x),
+    ),
+    "Standardised, counts": (
+        lambda: standardised(pa.likelihoods.Poisson(3)),
+        3,
+        lambda h, x: scipy.stats.poisson(FACTOR * h.exp()).logpmf(x),
     ),
     "from Pyro": (
         lambda: pa.likelihoods.FromPyro("Binomial", 3, total_count=16),
@@ -366,7 +391,7 @@ def test_the_encoder_is_given_counts_on_a_scale_of_its_own():
     ae = pa.Autoencoder(pa.priors.Normal(2), table, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     ae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     ae.encode(torch.tensor([[-7.0, torch.nan, 1000.0]]))
-    assert torch.allclose(seen[0], torch.tensor([[-7.0, 0.0, 7.6009]]), atol=1e-4)
+    assert torch.allclose(seen[0], torch.tensor([[-7.0, 0.0, 6.9088]]), atol=1e-4)
 
 
 def test_a_confident_wrong_pixel_costs_its_logit():

@@ -1,88 +1,250 @@
-"""Data sets with their domain, shape and splits: real ones by name, files, folders of images, tensors."""
+"""Data sets with their schema and splits: real ones by name, files, folders of images, arrays and tables.
+
+Your data in five lines::
+
+    data = pa.data.load("people.csv", labels="income", drop=["name"])   # any table; print(data.table) says what each column was taken for
+    vae = pa.recipes.vae(data)                                          # a Product of the columns; holes are Missing
+    pa.fit(vae, data.train)
+    print(pa.log_likelihood(vae, data.test))                            # nats per example, in the data's own units
+    print(vae.schema.frame(vae.sample(5)))                              # new rows, with names and categories
+
+A file's columns are taken for real numbers, positive numbers (long tails), counts, binary or categorical values; an index, an
+identifier, dates, free text and constants are left out. ``columns``, ``drop``, ``kinds`` and ``labels`` say otherwise.
+"""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from ..checks import did_you_mean
-from .files import READERS, of_arrays, of_images
+from . import arrays, images, readers, record, tables
+from .limits import LIMIT, is_regular
 from .named import NAMED
-from .splits import Binarize, DataSet, Domain, Split, binarized, parted
+from .schema import Column, Schema
+from .splits import Binarize, DataSet, Domain, Split, binarized, hold_out
 
-__all__ = ["DataSet", "Split", "load"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Column", "DataSet", "Schema", "Split", "load"]
 
 
 def load(
-    data: str | os.PathLike | Tensor | np.ndarray = "digits",
+    data: Any = "digits",
     *,
+    labels: Any = None,
+    drop: str | list[str] = [],
+    columns: str | list[str] | None = None,
+    kinds: dict[str, str] | None = None,
     binarize: Binarize | None = None,
     domain: Domain | None = None,
     validation: float = 0.0,
     test: float | None = None,
-    missing: bool = False,
+    missing: bool | None = None,
+    na: str | float | list[str | float] = [],
+    csv: dict[str, Any] | None = None,
+    image_shape: list[int] | tuple[int, ...] | None = None,
+    limit: float = LIMIT,
+    schema: Schema | None = None,
 ) -> DataSet:
-    """A data set by name, from a file or folder, or from a tensor; each x is a vector of floats.
+    """A data set by name, from a file or folder, or from an array or a table.
 
     Names: ``digits`` (8x8, inside scikit-learn), ``mnist``, ``fashion-mnist``, ``binarized-mnist`` (Larochelle's, as
     ``.npz`` or ``.amat``), ``omniglot`` (Burda's ``chardata.mat``); they are looked for in the folder that the
     environment variable ``PYROAE_DATA`` names, and the torchvision ones are downloaded where they are not there.
-    Files: ``.npy``, ``.npz`` (arrays ``train``, ``test``, ``valid`` or a single one), ``.csv``, ``.parquet``, ``.arrow``.
-    8-bit integers are grey levels and become 0 to 1. An ``.npy`` file, an Arrow or Parquet file or a folder of images of
-    more than 1 GB (as floats) stays on disk: rows are read as they are needed, the domain is told by 10,000 of them, and
-    at most 10,000 or 100 MB are held out for testing unless ``test`` says more. No file is ever unpickled.
+
+    Tables: ``.csv``, ``.tsv``, ``.txt`` (any separator, decimal sign, encoding and compression), ``.json``, ``.parquet``, ``.arrow``,
+    ``.feather``, ``.xlsx``, ``.h5ad``; DataFrames of pandas and polars, AnnData, Hugging Face datasets. Every column has a kind, and
+    ``DataSet.table`` says which.
+
+    Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, each perhaps with labels such as ``train_labels``; or a single one),
+    NumPy arrays, tensors, sparse matrices. 8-bit integers are grey levels and become 0 to 1.
+
+    Images: a folder, its subfolders being classes, or splits where they are called ``train``, ``val``, ``test``; x is ``(C, H, W)``.
+
+    An ``.npy`` file, an Arrow or Parquet file or a folder of images of more than 1 GB (as floats) stays on disk: rows are read as they
+    are needed, the domain is told by 10,000 of them, and at most 10,000 or 100 MB are held out for testing unless ``test`` says more.
+    No file is ever unpickled.
 
     Args:
-        data: name, path, or the data themselves.
+        data: name, path, or the data themselves; a tuple ``(x, y)`` brings labels.
+        labels: of a table, the column of labels, which is then not part of x; of an array, the labels ``(N,)``.
+        drop: columns of a table to leave out, as a list or as text with commas between.
+        columns: columns of a table to take, in this order, likewise; by default all that can be modelled.
+        kinds: what a column is, instead of what it was taken for: real, positive, count, binary, category or unit (0 to 1).
         binarize: grey levels to 0 or 1: ``"threshold"`` at a half; ``"static"``, drawn once; ``"dynamic"``, training
             data drawn afresh whenever they are used, the others once.
-        domain: what values x takes, where a file or tensor leaves that open; otherwise found from the values.
+        domain: what values all of x takes, where a file or array leaves that open; otherwise found from the values.
         validation: share of the training data held out for validation, where the set has no such split of its own.
         test: share held out for testing, where the set has no such split of its own; by default 0.2.
-        missing: NaN stands for an entry that was not seen, for ``pa.likelihoods.Missing``; otherwise it is refused.
+        missing: whether values may be missing (NaN), for ``pa.likelihoods.Missing``; by default in tables only.
+        na: values of a table that stand for missing ones, such as -999, beside empty cells, NA, ``?`` and the like.
+        csv: options of ``pandas.read_csv`` (sep, decimal, thousands, header, encoding, comment, skiprows, quotechar).
+        image_shape: ``(C, H, W)`` of arrays that are images.
+        limit: bytes that a file may take in memory, looked up before it is read.
+        schema: of a table, the columns and kinds known from elsewhere, such as ``vae.schema``; nothing is inferred then.
 
     Raises:
-        ValueError: an unknown name, a missing or damaged file, values that do not fit the domain.
+        ValueError: an unknown name or column, a missing or damaged file, values that do not fit the domain.
 
     >>> load("digits", binarize="dynamic")
     DataSet('digits': 1,437 train, 360 test; (64,) numbers each, binary)
+    >>> import pandas as pd
+    >>> flowers = pd.DataFrame({"petal": [1.4, 4.7, 1.3, 4.5] * 5, "species": ["setosa", "versicolor"] * 10})
+    >>> load(flowers, labels="species").train.labels.unique().tolist()
+    [0, 1]
     """
-    if not isinstance(data, (str, os.PathLike, Tensor, np.ndarray)):
-        raise ValueError(f"data: expected a name, a path, an array or a tensor, got {type(data).__name__}")
     if not (isinstance(validation, (int, float)) and 0.0 <= validation < 1.0):
         raise ValueError(f"data: expected validation as a share from 0 to less than 1, got {validation!r}")
     if test is not None and not (isinstance(test, (int, float)) and 0.0 < test < 1.0):
         raise ValueError(f"data: expected test as a share greater than 0 and less than 1, got {test!r}")
-    found = _find(data, domain, test, missing)
+    shape = None if image_shape is None else tuple(image_shape)
+    labels = str(labels) if np.isscalar(labels) and labels is not None else labels
+    asked = tables.Asked(labels, _listed(drop), None if columns is None else _listed(columns), kinds or {}, domain, missing, shape, schema)
+    found = _find(data, asked, test, readers.Options(csv or {}, _values(na), limit))
     if found.validation is None and validation:
-        train, held_out = parted(found.train, validation)
+        train, held_out = hold_out(found.train, validation)
         found = replace(found, train=train, validation=held_out)
     return binarized(found, binarize) if binarize else found
 
 
-def _find(data, domain: Domain | None, test: float | None, missing: bool) -> DataSet:
-    if isinstance(data, (Tensor, np.ndarray)):
-        return of_arrays("tensor", {"train": np.asarray(data)}, domain, test, missing)
+def rows(
+    data: str | os.PathLike,
+    schema: Schema,
+    *,
+    na: Any = [],
+    csv: dict[str, Any] | None = None,
+    limit: float = LIMIT,
+    domain: Domain | None = None,
+) -> tuple[Split, "pd.DataFrame | None"]:
+    """All rows of a file in its order, as a model with that schema takes them, and the table itself where it is one.
+
+    Raises:
+        ValueError: a file that cannot be read, a column that is not there, or an unknown category.
+    """
+    path, options = Path(data), readers.Options(csv or {}, _values(na), limit)
+    if path.is_dir() or readers.suffix_of(path) not in readers.READERS or os.fspath(data) in NAMED:
+        found = load(data, domain=domain if path.is_dir() else None, limit=limit)
+        return record.together(found), None
+    if not is_regular(path):
+        raise ValueError(f"data: there is no file {data}")
+    content: readers.Read = _read(os.fspath(data), lambda: readers.read(path, options))
+    if content.frame is None:
+        settings = arrays.Asked(domain, None, True, schema.image_shape)
+        return arrays.whole(path.name, content.arrays["train"], settings, content.arrays.get("train_labels")), None
+    frame = _without(content.frame, options.na)
+    return tables.encoded(frame, schema), frame
+
+
+def whole(data: Any) -> Split:
+    """All rows of an array or a table as one split, what it holds inferred as ``load`` does."""
+    return _of_object(data, tables.Asked(), None, readers.Options(), split=False)
+
+
+def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+    if not isinstance(data, (str, os.PathLike)):
+        return _of_object(data, asked, test, options)
     name = os.fspath(data)
     if name in NAMED:
-        if domain is not None or test is not None:
-            raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if domain is None else 'domain'} out")
-        return _read(name, NAMED[name])
+        return _of_name(name, asked, test)
     path = Path(name)
     if path.is_dir():
-        return of_images(path, test)
-    if path.suffix in READERS:
-        if not path.is_file():
-            raise ValueError(f"data: there is no file {name}")
-        arrays = _read(name, lambda: READERS[path.suffix](path))
-        return of_arrays(path.stem, arrays, domain, test, missing)
+        _refuse_columns(asked, "a folder of images")
+        found, classes = images.read(path, options.limit)
+        settings = arrays.Asked("unit" if asked.domain is None else asked.domain, test, False, None, classes)
+        return arrays.of_arrays(
+            path.resolve().name, {key: x for key, (x, _) in found.items()}, settings, {key: y for key, (_, y) in found.items()}
+        )
+    if readers.suffix_of(path) in readers.READERS:
+        if not is_regular(path):
+            raise ValueError(f"data: there is no file {name}" if not path.exists() else f"data: {name} is a pipe or a device, not a file")
+        return _of_file(name, path, asked, test, options)
     if path.suffix or path.parent != Path("."):
-        raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(READERS)}, got {name}")
+        raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(readers.READERS)}, got {name}")
     raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
+
+
+def _of_name(name: str, asked: tables.Asked, test: float | None) -> DataSet:
+    if asked.domain is not None or test is not None:
+        raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
+    _refuse_columns(asked, name)
+    return _read(name, NAMED[name])
+
+
+def _of_file(name: str, path: Path, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+    content: readers.Read = _read(name, lambda: readers.read(path, options))
+    stem = path.name.partition(".")[0] or path.name
+    if content.frame is not None:
+        asked = replace(asked, labels=content.label) if asked.labels is None and content.label not in asked.drop else asked
+        return tables.of_frame(stem, _without(content.frame, options.na), asked, test, content.remarks)
+    labels = {key.removesuffix("_labels"): array for key, array in content.arrays.items() if key.endswith("_labels")}
+    if asked.labels is None:
+        _refuse_columns(asked, name)
+    x = {key: array for key, array in content.arrays.items() if not key.endswith("_labels")}
+    return arrays.of_arrays(stem, x, _as_asked(asked, test), labels)
+
+
+def _of_object(data: Any, asked: tables.Asked, test: float | None, options: readers.Options, split: bool = True) -> Any:
+    """Arrays, tables, and pairs of them with labels: a data set, or all rows as one split."""
+    if isinstance(data, (tuple, list)) and len(data) == 2 and asked.labels is None and not np.isscalar(data[0]):
+        data, asked = data[0], replace(asked, labels=data[1])
+    if (frame := readers.as_frame(data)) is not None:
+        if asked.labels is not None and not isinstance(asked.labels, str):
+            frame, asked = frame.assign(label=np.asarray(asked.labels)), replace(asked, labels="label")
+        frame = _without(frame, options.na)
+        return tables.of_frame("table", frame, asked, test) if split else tables.whole("table", frame, asked)
+    if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
+        raise ValueError(f"data: expected a name, a path, an array, a tensor or a table, got {type(data).__name__}")
+    labels = asked.labels
+    _refuse_columns(replace(asked, labels=None), "an array")
+    if isinstance(labels, str):
+        raise ValueError("data: an array has no columns to take labels from; give the labels themselves, labels=y, or a DataFrame")
+    array = arrays.as_array(data, options.limit)
+    if array.dtype.kind in "OUS":
+        raise ValueError(f"data: expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
+    missing = True if isinstance(data, np.ma.MaskedArray) and asked.missing is None else asked.missing
+    settings = _as_asked(replace(asked, missing=missing), test)
+    if not split:
+        return arrays.whole("tensor", array, replace(settings, missing=True), labels)
+    return arrays.of_arrays("tensor", {"train": array}, settings, {"train": labels})
+
+
+def _as_asked(asked: tables.Asked, test: float | None) -> arrays.Asked:
+    return arrays.Asked(asked.domain, test, bool(asked.missing), asked.image_shape)
+
+
+def _refuse_columns(asked: tables.Asked, what: str):
+    given = [
+        option for option in ("labels", "drop", "columns", "kinds") if isinstance(getattr(asked, option), str) or getattr(asked, option)
+    ]
+    if given:
+        raise ValueError(f"data: {given[0]} is for tables, whose columns have names; {what} has none")
+
+
+def _without(frame, na: list):
+    """The table with what stands for missing values made missing."""
+    return frame.mask(frame.isin([*na, *(float(v) for v in na if _is_number(v))])) if na else frame
+
+
+def _values(na: Any) -> list:
+    return [na] if isinstance(na, (str, float, int)) else list(na)
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def _read(name: str, reader: Callable[[], Any]) -> Any:

@@ -11,8 +11,11 @@ import torch
 from filelock import FileLock
 
 from . import matlab
-from .files import unzipped
+from .readers import unzipped
+from .schema import Schema
 from .splits import DataSet, Split
+
+_SHAPE = Schema(image_shape=(28, 28))
 
 
 def _digits() -> DataSet:
@@ -22,7 +25,8 @@ def _digits() -> DataSet:
     x, y = load_digits(return_X_y=True)
     parts = train_test_split(x / 16, y, test_size=360, random_state=0, stratify=y)
     train, test, *labels = (torch.as_tensor(part) for part in parts)
-    return DataSet("digits", Split(train.float(), labels[0], "unit"), Split(test.float(), labels[1], "unit"), image_shape=(8, 8))
+    schema = Schema(image_shape=(8, 8))
+    return DataSet("digits", *(Split(x.float(), y, "unit", schema=schema) for x, y in zip((train, test), labels)))
 
 
 def _torchvision(name: str, kind: str) -> DataSet:
@@ -32,9 +36,11 @@ def _torchvision(name: str, kind: str) -> DataSet:
 
     def split(which: str) -> Split:
         images, labels = _idx(folder / f"{which}-images-idx3-ubyte"), _idx(folder / f"{which}-labels-idx1-ubyte")
-        return Split(torch.from_numpy(images.reshape(len(images), -1)).float() / 255, torch.from_numpy(labels).long(), "unit")
+        return Split(
+            torch.from_numpy(images.reshape(len(images), -1)).float() / 255, torch.from_numpy(labels).long(), "unit", schema=_SHAPE
+        )
 
-    return DataSet(name, split("train"), split("t10k"), image_shape=(28, 28))
+    return DataSet(name, split("train"), split("t10k"))
 
 
 def _download(kind: str) -> Path:
@@ -77,8 +83,8 @@ def _binarized_mnist() -> DataSet:
             f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat "
             f"in {folder}, found neither; set PYROAE_DATA to the folder above them"
         )
-    splits = {name: Split(torch.from_numpy(rows).float(), None, "binary") for name, rows in arrays.items()}
-    return DataSet("binarized-mnist", splits["train"], splits["test"], splits["valid"], (28, 28))
+    splits = {name: Split(torch.from_numpy(rows).float(), None, "binary", schema=_SHAPE) for name, rows in arrays.items()}
+    return DataSet("binarized-mnist", splits["train"], splits["test"], splits["valid"])
 
 
 def _amat(path: Path) -> np.ndarray:
@@ -102,9 +108,11 @@ def _omniglot() -> DataSet:
     def split(images: str, labels: str) -> Split:
         upright = content[images].T.reshape(-1, 28, 28).transpose(0, 2, 1).reshape(-1, 784)  # stored column by column
         classes = content[labels].argmax(0) if labels in content else None
-        return Split(torch.from_numpy(upright.astype(np.float32)), None if classes is None else torch.from_numpy(classes), "unit")
+        return Split(
+            torch.from_numpy(upright.astype(np.float32)), None if classes is None else torch.from_numpy(classes), "unit", schema=_SHAPE
+        )
 
-    return DataSet("omniglot", split("data", "target"), split("testdata", "testtarget"), image_shape=(28, 28))
+    return DataSet("omniglot", split("data", "target"), split("testdata", "testtarget"))
 
 
 NAMED: dict[str, Callable[[], DataSet]] = {

@@ -1,14 +1,18 @@
-"""Data in splits that state their domain, and how grey levels are binarized."""
+"""Data sets in splits that state their domain and schema, and how grey levels are binarized."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from .rows import Rows
+from .schema import Schema
 
-Domain = Literal["binary", "unit", "real", "counts", "categories"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+Domain = Literal["binary", "unit", "real", "counts", "categories", "table"]
 Binarize = Literal["threshold", "static", "dynamic"]
 
 FEW = 1e8  # bytes of rows on disk that are brought to memory when they are held out
@@ -29,6 +33,7 @@ class Split:
     labels: Tensor | None
     domain: Domain
     dynamic: bool = False  # binarized afresh whenever it is drawn
+    schema: Schema = field(default_factory=Schema)
 
     def draw(self, x: Tensor) -> Tensor:
         """A batch as the model sees it: drawn from Bernoulli(x), on its device, under dynamic binarization."""
@@ -39,13 +44,17 @@ class Split:
         """Shape of one x."""
         return self.x.shape[1:]
 
+    def frame(self) -> "pd.DataFrame":
+        """x as a DataFrame in the data's units, with column names and categories."""
+        return self.schema.frame(self.x[:])
+
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows: slice | Tensor) -> "Split":
         """Some of the data, ``split[:100]`` or by row numbers; of data on disk in ascending order, and in memory if they are few."""
         if not isinstance(rows, (slice, Tensor)):
-            raise TypeError(f"Split: expected a slice, split[:100], or a tensor of row numbers, got {rows!r}; split.x[0] is one datum")
+            raise TypeError(f"Split: expected a slice, split[:100], or a tensor of row numbers, got {rows!r}; split.x[0] is one example")
         if isinstance(self.x, Rows):
             rows = torch.arange(len(self))[rows].sort().values
             x = self.x.chosen(rows)
@@ -71,7 +80,8 @@ class DataSet:
     train: Split
     test: Split
     validation: Split | None = None
-    image_shape: tuple[int, ...] | None = None
+    table: str = ""  # of a table: what each column was taken for, as text
+    note: str = ""  # what is worth knowing about the splits
 
     @property
     def domain(self) -> Domain:
@@ -79,16 +89,35 @@ class DataSet:
         return self.train.domain
 
     @property
+    def schema(self) -> Schema:
+        """The columns of x, or its image shape."""
+        return self.train.schema
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """``(C, H, W)`` or ``(H, W)`` of an x that is an image."""
+        return self.schema.image_shape
+
+    @property
     def event_shape(self) -> torch.Size:
         """Shape of one x."""
         return self.train.event_shape
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        return {name: split for name in ("train", "validation", "test") if (split := getattr(self, name)) is not None}
+
+    def map(self, change) -> "DataSet":
+        """The same data set with a function applied to every split."""
+        return replace(self, **{name: change(split) for name, split in self.splits.items()})
+
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(self, name)))
-        return f"DataSet({self.name!r}: {sizes}; {tuple(self.event_shape)} numbers each, {self.domain})"
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        return f"DataSet({self.name!r}: {sizes}; {tuple(self.event_shape)} numbers each, {self.domain}{'; ' * bool(self.note)}{self.note})"
 
 
-def parted(split: Split, share: float) -> tuple[Split, Split]:
+def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     """A split in two, at random but always the same."""
     held_out = max(1, round(share * len(split)))
     if held_out >= len(split):

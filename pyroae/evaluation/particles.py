@@ -22,7 +22,7 @@ from ..programs.particles import on_particles as run_on_particles
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
 from ..programs.trial import Tried, check_sites, check_support, examples_are_independent, plate_nesting, try_rows
 from ..training import distributed
-from ..training.batches import Args, as_tensors, check_data
+from ..training.batches import Args, as_tensors, check_data, drawing
 
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
@@ -119,7 +119,7 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
         ValueError: another type, no data, or data that the model refuses.
     """
     x, *rest = (column[:] if isinstance(column, Rows) and not stream else column for column in as_tensors(data, model))
-    draw = getattr(data, "draw", None) or (lambda x: x)
+    draw = drawing(data)
     device = programs.device_of(model, guide, otherwise=x.device)
     args = tuple(column.to(device) for column in (x.then(draw) if isinstance(x, Rows) else draw(x), *rest))
     check_data(model, tuple(column[:_DATA] if isinstance(x, Rows) else column for column in args))

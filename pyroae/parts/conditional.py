@@ -69,8 +69,15 @@ class Conditional(nn.Module):
 
     def forward(self, h: Tensor | None = None) -> dist.Distribution:
         """The distribution given a network's output ``h`` of shape ``(..., size)``."""
+        return self.shaped(self.make(**self.values(h)))
+
+    def values(self, h: Tensor | None = None) -> dict[str, Tensor]:
+        """The family's parameters given a network's output."""
         numbers = iter(() if h is None else h.split(self.widths, -1))
-        d = self.make(**{name: self._value(name, numbers) for name in self.limits})
+        return {name: self._value(name, numbers) for name in self.limits}
+
+    def shaped(self, d: dist.Distribution) -> dist.Distribution:
+        """A distribution of entries as one of events."""
         return d.to_event(len(self.event_shape) - d.event_dim)
 
     def make(self, **parameters: Tensor) -> dist.Distribution:

@@ -1,60 +1,97 @@
 """What models make of data, as images."""
 
 import math
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..autoencoder import Autoencoder
+from ..data import inputs
 from ..parts import networks
 from .drawing import Undrawable, axes
 
 Limits = tuple[float, float]
+_NAMED = 40  # columns whose names are written
 _GAP = "#c9d6e4"  # between images: no grey of theirs, so that white ones have an edge
 
 
 def images(
-    x: Tensor, image_shape: tuple[int, ...] | None = None, limits: Limits = (0.0, 1.0), *, columns: int = 10, ax: Axes | None = None
+    x: Tensor,
+    image_shape: tuple[int, ...] | None = None,
+    limits: Limits = (0.0, 1.0),
+    *,
+    columns: int = 10,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """A grid of images, row by row; data that are no images are drawn as strips, one below another.
 
     Args:
         x: ``(N, *event)``; a pixel that is NaN has the colour of the gaps.
-        image_shape: height, width and, for colour, 3; ``None`` for data that are no images.
+        image_shape: ``(H, W)`` or ``(C, H, W)``; by default x's own, where it is ``(N, C, H, W)``, else data that are no images.
         limits: the values drawn black and white.
         columns: images in a row.
+        names: of the entries of x, the columns of a table: each is then drawn from its smallest value to its largest.
         ax: where to draw.
 
     >>> images(torch.rand(20, 16), (4, 4)).images[0].get_array().shape
     (9, 49)
     """
     ax = axes(ax)
+    image_shape = shape_of(x, image_shape)
     x = x.detach().cpu().flatten(1)
     if image_shape is None:
-        drawn = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
-        ax.figure.colorbar(drawn, ax=ax, label="value")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(xlabel="entry of x", ylabel="datum")
-        return ax
-    height, width, *colour = image_shape
+        return _strips(x, names, ax)
+    *channels, height, width = image_shape
+    colour = channels if channels != [1] else []
     rows = -(-len(x) // columns)
     pad = max(1, height // 8)
-    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, *colour), to_rgb(_GAP) if colour else np.nan)
+    canvas = np.full(
+        (rows * (height + pad) - pad, columns * (width + pad) - pad, *colour), to_rgba(_GAP)[: colour[0]] if colour else np.nan
+    )
     low, high = limits
     for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape).numpy()):
         top, left = i // columns * (height + pad), i % columns * (width + pad)
-        canvas[top : top + height, left : left + width] = image
+        canvas[top : top + height, left : left + width] = np.moveaxis(image, 0, -1) if colour else image.reshape(height, width)
     ax.imshow(canvas, cmap=matplotlib.colormaps["gray"].with_extremes(bad=_GAP), vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
     return ax
+
+
+def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
+    """Examples as strips, one below another."""
+    label = "value"
+    if names is not None:
+        low, high = _ranges(x)
+        x, label = (x - low) / (high - low).clamp(min=1e-12), "from a column's smallest value to its largest"
+    drawn = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
+    ax.figure.colorbar(drawn, ax=ax, label=label)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="entry of x" if names is None else "", ylabel="example")
+    if names is not None and len(names) <= _NAMED:
+        ax.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    return ax
+
+
+def _ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of every column that is not missing."""
+    return x.nan_to_num(torch.inf).amin(0), x.nan_to_num(-torch.inf).amax(0)
+
+
+def shape_of(x: Tensor, image_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """``(H, W)`` or ``(C, H, W)`` as given, or as x ``(N, C, H, W)`` has it with 1, 3 or 4 channels; ``None`` for what is no image."""
+    if image_shape is not None:
+        return tuple(image_shape)
+    return tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3, 4) else None
 
 
 def reconstructions(
@@ -72,7 +109,7 @@ def reconstructions(
         ae: the model.
         x: data that were not trained on, ``(N, *event)``; a dozen or so.
         y: their labels or covariates, for a model with a condition.
-        image_shape, limits: as in ``images``.
+        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
         ax: where to draw.
 
     >>> import pyroae as pa
@@ -80,11 +117,13 @@ def reconstructions(
     >>> reconstructions(pa.recipes.autoencoder(digits), digits.test.x[:12], None, (8, 8)).get_title()
     'Reconstruction of held-out data'
     """
+    image_shape = image_shape or _remembered(ae)
+    x = inputs.read(x, inputs.wanted_by(ae.model)).x[:]
     rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x, y)}
     if ae.corruption is not None:
         noisy = ae.corruption(x.to(ae.device))
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
-    ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), ax=ax)
+    ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), names=_columns(ae), ax=ax)
     _name_rows(ax, list(rows), image_shape, len(x))
     ax.set_title("Reconstruction of held-out data")
     return ax
@@ -112,12 +151,15 @@ def samples(
     >>> samples(pa.recipes.vae(digits), 20, (8, 8)).get_title()
     'Samples: mean of p(x|z), z from the prior'
     """
+    image_shape = image_shape or _remembered(ae)
     title = "Samples: mean of p(x|z), z from the prior"
     if y is None and ae.condition is not None and not ae.condition.optional:
         y, columns = ae.condition.spread(n), ae.condition.size
         title = f"Samples: mean of p(x|z,y), z from the prior, y = 0 to {columns - 1} from left to right"
     with torch.no_grad():
-        ax = images(ae.likelihood.picture(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, ax=ax)
+        ax = images(
+            ae.likelihood.picture(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, names=_columns(ae), ax=ax
+        )
     ax.set_title(title)
     return ax
 
@@ -135,7 +177,7 @@ def filters(
 
     Args:
         ae: a model whose encoder starts with a linear layer.
-        image_shape: as in ``images``.
+        image_shape: as in ``images``; by default what the model remembers.
         n: how many units; those with the longest weights.
         decoder: the decoder's last linear layer instead, such as the atoms of ``pa.nets.Dictionary``.
         columns, ax: as in ``images``.
@@ -148,6 +190,7 @@ def filters(
     >>> filters(pa.recipes.autoencoder(digits), (8, 8)).get_title()
     "Encoder's weights from x, by unit"
     """
+    image_shape = image_shape or _remembered(ae)
     weights = _weights(ae, decoder)
     if image_shape is not None and weights.shape[1] != math.prod(image_shape):
         raise Undrawable(f"filters: expected a linear layer of {math.prod(image_shape)} numbers beside x, got {weights.shape[1]}")
@@ -170,7 +213,7 @@ def manifold(
 
     Args:
         ae: the model.
-        image_shape, limits: as in ``images``.
+        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
         n: codes in a row.
         span: a grid of equal steps over [-span, span]; by default of equal shares of the prior, by its inverse CDF.
         ax: where to draw.
@@ -185,10 +228,11 @@ def manifold(
     """
     if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
         raise Undrawable(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
+    image_shape = image_shape or _remembered(ae)
     across = _quantiles(ae, n) if span is None else torch.linspace(-span, span, n).expand(2, n)
     z = torch.stack(torch.meshgrid(across[0], across[1].flip(0), indexing="xy"), -1).reshape(-1, 2)
     with torch.no_grad():
-        ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, ax=ax)
+        ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, names=_columns(ae), ax=ax)
     ends = [f"{edge:.2g}" for edge in (across[0, 0], across[0, -1], across[1, 0], across[1, -1])]
     steps = "equal shares of the prior" if span is None else "equal steps"
     ax.set(xlabel=f"$z_1$ from {ends[0]} to {ends[1]}", ylabel=f"$z_2$ from {ends[2]} to {ends[3]}", title=f"Mean of p(x|z), z in {steps}")
@@ -213,7 +257,7 @@ def traversal(
     Args:
         ae: the model.
         x: data that were not trained on, ``(N, *event)``; a hundred or more.
-        image_shape, limits: as in ``images``.
+        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
         y: labels or covariates for a model with a condition.
         n: how many numbers of the code.
         steps: means of p(x|z) in a row.
@@ -224,6 +268,7 @@ def traversal(
     >>> len(traversal(pa.recipes.autoencoder(digits, latent_dim=3), digits.test.x, (8, 8)).get_yticks())
     3
     """
+    image_shape = image_shape or _remembered(ae)
     codes = ae.centre(x, y).flatten(1)  # (N, numbers)
     if len(codes) < 2:
         raise Undrawable("traversal: expected at least 2 data, whose codes say how far to go, got 1")
@@ -235,7 +280,7 @@ def traversal(
     z = z.reshape(-1, *ae.prior.code_shape)
     with torch.no_grad():
         rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
-    ax = images(rows, image_shape, limits, columns=steps, ax=ax)
+    ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
     _name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape, steps)
     ax.set_title("Mean of p(x|z), one number of z moved over its range on the data")
     return ax
@@ -255,7 +300,7 @@ def walk(
     Args:
         ae: a model of x alone.
         x: data two by two, ``(2 N, *event)``.
-        image_shape, limits: as in ``images``.
+        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
         steps: means of p(x|z) in a row.
         ax: where to draw.
 
@@ -264,22 +309,34 @@ def walk(
     >>> walk(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
     'From one datum to another, in equal steps of z'
     """
-    x = x.to(ae.device)
+    image_shape = image_shape or _remembered(ae)
+    x = inputs.read(x, inputs.wanted_by(ae.model)).x[:].to(ae.device)
     with torch.no_grad():
         first, last = ae.centre(x).reshape(-1, 2, *ae.prior.code_shape).unbind(1)
         z = torch.stack([first.lerp(last, share) for share in torch.linspace(0, 1, steps).tolist()], 1)
         between = ae.likelihood.picture(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
     rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)
-    ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, ax=ax)
+    ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:
         _name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
     ax.set_title("From one datum to another, in equal steps of z")
     return ax
 
 
+def _remembered(ae: Autoencoder) -> tuple[int, ...] | None:
+    """The image shape of the data that a model was made for, or of its x ``(C, H, W)``."""
+    known = ae.schema.image_shape if ae.schema is not None else None
+    return shape_of(torch.empty(1, *ae.likelihood.event_shape, device="meta"), known)
+
+
+def _columns(ae: Autoencoder) -> list[str] | None:
+    """The names of the columns that a model was made for."""
+    return ae.schema.names if ae.schema is not None else None
+
+
 def _name_rows(ax: Axes, names: list[str], image_shape: tuple[int, ...] | None, each: int):
     """Beside every row of images, or beside ``each`` strips, which lines keep apart."""
-    height = each if image_shape is None else image_shape[0]
+    height = each if image_shape is None else image_shape[-2]
     pad = 0 if image_shape is None else max(1, height // 8)
     ax.set_yticks([i * (height + pad) + height / 2 - 0.5 for i in range(len(names))], names)
     ax.tick_params(axis="y", length=0)

@@ -1,7 +1,9 @@
 """Mini-batches on the device, from a tensor, a split of a data set, a Dataset or a DataLoader."""
 
 import inspect
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from .. import programs
+from ..data import inputs
 from ..data.rows import Rows
+from ..data.splits import Split
 from . import distributed
 
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice; of large ones fewer
@@ -44,7 +48,7 @@ class Batches:
 
     def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None, shared: bool = False):
         self.device, self.batch_size, self.shuffle, self.model = device, batch_size, shuffle, model
-        self.draw = getattr(data, "draw", None) or (lambda x: x)
+        self.draw, self.schema = drawing(data), None
         self.rank, self.processes = (distributed.rank(), distributed.processes()) if shared else (0, 1)
         self.share = len(range(self.rank, batch_size, self.processes))  # of a batch, for this process
         if batch_size < self.processes:
@@ -57,8 +61,10 @@ class Batches:
                 "expected data for several processes as a tensor, a split or a Dataset, which are shared out here, "
                 "or a DataLoader with a torch.utils.data.DistributedSampler"
             )
-        if not isinstance(data, DataLoader):
-            data = as_tensors(data, model)
+        if isinstance(data, DataLoader):
+            _check_loader(data)
+        else:
+            data, self.schema = _read(data, model)
             self.on_disk = any(isinstance(column, Rows) for column in data)
             check_data(model, self._drawn(*(column[:_LOOK] for column in data) if self.on_disk else data))
             data = data if self.on_disk or not _fits(data, device) else tuple(column.to(device) for column in data)
@@ -163,8 +169,7 @@ class Batches:
                 programs.set_random_state(now, self.device)
             if number <= given:
                 continue
-            batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
-            batch = batch[: 2 if takes_labels(self.model) else 1]
+            batch = as_tensors(tuple(batch) if isinstance(batch, (list, tuple)) else batch, self.model)
             check_data(self.model, batch)  # still on the host, so looking at it waits for no device
             yield tuple(column.to(self.device, non_blocking=True) for column in batch)
 
@@ -219,27 +224,75 @@ def check_data(model: Any, args: Args):
 
 
 def as_tensors(data: Any, model: Any = None) -> Args:
-    """What a program is called with: ``(x,)`` for a tensor, a tuple ``(x, y)`` as it is; a split's x, with labels if the model takes them.
+    """What a program is called with: ``(x,)``, or ``(x, y)`` with the labels that come along where the model takes them.
+
+    Data may be arrays, tensors of any kind, tables of pandas or polars, splits of ``pa.data.load``, Datasets, DataLoaders, and tuples
+    ``(x, y)`` of these. For an Autoencoder they are brought to its dtype, and tables to its columns by name.
 
     Raises:
-        ValueError: another type, no rows, tensors of different lengths, or a split without the labels that the model takes.
+        ValueError: another type, no rows, tensors of different lengths, or data without the labels that the model takes.
     """
-    if hasattr(data, "labels") and takes_labels(model):
-        if data.labels is None:
-            raise ValueError("this model takes labels, but the data have none; give data as a tuple (x, y), or data with labels")
-        data = (data.x, data.labels)
-    data = getattr(data, "x", data)
-    data = data if isinstance(data, tuple) else (data,)
-    if not all(isinstance(column, Tensor | Rows) for column in data):
+    return _read(data, model)[0]
+
+
+def drawing(data: Any) -> Callable[[Tensor], Tensor]:
+    """What is applied to x whenever it is used: a split's own binarization, otherwise nothing."""
+    return data.draw if isinstance(data, Split) else lambda x: x
+
+
+def measure(model: Any, batches: Batches):
+    """Let the model take what it needs from its training data before training: column names, and mean and scale of its columns."""
+    if getattr(model, "schema", False) is None:
+        model.schema = batches.schema
+    likelihood = getattr(model, "likelihood", None)
+    if likelihood is None or likelihood.measured:
+        return
+    if isinstance(batches.data, tuple):
+        x = batches.data[0]
+        x = x[: inputs.rows_to_look_at(x)]
+    else:
+        with torch.random.fork_rng(devices=[]):
+            states = [source.get_state() for source in batches.generators]
+            x = torch.cat([batch[0] if isinstance(batch, (list, tuple)) else batch for batch in itertools.islice(batches.data, _LOOK)])
+            batches._set_generators(states)
+    likelihood.measure(x.to(batches.device))
+
+
+def _read(data: Any, model: Any) -> tuple[Args, Any]:
+    found = inputs.read(data, inputs.wanted_by(model))
+    if isinstance(found.x, Tensor):
+        found = replace(found, x=found.x.detach())
+    if found.x.dim() == 0 or len(found.x) == 0:
+        raise ValueError(f"expected at least one example, got a tensor of shape {tuple(found.x.shape)}")
+    labels = takes_labels(model) or (not hasattr(model, "takes_labels") and isinstance(data, (tuple, list)))
+    if not labels:
+        return (found.x,), found.schema
+    if found.y is None and not _optional(model):
         raise ValueError(
-            "expected data as a tensor (N, *event), a tuple (x, y) of tensors, a split such as pa.data.load(...).train, or, to train on, "
-            f"a Dataset or a DataLoader, got {' and '.join(type(column).__name__ for column in data)}"
+            "this model takes labels, but the data have none; "
+            "give data as a tuple (x, y), or data with labels: pa.data.load(..., labels=...)"
         )
-    if data[0].dim() == 0 or len(data[0]) == 0:
-        raise ValueError(f"expected at least one datum, got a tensor of shape {tuple(data[0].shape)}")
-    if any(column.shape[:1] != data[0].shape[:1] for column in data):
-        raise ValueError(f"expected x and y with as many rows, got the shapes {' and '.join(str(tuple(c.shape)) for c in data)}")
-    return data
+    return ((found.x,) if found.y is None else (found.x, found.y)), found.schema
+
+
+def _optional(model: Any) -> bool:
+    """Whether a model can do without the labels that it takes."""
+    return getattr(getattr(model, "condition", None), "optional", False) or not takes_labels(model)
+
+
+def _check_loader(loader: DataLoader):
+    """``ValueError`` for a loader that does not say how many batches it has, or has none."""
+    try:
+        batches = len(loader)
+    except TypeError:
+        raise ValueError(
+            "expected a DataLoader whose length is known, got one over an IterableDataset without __len__; "
+            "give its class __len__, the number of examples"
+        ) from None
+    if batches == 0:
+        raise ValueError(
+            f"expected at least one batch, got none from the DataLoader: batch_size={loader.batch_size}, drop_last={loader.drop_last}"
+        )
 
 
 def _fits(data: Args, device: torch.device) -> bool:

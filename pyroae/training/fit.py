@@ -23,7 +23,7 @@ from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
 from ..threads import one_at_a_time
 from . import distributed
-from .batches import Batches, checks_data, resolve_device
+from .batches import Batches, checks_data, measure, resolve_device
 from .checkpoints import Checkpoints
 from .loop import Training
 from .precision import Precision, check_precision
@@ -94,7 +94,8 @@ def fit(
 
     Args:
         model: an Autoencoder, or a Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
-        data: a tensor ``(N, *event)``, a tuple ``(x, y)``, a split of ``pa.data.load(...)``, a Dataset or a DataLoader.
+        data: an array or tensor ``(N, *event)``, a DataFrame, a tuple ``(x, y)``, a split of ``pa.data.load(...)``,
+            a Dataset or a DataLoader.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
@@ -163,6 +164,7 @@ def fit(
             _check_dense(module)
             module.to(place)
         train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True)
+        measure(model, train)
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
         for module in pair:
             module.train()

@@ -1,87 +1,14 @@
-"""Likelihoods p(x|z): conditionals that know which data they are for."""
-
-import itertools
+"""Likelihoods of entries of one kind: binary, real, positive, counts, categories, grey levels."""
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
-from ..registry import Part, register, register_base
-from . import distributions
-from .conditional import Conditional, Parameter, Shape, in_words, of_one_entry, pyro_family
-
-
-@register_base("likelihoods")
-class Likelihood(Conditional, Part):
-    """A distribution over one x given the decoder's output; refuses data outside its support.
-
-    >>> import pyroae as pa
-    >>> isinstance(pa.likelihoods.Gamma(64), Likelihood)
-    True
-    """
-
-    remedy = "choose a likelihood whose support holds these data"
-    has_holes = False  # whether NaN in x stands for what was not seen
-    mask = False  # whether the encoder is told what was seen
-
-    def support(self, like: Tensor) -> constraints.Constraint:
-        """What values x may take, as a constraint that can check tensors like that one."""
-        return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
-
-    def _beside(self, x: Tensor) -> Tensor:
-        """``x`` where this part's own tensors are."""
-        own = next(itertools.chain(self.parameters(), self.buffers()), x)
-        return x.to(own.device)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether x lies between 0 and 1."""
-        limit = of_one_entry(self.support(torch.zeros(())))
-        return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
-
-    def picture(self, p: dist.Distribution) -> Tensor:
-        """What to show of p(x|z): its mean, or its mode where it has no mean."""
-        mean = p.mean
-        try:
-            return torch.where(mean.isfinite(), mean, p.mode)
-        except (NotImplementedError, AttributeError):
-            return mean
-
-    def shown(self, x: Tensor) -> Tensor:
-        """x as the encoder is given it: as it is, unless its size would upset a network."""
-        return x
-
-    def check_shape(self, x: Tensor):
-        """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
-        owner, shape = type(self).__name__, ", ".join(map(str, self.event_shape))
-        if not isinstance(x, Tensor):
-            raise ValueError(f"{owner}: expected x as a torch.Tensor of shape (B, {shape}), got {type(x).__name__}; use torch.as_tensor(x)")
-        if not x.is_floating_point():
-            raise ValueError(f"{owner}: expected x in floating point, got {x.dtype}; use x.float(), or x.float() / 255 for 8-bit images")
-        if x.shape[1:] != self.event_shape or x.dim() == 0:
-            same = x.dim() > 0 and x.shape[1:].numel() == self.event_shape.numel()
-            hint = f"x.reshape(-1, {shape})" if same else f"a likelihood and a decoder for events of shape {tuple(x.shape[1:])}"
-            raise ValueError(f"{owner}: expected x of shape (B, {shape}), got {tuple(x.shape)}; use {hint}")
-
-    def check(self, x: Tensor):
-        """``ValueError`` unless ``x`` has the right shape, at least one row, no NaN, and every entry is in the support."""
-        self.check_shape(x)
-        x, owner = self._beside(x), type(self).__name__
-        if len(x) == 0:
-            raise ValueError(f"{owner}: expected at least one datum, got x of shape {tuple(x.shape)}")
-        if not bool(torch.isfinite(x).all()):
-            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-            raise ValueError(f"{owner}: expected finite numbers, got NaN or infinity in {bad} of {len(x)} rows; drop or fill them")
-        support = self.support(x)
-        inside = support.check(x)
-        if not bool(inside.all()):
-            outside = 1 - inside.double().mean().item()
-            raise ValueError(
-                f"{owner}: expected every entry of x to be {in_words(support)}, "
-                f"got entries from {x.min().item():.4g} to {x.max().item():.4g}, "
-                f"{outside:.1%} of the data outside; {self.remedy}"
-            )
+from ...registry import register
+from .. import distributions
+from ..conditional import Conditional, Parameter, Shape, pyro_family
+from .base import Likelihood
 
 
 @register("likelihoods")
@@ -227,13 +154,13 @@ class _Counts(Likelihood):
     """A distribution of counts."""
 
     def shown(self, x):
-        """The encoder is given asinh(x), about log(2x) for large counts (as usual for genes in cells; Lopez et al. 2018)."""
-        return x.asinh()
+        """The encoder sees log(1 + x), as is usual for genes in cells (Lopez et al. 2018)."""
+        return x.log1p()
 
 
 @register("likelihoods")
 class Poisson(_Counts):
-    """Counts: the rate from the decoder. The encoder is given asinh(x).
+    """Counts: the rate from the decoder. The encoder sees log(1 + x).
 
     >>> Poisson(64).size
     64
@@ -278,6 +205,17 @@ class Categorical(Likelihood):
 
     def __init__(self, event_shape: Shape | None = None, categories: int = 2):
         super().__init__(distributions.Categorical, event_shape, length=categories)
+
+    @property
+    def input_shape(self):
+        """One number for each category of each entry of a vector."""
+        return torch.Size([self.event_shape[0] * self.length]) if len(self.event_shape) == 1 else self.event_shape
+
+    def shown(self, x):
+        """One-hot, all 0 where x is missing; of events that are no vectors x as it is."""
+        if len(self.event_shape) > 1:
+            return x
+        return (x[..., None] == torch.arange(self.length, device=x.device)).to(x.dtype).flatten(-2)
 
     def picture(self, p):
         """What to show of p(x|z): the likeliest category (categories have no mean)."""
@@ -341,105 +279,6 @@ _MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constrai
 
 
 @register("likelihoods")
-class Missing(Likelihood):
-    """Another likelihood, for data some of whose entries are missing: NaN. They count for nothing in p(x|z).
-
-    The encoder is given 0 in their place, and, with ``mask``, which entries were seen beside them: twice as many numbers.
-    ``pa.impute`` draws what is missing (Mattei & Frellsen 2019).
-
-    >>> Missing(Normal(3, scale=1.0))(torch.zeros(3)).log_prob(torch.tensor([0.0, torch.nan, torch.nan])).round(decimals=4)
-    tensor(-0.9189)
-    """
-
-    def __init__(self, of: Likelihood, mask: bool = False):
-        nn.Module.__init__(self)
-        if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing, OptimalNormal)):
-            raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
-        self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
-        self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
-
-    @property
-    def bounded(self):
-        """As the likelihood of complete data."""
-        return self.of.bounded
-
-    def sized(self, event_shape):
-        """This likelihood for events of that shape."""
-        return self if self.event_shape == event_shape else Missing(self.of.sized(event_shape), self.mask)
-
-    def forward(self, h: Tensor) -> dist.Distribution:
-        """The distribution of the entries that were seen, given the decoder's output."""
-        return distributions.MaskedIndependent(self.of(h).base_dist, len(self.event_shape), self._fill(h))
-
-    def _fill(self, like: Tensor) -> float:
-        """A value inside the support, found once."""
-        if self.fill is None:
-            support = of_one_entry(self.of.support(like))
-            candidates = torch.tensor([0.0, 0.5, 1.0])
-            self.fill = candidates[support.check(candidates)][0].item()
-        return self.fill
-
-    def shown(self, x):
-        """As the likelihood of complete data has it."""
-        return self.of.shown(x)
-
-    def picture(self, p):
-        """What the likelihood of complete data shows."""
-        return self.of.picture(p.entries.to_event(len(self.event_shape)))
-
-    def check(self, x):
-        """As the likelihood of complete data does, on the entries that are there."""
-        self.check_shape(x)
-        self.of.check(x.masked_fill(x.isnan(), self._fill(x.new_zeros(()))))
-
-
-@register("likelihoods")
-class Product(Likelihood):
-    """Columns of different kinds side by side, by name: real, count, binary, category.
-
-    x has the columns one after another; a refusal names the column.
-
-    >>> table = Product({"age": Normal(1), "visits": Poisson(1), "smokes": Bernoulli(1), "town": Categorical(1, categories=7)})
-    >>> table.event_shape, table.size
-    (torch.Size([4]), 10)
-    """
-
-    def __init__(self, columns: dict[str, Likelihood]):
-        nn.Module.__init__(self)
-        for name, column in columns.items():
-            if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
-                raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
-        self.columns = nn.ModuleDict(columns)
-        self.has_holes = any(column.has_holes for column in columns.values())
-        self.mask = any(column.mask for column in columns.values())
-        self.lengths = [column.event_shape[0] for column in columns.values()]
-        self.widths = [column.size for column in columns.values()]
-        self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
-
-    def forward(self, h: Tensor) -> dist.Distribution:
-        """The joint distribution of the columns, independent given z."""
-        pieces = h.split(self.widths, -1)
-        return distributions.Joint([column(piece) for column, piece in zip(self.columns.values(), pieces)])
-
-    def shown(self, x):
-        """Each column as its own likelihood has it."""
-        return torch.cat([column.shown(part) for column, part in zip(self.columns.values(), x.split(self.lengths, -1))], -1)
-
-    def picture(self, p):
-        """Each column's own picture."""
-        return torch.cat([column.picture(part) for column, part in zip(self.columns.values(), p.parts)], -1)
-
-    def check(self, x):
-        """As every likelihood's, column by column."""
-        self.check_shape(x)
-        for (name, column), part in zip(self.columns.items(), x.split(self.lengths, -1)):
-            try:
-                column.check(part)
-            except ValueError as error:
-                raise ValueError(f"column {name!r}: {error}") from None
-
-
-@register("likelihoods")
 class FromPyro(Likelihood):
     """Any Pyro distribution by name; what is not given as a keyword comes from the decoder.
 
@@ -454,6 +293,3 @@ class FromPyro(Likelihood):
 def _counted(*logits: str) -> dict[str, constraints.Constraint]:
     """Constraints of a distribution of counts; the number of failures is positive rather than whole."""
     return {"total_count": constraints.positive} | dict.fromkeys(logits, constraints.real)
-
-
-BY_DOMAIN = {"binary": Bernoulli, "unit": ContinuousBernoulli, "real": Normal, "counts": NegativeBinomial}

@@ -1,0 +1,207 @@
+"""Arrays without column names as data sets: their domain, the shape of their images, and what float32 can hold of them."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import splits
+from .limits import check_size
+from .rows import Rows, tensor_of
+from .schema import Column, Schema
+from .splits import DataSet, Domain, Split, hold_out
+
+_SAMPLE = 10_000  # rows on disk whose values tell the domain
+_HELD_OUT = 10_000  # rows on disk held out for testing, at most, unless a share is asked for
+_CHANNELS = (1, 3, 4)
+_SIDE = 8  # pixels of an image that no one said to be one, at least
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of the arrays: the arguments of ``load`` of the same names."""
+
+    domain: Domain | None = None
+    test: float | None = None
+    missing: bool | None = None
+    image_shape: tuple[int, ...] | None = None
+    classes: list[str] | None = None
+
+
+def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, labels: dict[str, Tensor | None] | None = None) -> DataSet:
+    """Arrays named train, and perhaps test and valid, as a data set; a test split is held out where there is none."""
+    labels = labels or {}
+    made: dict[str, Split] = {}
+    for key, array in arrays.items():
+        made[key] = _split(name if key == "train" else f"{name}, {key}", array, asked, made.get("train"))
+        if made[key].event_shape != made["train"].event_shape:
+            shapes = made["train"].event_shape, made[key].event_shape
+            raise ValueError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
+        if labels.get(key) is not None:
+            made[key] = replace(made[key], labels=_checked_labels(labels[key], len(made[key]), name))
+    train, held_out = made["train"], made.get("test")
+    if held_out is None:
+        train, held_out = hold_out(train, _usual(train) if asked.test is None else asked.test)
+    elif asked.test is not None:
+        raise ValueError(f"data: {name} has a test split of its own; leave test out")
+    return DataSet(name, train, held_out, made.get("valid"))
+
+
+def whole(name: str, array: np.ndarray, asked: Asked, labels: Any = None) -> Split:
+    """All rows of an array."""
+    split = _split(name, array, asked, None)
+    return split if labels is None else replace(split, labels=_checked_labels(labels, len(split), name))
+
+
+def as_array(source: Any, limit: float) -> np.ndarray:
+    """Numbers as a dense NumPy array: of tensors of any kind and layout, masked arrays (NaN where masked), sparse matrices."""
+    if isinstance(source, Tensor):
+        source = source.detach()
+        if source.layout != torch.strided:
+            check_size(4.0 * source.shape.numel(), limit, "this sparse tensor")
+            source = source.to_dense()
+        source = source.cpu().resolve_conj().resolve_neg()
+        return (source.float() if source.dtype in (torch.bfloat16, torch.float16) else source).numpy()
+    if hasattr(source, "toarray"):
+        check_size(4.0 * np.prod(source.shape, dtype=float), limit, "this sparse matrix")
+        source = source.toarray()
+    if isinstance(source, np.ma.MaskedArray):
+        return source.astype(np.float64).filled(np.nan) if np.ma.is_masked(source) else source.data
+    return np.asarray(source)
+
+
+def _usual(train: Split) -> float:
+    """The share that is held out for testing; of rows on disk so few that they can be in memory."""
+    if isinstance(train.x, Tensor):
+        return 0.2
+    at_most = min(_HELD_OUT, splits.FEW * len(train) // train.x.nbytes)
+    return min(0.2, max(1, at_most) / len(train))
+
+
+def _split(name: str, array: np.ndarray | Rows, asked: Asked, train: Split | None) -> Split:
+    on_disk = isinstance(array, Rows)
+    rows = array.read(np.linspace(0, len(array) - 1, min(_SAMPLE, len(array))).astype(int)) if on_disk else np.asarray(array)
+    if rows.dtype.kind not in "biuf":
+        raise ValueError(f"data: expected numbers in {name}, got entries of type {rows.dtype}")
+    if rows.ndim < 2 or rows.size == 0:
+        raise ValueError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
+    image = image_layout(rows.shape, rows.dtype, rows, asked.image_shape)
+    divisor = 255.0 if _is_grey(rows, asked.domain) else 1.0
+    numbers = functools.partial(_numbers, name=name, divisor=divisor, missing=bool(asked.missing), image=image)
+    rows, schema = _centred(name, rows, Schema(image_shape=image and image[0], classes=asked.classes), train)
+    x = numbers(tensor_of(rows))
+    present = x[~x.isnan()] if asked.missing else x
+    if present.numel() == 0:
+        raise ValueError(f"data: expected some numbers in {name}, got NaN alone")
+    domain = _domain(rows if divisor == 1.0 else present.numpy())
+    _check_domain(name, present, domain, asked.domain or (train.domain if train is not None else domain), said=asked.domain is not None)
+    if on_disk:
+        x = replace(array, shape=torch.Size([len(array), *x.shape[1:]])).then(numbers)
+    return Split(x, None, asked.domain or (train.domain if train is not None else domain), schema=schema)
+
+
+def image_layout(
+    shape: tuple[int, ...], dtype: Any, values: np.ndarray | None, asked: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], bool] | None:
+    """The image shape of rows of that shape, and whether channels come last; ``None`` for rows that are no images.
+
+    Four dimensions with 1, 3 or 4 channels are images; three are where they are bytes, or from 0 to 1 with sides of 8 or more.
+    """
+    event = tuple(shape[1:])
+    if asked is not None:
+        if np.prod(asked) != np.prod(event):
+            raise ValueError(f"data: expected image_shape as (channels, height, width) of {np.prod(event)} numbers, got {tuple(asked)}")
+        last = len(event) == 3 and event != tuple(asked) and tuple(asked) == (event[2], *event[:2])
+        return tuple(asked), last
+    if len(event) == 3 and (event[0] in _CHANNELS or event[2] in _CHANNELS):
+        last = event[0] not in _CHANNELS
+        return ((event[2], *event[:2]) if last else event), last
+    if len(event) == 2 and (dtype == np.uint8 or (min(event) >= _SIDE and values is not None and 0 <= values.min() and values.max() <= 1)):
+        return (1, *event), False
+    return None
+
+
+def _is_grey(rows: np.ndarray, domain: str | None) -> bool:
+    """8-bit integers are grey levels; so is a matrix of whole numbers from 0 to 255 as wide as an image."""
+    if domain not in (None, "unit"):
+        return False
+    if rows.dtype == np.uint8:
+        return bool(rows.max() > 1)
+    low, high = rows.min(), rows.max()
+    return bool(np.prod(rows.shape[1:]) >= 64 and low == 0 and 128 <= high <= 255 and (rows == np.round(rows)).all())
+
+
+def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -> tuple[np.ndarray, Schema]:
+    """Columns that differ by less than float32 can tell are centred in double precision first; columns of the schema say by what."""
+    if rows.dtype in (np.float32, np.float16, np.uint8, np.int8, np.int16, np.uint16) or rows.ndim != 2 or schema.image_shape:
+        return rows, schema
+    if train is not None:
+        return (train.schema.centred(rows), train.schema)
+    values = rows.astype(np.float64)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    with np.errstate(all="ignore"):
+        spread, largest = np.nan_to_num(np.nanstd(finite, 0)), np.nan_to_num(np.nanmax(np.abs(finite), 0))
+    if largest.max(initial=0.0) > 1e18:
+        row, column = np.unravel_index(np.nanargmax(np.abs(finite)), finite.shape)
+        raise ValueError(
+            f"data: {name} has {values[row, column]:.4g} in row {row + 1}, column {column}, too large for float32; rescale that column"
+        )
+    lost = (spread > 0) & (largest * 2.0**-24 > 1e-4 * spread)
+    if not lost.any():
+        return rows, schema
+    shifts = np.where(lost, np.round(np.nanmean(finite, 0)), 0.0)
+    columns = [Column(f"x{i}", "real", shift=float(shift), missing=bool(np.isnan(values[:, i]).any())) for i, shift in enumerate(shifts)]
+    return values - shifts, Schema(columns, schema.image_shape, classes=schema.classes)
+
+
+def _numbers(x: Tensor, name: str, divisor: float, missing: bool, image: tuple[tuple[int, ...], bool] | None) -> Tensor:
+    """Rows as floats, images as ``(C, H, W)``; ``ValueError`` for NaN and infinity."""
+    x = x.float() / divisor
+    infinite = x.isinf()
+    if bool(infinite.any()):
+        raise ValueError(
+            f"data: expected finite numbers in {name}, "
+            f"got infinity in {int(infinite.flatten(1).any(1).sum())} of {len(x)} rows; drop these rows"
+        )
+    if not missing and bool(x.isnan().any()):
+        raise ValueError(
+            f"data: expected finite numbers in {name}, "
+            f"got NaN in {int(x.isnan().flatten(1).any(1).sum())} of {len(x)} rows; drop or fill them, or say missing=True (--missing true)"
+        )
+    if image is None:
+        return x
+    shape, last = image
+    return (x.movedim(-1, 1).contiguous() if last else x) if x.dim() == 4 else x.unsqueeze(1) if x.dim() == 3 else x
+
+
+def _domain(x: np.ndarray) -> Domain:
+    x = x[~np.isnan(x)] if x.dtype.kind == "f" else x
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
+    whole = x.dtype.kind != "f" or bool((x == x.round()).all())
+    if low < 0 or (high > 1 and not whole):
+        return "real"
+    if high > 1:
+        return "counts"
+    return "binary" if whole else "unit"
+
+
+def _check_domain(name: str, x: Tensor, found: Domain, asked: Domain, said: bool):
+    allowed = {"binary": {"binary"}, "unit": {"binary", "unit"}, "counts": {"binary", "counts"}, "categories": {"binary", "counts"}}
+    if asked != "real" and asked not in allowed:
+        raise ValueError(f"data: expected domain as one of real, {', '.join(allowed)}, got {asked!r}")
+    if asked in allowed and found not in allowed[asked]:
+        claim = f"was said to be {asked}" if said else f"must be {asked} as the training data are"
+        raise ValueError(
+            f"data: {name} {claim}, but its values from {x.min().item():.4g} to {x.max().item():.4g} "
+            f"are {found}; rescale them or say domain={found!r}"
+        )
+
+
+def _checked_labels(labels: Any, rows: int, name: str) -> Tensor:
+    labels = torch.as_tensor(np.asarray(labels))
+    if labels.shape[:1] != (rows,) or labels.dim() > 2:
+        raise ValueError(f"data: expected a label for each of {rows} rows of {name}, got labels of shape {tuple(labels.shape)}")
+    return labels.flatten() if labels.dim() == 2 and labels.shape[1] == 1 else labels

@@ -1,0 +1,125 @@
+"""Folders of images: classes by folder, splits by folders called train, val and test; x is (C, H, W) from 0 to 1."""
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .limits import check_size, is_regular
+from .readers import MEMORY
+from .rows import Rows
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "valid"
+)
+_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I;16", "RGB": "RGB", "RGBA": "RGBA"}  # what each is decoded as
+_CHANNELS = {"L": 1, "I;16": 1, "RGB": 3, "RGBA": 4}
+_WHAT = {"L": "grey", "I;16": "16-bit grey", "RGB": "colour", "RGBA": "colour with transparency"}
+
+Images = dict[str, tuple[np.ndarray | Rows, Tensor | None]]
+
+
+def read(folder: Path, limit: float) -> tuple[Images, list[str] | None]:
+    """Images and labels of each split of a folder, and the names of the classes, where there are several.
+
+    Too many for memory are decoded as they are needed, by processes beside the training. Hidden files and folders, pipes and
+    files of other kinds are passed over.
+
+    Raises:
+        ValueError: no images, images of several sizes or modes, or one that cannot be read.
+    """
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not _hidden(path, folder) and is_regular(path)
+    )
+    if not paths:
+        raise ValueError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, found none")
+    splits = _by_split(paths, folder)
+    first = paths[0]
+    mode = _mode(first)
+    for path in paths:
+        if (other := _mode(path)) != mode:
+            raise ValueError(
+                f"data: expected images of one kind, got {_WHAT[mode]} in {first} and {_WHAT[other]} in {path}; convert some of them"
+            )
+    with _image(first) as image:
+        check_size(4.0 * image.width * image.height * _CHANNELS[mode], limit, str(first))
+    shape = _pixels(first, mode).shape
+    large = 4 * len(paths) * np.prod(shape) > MEMORY
+    classes = sorted({name for below in splits.values() for name in below.values()})
+    found = {split: _read_split(list(below), shape, mode, large) + (_labels(below, classes),) for split, below in splits.items()}
+    return {split: (x, labels) for split, (x, labels) in found.items()}, classes if len(classes) > 1 else None
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+
+
+def _by_split(paths: list[Path], folder: Path) -> dict[str, dict[Path, str]]:
+    """The images of each split with their classes: the folders that they are in."""
+    tops = {path.relative_to(folder).parts[0] for path in paths}
+    if not (tops <= _SPLITS.keys() and "train" in {_SPLITS[top] for top in tops if top in _SPLITS}):
+        return {"train": {path: path.parent.relative_to(folder).as_posix() for path in paths}}
+    splits: dict[str, dict[Path, str]] = {}
+    for path in paths:
+        top, *_ = path.relative_to(folder).parts
+        splits.setdefault(_SPLITS[top], {})[path] = path.parent.relative_to(folder / top).as_posix()
+    return splits
+
+
+def _read_split(paths: list[Path], shape: tuple[int, ...], mode: str, large: bool) -> tuple[np.ndarray | Rows]:
+    decode = functools.partial(_images, paths, shape, mode)
+    whole = torch.Size([len(paths), *shape])
+    return (Rows(decode, whole, workers=min(8, os.cpu_count() or 1)) if large else decode(np.arange(len(paths))),)
+
+
+def _labels(below: dict[Path, str], classes: list[str]) -> Tensor | None:
+    return torch.tensor([classes.index(name) for name in below.values()]) if len(classes) > 1 else None
+
+
+def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarray) -> np.ndarray:
+    """Some of the images, which must all be of one shape."""
+    images = [_pixels(paths[row], mode) for row in rows]
+    for row, image in zip(rows, images):
+        if image.shape != shape:
+            sizes = [f"{size[2]} x {size[1]}" for size in (shape, image.shape)]
+            raise ValueError(f"data: expected images of one size, got {sizes[0]} in {paths[0]} and {sizes[1]} in {paths[row]}")
+    return np.stack(images)
+
+
+def _image(path: Path):
+    """An image whose header was read; ``ValueError`` for a file that is none."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
+
+
+def _mode(path: Path) -> str:
+    """What an image is decoded as, by its header."""
+    with _image(path) as image:
+        if image.mode == "P":  # a palette
+            return "RGBA" if "transparency" in image.info else "RGB"
+        if image.mode not in _MODES:
+            raise ValueError(f"data: {path} is an image of mode {image.mode}, which is not read; convert it to grey, RGB or RGBA")
+        return _MODES[image.mode]
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    """An image upright as its EXIF data say, ``(C, H, W)``: bytes, or float32 from 0 to 1 for 16-bit grey levels."""
+    from PIL import ImageOps
+
+    try:
+        with _image(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if mode == "I;16":
+                return (np.asarray(upright).astype(np.float32) / 65535)[None]
+            pixels = np.asarray(upright.convert(mode))
+    except Exception as error:
+        raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,221 @@
+"""Whatever people bring, as the tensors that a program is called with: arrays, tables, tensors, splits, Datasets, DataLoaders."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from . import arrays, readers, tables
+from .limits import LIMIT
+from .rows import Rows
+from .schema import Schema
+from .splits import FEW, DataSet, Split
+
+Column = Tensor | Rows
+LOOK = 100_000  # rows that mean and scale of columns are taken from
+_LOST, _COARSE = 5.0, 500.0  # steps of float32 within a standard deviation: fewer are refused, or warned about
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Data as tensors.
+
+    Args:
+        x: ``(N, *event)``.
+        y: labels or covariates, where there are some.
+        schema: the columns of x, as far as they are known.
+        draw: what is applied to x whenever it is used, such as dynamic binarization.
+    """
+
+    x: Column
+    y: Column | None = None
+    schema: Schema | None = None
+    draw: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a model takes.
+
+    Args:
+        schema: the columns it was trained on: tables are brought into their order.
+        dtype: floating-point numbers of this kind; ``None`` leaves tensors as they are.
+        event_shape: of one x; images with channels last are turned.
+        bounded: says whether x is between 0 and 1, so that 8-bit grey levels are divided by 255.
+    """
+
+    schema: Schema | None = None
+    dtype: torch.dtype | None = None
+    event_shape: torch.Size | None = None
+    bounded: Callable[[], bool] | None = None
+
+
+ANYTHING = Wanted()
+
+
+def rows_to_look_at(x: Column) -> int:
+    """How many rows mean and scale are taken from: at most 100,000, and 100 MB of those on disk."""
+    return min(LOOK, len(x)) if isinstance(x, Tensor) else min(LOOK, max(1, int(FEW * len(x) // x.nbytes)))
+
+
+def wanted_by(model: Any) -> Wanted:
+    """What a model takes: all of it known of an Autoencoder or its program, nothing of a plain function."""
+    likelihood = getattr(model, "likelihood", None)
+    if not isinstance(model, nn.Module) or likelihood is None:
+        return Wanted()
+    dtypes = (p.dtype for p in itertools.chain(model.parameters(), model.buffers()) if p.is_floating_point())
+    dtype = next(dtypes, torch.get_default_dtype())
+    return Wanted(getattr(model, "schema", None), dtype, likelihood.event_shape, lambda: likelihood.bounded)
+
+
+def read(data: Any, wanted: Wanted = ANYTHING) -> Inputs:
+    """Data as tensors.
+
+    Raises:
+        ValueError: another type, no rows, columns that are missing, or values that float32 cannot tell apart.
+    """
+    if isinstance(data, DataSet):
+        raise ValueError(f"expected one split of the data set {data.name!r}: its .train, to fit, or its .test, to score")
+    if isinstance(data, Split):
+        return _of_split(data, wanted)
+    if isinstance(data, (tuple, list)) and len(data) > 0 and not np.isscalar(data[0]):
+        return _of_pair(data, wanted)
+    if isinstance(data, (Dataset, DataLoader)) and not hasattr(data, "to_pandas"):
+        return _of_pair(gathered(data), wanted)
+    if isinstance(data, Rows):
+        return Inputs(data, schema=wanted.schema)
+    if (frame := readers.as_frame(data)) is not None:
+        if wanted.schema is None or wanted.schema.columns is None:
+            return _of_split(tables.whole("table", frame, tables.Asked()), wanted)
+        return _of_split(tables.encoded(frame, wanted.schema), wanted)
+    return Inputs(cast(data, wanted), schema=wanted.schema)
+
+
+def _of_split(split: Split, wanted: Wanted) -> Inputs:
+    ours, theirs = wanted.schema, split.schema
+    if ours is not None and ours.columns and theirs.columns and ours.columns != theirs.columns:
+        split = tables.encoded(split.frame(), ours)  # columns in another order, other categories
+    x = split.x if isinstance(split.x, Rows) else cast(split.x, wanted)
+    return Inputs(x, split.labels, split.schema, split.draw if split.dynamic else None)
+
+
+def _of_pair(columns: Iterable[Any], wanted: Wanted) -> Inputs:
+    x, *rest = columns
+    found = read(x, wanted)
+    if len(rest) > 1:
+        raise ValueError(f"expected x, or x and labels y, got {1 + len(rest)} columns")
+    y = labels(rest[0], wanted) if rest else found.y
+    if y is not None and y.shape[:1] != found.x.shape[:1]:
+        raise ValueError(f"expected x and y with as many rows, got the shapes {tuple(found.x.shape)} and {tuple(y.shape)}")
+    return Inputs(found.x, y, found.schema, found.draw)
+
+
+def labels(y: Any, wanted: Wanted = ANYTHING) -> Column:
+    """Labels or covariates as a tensor: whole numbers stay so, others get the model's dtype."""
+    if isinstance(y, Rows):
+        return y
+    if isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
+        y = np.asarray(y)
+    y = cast(y, Wanted(dtype=None))
+    return y.to(wanted.dtype) if y.is_floating_point() and wanted.dtype is not None else y
+
+
+def gathered(data: Dataset | DataLoader) -> list[Tensor]:
+    """All examples of a Dataset or a DataLoader, in order, columns as tensors.
+
+    Raises:
+        ValueError: there is none, or their examples are no tensors.
+    """
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        loader = DataLoader(data.dataset, data.batch_size or 256, collate_fn=data.collate_fn if data.batch_size else None)
+    else:
+        loader = data if isinstance(data, DataLoader) else DataLoader(data, 256)
+    with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers
+        batches = [tuple(batch) if isinstance(batch, (list, tuple)) else (batch,) for batch in loader]
+    if not batches:
+        raise ValueError(f"expected at least one example, got none from the {type(data).__name__}")
+    if not all(isinstance(column, Tensor) for column in batches[0]):
+        raise ValueError(f"expected examples x, or (x, y), as tensors, got {' and '.join(type(c).__name__ for c in batches[0])}")
+    return [torch.cat(columns) for columns in zip(*batches)]
+
+
+def cast(data: Any, wanted: Wanted) -> Tensor:
+    """One array or tensor as the model takes it.
+
+    Raises:
+        ValueError: no array of numbers, or numbers that float32 cannot tell apart.
+    """
+    if isinstance(data, Tensor) and data.layout is torch.strided and data.is_floating_point() and _is_native(data, wanted):
+        return _turned(data.to(wanted.dtype), wanted)
+    if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
+        raise ValueError(
+            "expected data as an array, a tensor (N, *event), a DataFrame, a tuple (x, y), a split such as pa.data.load(...).train, "
+            f"a Dataset or a DataLoader, got {type(data).__name__}"
+        )
+    if isinstance(data, Tensor) and data.layout is torch.strided and wanted.dtype is None:
+        return data.detach()
+    x = _tensor(data, wanted)
+    if wanted.dtype is None:
+        return x.to(torch.get_default_dtype()) if x.is_floating_point() else x
+    if x.dtype is torch.uint8 and bool(wanted.bounded is not None and wanted.bounded()) and bool((x > 1).any()):
+        x = x.to(wanted.dtype) / 255
+    return _turned(x.to(wanted.dtype), wanted)
+
+
+def _is_native(data: Tensor, wanted: Wanted) -> bool:
+    """Whether a tensor needs no more than a change of dtype, through which gradients flow."""
+    if data.dtype is not torch.float64 or wanted.dtype is torch.float64:
+        return wanted.dtype is not None
+    if wanted.dtype is None or (wanted.schema is not None and wanted.schema.is_shifted):
+        return False
+    _check_precision(data.detach().cpu().numpy())
+    return True
+
+
+def _tensor(data: Any, wanted: Wanted) -> Tensor:
+    device = data.device if isinstance(data, Tensor) else None
+    array = arrays.as_array(data, LIMIT)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
+    if wanted.schema is not None and array.dtype in (np.float64, np.int64):
+        array = wanted.schema.centred(array)
+    if wanted.dtype is torch.float32 and array.dtype in (np.float64, np.int64, np.uint64, np.int32, np.uint32):
+        _check_precision(array)
+    native = array.dtype.newbyteorder("=")
+    native = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}.get(native.name, native)
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
+    return tensor.to(device) if device is not None else tensor
+
+
+def _check_precision(array: np.ndarray):
+    """Refuse columns that differ by less than float32 can tell; warn where it is coarse."""
+    x = array.reshape(len(array), -1).astype(np.float64)
+    if not x.size:
+        return
+    x = np.where(np.isfinite(x), x, np.nan)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of columns without numbers
+        spread, largest = np.nanstd(x, 0), np.nanmax(np.abs(x), 0)
+        steps = np.where(spread > 0, spread / (largest * 2.0**-24), np.inf)
+    worst = int(np.nanargmin(np.where(np.isnan(steps), np.inf, steps)))
+    said = f"entry {worst} of x is {largest[worst]:.6g} in size with a standard deviation of {spread[worst]:.3g}"
+    if steps[worst] < _LOST:
+        raise ValueError(f"{said}: float32 cannot tell its values apart; load it with pa.data.load, which centres it first")
+    if steps[worst] < _COARSE:
+        warnings.warn(f"{said}, which float32 rounds to {steps[worst]:.0f} steps; pa.data.load centres it first", stacklevel=2)
+
+
+def _turned(x: Tensor, wanted: Wanted) -> Tensor:
+    """Images with channels last, or without a channel, as ``(C, H, W)``, where the model wants that."""
+    event, image = wanted.event_shape, len(wanted.event_shape or ()) == 3
+    if not image or x.dim() < 3 or x.shape[1:] == event:
+        return x
+    if x.dim() == 4 and x.shape[1:] == torch.Size([*event[1:], event[0]]):
+        return x.movedim(-1, 1).contiguous()
+    return x.unsqueeze(1) if x.dim() == 3 and event[0] == 1 and x.shape[1:] == event[1:] else x

@@ -1,0 +1,237 @@
+"""Files as arrays or tables: thin over NumPy, pandas, pyarrow and anndata. What is too large for memory stays on disk."""
+
+import functools
+import math
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import text
+from .limits import LIMIT, check_size, opened
+from .rows import Rows
+
+MEMORY = 1e9  # bytes as float32, above which data stay on disk
+_CHUNK = 1024  # rows of a mapped file touched at a time, so that few of its pages count as this process's memory
+
+
+@dataclass
+class Read:
+    """What a file holds: named arrays, or one table."""
+
+    arrays: dict[str, np.ndarray | Rows] = field(default_factory=dict)
+    frame: pd.DataFrame | None = None
+    remarks: list[str] = field(default_factory=list)
+    label: str | None = None  # the column of labels, where the file says so
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are read.
+
+    Args:
+        csv: options of ``pandas.read_csv``, instead of what is inferred.
+        na: values that stand for missing ones.
+        limit: bytes that a file may take in memory.
+    """
+
+    csv: dict[str, Any] = field(default_factory=dict)
+    na: list = field(default_factory=list)
+    limit: float = LIMIT
+
+
+def read(path: Path, options: Options) -> Read:
+    """A file by its suffix.
+
+    Raises:
+        ValueError: a damaged file, one that needs a package that is not there, or one too large for ``options.limit``.
+    """
+    return READERS[suffix_of(path)](path, options)
+
+
+def suffix_of(path: Path) -> str:
+    """What names the format: the suffix, without that of a compression."""
+    name = path.with_suffix("") if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zip") else path
+    return name.suffix.lower()
+
+
+def _text(path: Path, options: Options) -> Read:
+    frame, remarks, label = text.read(path, options.csv, options.na, options.limit)
+    return Read(frame=frame, remarks=remarks, label=label)
+
+
+def _json(path: Path, options: Options) -> Read:
+    with opened(path, options.limit / 10) as file:  # parsed objects take several times the text
+        frame = pd.read_json(file, lines=suffix_of(path) == ".jsonl", convert_dates=False)
+    return Read(frame=frame)
+
+
+def _npy(path: Path, options: Options) -> Read:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim < 2 or 4 * array.size <= MEMORY:
+        check_size(array.nbytes, options.limit, path.name)
+        return Read({"train": np.array(array)})
+    return Read({"train": Rows(functools.partial(_mapped, path), torch.Size(array.shape))})
+
+
+def _mapped(path: str | os.PathLike, rows: np.ndarray) -> np.ndarray:
+    """Rows of an ``.npy`` file, mapped afresh for every chunk: what a mapping has touched leaves memory with it."""
+    parts = [rows[start : start + _CHUNK] for start in range(0, max(1, len(rows)), _CHUNK)]
+    return np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False)[part] for part in parts])
+
+
+def unzipped(path: Path, limit: float = LIMIT) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, closed again whatever is wrong with it; sizes are looked up in the headers first."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {}
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                sizes[name] = _size_in_header(file)
+        check_size(sum(sizes.values()), limit, path.name)
+        arrays = {}
+        for name in sizes:
+            with archive.open(name) as file:
+                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+def _size_in_header(file) -> int:
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    return math.prod(shape) * dtype.itemsize
+
+
+_SPLITS = {
+    "train": ("train", "x_train", "X_train", "train_x", "train_images"),
+    "test": ("test", "x_test", "X_test", "test_x", "test_images"),
+}
+_SPLITS["valid"] = ("valid", "validation", "val", "x_val", "x_valid", "X_val", "X_valid", "valid_x", "val_x")
+_LABELS = {name: (f"{name}_labels", f"labels_{name}", f"y_{name}", f"{name}_y") for name in ("train", "test", "valid")}
+_LABELS["valid"] += ("validation_labels", "val_labels", "y_val", "val_y")
+
+
+def _npz(path: Path, options: Options) -> Read:
+    arrays = unzipped(path, options.limit)
+    found = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
+    labels = {f"{split}_labels": arrays.pop(name) for split, names in _LABELS.items() for name in names if name in arrays}
+    if "train" not in found:
+        single = {name: array for name, array in arrays.items() if name not in ("y", "labels", "target")}
+        if len(single) != 1:
+            raise ValueError(f"expected an array named 'train', or a single one, got {sorted(arrays)}")
+        (name,) = single
+        found["train"] = arrays.pop(name)
+        for name in {"y", "labels", "target"} & arrays.keys():
+            labels["train_labels"] = arrays.pop(name)
+    if arrays:
+        raise ValueError(f"expected arrays named train, valid, test and train_labels, ..., got {sorted(arrays)} beside them")
+    return Read(found | labels)
+
+
+def _needs(package: str, extra: str, what: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError:
+        raise ValueError(f"data: {what} need {package}: install pyroae[{extra}]") from None
+
+
+def _arrow(path: Path, options: Options) -> Read:
+    """A Parquet, Feather or Arrow file; columns of numbers too large for memory are unpacked to a temporary file."""
+    pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
+    import pyarrow.parquet
+
+    if suffix_of(path) == ".parquet":
+        file = pyarrow.parquet.ParquetFile(path)
+        rows, schema = file.metadata.num_rows, file.schema_arrow
+        check_size(sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), options.limit, path.name)
+        if 4 * rows * len(schema) > MEMORY:
+            return Read({"train": _unpacked(file.iter_batches(), rows, len(schema))})
+        return Read(frame=file.read().to_pandas(ignore_metadata=True))
+    with pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source)
+        batches = [file.get_batch(number) for number in range(file.num_record_batches)]  # views, not read yet
+        rows = sum(len(batch) for batch in batches)
+        if 4 * rows * len(file.schema) > MEMORY:
+            return Read({"train": _unpacked(iter(batches), rows, len(file.schema))})
+        return Read(frame=pa.Table.from_batches(batches, file.schema).to_pandas(ignore_metadata=True))
+
+
+def _unpacked(batches: Iterator, rows: int, columns: int) -> Rows:
+    """Tables of numbers below one another, in a file that lasts as long as its rows are in use."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if 4 * rows * columns > free:
+        raise ValueError(
+            f"data: this table takes {4e-9 * rows * columns:,.1f} GB in {tempfile.gettempdir()}, which has {free / 1e9:,.1f} GB free"
+        )
+    file = tempfile.NamedTemporaryFile(suffix=".npy", prefix="pyroae-")  # noqa: SIM115 (closed, and so deleted, with the rows)
+    table = np.lib.format.open_memmap(file.name, "w+", np.float32, (rows, columns))
+    start = 0
+    for batch in batches:
+        table[start : start + len(batch)] = np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], 1)
+        start += len(batch)
+    return Rows(_Temporary(file), torch.Size(table.shape))
+
+
+class _Temporary:
+    """Reads a temporary ``.npy`` file, and keeps it from being deleted."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return _mapped(self.file.name, rows)
+
+
+def _excel(path: Path, options: Options) -> Read:
+    _needs("openpyxl", "excel", "Excel files")
+    with zipfile.ZipFile(path) as archive:
+        check_size(10.0 * sum(member.file_size for member in archive.infolist()), options.limit, path.name)
+    return Read(frame=pd.read_excel(path, na_values=list(map(str, options.na)) or None))
+
+
+def _anndata(path: Path, options: Options) -> Read:
+    anndata = _needs("anndata", "anndata", "AnnData files")
+    backed = anndata.read_h5ad(path, backed="r")
+    rows, columns = backed.shape
+    backed.file.close()
+    check_size(8.0 * rows * columns, options.limit, path.name)
+    return Read(frame=as_frame(anndata.read_h5ad(path)))
+
+
+READERS: dict[str, Callable[[Path, Options], Read]] = {
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".tab", ".dat"), _text),
+    **dict.fromkeys((".json", ".jsonl"), _json),
+    **dict.fromkeys((".parquet", ".arrow", ".feather"), _arrow),
+    ".npy": _npy,
+    ".npz": _npz,
+    ".xlsx": _excel,
+    ".h5ad": _anndata,
+}
+
+
+def as_frame(source: Any) -> pd.DataFrame | None:
+    """A pandas DataFrame of pandas', polars', Hugging Face's or AnnData's objects; ``None`` for other things."""
+    if isinstance(source, pd.DataFrame):
+        frame = (
+            source
+            if isinstance(source.columns, pd.Index) and source.columns.nlevels == 1
+            else source.set_axis(source.columns.map("_".join), axis=1)
+        )
+        return frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
+    if isinstance(source, pd.Series):
+        return source.to_frame(source.name if source.name is not None else "x0").reset_index(drop=True)
+    if hasattr(source, "var_names") and hasattr(source, "obs"):  # AnnData: cells, genes
+        x = source.X.toarray() if hasattr(source.X, "toarray") else np.asarray(source.X)
+        frame = pd.DataFrame(x, columns=[str(name) for name in source.var_names])
+        return frame
+    if hasattr(source, "to_pandas") and not isinstance(source, np.ndarray):  # polars, Hugging Face datasets, pyarrow
+        return as_frame(source.to_pandas())
+    return None

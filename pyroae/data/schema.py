@@ -1,0 +1,245 @@
+"""What the entries of x are: columns with names and kinds, or the pixels of an image. Models, runs and files remember it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from ..checks import did_you_mean
+from ..registry import Part, register, register_base
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["real", "positive", "count", "binary", "category", "unit"]
+KINDS: tuple[str, ...] = get_args(Kind)
+_DOMAINS = {"real": "real", "count": "counts", "binary": "binary", "unit": "unit", "category": "categories"}
+_SHOWN = 8  # values listed in a message
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: entry x is ``(value - shift) / scale``, or the position of the value in ``values``.
+
+    Args:
+        name: of the column.
+        kind: ``"real"``, ``"positive"``, ``"count"``, ``"binary"``, ``"category"``, or ``"unit"`` for values between 0 and 1.
+        values: of a binary or categorical column: the values that 0, 1, ... stand for.
+        shift: subtracted in double precision, where float32 could not hold the values; a density does not change by it.
+        scale: 255 for 8-bit grey levels, otherwise 1.
+        missing: whether entries may be missing (NaN).
+
+    >>> Column("species", "category", values=["setosa", "virginica"]).size
+    2
+    """
+
+    name: str
+    kind: Kind
+    values: Sequence[Any] | None = None
+    shift: float = 0.0
+    scale: float = 1.0
+    missing: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that are not the default's, as plain data."""
+        values = None if self.values is None else list(self.values)
+        every = {"name": self.name, "kind": self.kind, "values": values, "shift": self.shift, "scale": self.scale, "missing": self.missing}
+        return {name: value for name, value in every.items() if value not in (None, False) and (name, value) not in _DEFAULTS}
+
+    @property
+    def size(self) -> int:
+        """Number of categories; 1 for numbers."""
+        return len(self.values) if self.kind == "category" and self.values is not None else 1
+
+    def encode(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
+        """The entries of x for a pandas column, as float64 with NaN for missing values, and unless ``strict`` for unknown categories.
+
+        Raises:
+            ValueError: values that are no numbers, infinite, or categories that were not there in training.
+        """
+        from .kinds import numeric
+
+        if self.values is not None:
+            return self.codes(series, strict)
+        numbers = numeric(series)
+        if numbers is None:
+            raise ValueError(f"data: expected numbers in column {self.name!r}, got {series.dropna().iloc[0]!r}")
+        if bool(np.isinf(numbers).any()):
+            raise ValueError(f"data: column {self.name!r} is infinite in row {int(np.isinf(numbers).argmax()) + 1}; drop that row")
+        return (numbers - self.shift) / self.scale
+
+    def codes(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
+        """The positions of a column's values in ``values``."""
+        import pandas as pd
+
+        missing = series.isna().to_numpy()
+        codes = pd.Index(list(self.values), dtype=object).get_indexer(pd.Index(series.astype(object))).astype(float)
+        unknown = (codes < 0) & ~missing
+        if unknown.any():  # the same categories may be text in one file and numbers in another
+            as_text = pd.Index([str(value) for value in self.values], dtype=object)
+            codes[unknown] = as_text.get_indexer(pd.Index([_as_text(value) for value in series[unknown]], dtype=object))
+            unknown = (codes < 0) & ~missing
+        if unknown.any() and strict:
+            new = sorted({_as_text(value) for value in series[unknown]})
+            raise ValueError(
+                f"data: column {self.name!r} has the value{'s' * (len(new) > 1)} {', '.join(map(repr, new[:_SHOWN]))} "
+                f"in {int(unknown.sum())} rows, unknown to this model; known: {', '.join(map(str, self.values[:_SHOWN]))}"
+                f"{', ...' * (len(self.values) > _SHOWN)}; drop these rows, or leave the cells empty"
+            )
+        codes[missing | unknown] = np.nan
+        return codes
+
+    def decode(self, entries: np.ndarray) -> np.ndarray:
+        """Values in the data's units and names for entries of x."""
+        if self.values is None:
+            numbers = entries.astype(np.float64) * self.scale + self.shift
+            return numbers
+        missing = np.isnan(entries)
+        values = np.array([*self.values, None], dtype=object)
+        return values[np.where(missing, len(self.values), np.nan_to_num(entries).round().clip(0, len(self.values) - 1)).astype(int)]
+
+
+_DEFAULTS = (("shift", 0.0), ("scale", 1.0))
+
+
+def _as_text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@register("schemas")
+@register_base("schemas")
+class Schema(Part):
+    """The columns of x in order, or the shape of its image; the column of labels and the names of the classes.
+
+    Args:
+        columns: one for each entry of x, or its fields as a dictionary; ``None`` for arrays without names.
+        image_shape: ``(C, H, W)``, or ``(H, W)``, of an x that is an image.
+        label: the column that labels come from.
+        classes: the names of the labels 0, 1, ...
+
+    >>> schema = Schema([Column("age", "real"), Column("smokes", "binary", values=["no", "yes"])])
+    >>> schema.frame(torch.tensor([[31.0, 1.0]])).to_dict("records")
+    [{'age': 31.0, 'smokes': 'yes'}]
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column | dict[str, Any]] | None = None,
+        image_shape: Sequence[int] | None = None,
+        label: str | None = None,
+        classes: Sequence[Any] | None = None,
+    ):
+        made = None if columns is None else tuple(_column(each) if isinstance(each, dict) else each for each in columns)
+        self.columns = made
+        if made is not None:
+            self.arguments["columns"] = [column.as_dict() for column in made]
+            _check(made)
+        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.label, self.classes = label, None if classes is None else tuple(classes)
+        self.arguments |= {name: list(value) for name, value in self.arguments.items() if isinstance(value, tuple)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.__dict__ | {"arguments": 0} == other.__dict__ | {"arguments": 0}
+
+    __hash__ = None
+
+    def __deepcopy__(self, memo: dict) -> "Schema":
+        return self  # never changed
+
+    @property
+    def names(self) -> list[str] | None:
+        """The columns' names."""
+        return None if self.columns is None else [column.name for column in self.columns]
+
+    @property
+    def domain(self) -> str:
+        """What values x takes, where all columns are of one kind; otherwise ``"table"``."""
+        kinds = {column.kind for column in self.columns or ()}
+        return _DOMAINS.get(next(iter(kinds)), "table") if len(kinds) == 1 else "table"
+
+    def encode(self, frame: "pd.DataFrame", strict: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+        """x ``(N, columns)`` in float32 and labels, where the frame has them. Columns are found by name, in any order.
+
+        Unknown categories are missing values, and unknown labels -1, unless ``strict``.
+
+        Raises:
+            ValueError: a column is not there, or holds values that this schema does not know.
+        """
+        if self.columns is None:
+            raise ValueError("data: expected an array: the data of this model have no column names")
+        for column in self.columns:
+            if column.name not in frame:
+                raise ValueError(f"data: there is no column {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
+        x = np.empty((len(frame), len(self.columns)), np.float32)
+        series = dict(frame[self.names].items())
+        for i, column in enumerate(self.columns):
+            x[:, i] = _as_float32(column.encode(series[column.name], strict), column.name)
+        return x, self._labels(frame, strict)
+
+    def _labels(self, frame: "pd.DataFrame", strict: bool) -> np.ndarray | None:
+        if self.label is None or self.label not in frame:
+            return None
+        codes = Column(self.label, "category", values=self.classes).codes(frame[self.label], strict)
+        if strict and np.isnan(codes).any():
+            raise ValueError(f"data: the label {self.label!r} is missing in {int(np.isnan(codes).sum())} rows; drop these rows")
+        return np.nan_to_num(codes, nan=-1).astype(np.int64)
+
+    def frame(self, x: Tensor | np.ndarray) -> "pd.DataFrame":
+        """A DataFrame in the data's units, with column names and categories, for x of shape ``(N, ...)``."""
+        import pandas as pd
+
+        x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+        x = x.reshape(len(x), -1)
+        if self.columns is None:
+            return pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+        whole = {"count"}
+        data = {}
+        for i, column in enumerate(self.columns):
+            values = column.decode(x[:, i])
+            data[column.name] = values.astype(np.int64) if column.kind in whole and _is_whole(values) else values
+        return pd.DataFrame(data)
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether some columns are centred."""
+        return any(column.shift for column in self.columns or ())
+
+    def centred(self, x: np.ndarray) -> np.ndarray:
+        """An array ``(N, columns)`` in the data's units as entries of x; columns that are centred already stay so."""
+        if self.columns is None or x.ndim != 2 or x.shape[1] != len(self.columns) or not self.is_shifted:
+            return x
+        shifts = np.array([column.shift for column in self.columns])
+        with np.errstate(invalid="ignore"):
+            raw = np.nanmax(np.abs(x), 0, initial=0.0) > np.abs(shifts) / 2
+        return x.astype(np.float64) - np.where(raw, shifts, 0.0)
+
+
+def _column(fields: dict[str, Any]) -> Column:
+    try:
+        return Column(**fields)
+    except TypeError as error:
+        raise ValueError(f"Schema: expected the fields of a column, such as name and kind, got {sorted(map(str, fields))}") from error
+
+
+def _check(columns: tuple[Column, ...]):
+    for column in columns:
+        if not isinstance(column.name, str) or column.kind not in KINDS:
+            raise ValueError(f"Schema: expected columns with a name and a kind of {', '.join(KINDS)}, got {column!r}")
+        if (column.kind in ("category", "binary")) != isinstance(column.values, (list, tuple)):
+            raise ValueError(f"Schema: expected values for a binary or categorical column, and for no other, got {column!r}")
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all() and (values == values.round()).all() and np.abs(values).max(initial=0) < 2**62)
+
+
+def _as_float32(values: np.ndarray, name: str) -> np.ndarray:
+    largest = float(np.nanmax(np.abs(values), initial=0.0))
+    if largest > 1e18:  # its square is beyond float32
+        row = int(np.nanargmax(np.abs(values)))
+        raise ValueError(
+            f"data: column {name!r} is {values[row]:.4g} in row {row + 1}, too large for float32; divide the column by {largest:.0e}"
+        )
+    return values.astype(np.float32)

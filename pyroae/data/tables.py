@@ -1,0 +1,160 @@
+"""A table as a data set: which columns x is made of, the labels, and the summary that is printed."""
+
+import collections
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..checks import did_you_mean
+from .kinds import Kinds, infer
+from .schema import KINDS, Column, Schema
+from .splits import DataSet, Split, hold_out
+
+_MODELLED = {
+    "real": "Normal, standardised",
+    "positive": "LogNormal, standardised",
+    "count": "NegativeBinomial",
+    "binary": "Bernoulli",
+    "category": "Categorical of {}",
+    "unit": "values from 0 to 1",
+}
+_DOMAIN_KINDS = {"real": "real", "counts": "count", "binary": "binary", "categories": "category", "unit": "unit"}
+_ROWS = 30  # of the summary
+_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of the table: the arguments of ``load`` of the same names."""
+
+    labels: str | None = None
+    drop: Sequence[str] = ()
+    columns: Sequence[str] | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+    domain: str | None = None
+    missing: bool | None = None
+    image_shape: tuple[int, ...] | None = None
+    schema: Schema | None = None  # known already: nothing is inferred, rows with unknown categories are passed over
+
+
+def of_frame(name: str, frame: pd.DataFrame, asked: Asked, test: float | None, remarks: Sequence[str] = ()) -> DataSet:
+    """A DataFrame as a data set, rows held out for testing at random.
+
+    Raises:
+        ValueError: a column that is not there, none that can be modelled, or missing values that were not asked for.
+    """
+    all_rows, summary = _taken(name, frame, asked, remarks)
+    train, held_out = hold_out(all_rows, 0.2 if test is None else test)
+    return DataSet(name, train, held_out, table=summary)
+
+
+def whole(name: str, frame: pd.DataFrame, asked: Asked) -> Split:
+    """All rows of a DataFrame, its columns' kinds inferred."""
+    return _taken(name, frame, asked, ())[0]
+
+
+def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str]) -> tuple[Split, str]:
+    """All rows, and the summary."""
+    if len(frame) == 0:
+        raise ValueError(f"data: expected at least one row in {name}, got none")
+    if asked.schema is not None:
+        return encoded(frame, asked.schema, strict=False), ""
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of the two")
+    _check_names(frame, asked)
+    body = frame.drop(columns=[*asked.drop, *([asked.labels] if asked.labels else [])])
+    body = body if asked.columns is None else body[list(asked.columns)]
+    kinds = dict(asked.kinds)
+    if asked.domain is not None:
+        kinds = {column: _DOMAIN_KINDS[asked.domain] for column in body} | kinds
+    found = infer(body, kinds, kept=asked.columns is not None)
+    if not found.columns:
+        reasons = "; ".join(f"{column}: {why}" for column, why in list(found.left_out.items())[:5])
+        raise ValueError(f"data: nothing is left of {name} to model ({reasons}); say which columns to take, columns=[...] or kinds={{...}}")
+    if asked.missing is False and (holes := [column.name for column in found.columns if column.missing]):
+        raise ValueError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
+    classes = _classes(frame[asked.labels], asked.labels) if asked.labels else None
+    schema = Schema(found.columns, asked.image_shape, asked.labels, classes)
+    rows = encoded(frame, schema)
+    return rows, _summary(name, frame, rows, found, asked.labels, classes, remarks)
+
+
+def encoded(frame: pd.DataFrame, schema: Schema, strict: bool = True) -> Split:
+    """All rows of a table, columns found by name as the schema says."""
+    x, labels = schema.encode(frame, strict)
+    return Split(torch.from_numpy(x), None if labels is None else torch.from_numpy(labels), schema.domain, schema=schema)
+
+
+def _check_names(frame: pd.DataFrame, asked: Asked):
+    named = [
+        ("drop", asked.drop),
+        ("columns", asked.columns or ()),
+        ("kinds", asked.kinds),
+        ("labels", [asked.labels] if asked.labels else []),
+    ]
+    for option, names in named:
+        for column in names:
+            if column not in frame.columns:
+                raise ValueError(f"data: {option}: there is no column {column!r}" + did_you_mean(str(column), list(frame.columns)))
+    for column, kind in asked.kinds.items():
+        if kind not in KINDS:
+            raise ValueError(f"data: kinds: there is no kind {kind!r} (of column {column!r})" + did_you_mean(kind, KINDS))
+
+
+def _classes(labels: pd.Series, name: str) -> list:
+    if labels.isna().any():
+        raise ValueError(f"data: the label {name!r} is missing in {int(labels.isna().sum())} rows; drop these rows")
+    values = labels.unique().tolist()
+    if len(values) > min(_CLASSES, max(2, len(labels) // 2)):
+        raise ValueError(
+            f"data: expected labels as classes, got {len(values):,} different values in column {name!r}; "
+            f"leave it in x, or drop it (drop=[{name!r}])"
+        )
+    plain = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    return sorted(plain, key=lambda value: (isinstance(value, str), value))
+
+
+def _summary(
+    name: str, frame: pd.DataFrame, whole: Split, found: Kinds, labels: str | None, classes: list | None, remarks: Sequence[str]
+) -> str:
+    """What each column was taken for, as lines of text."""
+    columns = list(found.columns)
+    rows = [_row(column, whole.x[:, i].numpy()) for i, column in enumerate(columns[:_ROWS])]
+    if len(columns) > _ROWS:
+        kinds = collections.Counter(column.kind for column in columns[_ROWS:])
+        rows.append(("...", "", "", "", "more columns: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())))
+    if labels:
+        rows.append((labels, "labels", _listed(classes), "0", "not part of x"))
+    hidden = list(found.left_out.items())
+    rows += [(column, "left out", "", "", reason) for column, reason in hidden[:_ROWS]]
+    if len(hidden) > _ROWS:
+        rows.append(("...", "left out", "", "", f"{len(hidden) - _ROWS:,} more columns"))
+    head = ("column", "kind", "range", "missing", "modelled as")
+    widths = [min(40, max(len(str(row[i])) for row in [head, *rows])) for i in range(5)]
+    lines = ["  ".join(f"{str(cell):{width}}"[: max(width, 40)] for cell, width in zip(row, widths)).rstrip() for row in (head, *rows)]
+    notes = [*remarks, *(f"{column}: {text}" for column, text in found.remarks.items())]
+    takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns, --kinds)"
+    return "\n".join(
+        [f"{name}: {len(frame):,} rows", *lines, *(f"note: {note}" for note in notes), *([f"note: {takes}"] if hidden else [])]
+    )
+
+
+def _row(column: Column, x: np.ndarray) -> tuple[str, ...]:
+    present = x[~np.isnan(x)]
+    missing = len(x) - len(present)
+    if column.values is not None:
+        span = _listed(column.values)
+    else:
+        low, high = (column.decode(np.array([edge]))[0] for edge in (present.min(), present.max()))
+        span = f"{low:.6g} to {high:.6g}"
+    how = _MODELLED[column.kind].format(column.size) + (f", centred at {column.shift:.9g}" if column.shift else "")
+    return column.name, column.kind, span, str(missing) if missing else "0", how
+
+
+def _listed(values: Sequence | None) -> str:
+    values = list(values or ())
+    return ", ".join(map(str, values[:4])) + (f", ... ({len(values)})" if len(values) > 4 else "")

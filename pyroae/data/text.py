@@ -1,0 +1,188 @@
+"""Tables as text (CSV and its relatives): separator, decimal sign, header and encoding are inferred, pandas reads."""
+
+import codecs
+import collections
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .limits import opened
+
+_HEAD = 2**16  # bytes that tell how a file is written
+_ROWS = 50
+_NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
+_MISSING = {*_NA, "", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "n/a", "<NA>"}
+OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
+
+
+def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.DataFrame, list[str], str | None]:
+    """A table, remarks on how it was read, and the column of labels where the file itself says which.
+
+    Raises:
+        ValueError: rows of unequal length, no rows, or more than ``limit`` bytes unpacked.
+    """
+    if unknown := given.keys() - OPTIONS:
+        raise ValueError(f"csv: there is no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(OPTIONS))}")
+    with opened(path, limit) as file:
+        head = file.read(_HEAD)
+    if not head.strip():
+        raise ValueError("expected at least one row, got an empty file")
+    encoding = given.get("encoding") or _encoding(path, head, limit)
+    lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
+    lines = [line for line in (lines[:-1] if len(head) == _HEAD and len(lines) > 1 else lines) if line.strip()][: _ROWS + 1]
+    sep = given.get("sep") or _separator(lines)
+    quote = given.get("quotechar") or _quote(lines[0], sep)
+    rows = _split(lines, sep, quote)
+    header = given["header"] if "header" in given else _header(rows)
+    cells = [cell for row in rows[1:] or rows for cell in row]
+    options: dict[str, Any] = {"sep": sep, "header": header, "encoding": encoding, "quotechar": quote, "skipinitialspace": True}
+    options["decimal"] = given.get("decimal") or _decimal(cells, sep)
+    options["thousands"] = given.get("thousands") or _thousands(cells, options["decimal"])
+    options |= {name: given[name] for name in ("comment", "skiprows") if name in given}
+    remarks = [] if encoding.startswith("utf") else [f"read as {encoding}: it is not UTF-8"]
+    if header == 0 and (special := _classes_in_header(rows)):
+        return _with_classes(path, special, options, na, limit)
+    if header == 0 and "skiprows" not in given and (names := _row_names(rows)):
+        options["names"] = names
+    frame = _pandas(path, options, na, limit)
+    if header is None:
+        frame.columns = [f"x{i}" for i in range(frame.shape[1])]
+        remarks.append("no header: the columns are called x0, x1, ...")
+    return frame, remarks, None
+
+
+def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:
+    with opened(path, limit) as file:
+        try:
+            frame = pd.read_csv(
+                file, na_values=[*_NA, *map(str, na)], low_memory=False, skip_blank_lines=True, index_col=False, **_engine(options)
+            )
+        except pd.errors.ParserError as error:
+            raise ValueError(_plain(str(error))) from None
+        except pd.errors.EmptyDataError:
+            raise ValueError("expected at least one row, got none") from None
+    frame.columns = [str(name).strip().strip("'\"") if isinstance(name, str) else str(name) for name in frame.columns]
+    return frame
+
+
+def _engine(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "sep": r"\s+"} if options["sep"] == " " else options
+
+
+def _plain(message: str) -> str:
+    """pandas' word for rows of unequal length, as a person would say it."""
+    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
+    return f"expected {found[1]} cells in line {found[2]}, got {found[3]}" if found else message.strip()
+
+
+def _encoding(path: Path, head: bytes, limit: float) -> str:
+    for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if head.startswith(mark):
+            return name
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with opened(path, limit) as file:
+        while chunk := file.read(2**22):
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                return "cp1252" if not re.search(rb"[\x81\x8d\x8f\x90\x9d]", chunk) else "latin-1"
+    return "utf-8"
+
+
+def _split(lines: list[str], sep: str, quote: str = '"') -> list[list[str]]:
+    if sep == " ":
+        return [[cell.strip(quote) for cell in re.findall(rf"{quote}[^{quote}]*{quote}|\S+", line)] for line in lines]
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep, quotechar=quote, skipinitialspace=True)]
+
+
+def _separator(lines: list[str]) -> str:
+    """The separator that splits most lines into the same number of cells, more than one."""
+    best, score = ",", 0.0
+    for sep in ("\t", ";", ",", "|", " "):
+        widths = collections.Counter(len(row) for row in _split(lines, sep))
+        width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1], item[0]))
+        share = count / len(lines)
+        if width > 1 and share > max(score, 0.5) + 1e-9:
+            best, score = sep, share
+    return best
+
+
+def _quote(line: str, sep: str) -> str:
+    cells = line.split(sep if sep != " " else None)
+    return "'" if all(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in map(str.strip, cells)) else '"'
+
+
+def _is_number(cell: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?(\d[\d,.]*|\.\d+)([eE][-+]?\d+)?%?|[-+]?(inf|nan)", cell.strip(), re.I))
+
+
+def _header(rows: list[list[str]]) -> int | None:
+    """0 where the first row names the columns, ``None`` where it is a row like the others."""
+    first, rest = rows[0], rows[1:]
+    if not rest:
+        return None if all(_is_number(cell) or cell in _MISSING for cell in first) else 0
+    names = [cell for cell in first if not _is_number(cell) and cell not in _MISSING]
+    if names:
+        return 0
+    numbers = [cell for cell in (first[1:] if first[0] == "" else first) if cell]
+    if len(numbers) > 1 and all(cell.isdigit() for cell in numbers):
+        steps = {int(b) - int(a) for a, b in zip(numbers, numbers[1:])}
+        like_it = sum(
+            len(row) > 1 and all(c.isdigit() for c in row[-len(numbers) :]) and {int(b) - int(a) for a, b in zip(row, row[1:])} == {1}
+            for row in rest
+            if all(c.isdigit() for c in row)
+        )
+        if steps == {1} and not like_it and (int(numbers[0]) in (0, 1) or 1500 <= int(numbers[0]) <= 2200):
+            return 0  # pandas' default names, or years
+    return None
+
+
+def _classes_in_header(rows: list[list[str]]) -> list[str] | None:
+    """The names of the classes in a file of scikit-learn's own: rows, columns and classes stand in the first line."""
+    first = rows[0]
+    sound = len(first) > 3 and first[0].isdigit() and first[1].isdigit() and not any(_is_number(cell) for cell in first[2:])
+    return first[2:] if sound and len(rows) > 1 and len(rows[1]) == int(first[1]) + 1 else None
+
+
+def _with_classes(path: Path, classes: list[str], options: dict, na: list, limit: float) -> tuple[pd.DataFrame, list[str], str]:
+    frame = _pandas(path, options | {"header": None, "skiprows": 1}, na, limit)
+    frame.columns = [*(f"x{i}" for i in range(frame.shape[1] - 1)), "target"]
+    frame["target"] = frame["target"].map(lambda code: classes[int(code)])
+    return frame, ["the first line holds sizes and classes, as in scikit-learn's files: columns x0, x1, ..., labels 'target'"], "target"
+
+
+def _row_names(rows: list[list[str]]) -> list[str] | None:
+    """All columns' names where R's row names stand before them without one; ``ValueError`` where a header is too short otherwise."""
+    names, cells = len(rows[0]), collections.Counter(len(row) for row in rows[1:]).most_common(1)
+    if not cells or cells[0][0] <= names:
+        return None
+    first = [row[0] for row in rows[1:]]
+    counted = all(cell == str(i) for i, cell in enumerate(first, 1))
+    if cells[0][0] == names + 1 and len(set(first)) == len(first) and (counted or not any(map(_is_number, first))):
+        return ["rownames", *rows[0]]
+    raise ValueError(
+        f"expected {names} cells in a row, as many as there are names in the header, got {cells[0][0]}: {','.join(rows[1])[:60]!r}; "
+        "decimal commas? say csv={'sep': ';'} or give a DataFrame"
+    )
+
+
+def _decimal(cells: list[str], sep: str) -> str:
+    """A comma, where numbers are written with it and it does not separate cells."""
+    if sep == ",":
+        return "."
+    comma = sum(bool(re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?|[-+]?\d{1,3}(\.\d{3})+,\d+", cell)) for cell in cells)
+    point = sum(bool(re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", cell)) for cell in cells)
+    return "," if comma > point else "."
+
+
+def _thousands(cells: list[str], decimal: str) -> str | None:
+    mark = "," if decimal == "." else "."
+    grouped = re.compile(rf"[-+]?\d{{1,3}}(\{mark}\d{{3}})+(\{decimal}\d+)?")
+    return (
+        mark
+        if mark == "." and any(grouped.fullmatch(cell) for cell in cells)
+        else ("," if decimal == "." and any(grouped.fullmatch(c) for c in cells) else None)
+    )

@@ -1,0 +1,47 @@
+"""Likelihoods p(x|z): conditionals that know which data they are for."""
+
+from .base import Likelihood
+from .combined import Missing, Product, Standardised
+from .plain import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    FromPyro,
+    Gamma,
+    GreyLevels,
+    Laplace,
+    LogisticMixture,
+    LogNormal,
+    NegativeBinomial,
+    Normal,
+    OptimalNormal,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+)
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "FromPyro",
+    "Gamma",
+    "GreyLevels",
+    "Laplace",
+    "Likelihood",
+    "LogNormal",
+    "LogisticMixture",
+    "Missing",
+    "NegativeBinomial",
+    "Normal",
+    "OptimalNormal",
+    "Poisson",
+    "Product",
+    "Standardised",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+]

@@ -1,0 +1,97 @@
+"""What every likelihood p(x|z) knows: which data it is for, how the encoder sees them, what to show of it."""
+
+import itertools
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import constraints
+
+from ...registry import Part, register_base
+from .. import distributions
+from ..conditional import Conditional, in_words, of_one_entry
+
+
+@register_base("likelihoods")
+class Likelihood(Conditional, Part):
+    """A distribution over one x given the decoder's output; refuses data outside its support.
+
+    >>> import pyroae as pa
+    >>> isinstance(pa.likelihoods.Gamma(64), Likelihood)
+    True
+    """
+
+    remedy = "choose a likelihood whose support holds these data"
+    has_holes = False  # whether NaN in x stands for what was not seen
+    mask = False  # whether the encoder is told what was seen
+
+    def support(self, like: Tensor) -> constraints.Constraint:
+        """What values x may take, as a constraint that can check tensors like that one."""
+        return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
+
+    def _beside(self, x: Tensor) -> Tensor:
+        """``x`` where this part's own tensors are."""
+        own = next(itertools.chain(self.parameters(), self.buffers()), x)
+        return x.to(own.device)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether x lies between 0 and 1."""
+        limit = of_one_entry(self.support(torch.zeros(())))
+        return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
+
+    def picture(self, p: dist.Distribution) -> Tensor:
+        """What to show of p(x|z): its mean, or its mode where it has no mean."""
+        mean = p.mean
+        try:
+            return torch.where(mean.isfinite(), mean, p.mode)
+        except (NotImplementedError, AttributeError):
+            return mean
+
+    @property
+    def input_shape(self) -> torch.Size:
+        """The shape of one x as the encoder sees it."""
+        return self.event_shape
+
+    def shown(self, x: Tensor) -> Tensor:
+        """x as the encoder sees it, ``(..., *input_shape)``: unchanged, standardised, log1p of counts, or one-hot; NaN may stay."""
+        return x
+
+    def measure(self, x: Tensor):
+        """Take location and scale from training data ``(N, *event)``, where this likelihood is ``Standardised``."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether ``measure`` has nothing left to do."""
+        return True
+
+    def check_shape(self, x: Tensor):
+        """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
+        owner, shape = type(self).__name__, ", ".join(map(str, self.event_shape))
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{owner}: expected x as a torch.Tensor of shape (B, {shape}), got {type(x).__name__}; use torch.as_tensor(x)")
+        if not x.is_floating_point():
+            raise ValueError(f"{owner}: expected x in floating point, got {x.dtype}; use x.float(), or x.float() / 255 for 8-bit images")
+        if x.shape[1:] != self.event_shape or x.dim() == 0:
+            same = x.dim() > 0 and x.shape[1:].numel() == self.event_shape.numel()
+            hint = f"x.reshape(-1, {shape})" if same else f"a likelihood and a decoder for events of shape {tuple(x.shape[1:])}"
+            raise ValueError(f"{owner}: expected x of shape (B, {shape}), got {tuple(x.shape)}; use {hint}")
+
+    def check(self, x: Tensor):
+        """``ValueError`` unless ``x`` has the right shape, at least one row, no NaN, and every entry is in the support."""
+        self.check_shape(x)
+        x, owner = self._beside(x), type(self).__name__
+        if len(x) == 0:
+            raise ValueError(f"{owner}: expected at least one example, got x of shape {tuple(x.shape)}")
+        if not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            raise ValueError(f"{owner}: expected finite numbers, got NaN or infinity in {bad} of {len(x)} rows; drop or fill them")
+        support = self.support(x)
+        inside = support.check(x)
+        if not bool(inside.all()):
+            outside = 1 - inside.double().mean().item()
+            raise ValueError(
+                f"{owner}: expected every entry of x to be {in_words(support)}, "
+                f"got entries from {x.min().item():.4g} to {x.max().item():.4g}, "
+                f"{outside:.1%} of the data outside; {self.remedy}"
+            )

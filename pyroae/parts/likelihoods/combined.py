@@ -1,0 +1,224 @@
+"""Likelihoods made of others: standardised, of data with holes, of several columns side by side."""
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+
+from ...registry import register
+from .. import distributions
+from ..conditional import of_one_entry
+from .base import Likelihood
+from .plain import OptimalNormal
+
+
+@register("likelihoods")
+class Standardised(Likelihood):
+    r"""Another likelihood on standardised data: its density of x stays one of x in the data's own units.
+
+    Of a family with location and scale, such as Normal or StudentT: :math:`\log p(x|z) = \log p_0(\frac{x - m}{s} | z) - \sum_d \log s_d`
+    with mean m and standard deviation s of every entry, taken from the training data by ``fit``, the recipes or ``measure``, and saved
+    with the model. Of LogNormal, m and s are of log x. Of counts (Poisson, NegativeBinomial), the mean m multiplies the rate. The
+    encoder sees :math:`(x - m) / s`, of counts log(1 + x); of events of more than 1,000 numbers less in proportion, so that a step of Adam,
+    which changes all weights of a unit alike, changes its sum no more than for 1,000.
+
+    >>> import pyroae as pa
+    >>> income = Standardised(pa.likelihoods.Normal(1, scale=1.0))
+    >>> income.measure(torch.tensor([[20_000.0], [40_000.0]]))
+    >>> p = income(torch.zeros(1))
+    >>> p.mean, p.log_prob(torch.tensor([30_000.0]))  # -0.9189 - log(10,000)
+    (tensor([30000.]), tensor(-10.1293))
+    """
+
+    def __init__(self, of: Likelihood):
+        nn.Module.__init__(self)
+        if not isinstance(of, Likelihood) or isinstance(of, OptimalNormal) or not _MEASURABLE & getattr(of, "limits", {}).keys():
+            raise ValueError(
+                "Standardised: expected a likelihood with location and scale or one of counts, such as Normal(64), LogNormal(64) "
+                f"or NegativeBinomial(64), got {of!r}; Missing goes around it: Missing(Standardised(Normal(64)))"
+            )
+        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size, of.widths
+        self.counts, self.logs = "loc" not in of.limits, of.family is dist.LogNormal
+        shape = () if of.event_shape is None else tuple(of.event_shape)
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("factor", torch.ones(shape))
+        self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def measured(self):
+        """Whether mean and scale were taken from data."""
+        return bool(self.is_measured)
+
+    def sized(self, event_shape):
+        """This likelihood for events of that shape."""
+        return self if self.event_shape == event_shape else Standardised(self.of.sized(event_shape))
+
+    @torch.no_grad()
+    def measure(self, x: Tensor):
+        """Take mean and standard deviation of every entry from ``(N, *event)``; NaN is passed over, a constant gets scale 1."""
+        x = x.double().log() if self.logs else x.double()
+        seen = ~x.isnan()
+        n = seen.sum(0).clamp(min=1)
+        mean = x.nan_to_num(0.0).sum(0) / n
+        scale = ((x - mean).nan_to_num(0.0).square().sum(0) / n).sqrt()
+        if self.counts:
+            mean, scale = torch.zeros_like(mean), mean
+        self.shift.copy_(mean)
+        self.factor.copy_(torch.where(scale > 1e-12 * mean.abs(), scale, torch.ones_like(scale)))
+        self.is_measured.fill_(True)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The distribution of x, in the data's units, given the decoder's output."""
+        values = self.of.values(h)
+        if not self.counts:
+            values |= {"loc": self.shift + self.factor * values["loc"], "scale": self.factor * values["scale"]}
+        elif "rate" in values:
+            values["rate"] = self.factor * values["rate"]
+        else:
+            values["logits"] = self.factor.log() + values["logits"]
+        return self.of.shaped(self.of.make(**values))
+
+    def shown(self, x):
+        """Standardised x; of counts, what ``of`` shows."""
+        x = self.of.shown(x) if self.counts else ((x.log() if self.logs else x) - self.shift) / self.factor
+        return x * min(1.0, _WIDE / self.event_shape.numel())
+
+    def picture(self, p):
+        """What ``of`` shows."""
+        return self.of.picture(p)
+
+
+_WIDE = 1000
+_MEASURABLE = {"loc", "rate", "logits"}
+
+
+@register("likelihoods")
+class Missing(Likelihood):
+    """Another likelihood, for data some of whose entries are missing: NaN. They count for nothing in p(x|z).
+
+    The encoder is given 0 in their place, and, with ``mask``, which entries were seen beside them: twice as many numbers.
+    ``pa.impute`` draws what is missing (Mattei & Frellsen 2019).
+
+    >>> import pyroae as pa
+    >>> Missing(pa.likelihoods.Normal(3, scale=1.0))(torch.zeros(3)).log_prob(torch.tensor([0.0, torch.nan, torch.nan])).round(decimals=4)
+    tensor(-0.9189)
+    """
+
+    def __init__(self, of: Likelihood, mask: bool = False):
+        nn.Module.__init__(self)
+        if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing, OptimalNormal)):
+            raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
+        self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
+        self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
+
+    @property
+    def input_shape(self):
+        """As the likelihood of complete data."""
+        return self.of.input_shape
+
+    @property
+    def measured(self):
+        """As the likelihood of complete data."""
+        return self.of.measured
+
+    def measure(self, x):
+        """As the likelihood of complete data does, from the entries that are there."""
+        self.of.measure(x)
+
+    @property
+    def bounded(self):
+        """As the likelihood of complete data."""
+        return self.of.bounded
+
+    def sized(self, event_shape):
+        """This likelihood for events of that shape."""
+        return self if self.event_shape == event_shape else Missing(self.of.sized(event_shape), self.mask)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The distribution of the entries that were seen, given the decoder's output."""
+        return distributions.MaskedIndependent(self.of(h).base_dist, len(self.event_shape), self._fill(h))
+
+    def _fill(self, like: Tensor) -> float:
+        """A value inside the support, found once."""
+        if self.fill is None:
+            support = of_one_entry(self.of.support(like))
+            candidates = torch.tensor([0.0, 0.5, 1.0])
+            self.fill = candidates[support.check(candidates)][0].item()
+        return self.fill
+
+    def shown(self, x):
+        """As the likelihood of complete data has it."""
+        return self.of.shown(x)
+
+    def picture(self, p):
+        """What the likelihood of complete data shows."""
+        return self.of.picture(p.entries.to_event(len(self.event_shape)))
+
+    def check(self, x):
+        """As the likelihood of complete data does, on the entries that are there."""
+        self.check_shape(x)
+        self.of.check(x.masked_fill(x.isnan(), self._fill(x.new_zeros(()))))
+
+
+@register("likelihoods")
+class Product(Likelihood):
+    """Columns of different kinds side by side, by name: real, count, binary, category.
+
+    x has the columns one after another; a refusal names the column.
+
+    >>> import pyroae as pa
+    >>> table = Product({"age": pa.likelihoods.Normal(1), "visits": pa.likelihoods.Poisson(1), "town": pa.likelihoods.Categorical(1, 7)})
+    >>> table.event_shape, table.size
+    (torch.Size([3]), 9)
+    """
+
+    def __init__(self, columns: dict[str, Likelihood]):
+        nn.Module.__init__(self)
+        for name, column in columns.items():
+            if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
+                raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
+        self.names, self.columns = list(columns), nn.ModuleList(columns.values())
+        self.has_holes = any(column.has_holes for column in self.columns)
+        self.mask = any(column.mask for column in self.columns)
+        self.lengths = [column.event_shape[0] for column in self.columns]
+        self.widths = [column.size for column in self.columns]
+        self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
+
+    @property
+    def input_shape(self):
+        """The columns' side by side."""
+        return torch.Size([sum(column.input_shape[0] for column in self.columns)])
+
+    @property
+    def measured(self):
+        """Whether every column is."""
+        return all(column.measured for column in self.columns)
+
+    def measure(self, x):
+        """Column by column."""
+        for column, part in self._parts(x):
+            column.measure(part)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The joint distribution of the columns, independent given z."""
+        pieces = h.split(self.widths, -1)
+        return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)])
+
+    def shown(self, x):
+        """Each column as its own likelihood has it."""
+        return torch.cat([column.shown(part) for column, part in self._parts(x)], -1)
+
+    def picture(self, p):
+        """Each column's own picture."""
+        return torch.cat([column.picture(part) for column, part in zip(self.columns, p.parts)], -1)
+
+    def check(self, x):
+        """As every likelihood's, column by column."""
+        self.check_shape(x)
+        for name, (column, part) in zip(self.names, self._parts(x)):
+            try:
+                column.check(part)
+            except ValueError as error:
+                raise ValueError(f"column {name!r}: {error}") from None
+
+    def _parts(self, x: Tensor) -> list[tuple[Likelihood, Tensor]]:
+        return list(zip(self.columns, x.split(self.lengths, -1)))

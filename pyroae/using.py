@@ -1,0 +1,192 @@
+"""A run's model on new rows: draws, codes and imputations as tables, in the data's own units and with its column names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import data as datasets
+from . import programs, storage
+from . import schema as plain
+from .autoencoder import Autoencoder
+from .checks import whole_number
+from .data import Column, Schema, Split
+from .evaluation.imputation import impute as draw_missing
+from .files import atomic, refuse_links
+from .output import CommandOutput, command
+from .parts.likelihoods import Likelihood, Missing, Product
+from .settings import arguments_of, read_run
+from .training.batches import as_tensors
+
+_SHOWN = 10  # rows that are printed
+
+
+def sample(run: str, n: int = 100, seed: int = 0, out: str | None = None) -> CommandOutput:
+    """Draw new rows from a run's model: z from the prior, then x given z; of a model with labels, every class in turn.
+
+    Args:
+        run: the run folder.
+        n: number of rows.
+        seed: of the draws.
+        out: a CSV file for them.
+
+    Raises:
+        ValueError: a folder that is no run, or a prior that cannot be drawn from.
+    """
+    whole_number("sample", n=n)
+    ae, _ = opened(run, "sample")
+    y = ae.condition.spread(n) if ae.condition is not None and not ae.condition.optional else None
+    with programs.eval_mode(ae, seed=seed):
+        frame = _schema(ae).frame(ae.sample(n, y))
+    if y is not None and y.dim() == 1:
+        frame = frame.assign(**{_schema(ae).label or "label": _named(y, _schema(ae))})
+    return _answer(run, frame, out)
+
+
+def encode(run: str, data: str, out: str | None = None) -> CommandOutput:
+    """Encode rows by a run's model: the mean of q(z|x), a column z1, z2, ... for each latent dimension.
+
+    Args:
+        run: the run folder.
+        data: a file with the columns that the run was trained on, in any order, or a folder of images.
+        out: a CSV file for the codes, a row for each row of the data.
+
+    Raises:
+        ValueError: a folder that is no run, data without its columns or with unknown categories.
+    """
+    ae, settings = opened(run, "encode")
+    ae = with_holes(ae)
+    rows, _ = new_rows(data, ae, settings)
+    with programs.eval_mode(ae, seed=0):
+        codes = ae.centre(*as_tensors(rows, ae.model)).flatten(1).cpu()
+    return _answer(run, pd.DataFrame(codes.numpy(), columns=[f"z{i + 1}" for i in range(codes.shape[1])]), out)
+
+
+def impute(
+    run: str, data: str, draws: int = 200, particles: int = 1000, interval: float = 0.9, seed: int = 0, out: str | None = None
+) -> CommandOutput:
+    """Fill in missing values by a run's model, each with an interval: draws from p(missing | observed), by importance resampling.
+
+    A number becomes the mean of its draws, with columns ``NAME low`` and ``NAME high`` for the ends of the central interval; a category
+    the most frequent one, with its share of the draws in ``NAME p``. Columns that the model does not know stay as they are.
+
+    Args:
+        run: the run folder.
+        data: a file with the columns that the run was trained on, in any order; empty cells are missing.
+        draws: imputations of each row.
+        particles: latent codes that the draws are chosen from, for each row.
+        interval: probability that an interval holds.
+        seed: of the draws.
+        out: a CSV file for the filled table.
+
+    Raises:
+        ValueError: a folder that is no run, data without its columns or with unknown categories, or data without names.
+    """
+    whole_number("impute", draws=draws, particles=particles)
+    if not 0.0 < interval < 1.0:
+        raise ValueError(f"impute: expected interval as a probability between 0 and 1, such as .9, got {interval!r}")
+    ae, settings = opened(run, "impute")
+    rows, frame = new_rows(data, ae, settings)
+    columns = ae.schema.columns if ae.schema is not None else None
+    if frame is None or columns is None:
+        raise ValueError("impute: expected a table whose columns have names, such as a .csv file; for arrays there is pa.impute(model, x)")
+    filled = draw_missing(with_holes(ae), rows, draws=draws, particles=particles, seed=seed).cpu()  # (draws, N, D)
+    return _answer(run, _filled(frame, rows.x, filled, columns, interval), out, f"{int(rows.x.isnan().sum())} missing values filled in")
+
+
+def opened(run: str, owner: str) -> tuple[Autoencoder, dict[str, Any]]:
+    """A run folder's model and settings; ``ValueError`` where it is none."""
+    folder = Path(run)
+    try:
+        refuse_links(folder)
+        settings = plain.made(read_run(folder))
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
+    return storage.load(folder / "model.safetensors").float(), settings
+
+
+def new_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Split, pd.DataFrame | None]:
+    """All rows of a file as the run's model takes them, read as the run read its own, and the table itself."""
+    read = {
+        name: value for name, value in arguments_of(datasets.load, settings).items() if name in ("na", "csv", "limit", "domain") and value
+    }
+    rows, frame = datasets.rows(source, _schema(ae), **read)
+    if settings.get("binarize"):
+        generator = torch.Generator().manual_seed(0)
+        x = (rows.x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(rows.x, generator=generator)
+        rows = Split(x, rows.labels, "binary", schema=rows.schema)
+    return rows, frame
+
+
+def with_holes(ae: Autoencoder) -> Autoencoder:
+    """The same model for data in which anything may be missing."""
+    if _may_miss(ae.likelihood):
+        return ae
+    return ae.replace(likelihood=_holed(ae.likelihood)).eval()
+
+
+def _may_miss(likelihood: Likelihood) -> bool:
+    return all(_may_miss(column) for column in likelihood.columns) if isinstance(likelihood, Product) else likelihood.has_holes
+
+
+def _holed(likelihood: Likelihood) -> Likelihood:
+    if isinstance(likelihood, Product):
+        return Product({name: _holed(column) for name, column in zip(likelihood.names, likelihood.columns)})
+    return likelihood if likelihood.has_holes else Missing(likelihood)
+
+
+def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Column], interval: float) -> pd.DataFrame:
+    """The table with its holes filled, and the columns that say how sure that is."""
+    frame, beside = frame.copy(), {}
+    tails = torch.tensor([(1 - interval) / 2, (1 + interval) / 2], dtype=torch.float64)
+    for i, column in enumerate(columns):
+        holes = x[:, i].isnan()
+        if not holes.any():
+            continue
+        draws = filled[:, holes, i].double()  # (draws, holes)
+        if column.values is None:
+            best = draws.mean(0)
+            for name, ends in zip(("low", "high"), draws.quantile(tails, 0)):
+                beside[f"{column.name} {name}"] = _placed(column.decode(ends.numpy()), holes)
+        else:
+            best = draws.mode(0).values
+            beside[f"{column.name} p"] = _placed((draws == best).double().mean(0).numpy(), holes)
+        values = frame[column.name].astype(object)
+        values[holes.numpy()] = column.decode(best.numpy())
+        frame[column.name] = values.infer_objects()
+    return frame.assign(**beside)
+
+
+def _placed(values, holes: Tensor) -> pd.Series:
+    """Values for the rows with holes, nothing for the others."""
+    column = pd.Series(float("nan"), index=range(len(holes)))
+    column[holes.numpy()] = values
+    return column
+
+
+def _schema(ae: Autoencoder) -> Schema:
+    return ae.schema if ae.schema is not None else Schema()
+
+
+def _named(y: Tensor, schema: Schema) -> list:
+    return [schema.classes[i] if schema.classes else i for i in y.tolist()]
+
+
+def _answer(run: str, frame: pd.DataFrame, out: str | None, note: str = "") -> CommandOutput:
+    """The first rows as text, all of them as data, and a CSV file where that was asked for."""
+    if out is not None:
+        with atomic(out) as temporary:
+            frame.to_csv(temporary, index=False)
+    shown = frame.head(_SHOWN).to_string(index=False)
+    size = f"{len(frame):,} rows of {frame.shape[1]} columns"
+    end = f"written        {out}: {size}" if out is not None else f"{size}; --out FILE.csv writes all of them"
+    records = json.loads(str(frame.to_json(orient="records")))
+    return CommandOutput(
+        "\n".join([shown, *([note] if note else []), end]), {"run": run, "rows": records} if out is None else {"run": run, "out": out}
+    )

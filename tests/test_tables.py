@@ -1,0 +1,281 @@
+"""Tables as people have them: how a file is written, what a column is, what is left out, and what is said of it."""
+
+import bz2
+import gzip
+import io
+import os
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyroae as pa
+
+ROWS = 40
+RNG = np.random.default_rng(0)
+PEOPLE = pd.DataFrame(
+    {
+        "age": RNG.normal(40, 10, ROWS).round(1),
+        "income": RNG.lognormal(10, 1.0, ROWS).round(2),
+        "visits": np.r_[RNG.negative_binomial(1, 0.1, ROWS - 1), 70],
+        "smokes": RNG.integers(0, 2, ROWS),
+        "town": RNG.choice(["Bonn", "Köln", "Trier"], ROWS),
+        "grade": RNG.integers(1, 6, ROWS),
+    }
+)
+KINDS = {"age": "real", "income": "positive", "visits": "count", "smokes": "binary", "town": "category", "grade": "category"}
+
+
+def csv(**options):
+    return PEOPLE.to_csv(index=False, **options)
+
+
+FILES = {  # name -> (file name, content)
+    "commas": ("t.csv", csv()),
+    "semicolons and decimal commas": ("t.csv", csv(sep=";", decimal=",")),
+    "tabs": ("t.tsv", csv(sep="\t")),
+    "blanks": ("t.txt", csv(sep=" ")),
+    "bars": ("t.dat", csv(sep="|")),
+    "a byte-order mark": ("t.csv", csv().encode("utf-8-sig")),
+    "latin-1": ("t.csv", csv().encode("latin-1")),
+    "utf-16": ("t.csv", csv().encode("utf-16")),
+    "quotes around everything": ("t.csv", csv(quoting=1)),
+    "single quotes": ("t.csv", csv(sep=";", quoting=1, quotechar="'")),
+    "Windows' line ends": ("t.csv", csv().replace("\n", "\r\n")),
+    "blanks behind commas": ("t.csv", csv().replace(",", ", ")),
+    "gzip": ("t.csv.gz", gzip.compress(csv().encode())),
+    "bzip2": ("t.csv.bz2", bz2.compress(csv().encode())),
+    "JSON records": ("t.json", PEOPLE.to_json(orient="records")),
+    "JSON lines": ("t.jsonl", PEOPLE.to_json(orient="records", lines=True)),
+}
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content) if isinstance(content, bytes) else path.write_text(content, encoding="utf-8", newline="")
+    return path
+
+
+def together(found):
+    return pd.concat([found.train.frame(), found.test.frame()]).sort_values("income", ignore_index=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_is_the_same_however_it_is_written(name, tmp_path):
+    found = pa.data.load(written(tmp_path, *FILES[name]))
+    assert {column.name: column.kind for column in found.schema.columns} == KINDS
+    pd.testing.assert_frame_equal(together(found), PEOPLE.sort_values("income", ignore_index=True), check_dtype=False, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".xlsx", ".csv.zip"])
+def test_binary_formats(suffix, tmp_path):
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".xlsx":
+        pytest.importorskip("openpyxl", reason="the extra pyroae[excel] is not installed")
+        PEOPLE.to_excel(path, index=False)
+    elif suffix == ".csv.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("t.csv", csv())
+    else:
+        pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
+        getattr(PEOPLE, f"to_{suffix[1:]}")(path)
+    pd.testing.assert_frame_equal(
+        together(pa.data.load(path)), PEOPLE.sort_values("income", ignore_index=True), check_dtype=False, rtol=1e-5
+    )
+
+
+NUMBERS = "\n".join(f"{a:.3f},{b:.3f}" for a, b in RNG.normal(size=(12, 2)))
+HEADERS = {  # name -> (text, the columns' names, rows)
+    "none": (NUMBERS, ["x0", "x1"], 12),
+    "names": ("a,b\n" + NUMBERS, ["a", "b"], 12),
+    "pandas' numbers": ("0,1\n" + NUMBERS, ["0", "1"], 12),
+    "years": ("1990,1991\n" + NUMBERS, ["1990", "1991"], 12),
+    "a question mark in the first row": ("?,1.5\n" + NUMBERS, ["x0", "x1"], 13),
+    "pandas' index": (pd.DataFrame(RNG.normal(size=(12, 2))).to_csv(), ["0", "1"], 12),
+    "R's row names": (
+        '"a" "b"\n' + "\n".join(f'"{i}" {x:.2f} {y:.2f}' for i, (x, y) in enumerate(RNG.normal(size=(12, 2)), 1)),
+        ["a", "b"],
+        12,
+    ),
+    "scikit-learn's own": ("12,2,no,yes\n" + "\n".join(f"{line},{i % 2}" for i, line in enumerate(NUMBERS.splitlines())), ["x0", "x1"], 12),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_the_header_is_told_from_the_rows(name, tmp_path):
+    text, names, rows = HEADERS[name]
+    found = pa.data.load(written(tmp_path, "t.csv", text))
+    assert found.schema.names == names and len(found.train) + len(found.test) == rows
+    if name == "scikit-learn's own":
+        assert found.schema.classes == ("no", "yes") and found.train.labels is not None
+
+
+def test_options_of_the_reader_go_before_what_is_inferred(tmp_path):
+    path = written(tmp_path, "t.csv", "1,2\n" + NUMBERS)
+    assert pa.data.load(path, csv={"header": None}).schema.names == ["x0", "x1"]
+    with pytest.raises(ValueError, match="there is no option 'engine'"):
+        pa.data.load(path, csv={"engine": "python"})
+
+
+def test_decimal_commas_under_a_comma_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="1 cells in a row, as many as there are names.*decimal commas"):
+        pa.data.load(written(tmp_path, "t.csv", "height\n" + "1,735\n1,801\n" * 5))
+    grouped = pa.data.load(written(tmp_path, "t.csv", "a,b\n" + "".join(f'"{i},{i}35",{i / 7}\n' for i in range(1, 10))))
+    assert grouped.train.frame()["a"].min() > 1000
+
+
+LEFT_OUT = {  # column -> why
+    "Unnamed: 0": "index",
+    "id": "identifier",
+    "constant": "constant",
+    "empty": "empty",
+    "date": "dates",
+    "when": "dates",
+    "yyyymmdd": "dates",
+    "comment": "text",
+    "bytes": "neither numbers nor text",
+}
+
+
+def messy():
+    dates = pd.date_range("2020-01-01", periods=ROWS)
+    return pd.DataFrame(
+        {
+            "Unnamed: 0": range(ROWS),
+            "id": RNG.permutation(ROWS) + 1000,
+            "constant": 3.0,
+            "empty": np.nan,
+            "date": dates.strftime("%Y-%m-%d"),
+            "when": dates,
+            "yyyymmdd": dates.strftime("%Y%m%d").astype(int),
+            "comment": [f"said {i} times" for i in range(ROWS)],
+            "bytes": [b"a", b"b"] * (ROWS // 2),
+            "share": [f"{p:.1f}%" for p in RNG.uniform(0, 100, ROWS)],
+            "price": np.where(RNG.random(ROWS) < 0.2, -999.0, RNG.uniform(1, 2, ROWS)),
+            "species": RNG.choice(["cat", "dog"], ROWS),
+        }
+    )
+
+
+def test_what_is_left_out_and_what_is_remarked_on():
+    found = pa.data.load(messy())
+    assert found.schema.names == ["share", "price", "species"]
+    lines = {line.split("  ")[0]: line for line in found.table.splitlines()}
+    assert all("left out" in lines[name] and why in lines[name] for name, why in LEFT_OUT.items()), found.table
+    assert "note: price: -999 in" in found.table and "na=-999" in found.table and "labels='species'" in found.table
+    assert 0 <= found.train.frame()["share"].min() <= found.train.frame()["share"].max() <= 100
+
+
+def test_kinds_columns_drop_and_na_say_otherwise():
+    assert pa.data.load(messy(), columns=["id", "price"]).schema.names == ["id", "price"]
+    assert pa.data.load(messy(), drop="share,price").schema.names == ["species"]
+    assert pa.data.load(messy(), na=-999).schema.columns[1].missing
+    kinds = pa.data.load(PEOPLE, kinds={"visits": "real", "age": "positive"}).schema.columns
+    assert [column.kind for column in kinds[:3]] == ["positive", "positive", "real"]
+    assert pa.data.load(messy().astype({"share": str}), kinds={"comment": "category"}, drop=["species"]).schema.columns[0].size == ROWS
+
+
+REFUSED = {
+    "a column that is not there": (dict(drop=["incom"]), "drop: there is no column 'incom'; did you mean 'income'"),
+    "a label that is not there": (dict(labels="incom"), "labels: there is no column 'incom'"),
+    "an unknown kind": (dict(kinds={"age": "int"}), "there is no kind 'int'"),
+    "a kind that does not fit": (dict(kinds={"town": "real"}), "column 'town' was said to be 'real', but holds"),
+    "counts that are none": (dict(kinds={"age": "count"}), "column 'age' was said to be 'count', but its values go from"),
+    "labels that are numbers": (dict(labels="income"), "labels as classes, got 40 different values"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_asked_of_a_table(name):
+    options, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        pa.data.load(PEOPLE, **options)
+
+
+def test_strange_tables_are_refused_by_name():
+    with pytest.raises(ValueError, match="column 'a' occurs twice"):
+        pa.data.load(pd.DataFrame([[1.0, 2.0]] * 5, columns=["a", "a"]))
+    with pytest.raises(ValueError, match="column 'a' is infinite in row 3"):
+        pa.data.load(pd.DataFrame({"a": [1.0, 2.0, np.inf, 4.5]}))
+    with pytest.raises(ValueError, match="column 'a' is 1e\\+300 in row 2, too large for float32"):
+        pa.data.load(pd.DataFrame({"a": [1.0, 1e300, 2.5]}))
+    with pytest.raises(ValueError, match="nothing is left of table to model.*text: 40 different values"):
+        pa.data.load(messy()[["comment"]])
+
+
+@pytest.mark.parametrize("of", ["frame", "array", "csv", "tensor"])
+def test_numbers_that_float32_would_destroy_are_centred_first(of, tmp_path):
+    noise = RNG.normal(size=(200, 1))
+    frame = pd.DataFrame(1e9 + noise, columns=["t"])
+    frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.6f")
+    source = {"frame": frame, "array": frame.to_numpy(), "csv": tmp_path / "t.csv", "tensor": torch.from_numpy(frame.to_numpy())}[of]
+    found = pa.data.load(source)
+    assert found.domain == "real" and found.schema.columns[0].shift == pytest.approx(1e9, abs=1)
+    assert np.allclose(np.sort(np.r_[found.train.frame(), found.test.frame()], axis=0), np.sort(1e9 + noise, axis=0), atol=1e-4)
+    ae = pa.recipes.vae(found)
+    assert torch.allclose(
+        ae.encode(1e9 + noise).mean, ae.encode(torch.from_numpy(noise + 1e9 - found.schema.columns[0].shift)).mean, atol=1e-5
+    )
+
+
+def test_pixels_are_one_kind_however_they_come(tmp_path):
+    pixels = RNG.integers(0, 256, (30, 64)).astype(np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    frame = pd.DataFrame(pixels, columns=[f"pixel{i}" for i in range(64)])
+    np.save(tmp_path / "x.npy", pixels), np.save(tmp_path / "f.npy", pixels.astype(float)), frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    sets = [pa.data.load(tmp_path / name) for name in ("x.npy", "f.npy", "x.csv", "x.parquet")]
+    assert {found.domain for found in sets} == {"unit"}
+    assert all(torch.equal(found.train.x, sets[0].train.x) for found in sets)
+
+
+def test_counts_of_genes_and_expressions_are_one_kind():
+    genes = pd.DataFrame(RNG.negative_binomial(0.3, 0.02, (50, 150)), columns=[f"g{i}" for i in range(150)]).assign(silent=0)
+    found = pa.data.load(genes)
+    assert found.domain == "counts" and "silent" not in found.schema.names and len(found.schema.names) == 150
+    assert pa.data.load(np.log1p(genes.drop(columns="silent"))).domain == "real"
+
+
+def test_a_schema_finds_columns_by_name_and_names_what_it_does_not_know():
+    found = pa.data.load(PEOPLE, labels="town")
+    turned = PEOPLE[PEOPLE.columns[::-1]].assign(more=1)
+    x, labels = found.schema.encode(turned)
+    assert np.array_equal(x, found.schema.encode(PEOPLE)[0]) and len(set(labels)) == 3
+    with pytest.raises(ValueError, match="there is no column 'age'"):
+        found.schema.encode(PEOPLE.drop(columns="age"))
+    with pytest.raises(ValueError, match="column 'grade' has the value '9' in 40 rows, unknown to this model; known: 1, 2, 3"):
+        found.schema.encode(PEOPLE.assign(grade=9))
+    assert found.schema.encode(PEOPLE.astype({"grade": str}))[0][0, 4] == x[0, 4]
+
+
+def test_a_model_file_remembers_the_schema(tmp_path):
+    ae = pa.recipes.vae(pa.data.load(PEOPLE, labels="town"))
+    pa.save(ae, tmp_path / "m.safetensors")
+    again = pa.load(tmp_path / "m.safetensors")
+    assert again.schema == ae.schema and list(again.schema.frame(again.sample(3))) == ["age", "income", "visits", "smokes", "grade"]
+
+
+# --- how large a file may become ---
+
+
+def test_sizes_are_looked_up_before_memory_is_taken(tmp_path):
+    packed = written(tmp_path, "bomb.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 500_000))
+    with pytest.raises(ValueError, match="unpacks to more than the limit.*raise it by limit="):
+        pa.data.load(packed, limit=1e6)
+    np.savez_compressed(tmp_path / "bomb.npz", np.zeros((1000, 1000)))
+    with pytest.raises(ValueError, match="would take 0.0 GB of memory, more than the limit.*limit=8.8e\\+06"):
+        pa.data.load(tmp_path / "bomb.npz", limit=1e6)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**7)})
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("train.npy", header.getvalue())
+    with pytest.raises(ValueError, match="would take 80,000.0 GB"):
+        pa.data.load(tmp_path / "lie.npz")
+
+
+def test_pipes_are_no_data(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="is a pipe or a device"):
+        pa.data.load(tmp_path / "t.csv")

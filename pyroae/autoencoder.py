@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import pyro
@@ -157,8 +158,12 @@ class Autoencoder(PyroModule):
         first, *rest = likelihood.input_shape
         beside = conditions.width(condition)
         x_shape = networks.widened(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
-        encoder = networks.fit_between(encoder, x_shape, posterior.size, "encoder")
-        decoder = networks.fit_between(decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder)
+        image = _image_of(likelihood, schema)
+        seen = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
+        encoder = networks.fit_between(encoder, x_shape, posterior.size, "encoder", image=seen)
+        decoder = networks.fit_between(
+            decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image
+        )
         self.model = Model(prior, likelihood, decoder, condition, schema)
         self.guide = Guide(posterior, encoder, corruption, condition, likelihood)
         self.objective = objective
@@ -314,6 +319,17 @@ class Autoencoder(PyroModule):
             if isinstance(module, PyroModule):
                 module._pyro_name = f"{serial}.{path}" if path else serial
         return new
+
+
+def _image_of(likelihood: Likelihood, schema: Schema | None) -> list[int] | None:
+    """``(C, H, W)`` of an x that is an image, as its likelihood or its schema has it; otherwise one square channel, where that fits."""
+    event, known = likelihood.event_shape, schema.image_shape if schema is not None else None
+    if len(event) == 3:
+        return list(event)
+    if known is not None and math.prod(known) == event.numel():
+        return [1, *known] if len(known) == 2 else list(known)
+    side = math.isqrt(event.numel())
+    return [1, side, side] if side**2 == event.numel() else None
 
 
 def _as_prior(prior) -> Prior:

@@ -89,16 +89,15 @@ sparse_kl, contractive.
 
   pyroae train                               # digits: runs/vae-digits-1
   pyroae train vae --prior VampPrior --prior.components 50
-  pyroae train denoising --corruption SaltPepper --corruption.fraction .3
+  pyroae train --data people.csv --labels income --drop id
   pyroae train --resume runs/vae-digits-1    # go on with a run that was stopped
   pyroae evaluate runs/vae-digits-1 --particles 5000
-  pyroae compare runs/vae-digits-1 runs/vae-digits-2
-  pyroae report runs/vae-digits-1
+  pyroae impute runs/vae-people-1 --data holes.csv --out filled.csv
   pyroae parts prior VampPrior               # the arguments of a part
 
 pyroae COMMAND --help says more; --json prints the answer for machines.
 """
-USAGE = _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':22}{each.summary}" for name, each in COMMANDS.items()))
+USAGE = _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':25}{each.summary}" for name, each in COMMANDS.items()))
 
 
 def main(argv: list[str] | None = None) -> int:

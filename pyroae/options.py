@@ -77,7 +77,9 @@ def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | 
 
 
 def parse_call(command: str, function: Callable, usage: str, example: str, argv: list[str]) -> dict[str, Any]:
-    """The arguments of a command that is a function; one without a default, or with an empty tuple for it, is given as words.
+    """The arguments of a command that is a function.
+
+    One without a default, or with an empty tuple for it, is given as words; a keyword-only one without a default is a required option.
 
     Raises:
         ValueError: an unknown option or a value of another type.
@@ -96,7 +98,7 @@ def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argpar
     """Add the options of a function's arguments."""
     hints, said, actions = typing.get_type_hints(function), settings.help_of(function), []
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default in (parameter.empty, ()):
+        if parameter.kind is not parameter.KEYWORD_ONLY and parameter.default in (parameter.empty, ()):
             several = {"nargs": "+" if parameter.default is parameter.empty else "*"} if hints[name] is not str else {}
             actions.append(parser.add_argument(name, help=said.get(name), **several))
         else:
@@ -244,6 +246,7 @@ def _add(parser: Any, setting: Setting) -> argparse.Action:
         type=partial(value_of, setting.annotation, f"--{setting.name}"),
         metavar=metavar(setting.annotation),
         help=f"{said} [{setting.default}]" if shown else said,
+        required=setting.default is inspect.Parameter.empty,
     )
 
 

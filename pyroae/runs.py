@@ -78,7 +78,7 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     _write_json(folder / "results.json", results)
     write_rows(folder / "results.csv", terms, estimate)
     plots.save(plots.training, folder / "training.png", history)
-    files = ["settings.json", "model.safetensors", "history.csv", "results.json", "results.csv", "training.png"]
+    files = ["settings.json", "data.safetensors", "model.safetensors", "history.csv", "results.json", "results.csv", "training.png"]
     files += pictures.draw(ae, found, folder)
     lines = [
         f"data           {found!r}{note}",

@@ -47,7 +47,7 @@ def sample(run: str, n: int = 100, seed: int = 0, out: str | None = None) -> Com
     return _answer(run, frame, out)
 
 
-def encode(run: str, data: str, out: str | None = None) -> CommandOutput:
+def encode(run: str, *, data: str, out: str | None = None) -> CommandOutput:
     """Encode rows by a run's model: the mean of q(z|x), a column z1, z2, ... for each latent dimension.
 
     Args:
@@ -67,7 +67,7 @@ def encode(run: str, data: str, out: str | None = None) -> CommandOutput:
 
 
 def impute(
-    run: str, data: str, draws: int = 200, particles: int = 1000, interval: float = 0.9, seed: int = 0, out: str | None = None
+    run: str, *, data: str, draws: int = 200, particles: int = 1000, interval: float = 0.9, seed: int = 0, out: str | None = None
 ) -> CommandOutput:
     """Fill in missing values by a run's model, each with an interval: draws from p(missing | observed), by importance resampling.
 

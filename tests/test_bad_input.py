@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -17,6 +18,7 @@ import pyroae as pa
 from pyroae.cli import main
 
 X = torch.rand(20, 64).round()
+AGES = np.linspace(-1.0, 1.0, 20)
 quiet = functools.partial(pa.fit, progress=False)
 mlp = pa.nets.MLP
 
@@ -122,6 +124,10 @@ PYTHON = {
     "KL sparsity on a code that is no probability": (
         lambda: quiet(pa.recipes.autoencoder(pa.data.load(X)), X, elbo=pa.Penalised(pa.penalties.KLSparsity())),
         ["the loss is nan", "lower lr", "penalty's domain"],
+    ),
+    "a column far from 0": (
+        lambda: quiet(built(likelihood=pa.likelihoods.Normal(2, scale=1.0)), pd.DataFrame({"age": AGES, "income": 1e15 * AGES})),
+        ["the loss is", "column 'income' goes from -", "Standardised", "again those from before training"],
     ),
     "an unknown part to replace": (lambda: small_vae().replace(priors=pa.priors.Normal(4)), ["'priors'", "prior, likelihood"]),
     "a negative learning rate": (lambda: quiet(small_vae(), X, lr=-1e-3), ["lr", "positive", "-0.001"]),
@@ -277,7 +283,7 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 
 
 COMMANDS = {
-    "unknown command": (["trane"], ["'trane'", "train, evaluate, compare, report, parts"]),
+    "unknown command": (["trane"], ["'trane'", "train, evaluate, compare, sample, encode, impute, report, parts"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
     "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean '--epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),

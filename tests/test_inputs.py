@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 import torch
 from conftest import small_vae
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyroae as pa
@@ -85,6 +86,14 @@ def test_every_form_trains_as_a_tensor_does(form):
 @pytest.mark.parametrize("form", [form for form in FORMS if "Data" in form and form != "an IterableDataset"])
 def test_datasets_and_loaders_train(form):
     assert np.isfinite(pa.fit(small_vae(), FORMS[form], epochs=2, batch_size=16, progress=False).loss).all()
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: x, TensorDataset], ids=["tensor", "Dataset"])
+def test_batch_normalisation_meets_no_batch_of_one_row(wrapped):
+    encoder = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), encoder, pa.nets.MLP(8))
+    history = pa.fit(ae, wrapped(torch.rand(21, 64).round()), epochs=3, batch_size=10, progress=False)
+    assert np.isfinite(history.loss).all() and encoder[1].num_batches_tracked >= 6
 
 
 def test_labels_come_along():

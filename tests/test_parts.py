@@ -1,6 +1,7 @@
 """One table of parts, each put through every test of its kind."""
 
 import json
+import math
 
 import numpy as np
 import pyro
@@ -516,7 +517,6 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_size_themselves_and_learn(name, likelihood, digits):
     encoder, decoder = NETWORKS[name]
-    decoder = (lambda: pa.nets.Deconv([16, 8], image=(1, 8, 8))) if name == "Conv" else decoder
     ae = pa.Autoencoder(pa.priors.Normal(4), likelihood(), pa.posteriors.Normal(), encoder(), decoder())
     assert ae.decode(torch.randn(2, 3, 4)).batch_shape == (2, 3)
     before = [p.detach().clone() for p in ae.parameters()]
@@ -526,7 +526,7 @@ def test_networks_size_themselves_and_learn(name, likelihood, digits):
 
 def test_a_convolutions_channels_are_the_choices_of_each_pixel():
     likelihood = pa.likelihoods.Categorical(64, categories=5)
-    ae = pa.Autoencoder(pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.Deconv([16, 8], image=(1, 8, 8)))
+    ae = pa.Autoencoder(pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.Deconv([16, 8]))
     last = [module for module in ae.decoder.modules() if isinstance(module, nn.ConvTranspose2d | nn.Conv2d)][-1]
     with torch.no_grad():
         last.weight.zero_()
@@ -534,13 +534,18 @@ def test_a_convolutions_channels_are_the_choices_of_each_pixel():
     assert (ae.decode(torch.randn(2, 4)).sample() == 3).double().mean() > 0.99
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
-def test_convolutions_on_images_as_they_are(shape):
-    likelihood = pa.likelihoods.Normal(shape, scale=1.0)
-    ae = pa.Autoencoder(
-        pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), pa.nets.Conv([8, 16]), pa.nets.Deconv([16, 8], image=shape)
-    )
-    assert ae.reconstruct(torch.randn(2, *shape)).shape == (2, *shape)
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 8, 16)])
+def test_convolutions_take_their_shape_from_the_likelihood_or_the_schema(shape, flat, mask):
+    event = (math.prod(shape),) if flat else shape
+    likelihood = pa.likelihoods.Missing(pa.likelihoods.Normal(event, scale=1.0), mask=mask)
+    schema = pa.data.Schema(image_shape=shape) if flat else None
+    networks = pa.nets.Conv([8, 16]), pa.nets.Deconv([16, 8])
+    ae = pa.Autoencoder(pa.priors.Normal(4), likelihood, pa.posteriors.Normal(), *networks, schema=schema)
+    assert ae.reconstruct(torch.randn(2, *event)).shape == (2, *event)
+    (last,) = [module for module in ae.decoder.modules() if isinstance(module, nn.ConvTranspose2d)][-1:]
+    assert last.out_channels == shape[0]
 
 
 def test_a_tied_decoder_shares_the_encoders_matrices(digits):

@@ -24,6 +24,10 @@ class Network(Part):
         """A fresh module, ``(..., *inputs) -> (..., outputs)``; a decoder's recipe is shown the encoder."""
         raise NotImplementedError
 
+    def for_images(self, image: torch.Size) -> "Network":
+        """This recipe for images of shape ``(C, H, W)``, where that makes a difference."""
+        return self
+
 
 @register("nets")
 class MLP(Network):
@@ -209,7 +213,7 @@ class Conv(Network):
 
     Args:
         channels: of each convolution; every one halves height and width.
-        image: channels, height and width of one x that is given flat; by default one square channel.
+        image: channels, height and width of one x that is given flat; by default as the data say, else one square channel.
         activation: as in ``MLP``.
 
     >>> Conv([4, 8]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
@@ -218,6 +222,9 @@ class Conv(Network):
 
     def __init__(self, channels: Sequence[int] = (32, 64), image: Sequence[int] | None = None, activation: str = "ReLU"):
         self.channels, self.image, self.activation = _widths(channels, "Conv"), image, _activation(activation)
+
+    def for_images(self, image):
+        return self if self.image is not None else self.remade(image=list(image))
 
     def build(self, inputs, outputs, encoder=None):
         image = _image(self.image, inputs, len(self.channels), "Conv")
@@ -233,7 +240,7 @@ class Deconv(Network):
 
     Args:
         channels: before each transposed convolution; every one doubles height and width.
-        image: channels, height and width of one x; by default one square channel.
+        image: channels, height and width of one x; by default as the likelihood or the data say, else one square channel.
         activation: as in ``MLP``.
 
     >>> Deconv([8, 4]).build(torch.Size([8]), 64)(torch.zeros(5, 8)).shape
@@ -242,6 +249,9 @@ class Deconv(Network):
 
     def __init__(self, channels: Sequence[int] = (64, 32), image: Sequence[int] | None = None, activation: str = "ReLU"):
         self.channels, self.image, self.activation = _widths(channels, "Deconv"), image, _activation(activation)
+
+    def for_images(self, image):
+        return self if self.image is not None else self.remade(image=list(image))
 
     def build(self, inputs, outputs, encoder=None):
         depth = len(self.channels)
@@ -292,14 +302,22 @@ def near_identity(transforms: nn.Module):
         parameter.mul_(0.1)
 
 
-def fit_between(network: Network | nn.Module, inputs: torch.Size, outputs: int, role: str, encoder: nn.Module | None = None) -> nn.Module:
-    """A recipe's module, or the user's own, tried once on zeros.
+def fit_between(
+    network: Network | nn.Module,
+    inputs: torch.Size,
+    outputs: int,
+    role: str,
+    encoder: nn.Module | None = None,
+    image: Sequence[int] | None = None,
+) -> nn.Module:
+    """A recipe's module, or the user's own, tried once on zeros; ``image`` is the shape of one x, where that is an image.
 
     Raises:
         ValueError: not a network, or one whose input or output has the wrong size.
     """
     if isinstance(network, Network):
-        return network.build(inputs, outputs, encoder)
+        sized = network if image is None else network.for_images(torch.Size(image))
+        return sized.build(inputs, outputs, encoder)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
     asked = f"it maps {tuple(inputs)} to {outputs} numbers"

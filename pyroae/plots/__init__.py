@@ -2,7 +2,8 @@
 
 from .charts import aggregate, calibration, latent, training, units, weights
 from .drawing import Undrawable, figure, save
-from .images import filters, images, manifold, reconstructions, samples, traversal, walk
+from .grid import images
+from .images import filters, manifold, reconstructions, samples, traversal, walk
 
 __all__ = [
     "Undrawable",

@@ -1,97 +1,16 @@
 """What models make of data, as images."""
 
 import math
-from collections.abc import Sequence
 
-import matplotlib
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..autoencoder import Autoencoder
 from ..data import inputs
 from ..parts import networks
-from .drawing import Undrawable, axes
-
-Limits = tuple[float, float]
-_NAMED = 40  # columns whose names are written
-_GAP = "#c9d6e4"  # between images: no grey of theirs, so that white ones have an edge
-
-
-def images(
-    x: Tensor,
-    image_shape: tuple[int, ...] | None = None,
-    limits: Limits = (0.0, 1.0),
-    *,
-    columns: int = 10,
-    names: Sequence[str] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """A grid of images, row by row; data that are no images are drawn as strips, one below another.
-
-    Args:
-        x: ``(N, *event)``; a pixel that is NaN has the colour of the gaps.
-        image_shape: ``(H, W)`` or ``(C, H, W)``; by default x's own, where it is ``(N, C, H, W)``, else data that are no images.
-        limits: the values drawn black and white.
-        columns: images in a row.
-        names: of the entries of x, the columns of a table: each is then drawn from its smallest value to its largest.
-        ax: where to draw.
-
-    >>> images(torch.rand(20, 16), (4, 4)).images[0].get_array().shape
-    (9, 49)
-    """
-    ax = axes(ax)
-    image_shape = shape_of(x, image_shape)
-    x = x.detach().cpu().flatten(1)
-    if image_shape is None:
-        return _strips(x, names, ax)
-    *channels, height, width = image_shape
-    colour = channels if channels != [1] else []
-    rows = -(-len(x) // columns)
-    pad = max(1, height // 8)
-    canvas = np.full(
-        (rows * (height + pad) - pad, columns * (width + pad) - pad, *colour), to_rgba(_GAP)[: colour[0]] if colour else np.nan
-    )
-    low, high = limits
-    for i, image in enumerate(((x - low) / (high - low)).clamp(0, 1).reshape(-1, *image_shape).numpy()):
-        top, left = i // columns * (height + pad), i % columns * (width + pad)
-        canvas[top : top + height, left : left + width] = np.moveaxis(image, 0, -1) if colour else image.reshape(height, width)
-    ax.imshow(canvas, cmap=matplotlib.colormaps["gray"].with_extremes(bad=_GAP), vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return ax
-
-
-def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
-    """Examples as strips, one below another."""
-    label = "value"
-    if names is not None:
-        low, high = _ranges(x)
-        x, label = (x - low) / (high - low).clamp(min=1e-12), "from a column's smallest value to its largest"
-    drawn = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
-    ax.figure.colorbar(drawn, ax=ax, label=label)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="entry of x" if names is None else "", ylabel="example")
-    if names is not None and len(names) <= _NAMED:
-        ax.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    return ax
-
-
-def _ranges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest value of every column that is not missing."""
-    return x.nan_to_num(torch.inf).amin(0), x.nan_to_num(-torch.inf).amax(0)
-
-
-def shape_of(x: Tensor, image_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """``(H, W)`` or ``(C, H, W)`` as given, or as x ``(N, C, H, W)`` has it with 1, 3 or 4 channels; ``None`` for what is no image."""
-    if image_shape is not None:
-        return tuple(image_shape)
-    return tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3, 4) else None
+from .drawing import Undrawable
+from .grid import Limits, images, name_rows, shape_of
 
 
 def reconstructions(
@@ -124,7 +43,7 @@ def reconstructions(
         noisy = ae.corruption(x.to(ae.device))
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), names=_columns(ae), ax=ax)
-    _name_rows(ax, list(rows), image_shape, len(x))
+    name_rows(ax, list(rows), image_shape, len(x))
     ax.set_title("Reconstruction of held-out data")
     return ax
 
@@ -281,7 +200,7 @@ def traversal(
     with torch.no_grad():
         rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
-    _name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape, steps)
+    name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape, steps)
     ax.set_title("Mean of p(x|z), one number of z moved over its range on the data")
     return ax
 
@@ -318,7 +237,7 @@ def walk(
     rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:
-        _name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
+        name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
     ax.set_title("From one datum to another, in equal steps of z")
     return ax
 
@@ -332,18 +251,6 @@ def _remembered(ae: Autoencoder) -> tuple[int, ...] | None:
 def _columns(ae: Autoencoder) -> list[str] | None:
     """The names of the columns that a model was made for."""
     return ae.schema.names if ae.schema is not None else None
-
-
-def _name_rows(ax: Axes, names: list[str], image_shape: tuple[int, ...] | None, each: int):
-    """Beside every row of images, or beside ``each`` strips, which lines keep apart."""
-    height = each if image_shape is None else image_shape[-2]
-    pad = 0 if image_shape is None else max(1, height // 8)
-    ax.set_yticks([i * (height + pad) + height / 2 - 0.5 for i in range(len(names))], names)
-    ax.tick_params(axis="y", length=0)
-    if image_shape is None:
-        ax.set_ylabel("")
-        for i in range(1, len(names)):
-            ax.axhline(i * height - 0.5, color="white", linewidth=2)
 
 
 def _weights(ae: Autoencoder, decoder: bool) -> Tensor:

@@ -41,13 +41,17 @@ class Batches:
         shuffle: whether each epoch has an order of its own.
         model: its ``takes_labels`` says whether labels go with x, its ``check_data`` looks at the data first.
         shared: whether processes that work together (``distributed.together``) each take their share of every batch.
+        least: rows that a process's share of the last batch has at least: 2 for batch normalisation. A smaller one is left out; its rows
+            are others in every epoch.
 
     Raises:
         ValueError: data of another type, or none at all.
     """
 
-    def __init__(self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None, shared: bool = False):
-        self.device, self.batch_size, self.shuffle, self.model = device, batch_size, shuffle, model
+    def __init__(
+        self, data: Any, batch_size: int, device: torch.device, shuffle: bool, model: Any = None, shared: bool = False, least: int = 1
+    ):
+        self.device, self.batch_size, self.shuffle, self.model, self.least = device, batch_size, shuffle, model, least
         self.draw, self.schema = drawing(data), None
         self.rank, self.processes = (distributed.rank(), distributed.processes()) if shared else (0, 1)
         self.share = len(range(self.rank, batch_size, self.processes))  # of a batch, for this process
@@ -77,8 +81,14 @@ class Batches:
     def __len__(self) -> int:
         if not isinstance(self.data, tuple):
             return len(self.data)
-        whole, rest = divmod(len(self.data[0]), self.batch_size)
+        n = len(self.data[0])
+        whole, rest = divmod(n - self._left_out(n), self.batch_size)
         return whole + (rest >= (self.processes if self.shuffle else self.rank + 1))
+
+    def _left_out(self, n: int) -> int:
+        """How many of n rows are left out of an epoch, because they are too few for a batch."""
+        rest = n % self.batch_size
+        return rest if self.shuffle and rest < n and rest < self.least * self.processes else 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch is, and the loader's own random numbers."""
@@ -135,7 +145,7 @@ class Batches:
 
     def _order(self, n: int, device: torch.device) -> Tensor | None:
         """Which rows come when; of several processes each has its share of every batch, in the first one's order."""
-        order = torch.randperm(n, device=device) if self.shuffle else None
+        order = torch.randperm(n, device=device)[: n - self._left_out(n)] if self.shuffle else None
         if self.processes == 1:
             return order
         order = torch.arange(n, device=device) if order is None else order
@@ -155,7 +165,8 @@ class Batches:
 
     def _loader(self, data: Dataset) -> DataLoader:
         if self.processes == 1:
-            return DataLoader(data, self.batch_size, shuffle=self.shuffle)
+            left_out = self._left_out(len(data)) if hasattr(data, "__len__") else 0
+            return DataLoader(data, self.batch_size, shuffle=self.shuffle, drop_last=left_out > 0)
         return DataLoader(data, self.share, sampler=DistributedSampler(data, self.processes, self.rank, self.shuffle))
 
     def _of_loader(self, now: dict) -> Iterator[Args]:

@@ -1,6 +1,7 @@
 """Where the first number that is not finite comes from."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
+
+_LARGE = 30.0  # in size: numbers for which weights of the usual size are too large
+_LOOK = 10_000  # rows
 
 
 class Diverged(Exception):
@@ -34,6 +38,34 @@ def first_bad_site(model: Program, guide: Program, args: tuple) -> str | None:
         if not finite([density]):
             return f"the {owner}'s log-density of the site {name!r} is {_bad(density)}"
     return None
+
+
+@torch.no_grad()
+def remedy(model: Any, x: Any, schema: Any = None) -> str:
+    """What to do about a loss that is not finite: to standardise the column of x with the largest numbers, where those are large.
+
+    Args:
+        model: whose likelihood says how the encoder sees x.
+        x: training data ``(N, *event)``, or something else, of which nothing is known.
+        schema: the columns' names.
+    """
+    usual = "try a lower lr or clip=1.0, and look at the penalty's domain"
+    if not isinstance(x, Tensor) or x.dim() != 2:
+        return usual
+    x = x[:_LOOK]
+    likelihood = getattr(model, "likelihood", None)
+    shown = x if likelihood is None else likelihood.shown(x)
+    if shown.shape != x.shape or shown.nan_to_num(0.0).abs().max() <= _LARGE:
+        return usual
+    worst = int(shown.nan_to_num(0.0).abs().amax(0).argmax())
+    names, values = getattr(schema, "names", None), x[:, worst].double()
+    values = values[values.isfinite()]
+    name = f"column {names[worst]!r}" if names else f"entry {worst} of x"
+    return (
+        f"{name} goes from {values.min():.4g} to {values.max():.4g} (standard deviation {values.std(correction=0):.3g}), too far for a "
+        "network: standardise it, by pa.likelihoods.Standardised(Normal(...)) around its likelihood "
+        "(--likelihood Standardised --likelihood.of Normal)"
+    )
 
 
 def _bad(tensor: Tensor) -> str:

@@ -163,7 +163,7 @@ def fit(
         for module in pair:
             _check_dense(module)
             module.to(place)
-        train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True)
+        train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True, least=_least_rows(pair))
         measure(model, train)
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
         for module in pair:
@@ -261,6 +261,12 @@ def _scheduler(scheduler: Callable[[Optimizer], LRScheduler] | None, optimizer: 
         return None if scheduler is None else scheduler(optimizer)
     except (TypeError, RuntimeError, ArithmeticError, AssertionError, KeyError) as error:
         raise ValueError(f"fit: expected scheduler as a function of the optimizer: {type(error).__name__}: {error}") from error
+
+
+def _least_rows(pair: list[torch.nn.Module]) -> int:
+    """Rows that a batch must have in training."""
+    normalised = torch.nn.modules.batchnorm._BatchNorm
+    return 1 + any(isinstance(layer, normalised) for module in pair for layer in module.modules())
 
 
 def _check_dense(module: torch.nn.Module):

@@ -20,7 +20,7 @@ from ..objectives.base import Objective
 from . import distributed
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
-from .divergence import Diverged, finite, first_bad_site
+from .divergence import Diverged, finite, first_bad_site, remedy
 from .resuming import check_state
 from .step.svi import SVI
 
@@ -325,11 +325,10 @@ class Training:
         self.load(self.kept)
         self.bar.n = self.step
         if not self.retries:
-            raise ValueError(
-                f"fit: {why}. The weights are again those of step {self.step:,}, when all was finite"
-                f"{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}; "
-                "try a lower lr or clip=1.0, and look at the data's range and the penalty's domain"
-            )
+            x = self.train.data[0] if isinstance(self.train.data, tuple) else None
+            kept = f"when all was finite{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}"
+            back = f"The weights are again those of step {self.step:,}, {kept}" if self.step else "those from before training"
+            raise ValueError(f"fit: {why}. The weights are again {back}; {remedy(self.svi.model, x, self.train.schema)}")
         self.retries -= 1
         for group in self.svi.optim.param_groups:
             group["lr"] = group["lr"] / 2

@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from .data import inputs
+from .data import frames, inputs
 from .data.schema import Schema
 from .parts import conditions, networks
 from .parts.conditions import Condition
@@ -223,9 +223,12 @@ class Autoencoder(PyroModule):
         return self.model.conditional(z.to(self.device), self._context(y, z.shape[-len(shape) - 1] if z.dim() > len(shape) else 1))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z) (of categories, the likeliest) at the middle of q(z|x), shape ``(B, *event)``."""
-        return self.likelihood.picture(self.decode(self.centre(x, y), y))
+    def reconstruct(self, x: Any, y: Any = None) -> Any:
+        """The mean of p(x|z) (of categories, the likeliest) at the mean of q(z|x), ``(B, *event)``; for a DataFrame a DataFrame."""
+        z, wanted = self.centre(x, y), inputs.wanted_by(self.model)
+        if self.condition is not None:
+            y = inputs.read(x, wanted).y if y is None else inputs.labels(y, wanted)
+        return frames.of_rows(self.likelihood.picture(self.decode(z, y)), x, self.schema)
 
     @torch.no_grad()
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -107,6 +107,23 @@ def test_labels_come_along():
     assert torch.equal(pa.log_likelihood(labelled, frame, particles=5).values, expected)
 
 
+def test_a_frame_comes_back_as_a_frame():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(40, 9, 30), "town": ["Ulm", "Bonn", "Köln"] * 10}, index=[f"p{i}" for i in range(30)])
+    holes = frame.copy()
+    holes.loc["p3", "age"], holes.loc["p4", "town"] = np.nan, None
+    vae = pa.recipes.vae(holes, latent_dim=2, hidden=4)
+    shown, x = vae.reconstruct(holes[["town", "age"]]), pa.data.inputs.read(holes, pa.data.inputs.wanted_by(vae.model)).x
+    assert list(shown) == ["age", "town"] and shown.index.equals(frame.index) and set(shown["town"]) <= {"Ulm", "Bonn", "Köln"}
+    assert np.allclose(shown["age"], vae.reconstruct(x)[:, 0])
+    codes = pa.codes(vae, holes)
+    assert list(codes) == ["z1", "z2"] and np.array_equal(codes, pa.codes(vae, x)) and codes.index.equals(frame.index)
+    filled = pa.impute(vae, holes, draws=4, particles=10)
+    assert filled.index.names == ["draw", "row"] and len(filled) == 120 and not filled.isna().any().any()
+    assert filled.loc[(2, "p5"), "town"] == frame.loc["p5", "town"] and filled.loc[2, "age"].nunique() > 25
+    assert np.isclose(filled.loc[(3, "p3"), "age"], pa.impute(vae, x, draws=4, particles=10)[3, 3, 0])
+
+
 def test_images_with_channels_last_are_turned():
     x = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3)).astype(np.uint8)
     ae = pa.Autoencoder(

@@ -279,3 +279,15 @@ def test_pipes_are_no_data(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="is a pipe or a device"):
         pa.data.load(tmp_path / "t.csv")
+
+
+def test_a_column_that_becomes_text_late_in_a_long_file_is_text_throughout(tmp_path):
+    rows = 250_000
+    codes = [f"{i % 7:03d}" for i in range(rows)]
+    frame = pd.DataFrame({"code": codes, "x": np.arange(rows) % 11 + 0.5, "late": np.nan})
+    frame.loc[rows - 9 :, "code"], frame["late"] = "A12", frame["late"].astype(object)
+    frame.loc[rows - 9 :, "late"] = ["yes", "no", "yes"] * 3
+    frame.to_csv(tmp_path / "long.csv", index=False)
+    code, x, late = pa.data.load(tmp_path / "long.csv").schema.columns
+    assert list(code.values) == [*(f"{i:03d}" for i in range(7)), "A12"]
+    assert x.kind == "real" and late.values == ["no", "yes"] and late.missing

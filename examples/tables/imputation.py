@@ -87,9 +87,12 @@ def by_vae(train: pd.DataFrame, test: pd.DataFrame, table: pd.DataFrame, seed: i
     data = pa.data.load(train, schema=schema, validation=0.1, test=0.1)
     vae = pa.recipes.vae(data)
     pa.fit(vae, data.train, validation=data.validation, epochs=epochs, patience=100, seed=seed, progress=False)
-    x = pa.impute(vae, test, draws=draws, seed=seed)
-    best = [x[..., i].mode(0).values if column.values is not None else x[..., i].mean(0) for i, column in enumerate(vae.schema.columns)]
-    return vae.schema.frame(torch.stack(best, 1))[list(table)]
+    by_row = pa.impute(vae, test, draws=draws, seed=seed).groupby(level="row")
+    best = {
+        column.name: by_row[column.name].agg("mean" if column.values is None else lambda drawn: drawn.mode()[0])
+        for column in vae.schema.columns
+    }
+    return pd.DataFrame(best)[list(table)]
 
 
 def error(filled: pd.DataFrame, truth: pd.DataFrame, holes: np.ndarray, scale: pd.Series, few: list[str]) -> float:

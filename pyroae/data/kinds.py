@@ -11,12 +11,14 @@ from .schema import Column
 
 _SAMPLE = 20_000  # rows that distinct values and skewness are estimated from
 _WIDE = 100  # columns of numbers from which on all are taken for one kind: pixels, genes
-_BLOCK = 20_000_000  # numbers looked at at once
+_FIRST = 1000  # rows that can tell that a column is something else
+_BLOCK = 5_000_000  # numbers looked at at once
 _FEW = 10  # distinct whole numbers that are categories
 _CATEGORIES = 100  # distinct texts that are categories at most
 _PIXELS = 64  # columns of whole numbers up to 255 that are grey levels: many columns reach the same maximum
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
+_SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:,\d{3})+"
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.I)
 _SENTINELS = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 _CLASS = re.compile(r"label|labels|class|target|species|y", re.I)
@@ -112,12 +114,13 @@ def _as_numbers(series: pd.Series, asked: str | None) -> np.ndarray | None:
     if isinstance(series.dtype, pd.CategoricalDtype):
         return None
     declared = pd.api.types.is_numeric_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype)
-    signed = (
-        not declared
-        and _is_text(series)
-        and series.dropna().astype(str).str.contains(r"[%$€£¥]|^[-+]?\d{1,3}(?:,\d{3})+", regex=True).all()
-    )
+    signed = not declared and _are_signed(series.iloc[:_FIRST]) and _are_signed(series)
     return numeric(series) if declared or signed or (asked not in (None, "category", "binary")) else None
+
+
+def _are_signed(series: pd.Series) -> bool:
+    """Whether all is text with percent or currency signs, or commas between thousands."""
+    return _is_text(series) and bool(series.dropna().astype(str).str.contains(_SIGNED, regex=True).all())
 
 
 def _statistics(numbers: dict[str, np.ndarray]) -> _Numbers:
@@ -125,36 +128,36 @@ def _statistics(numbers: dict[str, np.ndarray]) -> _Numbers:
     if not columns:
         return _Numbers(*[np.zeros(0)] * 8)
     at_once = max(1, _BLOCK // max(1, len(columns[0])))
-    blocks = [_block(np.stack(columns[start : start + at_once], 1)) for start in range(0, len(columns), at_once)]
+    blocks = [_block(np.stack(columns[start : start + at_once])) for start in range(0, len(columns), at_once)]
     return _Numbers(*(np.concatenate(parts) for parts in zip(*blocks)))
 
 
 def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The statistics of some columns ``(rows, columns)``; of infinite and missing values none."""
+    """The statistics of some columns ``(columns, rows)``; of infinite and missing values none."""
     present = np.isfinite(x)
-    every = present.any(0)
-    low = np.where(every, np.where(present, x, np.inf).min(0), 0.0)
-    high = np.where(every, np.where(present, x, -np.inf).max(0), 0.0)
-    holes = np.isnan(x).sum(0)
+    every = present.any(1)
+    low = np.where(every, np.min(x, 1, where=present, initial=np.inf), 0.0)
+    high = np.where(every, np.max(x, 1, where=present, initial=-np.inf), 0.0)
+    holes = np.isnan(x)
     with np.errstate(invalid="ignore"):
-        whole = every & ((x == np.floor(x)) | np.isnan(x)).all(0) & ~np.isinf(x).any(0)
-    sample = np.sort(np.where(present, x, np.nan)[:: max(1, len(x) // _SAMPLE)], 0)
-    distinct = ((sample[1:] != sample[:-1]) & ~np.isnan(sample[1:])).sum(0) + ~np.isnan(sample[0])
+        whole = every & ((x == np.floor(x)) | holes).all(1) & (present | holes).all(1)
+    sample = np.sort(np.where(present, x, np.nan)[:, :: max(1, x.shape[1] // _SAMPLE)], 1)
+    distinct = ((sample[:, 1:] != sample[:, :-1]) & ~np.isnan(sample[:, 1:])).sum(1) + ~np.isnan(sample[:, 0])
     skew, spread = _moments(sample)
     positive = every & (low > 0)
-    log_skew = np.where(positive, _moments(np.log(np.where(positive, sample, 1.0)))[0], np.inf)
-    return low, high, holes, whole, distinct, skew, log_skew, spread
+    log_skew = np.where(positive, _moments(np.log(np.where(positive[:, None], sample, 1.0)))[0], np.inf)
+    return low, high, holes.sum(1), whole, distinct, skew, log_skew, spread
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Skewness and standard deviation of columns, of any numbers that float64 can hold; NaN is passed over."""
+    """Skewness and standard deviation of columns ``(columns, rows)``, of any numbers that float64 can hold; NaN is passed over."""
     present = ~np.isnan(x)
-    largest = np.maximum(np.where(present, np.abs(x), 0.0).max(0), 1e-300)
-    n, x = np.maximum(present.sum(0), 1), np.where(present, x / largest, 0.0)
-    centred = np.where(present, x - x.sum(0) / n, 0.0)
-    spread = np.sqrt((centred**2).sum(0) / n)
-    skew = np.where(spread > 1e-12, (centred**3).sum(0) / n / np.maximum(spread, 1e-12) ** 3, 0.0)
-    return skew, spread * np.minimum(largest, 1e300)
+    largest = np.maximum(np.where(present, np.abs(x), 0.0).max(1, keepdims=True), 1e-300)
+    n, x = np.maximum(present.sum(1, keepdims=True), 1), np.where(present, x / largest, 0.0)
+    centred = np.where(present, x - x.sum(1, keepdims=True) / n, 0.0)
+    spread = np.sqrt((centred**2).sum(1) / n[:, 0])
+    skew = np.where(spread > 1e-12, (centred**3).sum(1) / n[:, 0] / np.maximum(spread, 1e-12) ** 3, 0.0)
+    return skew, spread * np.minimum(largest[:, 0], 1e300)
 
 
 def _joint(stats: _Numbers) -> str | None:

@@ -173,7 +173,7 @@ class Schema(Part):
             if column.name not in frame:
                 raise ValueError(f"data: there is no column {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
         x = np.empty((len(frame), len(self.columns)), np.float32)
-        series = dict(frame[self.names].items())
+        series = dict(frame.items())
         for i, column in enumerate(self.columns):
             x[:, i] = _as_float32(column.encode(series[column.name], strict), column.name)
         return x, self._labels(frame, strict)

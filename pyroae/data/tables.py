@@ -66,8 +66,9 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     if len(twice):
         raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of the two")
     _check_names(frame, asked)
-    body = frame.drop(columns=[*asked.drop, *([asked.labels] if asked.labels else [])])
-    body = body if asked.columns is None else body[list(asked.columns)]
+    left_out = {*asked.drop, asked.labels}
+    names = [name for name in (frame.columns if asked.columns is None else asked.columns) if name not in left_out]
+    body = frame if names == list(frame.columns) else frame[names]
     kinds = dict(asked.kinds)
     if asked.domain is not None:
         kinds = {column: _DOMAIN_KINDS[asked.domain] for column in body} | kinds

@@ -13,6 +13,7 @@ from .limits import opened
 
 _HEAD = 2**16  # bytes that tell how a file is written
 _ROWS = 50
+_CHUNK = 100_000  # rows
 _NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
 _MISSING = {*_NA, "", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "n/a", "<NA>"}
 OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
@@ -55,17 +56,28 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
 
 
 def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:
-    with opened(path, limit) as file:
-        try:
-            frame = pd.read_csv(
-                file, na_values=[*_NA, *map(str, na)], low_memory=False, skip_blank_lines=True, index_col=False, **_engine(options)
-            )
-        except pd.errors.ParserError as error:
-            raise ValueError(_plain(str(error))) from None
-        except pd.errors.EmptyDataError:
-            raise ValueError("expected at least one row, got none") from None
+    """A table, read in chunks: the parser takes several times the text in memory."""
+    options = {**_engine(options), "na_values": [*_NA, *map(str, na)], "low_memory": False, "skip_blank_lines": True, "index_col": False}
+    try:
+        with opened(path, limit) as file, pd.read_csv(file, chunksize=_CHUNK, **options) as reader:
+            chunks = list(reader)
+        frame = pd.concat(chunks, ignore_index=True) if len(chunks) > 1 else chunks[0]
+        if _differ(chunks):
+            with opened(path, limit) as file:
+                frame = pd.read_csv(file, **options)
+    except pd.errors.ParserError as error:
+        raise ValueError(_plain(str(error))) from None
+    except (pd.errors.EmptyDataError, IndexError):
+        raise ValueError("expected at least one row, got none") from None
     frame.columns = [str(name).strip().strip("'\"") if isinstance(name, str) else str(name) for name in frame.columns]
     return frame
+
+
+def _differ(chunks: list[pd.DataFrame]) -> bool:
+    """Whether a column is text in some chunks and numbers in others."""
+    numbers = pd.DataFrame([[pd.api.types.is_numeric_dtype(kind) for kind in chunk.dtypes] for chunk in chunks])
+    mixed = numbers.columns[numbers.any() & ~numbers.all()]
+    return any(bool(chunk.iloc[:, i].notna().any()) for k, chunk in enumerate(chunks) for i in mixed if numbers.loc[k, i])
 
 
 def _engine(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import programs
 from ..checks import whole_number
+from ..data import frames
 from ..programs import Program
 from .particles import prepared
 from .resampling import resampled
@@ -20,7 +21,7 @@ def impute(
     draws: int = 1,
     particles: int = 1000,
     seed: int | None = 0,
-) -> Tensor:
+) -> Any:
     r"""Draws from p(missing | observed) for every example, ``(draws, N, *event)``: observed entries are kept, NaN is filled in.
 
     By importance resampling (Mattei & Frellsen 2019, section 3.2): of ``particles`` codes from the guide, each draw chooses one
@@ -29,12 +30,15 @@ def impute(
     Args:
         model: an Autoencoder whose likelihood is ``pa.likelihoods.Missing``, or any Pyro model of a batch ``x`` whose
             site ``x`` takes NaN for missing, with ``guide``.
-        x: a tensor ``(N, *event)`` with NaN where entries are missing, a tuple ``(x, y)`` of it, or a split of
-            ``pa.data.load(..., missing=True)``.
+        x: an array or tensor ``(N, *event)`` with NaN where entries are missing, a tuple ``(x, y)`` of it, a split of ``pa.data.load``,
+            or a DataFrame with the columns that the model was trained on.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: imputations of each example.
         particles: codes that the draws are chosen from, for each example.
         seed: of the draws; ``None`` goes on with the caller's random state.
+
+    Returns:
+        The draws; for a DataFrame a DataFrame in the data's units, the draws below one another under an index of draw and row.
 
     >>> import pyroae as pa
     >>> likelihood = pa.likelihoods.Missing(pa.likelihoods.Normal(3))
@@ -43,6 +47,7 @@ def impute(
     False
     """
     whole_number("impute", draws=draws, particles=particles)
+    given = x
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
@@ -50,4 +55,4 @@ def impute(
         filled = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
         for each in resampled(model, guide, args, draws, particles):
             filled[:, each.rows] = each.x
-    return torch.where(x.isnan(), filled, x)
+    return frames.of_draws(torch.where(x.isnan(), filled, x), given, getattr(model, "schema", None))

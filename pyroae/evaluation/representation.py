@@ -14,17 +14,19 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from .. import programs
+from ..data import frames
 from ..programs import Program
 from .codes import code_means, reconstructed
 from .particles import prepared
 
 
-def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
-    """E[z|x] of each datum, ``(N, numbers)``, float64; of 64 draws where the posterior's mean has no closed form.
+def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Any:
+    """E[z|x] of each example, ``(N, numbers)``, float64; of 64 draws where the posterior's mean has no closed form.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
-        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
+        x: an array or tensor ``(N, *event)``, a tuple ``(x, y)``, a split of ``pa.data.load(...)``, or a DataFrame, for which a
+            DataFrame with columns z1, z2, ... comes back.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         seed: of the draws.
 
@@ -37,7 +39,7 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
     """
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
-        return code_means(*prepared(x, model, guide)).cpu()
+        return frames.of_codes(code_means(*prepared(x, model, guide)).cpu(), x)
 
 
 @dataclass(frozen=True)

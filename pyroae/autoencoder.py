@@ -19,6 +19,7 @@ from .parts import conditions, networks
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood
+from .parts.likelihoods.combined import with_holes
 from .parts.networks import Network
 from .parts.posteriors import Posterior
 from .parts.priors import FromDistribution, Prior
@@ -299,6 +300,20 @@ class Autoencoder(PyroModule):
         if "decoder" not in changes and new._decoder_ends() == old._decoder_ends():
             new.decoder.load_state_dict(old.decoder.state_dict())
         return new.to(self.device).train(self.training)
+
+    def with_holes(self) -> "Autoencoder":
+        """The same model for data in which any entry may be missing (NaN): itself where it is one already, otherwise a copy.
+
+        >>> import pyroae as pa
+        >>> vae = pa.recipes.vae(torch.rand(20, 4))
+        >>> pa.impute(vae.with_holes(), torch.tensor([[0.5, 0.1, 0.9, torch.nan]])).shape
+        torch.Size([1, 1, 4])
+        """
+        likelihood = with_holes(self.likelihood)
+        if likelihood is self.likelihood:
+            return self
+        with torch.random.fork_rng(devices=[]):  # a copy is made of new networks
+            return self.replace(likelihood=likelihood)
 
     def _encoder_ends(self) -> tuple:
         return (

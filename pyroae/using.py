@@ -18,7 +18,6 @@ from .data import Column, Schema, Split
 from .evaluation.imputation import impute as draw_missing
 from .files import atomic, refuse_links
 from .output import CommandOutput, command
-from .parts.likelihoods import Likelihood, Missing, Product
 from .settings import arguments_of, read_run
 from .training.batches import as_tensors
 
@@ -59,7 +58,7 @@ def encode(run: str, *, data: str, out: str | None = None) -> CommandOutput:
         ValueError: a folder that is no run, data without its columns or with unknown categories.
     """
     ae, settings = opened(run, "encode")
-    ae = with_holes(ae)
+    ae = ae.with_holes()
     rows, _ = new_rows(data, ae, settings)
     with programs.eval_mode(ae, seed=0):
         codes = ae.centre(*as_tensors(rows, ae.model)).flatten(1).cpu()
@@ -94,7 +93,7 @@ def impute(
     columns = ae.schema.columns if ae.schema is not None else None
     if frame is None or columns is None:
         raise ValueError("impute: expected a table whose columns have names, such as a .csv file; for arrays there is pa.impute(model, x)")
-    filled = draw_missing(with_holes(ae), rows, draws=draws, particles=particles, seed=seed).cpu()  # (draws, N, D)
+    filled = draw_missing(ae, rows, draws=draws, particles=particles, seed=seed).cpu()  # (draws, N, D)
     return _answer(run, _filled(frame, rows.x, filled, columns, interval), out, f"{int(rows.x.isnan().sum())} missing values filled in")
 
 
@@ -122,23 +121,6 @@ def new_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Sp
         x = (rows.x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(rows.x, generator=generator)
         rows = Split(x, rows.labels, "binary", schema=rows.schema)
     return rows, frame
-
-
-def with_holes(ae: Autoencoder) -> Autoencoder:
-    """The same model for data in which anything may be missing."""
-    if _may_miss(ae.likelihood):
-        return ae
-    return ae.replace(likelihood=_holed(ae.likelihood)).eval()
-
-
-def _may_miss(likelihood: Likelihood) -> bool:
-    return all(_may_miss(column) for column in likelihood.columns) if isinstance(likelihood, Product) else likelihood.has_holes
-
-
-def _holed(likelihood: Likelihood) -> Likelihood:
-    if isinstance(likelihood, Product):
-        return Product({name: _holed(column) for name, column in zip(likelihood.names, likelihood.columns)})
-    return likelihood if likelihood.has_holes else Missing(likelihood)
 
 
 def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Column], interval: float) -> pd.DataFrame:

@@ -13,6 +13,7 @@ _SAMPLE = 20_000  # rows that distinct values and skewness are estimated from
 _WIDE = 100  # columns of numbers from which on all are taken for one kind: pixels, genes
 _FIRST = 1000  # rows that can tell that a column is something else
 _BLOCK = 5_000_000  # numbers looked at at once
+_MANY = 20  # rows whose numbers are consecutive by no accident
 _FEW = 10  # distinct whole numbers that are categories
 _CATEGORIES = 100  # distinct texts that are categories at most
 _PIXELS = 64  # columns of whole numbers up to 255 that are grey levels: many columns reach the same maximum
@@ -220,9 +221,17 @@ def _not_data(name: str, values: np.ndarray, s: _Numbers, place: int, wide: bool
         return "index"
     if _IDENTIFIER.fullmatch(str(name)) and len(np.unique(values)) == len(values):
         return "identifier: another number in every row"
+    if _counts_rows(values, s):
+        return "index: numbers the rows"
     if 10000101 <= s.low and s.high <= 29991231 and len(values) > 2 and _are_dates(pd.Series(values.astype(int)).astype(str), "%Y%m%d"):
         return "dates"
     return None
+
+
+def _counts_rows(values: np.ndarray, s: _Numbers) -> bool:
+    """Whether values are consecutive numbers in any order, each once, and no years."""
+    years = 1500 <= s.low and s.high <= 2200
+    return len(values) >= _MANY and s.high - s.low + 1 == len(values) and not years and len(np.unique(values)) == len(values)
 
 
 def _text_column(series: pd.Series, name: str) -> Column | str:
@@ -307,7 +316,10 @@ def _remark(name: str, values: np.ndarray, s: _Numbers) -> str | None:
         if sentinel not in (s.low, s.high) or abs(sentinel) < 9 and s.distinct > 2:
             continue
         others = values[~np.isnan(values) & (values != sentinel)]
-        gap = min(abs(others.min() - sentinel), abs(others.max() - sentinel)) if len(others) else 0.0
-        if len(others) and gap > 2 * max(np.ptp(others), 1.0) and (values == sentinel).sum() > 1:
-            return f"{sentinel} in {int((values == sentinel).sum())} rows: if it stands for a missing value, say na={sentinel}"
+        rows = int((values == sentinel).sum())
+        if not len(others) or rows < 2:
+            continue
+        gap = min(abs(others.min() - sentinel), abs(others.max() - sentinel))
+        if gap > 2 * max(np.ptp(others), 1.0) or (sentinel < -8 and others.min() >= 0):
+            return f"{sentinel} in {rows} rows: if it stands for a missing value, say na={sentinel} (--na {sentinel})"
     return None

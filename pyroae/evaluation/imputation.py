@@ -27,8 +27,7 @@ def impute(
     with probability proportional to p(observed, z) / q(z|observed), then draws x from p(x|z). Exact as the particles grow.
 
     Args:
-        model: an Autoencoder whose likelihood is ``pa.likelihoods.Missing``, or any Pyro model of a batch ``x`` whose
-            site ``x`` takes NaN for missing, with ``guide``.
+        model: an Autoencoder, or any Pyro model of a batch ``x`` whose site ``x`` takes NaN for missing, with ``guide``.
         x: an array or tensor ``(N, *event)`` with NaN where entries are missing, a tuple ``(x, y)`` of it, a split of ``pa.data.load``,
             or a DataFrame with the columns that the model was trained on.
         guide: the model's guide, where ``model`` is not an Autoencoder.
@@ -46,7 +45,7 @@ def impute(
     False
     """
     whole_number("impute", draws=draws, particles=particles)
-    given = x
+    given, model = x, model.with_holes() if hasattr(model, "with_holes") else model
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)

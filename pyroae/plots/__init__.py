@@ -3,7 +3,7 @@
 from .charts import aggregate, calibration, latent, training, units, weights
 from .drawing import Undrawable, figure, save
 from .grid import images
-from .images import filters, manifold, reconstructions, samples, traversal, walk
+from .models import filters, manifold, reconstructions, samples, traversal, walk
 
 __all__ = [
     "Undrawable",

@@ -43,6 +43,9 @@ class Standardised(Likelihood):
         self.register_buffer("factor", torch.ones(shape))
         self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
 
+    def __repr__(self) -> str:
+        return f"Standardised({self.of!r})"
+
     @property
     def measured(self):
         """Whether mean and scale were taken from data."""
@@ -109,6 +112,9 @@ class Missing(Likelihood):
             raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
         self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
         self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
+
+    def __repr__(self) -> str:
+        return f"Missing({self.of!r}{', mask=True' * self.mask})"
 
     @property
     def input_shape(self):
@@ -183,6 +189,9 @@ class Product(Likelihood):
         self.widths = [column.size for column in self.columns]
         self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
 
+    def __repr__(self) -> str:
+        return "\n".join(["Product(", *(f"  {name}: {column!r}" for name, column in zip(self.names, self.columns)), ")"])
+
     @property
     def input_shape(self):
         """The columns' side by side."""
@@ -222,3 +231,12 @@ class Product(Likelihood):
 
     def _parts(self, x: Tensor) -> list[tuple[Likelihood, Tensor]]:
         return list(zip(self.columns, x.split(self.lengths, -1)))
+
+
+def with_holes(likelihood: Likelihood) -> Likelihood:
+    """The same likelihood for data in which any entry may be missing."""
+    if isinstance(likelihood, Product):
+        columns = [with_holes(column) for column in likelihood.columns]
+        same = all(new is old for new, old in zip(columns, likelihood.columns))
+        return likelihood if same else Product(dict(zip(likelihood.names, columns)))
+    return likelihood if likelihood.has_holes else Missing(likelihood)

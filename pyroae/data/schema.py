@@ -119,6 +119,7 @@ class Schema(Part):
         label: the column that labels come from.
         classes: the names of the labels 0, 1, ...
 
+    >>> import torch
     >>> schema = Schema([Column("age", "real"), Column("smokes", "binary", values=["no", "yes"])])
     >>> schema.frame(torch.tensor([[31.0, 1.0]])).to_dict("records")
     [{'age': 31.0, 'smokes': 'yes'}]

@@ -125,8 +125,7 @@ def find(kind: str, name: str) -> type:
     if path in _TABLE[kind]:
         return _TABLE[kind][path]
     module, _, last = path.rpartition(".")
-    if module:
-        module = module if len(module) <= 80 else "the module"
+    if module and len(path) <= 100 and path.replace(".", "").isidentifier():
         raise ValueError(
             f"there is no {short(name)} among the {kind} of pyroae, Pyro and torch; if {module} is a module of your own that you trust, "
             f"import it first, with @pa.register({kind!r}) above the class; on the command line add --use {module}"

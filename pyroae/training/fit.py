@@ -246,7 +246,7 @@ def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
         return optimizer
     if not free:
         raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
-    make = optimizer or functools.partial(torch.optim.Adam, fused=True, capturable=free[0].is_cuda)
+    make = optimizer or functools.partial(torch.optim.Adam, fused=True)
     try:
         made = make(free) if lr is None else make(free, lr=lr)
     except (TypeError, RuntimeError, ArithmeticError, AssertionError) as error:

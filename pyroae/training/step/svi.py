@@ -45,7 +45,7 @@ class SVI(pyro.infer.SVI):
 
     Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine
     (``tracing.Traced``). Once it is compiled for a CPU, Adam (torch's, Pyro's, or ClippedAdam) is a part of it. On CUDA the
-    whole step, a ``capturable`` optimizer's included, is one CUDA graph. A program that cannot be traced, such as one that
+    whole step, that of torch's optimizers included, is one CUDA graph. A program that cannot be traced, such as one that
     branches on the values of tensors, runs eagerly, and the log says why, once.
 
     A step waits while another thread takes one, calls ``pa.fit`` or evaluates. Between steps the random numbers belong to
@@ -186,17 +186,17 @@ class SVI(pyro.infer.SVI):
 
     def forget(self):
         """To be called when parameters and the optimizer's state were replaced: CUDA graphs know the old ones."""
-        self._recorder.recordings.clear()
+        self._recorder.forget()
         self._update.valid = None
 
     # --- a step ---
 
     def _recorded(self, args: tuple, kwargs: dict) -> Outputs:
-        on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in args)
-        if not (on_cuda and self._recorder.able and not kwargs and distributed.processes() == 1):
+        if not _on_gpu(args) or kwargs or distributed.processes() > 1 or not self._recorder.ready():
             return self._step(*args, **kwargs)
         kinds = [self._gradients.settled(*part) for part in self._parts(args)]
-        return self._recorder(tuple(kinds), *args) if all(kinds) else self._step(*args)
+        added = any(parameter.grad is not None for parameter in self.parameters)  # gradients that are added to this step's own
+        return self._recorder(tuple(kinds), *args) if all(kinds) and not added else self._step(*args)
 
     def _step(self, *args, **kwargs) -> Outputs:
         self._update.stash(self.parameters)
@@ -299,6 +299,10 @@ def _names(asked: dict[str, Tensor]) -> tuple[str, ...]:
     params = pyro.get_param_store()._params
     named = {id(parameter): name for name, parameter in reversed(asked.items()) if params.get(name) is parameter}
     return tuple(reversed(named.values()))
+
+
+def _on_gpu(args: tuple) -> bool:
+    return any(isinstance(a, Tensor) and a.is_cuda for a in args)
 
 
 def _sum(tensors: list[Tensor]) -> Tensor | None:

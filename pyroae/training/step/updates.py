@@ -158,7 +158,7 @@ class Update:
         holds = (self.optimizer.param_groups, self.optimizer.state) if single else (self.optimizer.optim_objs, None)
         marks = [info, len(holds[1] if single else holds[0]), *([] if single else map(id, self.parameters(info)))]
         if self.looked and self.looked[0] is holds[0] and self.looked[1] is holds[1] and self.looked[2] == marks:
-            if not any(_watched(optimizer) for optimizer in self.optimizers):
+            if not any(watched(optimizer) for optimizer in self.optimizers):
                 return
         self.looked = [*holds, marks]
         each = [(self.optimizer, group, p) for group in holds[0] for p in group["params"]] if single else self._of_pyro(info)
@@ -222,10 +222,10 @@ def _adam(parameter, gradient, state, valid, sign, clip, penalty, keep, new1, ol
 
 def _usual(optimizer: Optimizer) -> bool:
     """Whether ``_adam`` is all that its step does."""
-    return type(optimizer) in (Adam, AdamW, ClippedAdam) and not _watched(optimizer)
+    return type(optimizer) in (Adam, AdamW, ClippedAdam) and not watched(optimizer)
 
 
-def _watched(optimizer: Optimizer) -> bool:
+def watched(optimizer: Optimizer) -> bool:
     """Whether something else happens in its step."""
     hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     hooks += torchs._global_optimizer_pre_hooks, torchs._global_optimizer_post_hooks

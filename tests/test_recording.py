@@ -1,0 +1,188 @@
+"""When a step is recorded as a CUDA graph, how often, and what is refused: with a stand-in that records on a CPU."""
+
+import copy
+import functools
+import logging
+
+import pyro
+import pytest
+import torch
+from conftest import small_vae
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+from torch.optim import lr_scheduler
+
+import pyroae as pa
+from pyroae.training.step import recording, svi
+
+X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
+
+
+class StandIn:
+    """What a recording knows: the step, the places that were read, and learning rates by reference. A replay runs the step."""
+
+    made: list["StandIn"] = []
+
+    def __init__(self, step, args, device, pool, stream):
+        self.step, self.device = step, device
+        self.optimizer = step.__self__.optim
+        self.settings = [dict(group) for group in self.optimizer.param_groups]
+        self.addresses = [p.data_ptr() for group in self.optimizer.param_groups for p in group["params"]]
+        StandIn.made.append(self)
+
+    def replay(self, args):
+        groups = self.optimizer.param_groups
+        assert self.addresses == [p.data_ptr() for group in groups for p in group["params"]]
+        before = [group["lr"] for group in groups]
+        for group, then in zip(groups, self.settings):
+            group["lr"] = then["lr"].item()
+        try:
+            return self.step(*args)
+        finally:
+            for group, rate in zip(groups, before):
+                group["lr"] = rate
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Steps are recorded as if they were on CUDA."""
+    monkeypatch.setattr(StandIn, "made", [])
+    monkeypatch.setattr(svi, "_on_gpu", lambda args: True)
+    monkeypatch.setattr(recording, "Recording", StandIn)
+    monkeypatch.setattr(recording.Recorder, "_pool", lambda self, device: (None, None))
+    return StandIn.made
+
+
+def trained(**options) -> list[float]:
+    torch.manual_seed(0)
+    options = {"batch_size": 20, "epochs": 12} | options
+    return pa.fit(small_vae(), X, seed=0, progress=False, compile="traced", **options).loss
+
+
+RECORDED = {  # options of fit, and how many recordings it takes
+    "Adam": ({}, 1),
+    "a short batch": ({"batch_size": 25}, 2),
+    "Adam by its class": ({"optimizer": torch.optim.Adam}, 1),
+    "AdamW": ({"optimizer": functools.partial(torch.optim.AdamW, weight_decay=0.1)}, 1),
+    "SGD": ({"optimizer": torch.optim.SGD, "lr": 1e-4}, 1),
+    "SGD with momentum": ({"optimizer": functools.partial(torch.optim.SGD, momentum=0.9), "lr": 1e-5}, 1),
+    "a cosine": ({"scheduler": functools.partial(lr_scheduler.CosineAnnealingLR, T_max=12)}, 1),
+    "one cycle": ({"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13)}, 2),
+    "one cycle of the rate alone": (
+        {"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13, cycle_momentum=False)},
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_run_is_the_run(name, recorded):
+    options, times = RECORDED[name]
+    losses = trained(**options)
+    assert len(recorded) == times
+    assert all(isinstance(group["lr"], Tensor) for each in recorded for group in each.settings)
+    recorded.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svi, "_on_gpu", lambda args: False)
+        assert trained(**options) == pytest.approx(losses, rel=1e-6)  # a rate on the device is in float32
+    assert recorded == []
+
+
+def stepping(optim=None, **options):
+    torch.manual_seed(0)
+    ae = small_vae()
+    optim = torch.optim.Adam(ae.parameters(), lr=1e-2) if optim is None else optim
+    return ae, pa.SVI(ae.model, ae.guide, optim, Trace_ELBO(), compile="traced", **options)
+
+
+def take(steps, svi, x=X):
+    return [svi.step(x) for _ in range(steps)]
+
+
+def replaced_state(ae, steps):
+    steps.optim.load_state_dict(copy.deepcopy(steps.optim.state_dict()))
+
+
+def replaced_parameter(ae, steps):
+    ae.decoder[0].weight.data = ae.decoder[0].weight.data.clone()
+
+
+@pytest.mark.parametrize("change", [replaced_state, replaced_parameter])
+def test_what_was_replaced_is_recorded_anew(change, recorded):
+    ae, steps = stepping()
+    take(6, steps)
+    assert len(recorded) == 1
+    change(ae, steps)
+    take(6, steps)
+    assert len(recorded) == 2
+
+
+def test_numbers_of_steps_that_come_from_a_cpu_move_to_the_device(recorded):
+    ae, steps = stepping()
+    take(6, steps)
+    assert all(held["step"].device == p.device for p, held in steps.optim.state.items())
+    assert all(settings["capturable"] is True for settings in recorded[0].settings)
+    assert not any(group["capturable"] for group in steps.optim.param_groups)  # the person's own are restored
+
+
+NOT_RECORDED = {
+    "one of Pyro's": (lambda ae: pyro.optim.Adam({"lr": 1e-2}), "Pyro's optimizers take their step in Python"),
+    "another of torch's": (lambda ae: torch.optim.RMSprop(ae.parameters()), "expected Adam, AdamW or SGD of torch's, got RMSprop"),
+    "a rate as a tensor": (
+        lambda ae: torch.optim.Adam(ae.parameters(), lr=torch.tensor(1e-2), foreach=False),
+        "the learning rate is a tensor; give a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RECORDED)
+def test_what_is_not_recorded_is_said_once(name, recorded, caplog):
+    make, words = NOT_RECORDED[name]
+    torch.manual_seed(0)
+    ae = small_vae()
+    steps = pa.SVI(ae.model, ae.guide, make(ae), Trace_ELBO(), compile="traced")
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        take(8, steps)
+    assert recorded == [] and [words in message for message in caplog.messages if "CUDA graph" in message] == [True]
+
+
+def test_a_hook_that_is_added_runs(recorded, caplog):
+    ae, steps = stepping()
+    take(6, steps)
+    ran = []
+    steps.optim.register_step_post_hook(lambda *_: ran.append(1))
+    take(6, steps)
+    assert len(recorded) == 1 and len(ran) == 6 and "hooks or wraps" in caplog.text
+
+
+def test_gradients_that_are_there_already_are_added(recorded):
+    ends = []
+    for on_gpu in (True, False):
+        ae, steps = stepping()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(svi, "_on_gpu", lambda args, on_gpu=on_gpu: on_gpu)
+            losses = take(6, steps)
+            ae.decoder[0].weight.grad = torch.ones_like(ae.decoder[0].weight)
+            ends.append(losses + take(3, steps))
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+def test_a_failed_recording_is_said_and_the_step_goes_on(recorded, monkeypatch, caplog):
+    def fails(*args):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recording, "Recording", fails)
+    ae, steps = stepping()
+    assert len(take(8, steps)) == 8 and caplog.text.count("not permitted when stream is capturing") == 1
+    assert steps.optim.param_groups[0]["lr"] == 1e-2 and steps.optim.param_groups[0]["capturable"] is False
+
+
+def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded):
+    ae, steps = stepping(sync=False)
+    take(6, steps)
+    steps.forget()
+    count = len(recorded)
+    steps.step(X)
+    assert len(recorded) == count  # the first step afterwards runs as it is
+    take(2, steps)
+    assert len(recorded) == count + 1 and steps.valid()

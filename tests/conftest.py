@@ -19,6 +19,12 @@ torch.set_num_threads(THREADS)  # each of the processes that share the tests has
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # and so have the processes that tests start
 
 
+def pytest_configure(config):
+    """GPUs are for the tests that need one: the others mean the CPU where they say no device."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

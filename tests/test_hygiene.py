@@ -29,7 +29,7 @@ def globals_of_the_process():
         "default device": torch.get_default_device(),
         "gradients": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "matrix products": torch.get_float32_matmul_precision(),
+        "matrix products": (torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul.fp32_precision),
         "autocast": torch.is_autocast_enabled("cpu"),
         "threads": torch.get_num_threads(),
         "validation": (is_validation_enabled(), torch.distributions.Distribution._validate_args),

@@ -1,19 +1,27 @@
 """When a step is recorded as a CUDA graph, how often, and what is refused: with a stand-in that records on a CPU."""
 
+import contextlib
 import copy
 import functools
 import logging
+from importlib import import_module
 
 import pyro
 import pytest
 import torch
 from conftest import small_vae
+from pyro import distributions as dist
 from pyro.infer import Trace_ELBO
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import lr_scheduler
 
 import pyroae as pa
+from pyroae.training import batches, distributed
+from pyroae.training.step import graph as graphs
 from pyroae.training.step import recording, svi
+from pyroae.training.step.graph import Graph
+from pyroae.training.step.kind import Kind
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
 
@@ -48,6 +56,7 @@ def recorded(monkeypatch):
     """Steps are recorded as if they were on CUDA."""
     monkeypatch.setattr(StandIn, "made", [])
     monkeypatch.setattr(svi, "_on_gpu", lambda args: True)
+    monkeypatch.setattr(Kind, "on_device", lambda self, leaves: True)
     monkeypatch.setattr(recording, "Recording", StandIn)
     monkeypatch.setattr(recording.Recorder, "_pool", lambda self, device: (None, None))
     return StandIn.made
@@ -186,3 +195,59 @@ def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded)
     assert len(recorded) == count  # the first step afterwards runs as it is
     take(2, steps)
     assert len(recorded) == count + 1 and steps.valid()
+
+
+def test_a_step_that_reads_a_tensor_on_the_cpu_is_not_recorded(recorded, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(svi, "_on_gpu", lambda args: True)  # but no tensor is
+    monkeypatch.setattr(recording, "Recording", StandIn)
+    ae, steps = stepping()
+    take(8, steps)
+    assert StandIn.made == []
+
+
+@pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])
+def test_checks_of_decompositions_wait_for_no_gpu(device, kept, monkeypatch):
+    monkeypatch.setattr(graphs, "_one_fake_mode", contextlib.nullcontext)
+    with FakeTensorMode():
+        x = torch.empty(3, 3, device=device)
+        graph = Graph(lambda: [torch.linalg.cholesky(x)], [x])
+    targets = [node.target for node in graph.module.graph.nodes]
+    assert (torch.ops.aten._linalg_check_errors.default in targets) == kept
+    assert torch.ops.aten.linalg_cholesky_ex.default in targets
+
+
+def test_the_devices_kernels_are_probed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(batches, "_runs", lambda device: False)
+    assert batches.resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device: cuda:1 runs no kernel of this torch"):
+        batches.resolve_device("cuda:1")
+    monkeypatch.setattr(batches, "_runs", lambda device: True)
+    assert batches.resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
+def test_other_devices_are_refused(device):
+    with pytest.raises(
+        ValueError, match=f"device: expected 'auto', 'cpu' or 'cuda', got '{device}'" + ("; Apple" if device == "mps" else "")
+    ):
+        pa.fit(small_vae(), X, device=device)
+
+
+@pytest.mark.parametrize("shown, local, own", [(4, 2, 2), (1, 2, 0)])
+def test_each_process_takes_a_gpu_that_it_sees(shown, local, own, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    assert distributed._own_gpu() == own
+
+
+def test_plain_functions_are_trained_where_they_make_their_tensors(monkeypatch):
+    monkeypatch.setattr(import_module("pyroae.training.fit"), "resolve_device", lambda device: torch.device("cuda"))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("recording_loc", torch.tensor(0.0)), 1.0), obs=x)
+
+    pa.fit(model, torch.randn(20), guide=lambda x: None, elbo=Trace_ELBO(), epochs=2, progress=False)
+    assert pyro.param("recording_loc").device.type == "cpu"

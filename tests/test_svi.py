@@ -23,8 +23,10 @@ from pyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoLowRankMultivaria
 from test_bounds import ALL as BOUNDS
 from test_pairs import COUNTED, HIERARCHICAL, LIKELIHOODS, POSTERIORS, PRIORS, make
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pyroae as pa
+from pyroae.training.precision import multiplying
 from pyroae.training.step import kind as kinds
 from pyroae.training.step import tracing
 from pyroae.training.step.graph import Outputs
@@ -451,11 +453,29 @@ def test_fit_is_the_same_traced(digits):
 def test_precision_ends_with_the_call(precision, digits):
     inside = []
     ae = small_vae()
-    ae.encoder.register_forward_hook(lambda *_: inside.append(torch.get_float32_matmul_precision()))
+    setting, words = torch.backends.mkldnn.matmul, {"highest": "ieee", "medium": "bf16"}
+    before = setting.fp32_precision
+    ae.encoder.register_forward_hook(lambda *_: inside.append(setting.fp32_precision))
     pa.fit(ae, digits.train.x[:64], epochs=2, progress=False, precision=precision)
     pa.log_likelihood(ae, digits.test.x[:2], particles=3, precision=precision, proposal="guide")
-    assert set(inside[1:]) == {precision} or precision == "auto"
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert precision == "auto" or set(inside[1:]) == {words[precision]}
+    assert setting.fp32_precision == before and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_tf32_chosen_by_either_interface_stays_as_it_is(digits, monkeypatch):
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(matmul, "fp32_precision", "tf32")  # torch's older getter refuses to answer from here on
+    pa.fit(small_vae(), digits.train.x[:64], epochs=1, progress=False)
+    assert matmul.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize("precision, inside", [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")])
+def test_precision_on_cuda_is_of_products_and_convolutions(precision, inside):
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [place.fp32_precision for place in places]
+    with FakeTensorMode(), multiplying(precision, [torch.empty(2, 2, device="cuda")]):
+        assert [place.fp32_precision for place in places] == [inside, inside]
+    assert [place.fp32_precision for place in places] == before
 
 
 @pytest.mark.parametrize("wrong, words", [({"compile": "fast"}, "'compiled', got 'fast'"), ({"precision": "low"}, "'bf16', got 'low'")])

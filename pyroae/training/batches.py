@@ -1,7 +1,9 @@
 """Mini-batches on the device, from a tensor, a split of a data set, a Dataset or a DataLoader."""
 
+import functools
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,7 @@ from . import distributed
 
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice; of large ones fewer
 _BLOCK_BYTES = 2**27
+_LOG = logging.getLogger("pyroae")
 _LOOK = 1000  # rows on disk that are looked at before training
 
 
@@ -311,13 +314,33 @@ def _fits(data: Args, device: torch.device) -> bool:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is CUDA where there is one; ``ValueError`` for CUDA that is absent or a name that is none."""
+    """``"auto"`` is CUDA where there is a GPU that runs this torch's kernels.
+
+    Raises:
+        ValueError: CUDA that is absent, a GPU without kernels, or another device.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cuda = torch.device("cuda")
+        return cuda if torch.cuda.is_available() and _runs(cuda) else torch.device("cpu")
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        hint = "; Apple's GPUs have no float64, which sums of log densities need" if str(device).startswith("mps") else ""
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {str(device)!r}{hint}")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: CUDA was asked for, but this machine has none that torch can use; use device='auto' or 'cpu'")
+    if found.type == "cuda" and not _runs(found):
+        raise ValueError(f"device: {found} runs no kernel of this torch {torch.__version__}; install one built for it, or use device='cpu'")
     return found
+
+
+@functools.cache
+def _runs(device: torch.device) -> bool:
+    """Whether a GPU runs a kernel: a wheel of torch may have none for it."""
+    try:
+        return (torch.ones(2, device=device) + 1).sum().item() == 4.0
+    except RuntimeError as error:
+        _LOG.warning("device: %s is left alone, it runs no kernel of this torch: %s", device, str(error).partition("\n")[0])
+        return False

@@ -57,7 +57,7 @@ def together() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(_own_gpu())
     ours = not distributed.is_initialized()
     if ours:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
@@ -69,6 +69,11 @@ def together() -> Iterator[None]:
         if ours:
             with contextlib.suppress(RuntimeError):  # of processes that are gone
                 distributed.destroy_process_group()
+
+
+def _own_gpu() -> int:
+    """This process's among those it can see; a scheduler such as Slurm may show each process its own alone."""
+    return int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
 
 
 def processes() -> int:

@@ -107,7 +107,8 @@ def fit(
         validation: data whose loss is computed after every epoch, in evaluation mode.
         patience: stop after so many epochs without a better validation loss, and go back to the best weights. While a schedule
             of the objective moves, every epoch counts as better than those before: their losses are of another objective.
-        device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
+        device: ``"auto"`` (CUDA where there is one; the CPU for plain functions, which make their tensors there), ``"cpu"``
+            or ``"cuda"``.
         seed: makes the run repeatable and leaves the caller's random state alone.
         compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
             ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
@@ -150,6 +151,8 @@ def fit(
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
+    if device == "auto" and not pair:
+        place = torch.device("cpu")
     with contextlib.ExitStack() as around:
         around.enter_context(one_at_a_time())
         before = distributed.first(lambda: _opened(checkpoints, resume, around))

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 Precision = Literal["auto", "highest", "high", "medium", "bf16"]
 
+_PLACES = {  # by device: where torch keeps its setting, and the setting's words for "highest", "high" and "medium"
+    "cpu": ((torch.backends.mkldnn.matmul, ("ieee", "tf32", "bf16")),),
+    "cuda": ((torch.backends.cuda.matmul, ("ieee", "tf32", "tf32")), (torch.backends.cudnn.conv, ("ieee", "tf32", "tf32"))),
+}
+_WORDS = "highest", "high", "medium"
 _ROUNDING = 1e-6  # relative error of a product in float32; bfloat16 makes 1e-3, TF32 1e-4
 _LARGE = 4_000_000  # multiplications in a product, below which the other kernels cost more to call than they save
 
@@ -37,21 +42,26 @@ def resolved(precision: Precision, weights: Iterable[Tensor], rows: int) -> str:
 def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int = 1) -> Iterator[None]:
     """Products of float32 matrices at ``precision``, in torch's words, inside; the caller's setting is restored on exit.
 
+    The setting is that of ``torch.backends``, for the device of the weights alone: matrix products, on CUDA convolutions too.
     On CPUs with AVX512-BF16 alone, ``"medium"`` chooses other, faster, float32 kernels; with AMX and on CUDA it rounds.
     ``"bf16"`` is mixed precision: what torch's autocast runs in bfloat16 inside a module is, and what the module gives is
     float32 again, so that no density is computed in bfloat16.
     """
+    weights = list(weights)
+    device = weights[0].device if weights else torch.device("cpu")
     if precision == "bf16":
-        device = next(iter(weights), torch.empty(0)).device
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _float32_results():
             yield
         return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(resolved(precision, weights, rows))
+    place = _WORDS.index(resolved(precision, weights, rows))
+    before = [(owner, owner.fp32_precision, words[place]) for owner, words in _PLACES.get(device.type, ())]
+    for owner, _, wanted in before:
+        owner.fp32_precision = wanted
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for owner, setting, _ in before:
+            owner.fp32_precision = setting
 
 
 @contextlib.contextmanager
@@ -72,7 +82,8 @@ def _float32(result: Any) -> Any:
 def _medium_is_exact(device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(256, 256, generator=generator) for _ in range(2))
-    with multiplying("medium", [], 0):
-        product = (a.to(device) @ b.to(device)).cpu().double()
+    ours, theirs = a.to(device), b.to(device)
+    with multiplying("medium", [ours]):
+        product = (ours @ theirs).cpu().double()
     exact = a.double() @ b.double()
     return bool((product - exact).norm() < _ROUNDING * exact.norm())

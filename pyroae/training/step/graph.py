@@ -47,7 +47,7 @@ class Graph:
 
         with _one_fake_mode():
             module = make_fx(static)(*inputs)
-        _remove_unused(module.graph)
+        _remove_unused(module.graph, any(tensor.is_cuda for tensor in inputs))
         _refuse_changing_shapes(module.graph)
         self.module, self.constants = _lifted(module, len(inputs))
 
@@ -81,10 +81,15 @@ def _one_fake_mode() -> AbstractContextManager:
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
-def _remove_unused(graph: torch.fx.Graph):
-    """Remove operations whose results nobody uses, such as looks for NaN; not those that draw random numbers or write."""
+def _remove_unused(graph: torch.fx.Graph, on_gpu: bool):
+    """Remove operations whose results nobody uses, such as looks for NaN; not those that draw random numbers or write.
+
+    On a GPU also the check of a decomposition such as Cholesky's, which would wait for it; what failed is NaN afterwards.
+    """
     for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and isinstance(node.target, torch._ops.OpOverload):
+        if on_gpu and node.target is torch.ops.aten._linalg_check_errors.default:
+            graph.erase_node(node)
+        elif node.op == "call_function" and not node.users and isinstance(node.target, torch._ops.OpOverload):
             kept = node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
             if not kept and node.target._schema.returns:
                 graph.erase_node(node)

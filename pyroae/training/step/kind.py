@@ -48,6 +48,7 @@ class Kind:
     def look(self, reach: Reach | None = None):
         """Remember what the programs can read, by default from the same places."""
         self.reach = reach or self.reach
+        self.is_on_device: bool | None = None  # not known yet
         self.known = self.reach.tensors()
         self.pointers, self.flags = list(map(Tensor.data_ptr, self.known)), list(map(_TENSOR, self.known))
         first: dict[int, int] = {}
@@ -110,9 +111,13 @@ class Kind:
             return self._timed(self._proved, leaves, args, kwargs)
         if self.settled or owner.mode != "auto":
             return self._whole(leaves, args, kwargs)
-        start = time.perf_counter()
+        gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
+        if gpu and self.timed >= _LOOKS:  # measuring every call would wait for the device in every call
+            self._count(self.seconds / self.timed)
+            return self._whole(leaves, args, kwargs)
+        start = _now(gpu)
         outputs = self._whole(leaves, args, kwargs)
-        self._count(time.perf_counter() - start)
+        self._count(_now(gpu) - start)
         return outputs
 
     def _count(self, seconds: float):
@@ -177,6 +182,12 @@ class Kind:
         for i in self.effects:
             everything[i] = detach_provenance(everything[i])
         return [everything[i] for i in self.chosen]
+
+    def on_device(self, leaves: Leaves) -> bool:
+        """Whether all that the graph reads is on a GPU; a CUDA graph would keep the values of what is not."""
+        if self.is_on_device is None:
+            self.is_on_device = all(tensor.is_cuda for tensor in self.inputs(leaves))
+        return self.is_on_device
 
     def numbers_of(self, leaves: Leaves) -> list[Tensor]:
         """The numbers that are inputs, as tensors."""
@@ -367,6 +378,13 @@ class Kind:
         self.level, self.update, self.settled = 0, None, True
         owner.stay(f"after {self.runs:,} calls its graph no longer repeats it; something that it reads has changed unseen")
         return owner.eager(*args, **kwargs)
+
+
+def _now(gpu: torch.device | None) -> float:
+    """Seconds by the clock, once a GPU has done what it was given."""
+    if gpu:
+        torch.cuda.synchronize(gpu)
+    return time.perf_counter()
 
 
 def _hooked(tensor: Tensor) -> bool:

@@ -96,9 +96,13 @@ class Traced:
         return self.last
 
     def settled(self, *args, **kwargs) -> tuple | None:
-        """What kind of call this is, if a graph runs it and will to the end."""
-        kind = None if self.mode == "eager" else next((each for each in self.kinds if each.fits(Leaves(args, kwargs))), None)
-        return (kind.level, id(kind)) if kind and kind.settle() and kind.level and not kind.numbers_of(Leaves(args, kwargs)) else None
+        """What kind of call this is, if a graph runs it and will to the end, and reads nothing that is on the CPU."""
+        if self.mode == "eager":
+            return None
+        leaves = Leaves(args, kwargs)
+        kind = next((each for each in self.kinds if each.fits(leaves)), None)
+        settled = kind and kind.settle() and kind.level and not kind.numbers_of(leaves) and kind.on_device(leaves)
+        return (kind.level, id(kind)) if settled else None
 
     def levels(self) -> list[tuple[int, int, int]] | None:
         """The rows of each kind of call, its level (0 is eager) and its calls as a graph; ``None`` before the first call."""

@@ -462,11 +462,15 @@ def test_precision_ends_with_the_call(precision, digits):
     assert setting.fp32_precision == before and torch.get_float32_matmul_precision() == "highest"
 
 
-def test_tf32_chosen_by_either_interface_stays_as_it_is(digits, monkeypatch):
+def test_tf32_chosen_by_either_interface_stays_as_it_is(digits):
     matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(matmul, "fp32_precision", "tf32")  # torch's older getter refuses to answer from here on
-    pa.fit(small_vae(), digits.train.x[:64], epochs=1, progress=False)
-    assert matmul.fp32_precision == "tf32"
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"  # torch's older getter refuses to answer from here on
+        pa.fit(small_vae(), digits.train.x[:64], epochs=1, progress=False)
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize("precision, inside", [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")])

@@ -71,7 +71,7 @@ COMMANDS = {
     "report": Command(
         "report:report",
         "RUN",
-        "one HTML page about a run, its latent space to explore",
+        "one HTML page about a run and its latent space",
         "pyroae report runs/vae-digits-1",
     ),
     "parts": Command("cli:parts", "[KIND] [NAME]", "everything that can be swapped in by name", "pyroae parts prior VampPrior"),

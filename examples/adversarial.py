@@ -134,7 +134,7 @@ def main(
 
 
 def scores(ae: pa.Autoencoder, x: Tensor) -> dict[str, float]:
-    """Held-out terms in nats a datum, the codes' distance from the prior, and where it exists their total correlation."""
+    """Held-out terms in nats per example, the codes' distance from the prior, and where it exists their total correlation."""
     measures = {"mmd": pa.penalties.MMD(1.0)}
     if not isinstance(ae.posterior, pa.posteriors.Delta):
         measures["total correlation"] = pa.penalties.TotalCorrelation(len(x), 1.0)

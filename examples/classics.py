@@ -23,7 +23,7 @@ from pyroae.data import DataSet
 
 NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: numbers of the code
 above a tenth of its largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
-code of 10,000 data. log p(x): nats a datum, where p(x) exists and can be estimated; of the conditional VAE, log p(x|y). Filters are the
+code of 10,000 data. log p(x): nats per example, where p(x) exists and can be estimated; of the conditional VAE, log p(x|y). Filters are the
 encoder's, or where that does not start at x alone, and for a dictionary, the decoder's."""
 
 STYLE = """

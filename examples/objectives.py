@@ -94,7 +94,7 @@ def network(x: Tensor, latent_dim: int, hidden: int) -> pa.Autoencoder:
 
 
 def scored(vae: pa.Autoencoder, x: Tensor, particles: int) -> dict[str, float]:
-    """Test log p(x) with its errors, the ELBO and its KL, nats a datum."""
+    """Test log p(x) with its errors, the ELBO and its KL, nats per example."""
     start = time.perf_counter()
     score, terms = pa.log_likelihood(vae, x, particles=particles, progress=True, proposal="guide"), pa.elbo_terms(vae, x)
     columns = {"log p(x)": score.mean, "Monte-Carlo s.e.": score.mc_se, "sampling s.e.": score.data_se}

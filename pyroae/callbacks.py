@@ -27,11 +27,11 @@ class Callback(Protocol):
     """
 
     def __call__(self, row: dict[str, float], /) -> None:
-        """Look at, or add to, a row: epoch, loss and validation_loss in nats a datum, lr, seconds since the start."""
+        """Look at, or add to, a row: epoch, loss and validation_loss in nats per example, lr, seconds since the start."""
 
 
 class Terms:
-    """Writes the two sides of the ELBO into every row: ``reconstruction`` E log p(x|z) and ``kl``, nats a datum, of the first 500 data.
+    """Writes the two sides of the ELBO into every row: ``reconstruction`` E log p(x|z) and ``kl``, nats per example, of the first 500 data.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.

@@ -155,7 +155,7 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
     said = []
     if "log_likelihood" in found:
         errors = [(found[name], of) for name, of in (("data_se", "test data"), ("mc_se", "Monte Carlo")) if found[name] is not None]
-        verdict = Verdict(**found["verdict"])
+        verdict = Verdict.from_dict(found["verdict"])
         value = f"{found['log_likelihood']:.2f}{''.join(f' ± {size:.2g} ({of})' for size, of in errors)} nats/example{verdict.mark}"
         of = f"{found['examples']:,} test examples by {found['particles']:,} importance samples each"
         said.append(("log p(x)", value, f"of {of}; in expectation a lower bound"))

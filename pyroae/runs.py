@@ -83,7 +83,7 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     lines = [
         f"data           {found!r}{note}",
         f"trained        {settings['recipe']}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
-        f"last training loss {loss:.2f} nats/datum",
+        f"last training loss {loss:.2f} nats/example",
         *report,
         f"run folder     {folder}: {', '.join(files)}",
         f"next           {command()} report {folder} writes a page about it; {command()} evaluate {folder} says more",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
+from pyro import poutine
 
 import pyroae as pa
 from pyroae import programs
@@ -165,6 +166,78 @@ def test_what_cannot_be_fitted_is_drawn_from_the_guide():
     x = torch.rand(5, 8).round()
     auto, guide = (pa.log_likelihood(ae, x, particles=100, proposal=proposal) for proposal in ("auto", "guide"))
     errors = (auto.errors.square() + guide.errors.square()).sqrt()
-    assert ((auto.values - guide.values).abs() < 5 * errors + 1e-4).all() and not auto.fitted.any()
+    assert ((auto.values - guide.values).abs() < 5 * errors + 1e-4).all() and not auto.fitted.any() and (auto.modes == -1).all()
+    assert auto.verdict.state == "uncertain" and "on 5 of them none were looked for" in str(auto.verdict)
     with pytest.raises(ValueError, match='"auto", "guide"'):
         pa.log_likelihood(ae, x, proposal="Laplace")
+
+
+def two_sites(masked=False):
+    """x ~ N((z1, z2), 1) and a guide that is exact where x1 < 0 and too narrow elsewhere; with its closed form."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("z1", dist.Normal(0.0, 1.0))
+            with poutine.mask(mask=(x[:, 1] < 0) | torch.tensor(not masked)):
+                second = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(torch.stack([first, 0.0 * second if masked else second], -1), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        scale = torch.where(x < 0, 0.5**0.5, 0.3)[:, 0]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Normal(x[:, 0] / 2, scale))
+            pyro.sample("z2", dist.Normal(0.0 if masked else x[:, 1] / 2, 1.0 if masked else scale))
+
+    scales = torch.tensor([2.0, 1.0 if masked else 2.0]).sqrt()
+    return model, guide, lambda x: dist.Normal(0.0, scales).log_prob(x).sum(-1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_guide_of_several_sites_is_kept_for_the_examples_that_it_fits(masked):
+    model, guide, log_p = two_sites(masked)
+    x = 1.5 * torch.randn(40, 2)
+    score = pa.log_likelihood(model, x, guide, particles=1000)
+    assert torch.equal(score.fitted, x[:, 0] >= 0)
+    assert ((score.values - log_p(x)).abs() < 5 * score.errors + 1e-3).all() and score.mc_se < 0.01
+
+
+def fitted_to(model, guide, x, seed=3):
+    """The rows that have a proposal of their own, and its components there."""
+    with programs.eval_mode(model, guide, seed=seed):
+        site = poutine.trace(pa.proposals.Adaptive()(model, guide, x)).get_trace(x).nodes["_flat"]["fn"]
+    return site.rows, site.fitted
+
+
+def test_what_is_fitted_to_an_example_does_not_depend_on_the_others():
+    model, guide, _ = two_sites()
+    x = 1.5 * torch.randn(40, 2)
+    rows, together = fitted_to(model, guide, x)
+    for i, row in list(enumerate(rows.tolist()))[:5]:
+        _, alone = fitted_to(model, guide, x[row : row + 1])
+        for name in ("logits", "loc", "scale_tril", "scales"):
+            assert torch.allclose(getattr(alone, name)[0], getattr(together, name)[i], atol=0.02), name
+    others = torch.cat([x[:5], torch.randn(35, 2)])
+    some, same = (pa.log_likelihood(model, rows, guide, particles=50) for rows in (x, others))
+    assert torch.allclose(some.values[:5], same.values[:5], atol=1e-5) and not torch.equal(some.fitted, same.fitted)
+
+
+@pytest.mark.parametrize("outside", ["minus infinity", "NaN"])
+def test_an_example_without_a_density_leaves_the_others_as_they_are(outside):
+    fn, x = {"minus infinity": (dist.Poisson, [1.0, -1.0, 9.0]), "NaN": (lambda rate: dist.Gamma(rate, 1.0), [1.0, -1.0, 9.0])}[outside]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", fn(pyro.sample("z", dist.Normal(0.0, 1.0)).exp()), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 0.3))
+
+    x = torch.tensor(x)
+    with pyro.validation_enabled(False):
+        auto, by_guide = (pa.log_likelihood(model, x, guide, particles=100, proposal=proposal) for proposal in ("auto", "guide"))
+        good = pa.log_likelihood(model, x[[0, 2]], guide, particles=100)
+    assert torch.equal(auto.fitted, torch.tensor([True, False, True])) and not by_guide.values[1].isfinite()
+    assert torch.equal(auto.values[1].nan_to_num(1.0), by_guide.values[1].nan_to_num(1.0))
+    assert ((auto.values - good.values[[0, 0, 1]]).abs() < 5 * (auto.errors + good.errors[[0, 0, 1]]))[[0, 2]].all()
+    assert auto.verdict.state == "wrong" and "1 of the 3 examples" in str(auto.verdict) and "[wrong]" in str(auto)

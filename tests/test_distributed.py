@@ -178,6 +178,21 @@ def test_processes_share_the_data_to_score_and_give_each_the_value_that_one_give
     assert len(alone[0].unique()) > n / 2  # keyed by the datum, not the same noise for all
 
 
+def scored_by_auto():
+    torch.manual_seed(5)
+    ae, x = small_vae(), torch.rand(150, 64, generator=torch.Generator().manual_seed(1)).round()
+    estimate = pa.log_likelihood(ae, x, particles=128, seed=4)
+    return estimate.values, estimate.errors, estimate.khat, estimate.fitted, estimate.modes
+
+
+@together
+def test_processes_fit_proposals_to_the_examples_they_share_as_one_does(tmp_path):
+    alone = scored_by_auto()
+    assert alone[3].any() and not alone[3].all()
+    for found in by_processes(2, tmp_path, scored_by_auto):
+        assert all(torch.allclose(a.double(), b.double(), atol=1e-5) for a, b in zip(found, alone))
+
+
 def forms():
     """44 rows in every form that data have."""
     x = torch.arange(44.0)[:, None]

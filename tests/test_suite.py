@@ -15,6 +15,7 @@ from torch import nn
 
 import pyroae as pa
 from pyroae.evaluation.importance import Estimate
+from pyroae.evaluation.verdict import Verdict
 from pyroae.evaluation.weights import Weights
 
 
@@ -51,7 +52,7 @@ def test_stated_intervals_cover_over_200_runs():
 def test_the_verdict_says_what_share_and_what_to_do():
     good, bad = linear_gaussian(widen=1.3), linear_gaussian(widen=0.35)
     verdict = pa.log_likelihood(good.ae, good.x, particles=500, proposal="guide").verdict
-    assert verdict.state == "no sign of trouble" and "would not show" in str(verdict) and verdict.remedy is None
+    assert verdict.state == "uncertain" and "would not show" in str(verdict) and verdict.remedy == "auto"
     score = pa.log_likelihood(bad.ae, bad.x, particles=500, proposal="guide")
     assert score.unreliable > 0.6 and f"{score.unreliable:.1%}" in str(score.verdict) and "[wrong]" in str(score)
     truth = bad.log_p.mean().item()
@@ -66,9 +67,18 @@ def test_the_verdict_says_what_share_and_what_to_do():
 @pytest.mark.parametrize("proposal", ["auto", "guide", "Laplace"])
 def test_a_verdict_never_recommends_what_was_just_used(proposal):
     values = torch.zeros(3, dtype=torch.float64)
-    score = Estimate(values, values + 0.5, values + 3, torch.tensor([0.9, 0.2, 0.1]), 100, 7, proposal)
+    modes = {"modes": torch.ones(3)} if proposal == "auto" else {}
+    score = Estimate(values, values + 0.5, values + 3, torch.tensor([0.9, 0.2, 0.1]), 100, 7, proposal, **modes)
+    assert "decoder evaluations" in str(score.verdict) and Verdict.from_dict(score.verdict.as_dict()) == score.verdict
     assert score.verdict.state == "uncertain" and ("auto" in str(score.verdict)) != (proposal == "auto")
     assert score.verdict.low_by == pytest.approx(0.5 / 3) and "[uncertain]" in str(score)
+
+
+@pytest.mark.parametrize("proposal, remedy", [("prior", None), ("guide", "auto"), ("Laplace", "auto")])
+def test_weights_that_look_well_say_nothing_of_modes_that_no_draw_reached(proposal, remedy):
+    values = torch.zeros(3, dtype=torch.float64)
+    verdict = Estimate(values, values + 0.01, values + 90, values + 0.1, 100, 7, proposal).verdict
+    assert (verdict.state == "no sign of trouble") == (remedy is None) and verdict.remedy == remedy
 
 
 def test_a_confident_wrong_pixel_costs_what_it_costs():

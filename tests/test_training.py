@@ -177,7 +177,7 @@ def test_history_rows_callbacks_and_csv(vae, digits, tmp_path):
 def test_the_progress_bar_shows_the_loss_in_nats(vae, digits, capsys):
     pa.fit(vae, digits.train, epochs=2)
     bar = capsys.readouterr().err
-    assert "epoch 2/2" in bar and "nats/datum" in bar and "24/24" in bar
+    assert "epoch 2/2" in bar and "nats/example" in bar and "24/24" in bar
 
 
 def test_the_progress_bar_says_that_a_graph_is_made(vae, digits, capsys):

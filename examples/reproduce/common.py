@@ -54,7 +54,7 @@ def binarized(data: str) -> pa.data.DataSet:
 
 
 def scored(ae: pa.Autoencoder, x: Any, particles: int) -> dict[str, float]:
-    """Test log p(x) in nats a datum, with both its errors and the share of data for which it is a loose bound."""
+    """Test log p(x) in nats per example, with both its errors and the share of data for which it is a loose bound."""
     found = pa.log_likelihood(ae, x, particles=particles, progress=True, proposal="guide")
     terms = pa.elbo_terms(ae, x)
     row = {"ours": found.mean, "Monte-Carlo s.e.": found.mc_se, "sampling s.e.": found.data_se, "k-hat > .7": found.unreliable}

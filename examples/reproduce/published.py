@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A figure, what it is of and where it stands; nats a datum, or test errors in percent."""
+    """A figure, what it is of and where it stands; nats per example, or test errors in percent."""
 
     result: str
     source: str

@@ -1,18 +1,19 @@
 """The adaptive proposal: for each example the guide where it will do, elsewhere a mixture fitted to p(z|x)."""
 
 import contextlib
+import math
 
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 
+from .. import programs
 from ..programs import Program
 from .curvature import Curvature
 from .density import Density, Prior, point_site
+from .either import Either
 from .modes import Modes, Search
-from .splitt import SplitStudentT
+from .splitt import SplitStudentT, standard_noise
 from .weights import Weights
 
 _PILOT = 256  # draws of the guide that decide about it
@@ -40,7 +41,7 @@ class Adapted:
     Args:
         program: draws the latents.
         fitted: ``(B,)`` which examples do not use the guide.
-        modes: ``(B,)`` how many modes of p(z|x) were found; 0 where none were looked for.
+        modes: ``(B,)`` how many modes of p(z|x) were fitted; 0 where the guide will do, -1 where none were looked for.
     """
 
     def __init__(self, program: Program, fitted: Tensor, modes: Tensor):
@@ -58,7 +59,11 @@ class Adaptive:
     it has next to no density. (3) Elsewhere every mode gets a Normal by variational online Newton (Khan & Lin 2017), with the Gauss-Newton
     curvature averaged over its own draws, and (4) tails scaled on each side of each axis (Geweke 1989); modes are weighted by
     their evidence, and (5) components added where a pilot finds large weights (Raftery & Bao 2010). Nothing that was drawn
-    so far is part of the estimate: that uses fresh draws, so it is unbiased for p(x) given the proposal.
+    so far is part of the estimate: that uses fresh draws, so it is unbiased for p(x) given the proposal. The guide is also kept where
+    p(x, z) is 0 or NaN wherever it was looked at.
+
+    All examples of a block are fitted with the same noise: what is fitted to one depends on the seed, but not on the examples
+    scored beside it. Its draws depend on the seed, on its place in the block and on the size of that.
 
     Discrete latents, those that Pyro does not map to the real line, more than 128 dimensions, and programs that cannot be run on some
     of the examples alone are drawn from the guide.
@@ -71,14 +76,18 @@ class Adaptive:
     """
 
     def __call__(self, model: Program, guide: Program, *args: Tensor) -> Program:
-        none = torch.zeros(len(args[0]), dtype=torch.long, device=args[0].device)
+        modes = torch.full((len(args[0]),), -1, device=args[0].device)
+        unknown = Adapted(guide, modes > 0, modes)
         try:
             density = Density(model, guide, args)
         except ValueError:
-            return Adapted(guide, none > 0, none)
+            return unknown
         if density.size > _LARGEST or not getattr(model, "splits", True):
-            return Adapted(guide, none > 0, none)
-        return _Fit(model, guide, args, density).adapted()
+            return unknown
+        later = int(torch.randint(2**62, ()))
+        adapted = _Fit(model, guide, args, density).adapted()
+        programs.reseed(later, args[0].device)  # whatever was drawn in between
+        return adapted
 
 
 class _Fit:
@@ -90,6 +99,9 @@ class _Fit:
         low, high = (self.prior.kthvalue(round(_PRIOR * q), 0).values for q in (0.16, 0.84))
         self.width = ((high - low) / 2).clamp(min=1e-4)
         self.search = Search(self.make, self.width)
+        like = self.width[:1]
+        self.noise = torch.randn(len(_RATES), _PAIRS, 1, density.size, dtype=torch.float64, device=like.device)
+        self.pilots = [standard_noise(_PILOT, like) for _ in range(_ROUNDS)]
 
     def make(self, rows: Tensor) -> Density:
         """The density of some examples; an index may come more than once."""
@@ -103,17 +115,14 @@ class _Fit:
         ends, log_p = self.search.climbed(every, starts)
         bad = every
         with contextlib.suppress(ValueError):  # a flow that has no inverse gives no density at other points
-            bad = (~self._will_do(draws, ends, log_p)).nonzero()[:, 0]
-        if len(bad) and self.density.site is None:  # a guide of several sites cannot draw some examples alone
-            bad = every
+            bad = (~self._will_do(draws, ends, log_p) & log_p.isfinite().any(0)).nonzero()[:, 0]
         modes = torch.zeros_like(every)
         if len(bad) == 0:
             return Adapted(self.guide, modes > 0, modes)
         found = self.search.modes(bad, ends[:, bad], log_p[:, bad], lambda rows: self.prior[-_FURTHER:, rows])
         modes += torch.bincount(found.rows, minlength=len(modes))
         fitted = self._refined(bad, self._mixture(bad, self._fitted(found)))
-        q = fitted if len(bad) == len(every) else _Either(self.density, bad, fitted)
-        return Adapted(self.density.guide_of(q), modes > 0, modes)
+        return Adapted(self.density.guide_of(Either(self.density, bad, fitted)), modes > 0, modes)
 
     def _will_do(self, draws: Tensor, ends: Tensor, log_p: Tensor) -> Tensor:
         """``(B,)`` whether the guide's own draws will do."""
@@ -129,7 +138,7 @@ class _Fit:
         """log p(x, u) - log q(u) where few draws come: twice as far from their mean as some of them."""
         far = draws.mean(0) + 2 * (draws[:_FAR] - draws.mean(0))
         joint, own = self.density.log_terms(far)
-        return (joint - own).nan_to_num(nan=-torch.inf)
+        return (joint - own).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
     def _fitted(self, modes: Modes) -> tuple[Modes, Tensor, Tensor]:
         """Each mode's Normal by variational online Newton, its Cholesky factor, and the scales of its sides ``(M, 2, size)``."""
@@ -137,13 +146,12 @@ class _Fit:
         curvature = Curvature(density, self.width[modes.rows])
         m, precision = modes.loc.double(), modes.precision
         tril = _factor(precision)
-        for rate in _RATES:
-            noise = torch.randn(_PAIRS, *m.shape, dtype=m.dtype, device=m.device)
-            away = torch.einsum("mij,kmj->kmi", tril, noise)
+        for rate, noise in zip(_RATES, self.noise):
+            away = torch.einsum("mij,kmj->kmi", tril, noise.expand(-1, len(m), -1))
             slope, mean = curvature(torch.cat([m + away, m - away]).to(modes.loc.dtype))
             precision = (1 - rate) * precision + rate * mean
             tril = _factor(precision)
-            m = m + rate * torch.einsum("mij,mkj,mk->mi", tril, tril, slope.nan_to_num(0.0))
+            m = m + rate * torch.einsum("mij,mkj,mk->mi", tril, tril, slope)
         log_p = density.log_joint(m[None].to(modes.loc.dtype))[0]
         return Modes(modes.rows, m, precision, log_p), tril, self._sides(density, m, tril, log_p)
 
@@ -171,21 +179,22 @@ class _Fit:
         places = torch.arange(int(counts.max()), device=bad.device).expand(len(bad), -1)
         there = places < counts[:, None]
         pick = order[first[:, None] + torch.where(there, places, 0)]  # (R, K)
-        logits = evidence[pick].masked_fill(~there, -torch.inf)
-        logits = torch.maximum(logits, logits.amax(1, keepdim=True) + torch.tensor(_FLOOR).log()).masked_fill(~there, -torch.inf)
+        logits = evidence[pick].nan_to_num(nan=-torch.inf, neginf=-torch.inf).masked_fill(~there, -torch.inf)
+        highest = logits.amax(1, keepdim=True)
+        logits = torch.where(highest.isfinite(), torch.maximum(logits, highest + math.log(_FLOOR)), 0.0).masked_fill(~there, -torch.inf)
         dtype = self.width.dtype
         return SplitStudentT(logits.to(dtype), modes.loc[pick].to(dtype), tril[pick].to(dtype), scales[pick].to(dtype))
 
     def _refined(self, bad: Tensor, q: SplitStudentT) -> SplitStudentT:
         """With components where its weights are largest, as long as a pilot finds too heavy a tail (Raftery & Bao 2010)."""
         rows = torch.arange(len(bad), device=bad.device)
-        for _ in range(_ROUNDS):
+        for noise in self.pilots:
             density = self.make(bad[rows])
             some = q.of(rows)
-            u = some.sample((_PILOT,))
-            log_w = density.log_joint(u) - some.log_prob(u)
+            u = some.placed(*(each.expand(-1, len(rows), *each.shape[2:]) for each in noise))
+            log_w = (density.log_joint(u) - some.log_prob(u)).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
             pilot = Weights(len(rows), len(u), u.device)
-            pilot.add(log_w.nan_to_num(nan=-torch.inf))
+            pilot.add(log_w)
             poor = (pilot.khat() > _KHAT_FITTED).nonzero()[:, 0]
             if len(poor) == 0:
                 break
@@ -194,35 +203,6 @@ class _Fit:
             _, precision = Curvature(self.make(bad[rows]), self.width[bad[rows]])(at[None])
             q = q.extended(rows, at, _factor(precision).to(at.dtype), _SHARE)
         return q
-
-
-class _Either(TorchDistribution):
-    """u of the guide, for some examples of a fitted distribution."""
-
-    arg_constraints = {}
-    support = constraints.real_vector
-
-    def __init__(self, density: Density, rows: Tensor, fitted: SplitStudentT):
-        self.density, self.rows, self.fitted = density, rows, fitted
-        super().__init__(torch.Size([density.n]), torch.Size([density.size]), validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        """Itself: it has a plate of its own size."""
-        return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape, _instance)
-
-    def sample(self, sample_shape=torch.Size()) -> Tensor:
-        """Draws ``(*sample_shape, B, size)``."""
-        k = torch.Size(sample_shape).numel()
-        u = self.density.draw_again(k)
-        u[:, self.rows] = self.fitted.sample((k,))
-        return u.reshape(*sample_shape, *u.shape[1:])
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """``(*sample_shape, B)``."""
-        u = value.reshape(-1, *value.shape[-2:])
-        log_q = self.density.log_guide_again(u)
-        log_q[:, self.rows] = self.fitted.log_prob(u[:, self.rows]).double()
-        return log_q.reshape(value.shape[:-1])
 
 
 def _factor(precision: Tensor) -> Tensor:

@@ -37,11 +37,13 @@ class Annealed(Estimate):
     @property
     def verdict(self) -> Verdict:
         """How to find out how far to trust it."""
+        if (wrong := self._not_finite) is not None:
+            return wrong
         alone = (self.ess < _AGREE).double().mean().item() if self.particles > 1 else 1.0
         if alone == 0:
             return Verdict("no sign of trouble", f"at least {_AGREE:g} chains agree on each of {len(self.values):,} examples", "bdmc")
         reason = f"on {alone:.1%} of the examples a single chain has most of the weight, so values are too low and errors too small"
-        return Verdict("uncertain", reason, "annealing", self.errors[self.ess < _AGREE].sum().item() / len(self.values))
+        return Verdict("uncertain", reason, "temperatures", self.errors[self.ess < _AGREE].sum().item() / len(self.values))
 
     def __str__(self) -> str:
         text = super().__str__().replace("ESS", "annealed ESS", 1)
@@ -52,7 +54,7 @@ class Annealed(Estimate):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Bracket:
-    """log p(x) of data simulated from the model, from below and from above, nats a datum."""
+    """log p(x) of data simulated from the model, from below and from above, nats per example."""
 
     x: Tensor  # (N, *event) the simulated data
     lower: Annealed

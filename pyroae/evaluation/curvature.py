@@ -37,7 +37,10 @@ class Curvature:
         _import_forward_mode()
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of log p(x, u), and its negative curvature, their means over particles: ``(B, size)``, ``(B, size, size)``, float64."""
+        """Gradient of log p(x, u), and its negative curvature, their means over particles: ``(B, size)``, ``(B, size, size)``, float64.
+
+        Where an entry of the gradient is not finite it is 0.
+        """
         outputs = self.networks.outputs(self.density, u[:1])
         numbers = sum(output.numel() for output in outputs) + u[0].numel()
         at_once = max(1, _NUMBERS // (self.density.size * numbers))
@@ -45,7 +48,7 @@ class Curvature:
         for part in u.split(at_once):
             more = self._sums(part)
             slope, curvature = slope + more[0], curvature + more[1]
-        return slope / len(u), self._bounded(curvature / len(u))
+        return (slope / len(u)).nan_to_num(0.0, 0.0, 0.0), self._bounded(curvature / len(u))
 
     def _sums(self, u: Tensor) -> tuple[Tensor, Tensor]:
         density, networks = self.density, self.networks

@@ -46,12 +46,12 @@ class Decomposition:
 
     @property
     def rate(self) -> float:
-        """E KL(q(z|x) || p(z)), nats a datum: what the code costs."""
+        """E KL(q(z|x) || p(z)), nats per example: what the code costs."""
         return self.terms.kl.mean().item()
 
     @property
     def distortion(self) -> float:
-        """-E log p(x|z), nats a datum: what it leaves unsaid."""
+        """-E log p(x|z), nats per example: what it leaves unsaid."""
         return -self.terms.reconstruction.mean().item()
 
     def __str__(self) -> str:

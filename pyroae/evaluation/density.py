@@ -43,7 +43,6 @@ class Density:
         self.model, self.args, self.n = model, args, len(args[0])
         encoding = encoded(model, guide, args)
         self.guide, self.nesting, self.plate, self.traces = encoding.guide, encoding.nesting, encoding.plate, encoding.traces
-        self.site = encoding.site
         if self.plate.dim != -1:
             raise ValueError(f"expected the plate over the data, {self.plate.name!r}, at dim=-1, got dim={self.plate.dim}")
         self.of_prior = isinstance(guide, Prior)
@@ -60,17 +59,6 @@ class Density:
         """Draws of u from the guide."""
         trace = poutine.trace(on_particles(self.guide, particles, self.nesting)).get_trace(*self.args)
         return self.flat({name: trace.nodes[name]["value"] for name in self.sites})
-
-    def draw_again(self, particles: int) -> Tensor:
-        """Draws of u from a guide with a single site, without running it: inside another program's plates too."""
-        return self.flat({self.site["name"]: self.site["fn"].sample((particles,))})
-
-    def log_guide_again(self, u: Tensor) -> Tensor:
-        """``log_guide``, likewise."""
-        values, log_det = self.values(u)
-        unscaled = self.site["fn"].log_prob(values[self.site["name"]])
-        mask = guide_mask(self.site, self.sites.get(self.site["name"])) if self.masked else None
-        return self._log_prob(self.site | {"unscaled_log_prob": unscaled}, len(u), mask) + log_det
 
     def flat(self, values: Samples) -> Tensor:
         """u for the values of the sites."""

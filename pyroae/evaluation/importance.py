@@ -44,7 +44,7 @@ class Estimate:
     dimensions: float  # observed entries of one x, mean over the examples
     proposal: str = "guide"  # where particles were drawn from
     fitted: Tensor | None = field(default=None, kw_only=True)  # (N,) which examples had a proposal of their own fitted ("auto")
-    modes: Tensor | None = field(default=None, kw_only=True)  # (N,) modes of p(z|x) found for it; 0 where the guide was used
+    modes: Tensor | None = field(default=None, kw_only=True)  # (N,) modes of p(z|x) fitted; 0: the guide will do; -1: not looked for
     check: "CrossCheck | None" = field(default=None, kw_only=True)  # of ``pa.cross_check``
 
     bound = "a lower"  # in expectation
@@ -87,26 +87,47 @@ class Estimate:
     @property
     def verdict(self) -> Verdict:
         """What the estimate is worth, why, and what to do about it."""
-        remedy = "ais" if self.proposal == "auto" else "auto"
+        if (wrong := self._not_finite) is not None:
+            return wrong
         if self.check is not None and self.check.missed:
             return Verdict("wrong", f"{self.check}", "annealing", self.check.low_by)
         if math.isnan(self.unreliable):
             return Verdict("uncertain", f"k-hat needs 25 particles, got {self.particles}", "particles")
         if self.unreliable == 0:
-            return Verdict("no sign of trouble", f"k-hat is below .7 for all {len(self.values):,} examples; {self._searched}")
+            return self._of_modes(f"k-hat is below .7 for all {len(self.values):,} examples")
         text = f"k-hat is above .7 for {self.unreliable:.1%} of the examples, whose values are too low rather than too high "
         text += f"and their errors too small; the mean may be too low by {self.low_by:.2g} nats or more"
+        remedy = "auto" if self.proposal != "auto" else "ais" if self._searched else "prior"
         return Verdict("wrong" if self.unreliable > _MOST else "uncertain", text, remedy, self.low_by)
 
     @property
-    def _searched(self) -> str:
-        """What was done about modes of p(z|x) that the particles may have missed."""
+    def _searched(self) -> bool:
+        """Whether modes of p(z|x) were looked for on all examples."""
+        return self.modes is not None and bool((self.modes >= 0).all())
+
+    @property
+    def _not_finite(self) -> Verdict | None:
+        """The verdict where some values are no numbers."""
+        bad = int((~self.values.isfinite()).sum())
+        if bad == 0:
+            return None
+        return Verdict("wrong", f"log p(x) is infinite or NaN for {bad:,} of the {len(self.values):,} examples", "data")
+
+    def _of_modes(self, text: str) -> Verdict:
+        """The verdict where all weights look well: on modes of p(z|x) that the particles may have missed."""
         if self.check is not None:
-            return f"{self.check}"
-        if self.modes is None:
-            return "modes of p(z|x) that the proposal misses would not show in it"
-        several = int((self.modes > 1).sum())
-        return f"p(z|x) has several modes on {several:,} of them, and a mode that no start reached would not show"
+            return Verdict("no sign of trouble", f"{text}; {self.check}")
+        if self.proposal == "prior":
+            return Verdict("no sign of trouble", f"{text}; draws of the prior miss no mode of p(z|x)")
+        if self._searched:
+            several = int((self.modes > 1).sum())
+            several = f"p(z|x) has several modes on {several:,} of them, and a mode that no start reached would not show"
+            return Verdict("no sign of trouble", f"{text}; {several}")
+        text += ", but a mode of p(z|x) that the proposal misses would not show: one as heavy as those that it has is worth .69 nats"
+        if self.proposal == "auto":
+            unsearched = int((self.modes < 0).sum())
+            text += f"; on {unsearched:,} of them none were looked for, as z is discrete, too large, or not of each example alone"
+        return Verdict("uncertain", text, "prior" if self.proposal == "auto" else "auto")
 
     def __str__(self) -> str:
         text = f"log p(x) = {self.mean:.2f}{self.verdict.mark} nats/example, Monte-Carlo s.e. {self.mc_se:.2g}, "
@@ -181,7 +202,7 @@ def log_likelihood(
             weights = Weights(len(block.args[0]), particles, args[0].device)
             for k in block.sizes:
                 weights.add(log_weights(block, k))
-            adapted = block.guide if isinstance(block.guide, Adapted) else None
+            adapted = block.source if isinstance(block.source, Adapted) else None
             extra = (adapted.fitted, adapted.modes) if adapted else (weights.log_sum.new_zeros(len(block.args[0])),) * 2
             columns[:, block.rows] = torch.stack(
                 [*(getattr(weights, name)() for name in Weights.COLUMNS), observed_entries(block.args[0]), *(e.double() for e in extra)]

@@ -140,4 +140,4 @@ def _best(ends: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_joint(density: Density, u: Tensor) -> Tensor:
-    return density.log_joint(u).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    return density.log_joint(u).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)

@@ -157,12 +157,15 @@ def encodings(
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
-    rows = None
-    for where, part in blocks(model, args, max(_DATA, _DRAWS // particles), progress, shared):
-        found = encoded(model, proposal(model, guide, *part) if proposal else guide, part)
-        rows = rows or rows_at_once(model, guide, part, found.traces)
+    size = max(_DATA, _DRAWS // particles)
+    first = tuple(column[:size] for column in args) if getattr(model, "splits", True) else args
+    with programs.seeded(0, args[0].device):  # of all processes and proposals the same, so that they draw the same noise
+        rows = rows_at_once(model, guide, first, programs.traces(model, guide, *first))
+    for where, part in blocks(model, args, size, progress, shared):
+        source = proposal(model, guide, *part) if proposal else guide
+        found = encoded(model, source, part)
         at_once = max(1, rows // len(part[0]))
-        found.rows, found.sizes = where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
+        found.source, found.rows, found.sizes = source, where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
         yield found
 
 
@@ -240,6 +243,7 @@ class Encoded:
     plate: DataPlate
     site: dict | None  # the guide's only latent site, if it has one: then drawing from it is all that the guide does
     traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
+    source: Program | None = None  # the guide before its encoder has done its work
     rows: slice | None = None  # which of the examples these are
     sizes: list[int] = field(default_factory=list)  # how many particles to draw at once, time and again
 

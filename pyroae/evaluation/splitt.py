@@ -54,18 +54,19 @@ class SplitStudentT(TorchDistribution):
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draws ``(*sample_shape, B, D)``."""
-        shape, (b, k, d) = torch.Size(sample_shape), self.loc.shape
-        n = shape.numel()
-        which = torch.multinomial(self.logits.exp(), n, replacement=True).T  # (n, B)
-        row = torch.arange(b, device=which.device).expand(n, b)
-        normal = torch.randn(n, b, d, dtype=self.loc.dtype, device=self.loc.device)
-        chi2 = torch._standard_gamma(torch.full((n, b, 1), self.df / 2, dtype=self.loc.dtype, device=self.loc.device)) * 2
-        e = normal * (self.df / chi2).sqrt()
+        shape = torch.Size(sample_shape)
+        return self.placed(*standard_noise(shape.numel(), self.loc[:, 0], self.df)).reshape(*shape, *self.loc[:, 0].shape)
+
+    def placed(self, which: Tensor, e: Tensor, side: Tensor) -> Tensor:
+        """Draws ``(n, B, D)`` made of standard noise for B rows, or of the same noise for every row where it has one."""
+        n, (b, k, _) = len(e), self.loc.shape
         if k == 1:
-            u = self.loc[:, 0] + torch.einsum("bij,nbj->nbi", self.scale_tril[:, 0], _split(e, self.scales[:, 0]))
-        else:
-            u = self.loc[row, which] + torch.einsum("nbij,nbj->nbi", self.scale_tril[row, which], _split(e, self.scales[row, which]))
-        return u.reshape(*shape, b, d)
+            return self.loc[:, 0] + torch.einsum("bij,nbj->nbi", self.scale_tril[:, 0], _split(e, side, self.scales[:, 0]))
+        row = torch.arange(b, device=e.device).expand(n, b)
+        cumulative = self.logits.exp().cumsum(-1)[:, :-1].contiguous()  # (B, K - 1)
+        chosen = torch.searchsorted(cumulative, which.expand(n, b).T.contiguous(), right=True).T  # (n, B)
+        scaled = _split(e, side, self.scales[row, chosen])
+        return self.loc[row, chosen] + torch.einsum("nbij,nbj->nbi", self.scale_tril[row, chosen], scaled)
 
     def of(self, rows: Tensor) -> "SplitStudentT":
         """The same for some of the rows."""
@@ -81,7 +82,14 @@ class SplitStudentT(TorchDistribution):
         return (self.logits + log_t).logsumexp(-1)
 
 
-def _split(e: Tensor, scales: Tensor) -> Tensor:
+def standard_noise(n: int, like: Tensor, df: float = 10.0) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``SplitStudentT.placed`` makes n draws of, for each row of ``like`` ``(B, D)``: uniform, of a t with ``df``, uniform."""
+    (b, d), kind = like.shape, {"dtype": like.dtype, "device": like.device}
+    chi2 = torch._standard_gamma(torch.full((n, b, 1), df / 2, **kind)) * 2
+    return torch.rand(n, b, **kind), torch.randn(n, b, d, **kind) * (df / chi2).sqrt(), torch.rand(n, b, d, **kind)
+
+
+def _split(e: Tensor, side: Tensor, scales: Tensor) -> Tensor:
     """Symmetric draws ``(n, B, D)`` with scales ``(..., 2, D)`` for the two sides, each side taken in proportion to its scale."""
     above, below = scales.unbind(-2)
-    return torch.where(torch.rand_like(e) * (above + below) < above, e.abs() * above, -e.abs() * below)
+    return torch.where(side * (above + below) < above, e.abs() * above, -e.abs() * below)

@@ -24,7 +24,7 @@ _STYLES = "-", "--", ":", "-."
 
 
 def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
-    """What training saw, epoch by epoch: one line for each column of nats a datum.
+    """What training saw, epoch by epoch: one line for each column of nats per example.
 
     With the callback ``pa.callbacks.Terms`` the two sides of the ELBO are there too: loss = -reconstruction + KL.
     Where the first epochs are far above the rest they are cut off.
@@ -35,7 +35,7 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
         ax: where to draw.
 
     >>> training(History("Trace_ELBO", [{"epoch": e, "loss": 90.0 / e} for e in (1, 2, 3)])).get_ylabel()
-    'nats a datum'
+    'nats per example'
     """
     if not history.rows:
         raise Undrawable("training: expected a history with at least one epoch, got none")
@@ -54,7 +54,7 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
     if everything.max() - low > 1.5 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.set(xlabel="epoch", ylabel="nats a datum", title=f"Training, {history.objective}")
+    ax.set(xlabel="epoch", ylabel="nats per example", title=f"Training, {history.objective}")
     ax.legend(frameon=False)
     return ax
 

@@ -33,7 +33,7 @@ from .step.tracing import Mode
 
 @dataclass
 class History:
-    """What training saw: a row for each epoch, losses in nats a datum.
+    """What training saw: a row for each epoch, losses in nats per example.
 
     >>> History("Trace_ELBO", [{"epoch": 1, "loss": 2.5, "lr": 1e-3, "seconds": 0.1}]).loss
     [2.5]
@@ -61,7 +61,7 @@ class History:
         if not self.rows:
             return "History(no epochs)"
         last = self.rows[-1]
-        return f"History({len(self.rows)} epochs of {self.objective}, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats a datum)"
+        return f"History({len(self.rows)} epochs of {self.objective}, {last['seconds']:.1f} s, loss {last['loss']:.2f} nats per example)"
 
 
 def fit(
@@ -128,7 +128,7 @@ def fit(
         callbacks: each is called with the row of every epoch.
 
     Returns:
-        A row for each epoch: epoch, loss and validation_loss in nats a datum, lr, seconds since the start.
+        A row for each epoch: epoch, loss and validation_loss in nats per example, lr, seconds since the start.
 
     Raises:
         ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is

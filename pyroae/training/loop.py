@@ -235,7 +235,7 @@ class Training:
     def _look(self) -> float:
         """The mean loss of the epoch so far, on the bar too."""
         loss = self.total.item() / self.seen
-        self.bar.set_postfix_str(f"loss {loss:.2f} nats/datum", refresh=False)
+        self.bar.set_postfix_str(f"loss {loss:.2f} nats/example", refresh=False)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
         if not self.svi.valid():

@@ -176,15 +176,16 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "au
     best, *others = sorted(runs, key=lambda run: -scores[run].mean)
     differs = _differences(runs)
     width = max(len(run) for run in runs)
-    head = f"{'run':{width}}  log p(x)  from the best  paired s.e.  wins  k-hat > .7  verdict            differs by"
+    room = max(len(scores[run].verdict.mark) for run in runs)  # beside a difference
+    head = f"{'run':{width}}  log p(x)  from the best{'':{room}}  paired s.e.  wins  k-hat > .7  verdict            differs by"
     ranked, rows = [], []
     for run in (best, *others):
         row = {"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable}
-        cells = f"{'':13}  {'':11}  {'':4}"
+        cells = f"{'':13}{'':{room}}  {'':11}  {'':4}"
         if run != best:
             d = difference(scores[run], scores[best])
-            row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins}
-            cells = f"{d.difference:13.3f}  {d.se:11.2g}  {d.wins:4.0%}"
+            row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins, "mark": d.mark.strip(" []")}
+            cells = f"{d.difference:13.3f}{d.mark:{room}}  {d.se:11.2g}  {d.wins:4.0%}"
         verdict = scores[run].verdict
         ranked.append(row | {"verdict": verdict.as_dict(), "differs": differs[run]})
         text = ", ".join(f"{name} {value}" for name, value in differs[run].items())

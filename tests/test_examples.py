@@ -73,9 +73,12 @@ def test_reproduction(name, tmp_path, monkeypatch):
     found = Path("results", f"{made}.json").read_text()
     main(**arguments, quick=True, out="results")  # it is there, and nothing is done again
     assert Path("results", f"{made}.json").read_text() == found and math.isfinite(json.loads(found)["ours"])
+    model = next(Path("runs").glob("*/model.safetensors"), None)
+    if name in ("vae", "priors"):
+        value = json.loads(found)["adaptive"]["log p(x)"]
+        assert math.isfinite(value) and f"{value:.2f}" in imported("reproduce/common").table("results") and pa.load(model)
     if name == "iwae":
         assert [row["passes"] for row in json.loads(found)["curve"]] == [1, 4]
-        model = next(Path("runs").glob("*/model.safetensors"))
         imported("reproduce/annealing").main(str(model), quick=True, out="results")
         assert "BDMC" in imported("reproduce/common").table("results")
 

@@ -81,6 +81,17 @@ def test_weights_that_look_well_say_nothing_of_modes_that_no_draw_reached(propos
     assert (verdict.state == "no sign of trouble") == (remedy is None) and verdict.remedy == remedy
 
 
+def test_the_paired_error_holds_for_scores_by_different_proposals():
+    exact = linear_gaussian(widen=1.3)
+    gaps = []
+    for seed in range(30):
+        by_guide = pa.log_likelihood(exact.ae, exact.x, particles=50, seed=seed, proposal="guide")
+        gaps.append(pa.compare(by_guide, pa.log_likelihood(exact.ae, exact.x, particles=200, seed=100 + seed)))
+    spread = torch.tensor([gap.difference for gap in gaps]).std().item()
+    assert 0.7 < spread / (sum(gap.se for gap in gaps) / 30) < 1.4 and 0.7 < spread / (sum(gap.mc_se for gap in gaps) / 30) < 1.4
+    assert gaps[0].mark == " [uncertain]" and "[uncertain] nats/example (paired s.e." in str(gaps[0])
+
+
 def test_a_confident_wrong_pixel_costs_what_it_costs():
     ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(3), pa.posteriors.Normal(), nn.Linear(3, 4), nn.Linear(2, 3))
     with torch.no_grad():

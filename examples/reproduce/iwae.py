@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, binarized, glorot, going_on, record, recorded, scored
+from common import RESULTS, adaptive, binarized, glorot, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -92,6 +92,7 @@ def main(
     units = int(pa.active_units(vae, images.test.x).active.sum())
     row = {
         **scored(vae, images.test, particles),
+        **adaptive(vae, images.test, particles),
         "active units": units,
         "passes": ends[-1],
         "seconds a pass": pace,

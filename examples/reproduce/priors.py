@@ -13,7 +13,7 @@ import functools
 from pathlib import Path
 
 import torch
-from common import RESULTS, binarized, going_on, record, recorded, scored
+from common import RESULTS, adaptive, binarized, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -70,8 +70,10 @@ def main(
         seed=seed,
         **going_on(Path(runs) / name, settings),
     )
+    pa.save(vae, Path(runs) / name / "model.safetensors")
     row = {
         **scored(vae, images.test, particles),
+        **adaptive(vae, images.test, particles),
         "seconds": history["seconds"][-1],
         "note": f"{epochs} of 2,000 passes",
     }

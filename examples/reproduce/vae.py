@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 
 import torch
-from common import RESULTS, going_on, record, recorded, scored
+from common import RESULTS, adaptive, going_on, record, recorded, scored
 
 import pyroae as pa
 
@@ -45,8 +45,10 @@ def main(epochs: int = 500, particles: int = 5000, seed: int = 0, quick: bool = 
     history = pa.fit(
         vae, images.train, epochs=epochs, batch_size=100, lr=1e-4, scheduler=schedule, seed=seed, **going_on(Path(runs) / "vae", settings)
     )
+    pa.save(vae, Path(runs) / "vae/model.safetensors")
     row = {
         **scored(vae, images.test, min(200, particles)),
+        **adaptive(vae, images.test, particles),
         "seconds": history["seconds"][-1],
         "note": f"{epochs} of 500 passes; pythae's own code after 500: -92.62, a program by hand: -92.60",
     }

@@ -6,14 +6,16 @@ from typing import Any
 from torch import Tensor
 
 from .importance import Estimate, log_likelihood
+from .verdict import STATES
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """log p_a(x) - log p_b(x) of each datum in nats."""
+    """log p_a(x) - log p_b(x) of each example in nats."""
 
     values: Tensor  # (N,)
     mc_se: float  # Monte-Carlo standard error of the mean
+    mark: str = ""  # beside the difference: the worse of the two verdicts, where it may be wrong by more than its error
 
     @property
     def difference(self) -> float:
@@ -22,7 +24,11 @@ class Comparison:
 
     @property
     def se(self) -> float:
-        """Its paired standard error over the data, Monte-Carlo error included; NaN for a single datum."""
+        """Its paired standard error over the data, Monte-Carlo error of both scores included; NaN for a single example.
+
+        It holds for scores by different proposals too, as it is taken from the differences; what both are too low by it does not
+        include: where one may be, the difference carries its mark.
+        """
         return (self.values.var() / len(self.values)).sqrt().item()
 
     @property
@@ -33,7 +39,7 @@ class Comparison:
     def __str__(self) -> str:
         sure = "" if abs(self.difference) > 1.96 * self.se else "; within 1.96 s.e. of none"
         return (
-            f"a - b = {self.difference:+.3f} nats/example (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
+            f"a - b = {self.difference:+.3f}{self.mark} nats/example (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
             f"a wins on {self.wins:.1%} of the data{sure}"
         )
 
@@ -60,7 +66,8 @@ def compare(a: Any, b: Any, x: Any = None, **settings: Any) -> Comparison:
     if len(first.values) != len(second.values):
         raise ValueError(f"compare: expected estimates on the same data, got {len(first.values)} and {len(second.values)} values")
     errors = (first.errors.square() + second.errors.square()).sum().sqrt().item() / len(first.values)
-    return Comparison(first.values - second.values, errors)
+    verdicts = sorted((first.verdict, second.verdict), key=lambda verdict: STATES.index(verdict.state))
+    return Comparison(first.values - second.values, errors, verdicts[-1].mark)
 
 
 def _scored(each: Any, x: Any, settings: dict) -> Estimate:

@@ -169,7 +169,9 @@ def log_likelihood(
         x: a tensor ``(N, *event)``, a tuple ``(x, y)`` (then it is log p(x|y)) or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: K.
-        seed: of the draws; ``None`` goes on with the caller's random state.
+        seed: of the draws; ``None`` goes on with the caller's random state. With a seed, the value of an example depends on
+            its place in its block (64 examples, more where there are few particles) and on the size of the block, but not on
+            the other examples.
         progress: show a progress bar.
         proposal: where z is drawn from: ``"auto"``, ``"guide"``, ``pa.proposals.prior``, ``pa.proposals.Laplace()``,
             ``pa.proposals.Optimised()``, or any function ``(model, guide, *args)`` that returns a guide for those data.

@@ -157,13 +157,11 @@ def encodings(
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
-    size = max(_DATA, _DRAWS // particles)
-    first = tuple(column[:size] for column in args) if getattr(model, "splits", True) else args
-    with programs.seeded(0, args[0].device):  # of all processes and proposals the same, so that they draw the same noise
-        rows = rows_at_once(model, guide, first, programs.traces(model, guide, *first))
-    for where, part in blocks(model, args, size, progress, shared):
+    rows = rows_at_once(model, guide, args) if proposal else None  # the same in all processes, so that they draw the same noise
+    for where, part in blocks(model, args, max(_DATA, _DRAWS // particles), progress, shared):
         source = proposal(model, guide, *part) if proposal else guide
         found = encoded(model, source, part)
+        rows = rows or rows_at_once(model, guide, part, found.traces)
         at_once = max(1, rows // len(part[0]))
         found.source, found.rows, found.sizes = source, where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
         yield found

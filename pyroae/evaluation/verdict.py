@@ -1,9 +1,10 @@
 """How far an estimate of log p(x) can be trusted: in three states, with a reason and what to do about it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 State = Literal["no sign of trouble", "uncertain", "wrong"]
+STATES = get_args(State)  # from good to bad
 
 _AUTO = "looks for modes and fits a proposal to each example, for 2,000 to 6,000 decoder evaluations more an example"
 _CHECK = "compares 20 examples with annealing from the prior, for about 150,000 decoder evaluations each"

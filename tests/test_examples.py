@@ -30,6 +30,10 @@ SMALL = {
         {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},
         "trust",
     ),
+    "benchmarks/trust_parts": (
+        {"data": 3, "epochs": 1, "particles": 30, "latent_dim": 2, "hidden": 4, "only": ["Normal with holes likelihood", "Laplace prior"]},
+        "trust_parts",
+    ),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 

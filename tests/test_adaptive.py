@@ -120,13 +120,14 @@ PARTS = {
     "flow prior": {"prior": pa.priors.Flow(3)},
     "two levels": {"prior": pa.priors.Hierarchical(3, top=2), "posterior": pa.posteriors.Hierarchical()},
     "point posterior": {"posterior": pa.posteriors.Delta()},
+    "gated networks": {"encoder": pa.nets.GatedMLP(8), "decoder": pa.nets.GatedMLP(8)},
 }
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_agrees_with_the_prior_as_proposal(name):
     parts = {"prior": pa.priors.Normal(3), "likelihood": pa.likelihoods.Bernoulli(8), "posterior": pa.posteriors.Normal()} | PARTS[name]
-    ae = pa.Autoencoder(encoder=pa.nets.MLP(8), decoder=pa.nets.MLP(8), **parts)
+    ae = pa.Autoencoder(**{"encoder": pa.nets.MLP(8), "decoder": pa.nets.MLP(8)} | parts)
     x = ae.sample(6)
     score = pa.log_likelihood(ae, x, particles=2000)
     plain = pa.log_likelihood(ae, x, particles=40_000, proposal=pa.proposals.prior)

@@ -41,6 +41,11 @@ class Bounded(TorchFunctionMode):
         return ValueError(f"its parts take more than {self.allowed:,.0f} numbers, which is the limit{self.remedy}")
 
 
+def bound(limit: float) -> Bounded:
+    """The limit to a model that settings describe: 8 GiB of float32, or more where ``limit``, in bytes, is."""
+    return Bounded(max(NUMBERS, limit / 4), "; raise it by --limit, in bytes")
+
+
 def _sizes(values: Iterable) -> Iterator[int]:
     for value in values:
         if isinstance(value, (tuple, list)):

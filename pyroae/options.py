@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import registry, schema, settings
-from .bounded import Bounded
+from .bounded import bound
 from .checks import did_you_mean
 from .cli import COMMANDS
 from .data.named import NAMED
@@ -72,7 +72,7 @@ def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | 
     except ValueError as error:
         raise ValueError(f"train: {error}") from error
     written = {name: plain.get(name, each.default) for name, each in settings.settings_of(recipe).items()}
-    with Bounded():
+    with bound(checked["limit"]):
         return schema.made(checked), written, resumed, print_only
 
 

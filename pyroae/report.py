@@ -20,6 +20,7 @@ from . import pictures, plots, programs
 from .atlas import atlas
 from .autoencoder import Autoencoder
 from .data import DataSet
+from .data.limits import LIMIT
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
 from .evaluation.verdict import Verdict
@@ -54,17 +55,18 @@ _CODE = "codes", "units", "aggregate", "traversal", "walk", "manifold", "manifol
 _DRAWS = "reconstructions", "samples"
 
 
-def report(run: str, out: str | None = None) -> CommandOutput:
+def report(run: str, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
     """Write one HTML page about a run: what it is, how it trained, how good it is, what it draws, its latent space to explore.
 
     Args:
         run: the run folder.
         out: the file to write; by default report.html in the run folder.
+        limit: bytes that the data and the model may take in memory, looked up before they are read.
 
     Raises:
         ValueError: a folder that is no run.
     """
-    ae, found = opened_run(run, "report")
+    ae, found = opened_run(run, "report", limit)
     target = Path(out) if out else Path(run) / "report.html"
     if not target.parent.is_dir():
         raise ValueError(f"report: the folder {target.parent} is not there; make it first")

@@ -13,7 +13,7 @@ import yaml
 
 from . import data, pictures, plots, storage
 from .autoencoder import Autoencoder
-from .bounded import Bounded
+from .bounded import bound
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet, record
@@ -30,6 +30,7 @@ from .training.fit import History, check_arguments, fit
 
 Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
+_CALLERS = "out", "limit"  # settings that are not the run's
 _STEPS = 4000  # what a small data set needs
 _SAMPLE = 500  # test examples whose log p(x) ends a run
 _LEVELS = 1000  # rows whose different values are counted
@@ -96,7 +97,7 @@ def _prepared(settings: Settings, written: Settings, name: str, resumed: str | N
     """The run's folder, with the settings in it."""
     folder = Path(resumed) if resumed else _folder(settings["out"], name)
     with Checkpoints(folder).locked():
-        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name != "out"})
+        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in _CALLERS})
     return folder
 
 
@@ -142,7 +143,7 @@ def _built(settings: Settings, found: DataSet) -> Autoencoder:
     """The recipe's model with the parts that were named, checked against the data."""
     recipe = RECIPES[settings["recipe"]]
     try:
-        with Bounded():
+        with bound(settings["limit"]):
             ae = recipe(found, **arguments_of(recipe, settings))
             ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:

@@ -12,6 +12,7 @@ from . import schema
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split, binarized, load, record
+from .data.limits import LIMIT
 from .evaluation import proposals
 from .evaluation.comparison import compare as difference
 from .evaluation.crosscheck import cross_check
@@ -101,7 +102,9 @@ def results_of(terms: Terms, found: Estimate | None) -> dict:
     return results
 
 
-def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", check: int = 0, data: str | None = None) -> CommandOutput:
+def evaluate(
+    run: str, particles: int = 5000, proposal: ProposalName = "auto", check: int = 0, data: str | None = None, limit: float = LIMIT
+) -> CommandOutput:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row an example, ``.csv`` beside it.
 
     Of several processes (``pa.together``) the first one writes and speaks.
@@ -112,12 +115,13 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", c
         proposal: where they are drawn from; auto fits a distribution to each example for which the guide will not do.
         check: how many examples are compared with annealing from the prior, which finds modes that the proposal misses.
         data: a file with other rows to score than the run's own test data; rows that it was trained on are left out.
+        limit: bytes that the data and the model may take in memory, looked up before they are read.
 
     Raises:
         ValueError: a folder that is no run, bad particles, or data that have changed since it was trained.
     """
     whole_number("evaluate", particles=particles, check=check or 1)
-    ae, found = opened_run(run, "evaluate") if data is None else opened_on(run, data)
+    ae, found = opened_run(run, "evaluate", limit) if data is None else opened_on(run, data, limit)
     terms, estimate, lines = score(ae, found.test, particles, proposal, check=check)
     if not distributed.leads():
         return CommandOutput("", {})
@@ -143,13 +147,14 @@ def evaluate(run: str, particles: int = 5000, proposal: ProposalName = "auto", c
     return CommandOutput(text, {"run": run, **results, "written": str(written)})
 
 
-def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto") -> CommandOutput:
+def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto", limit: float = LIMIT) -> CommandOutput:
     """A ranking of runs by log p(x) of the same test data, each with its difference from the best and that one's paired error.
 
     Args:
         runs: the run folders.
         particles: importance samples for each test example's log p(x).
         proposal: where they are drawn from, as for ``evaluate``.
+        limit: bytes in memory, as for ``evaluate``.
 
     Raises:
         ValueError: fewer than two runs, folders that are none, different test data, or a model without log p(x).
@@ -157,7 +162,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "au
     whole_number("compare", particles=particles)
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise ValueError(f"compare: expected at least two different run folders, got {' '.join(runs) or 'none'}")
-    opened = {run: opened_run(run, "compare") for run in runs}
+    opened = {run: opened_run(run, "compare", limit) for run in runs}
     first = opened[runs[0]][1].test
     scores = {}
     for run, (ae, found) in opened.items():
@@ -210,16 +215,16 @@ def _in_short(value: object) -> str:
     return "default" if value is None else str(value)
 
 
-def opened_run(run: str, owner: str) -> tuple[Autoencoder, DataSet]:
+def opened_run(run: str, owner: str, limit: float = LIMIT) -> tuple[Autoencoder, DataSet]:
     """A run folder's model and data; ``ValueError`` where it is none."""
-    ae, settings = opened(run, owner)
+    ae, settings = opened(run, owner, limit)
     raw = loaded(settings, run, owner, ("test",))
     return ae, binarized(raw, settings["binarize"]) if settings["binarize"] else raw
 
 
-def opened_on(run: str, source: str) -> tuple[Autoencoder, DataSet]:
+def opened_on(run: str, source: str, limit: float = LIMIT) -> tuple[Autoencoder, DataSet]:
     """A run's model, and the rows of another file as its test data."""
-    ae, settings = opened(run, "evaluate")
+    ae, settings = opened(run, "evaluate", limit)
     rows, _ = new_rows(source, ae, settings | {"binarize": None})
     left_out = 0
     if record.is_there(Path(run)):

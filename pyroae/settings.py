@@ -12,6 +12,7 @@ from typing import Any
 from . import schema, structure
 from .checks import did_you_mean, short
 from .data import load
+from .data.limits import LIMIT
 from .data.named import NAMED
 from .plain_yaml import parse
 from .recipes import RECIPES
@@ -107,6 +108,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"the settings file {path}: expected names with values, such as epochs: 20, got a {type(found).__name__}")
     if (out := found.get("out")) is not None and not _below_here(out):
         raise ValueError(f"the settings file {path} asks to write to {out}, outside this folder; if that is meant, say --out {out}")
+    if isinstance(limit := found.get("limit"), (int, float)) and limit > LIMIT:
+        raise ValueError(f"the settings file {path} asks for a limit of {limit:.3g} bytes; no file raises it, say --limit {limit:.3g}")
     return found
 
 

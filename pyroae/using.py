@@ -15,6 +15,7 @@ from . import schema as plain
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import Column, Schema, Split
+from .data.limits import LIMIT
 from .evaluation.imputation import impute as draw_missing
 from .files import atomic, refuse_links
 from .output import CommandOutput, command
@@ -46,18 +47,19 @@ def sample(run: str, n: int = 100, seed: int = 0, out: str | None = None) -> Com
     return _answer(run, frame, out)
 
 
-def encode(run: str, *, data: str, out: str | None = None) -> CommandOutput:
+def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
     """Encode rows by a run's model: the mean of q(z|x), a column z1, z2, ... for each latent dimension.
 
     Args:
         run: the run folder.
         data: a file with the columns that the run was trained on, in any order, or a folder of images.
         out: a CSV file for the codes, a row for each row of the data.
+        limit: bytes that the data and the model may take in memory, looked up before they are read.
 
     Raises:
         ValueError: a folder that is no run, data without its columns or with unknown categories.
     """
-    ae, settings = opened(run, "encode")
+    ae, settings = opened(run, "encode", limit)
     ae = ae.with_holes()
     rows, _ = new_rows(data, ae, settings)
     with programs.eval_mode(ae, seed=0):
@@ -66,7 +68,15 @@ def encode(run: str, *, data: str, out: str | None = None) -> CommandOutput:
 
 
 def impute(
-    run: str, *, data: str, draws: int = 200, particles: int = 1000, interval: float = 0.9, seed: int = 0, out: str | None = None
+    run: str,
+    *,
+    data: str,
+    draws: int = 200,
+    particles: int = 1000,
+    interval: float = 0.9,
+    seed: int = 0,
+    out: str | None = None,
+    limit: float = LIMIT,
 ) -> CommandOutput:
     """Fill in missing values by a run's model, each with an interval: draws from p(missing | observed), by importance resampling.
 
@@ -81,6 +91,7 @@ def impute(
         interval: probability that an interval holds.
         seed: of the draws.
         out: a CSV file for the filled table.
+        limit: bytes that the data and the model may take in memory, looked up before they are read.
 
     Raises:
         ValueError: a folder that is no run, data without its columns or with unknown categories, or data without names.
@@ -88,7 +99,7 @@ def impute(
     whole_number("impute", draws=draws, particles=particles)
     if not 0.0 < interval < 1.0:
         raise ValueError(f"impute: expected interval as a probability between 0 and 1, such as .9, got {interval!r}")
-    ae, settings = opened(run, "impute")
+    ae, settings = opened(run, "impute", limit)
     rows, frame = new_rows(data, ae, settings)
     columns = ae.schema.columns if ae.schema is not None else None
     if frame is None or columns is None:
@@ -97,17 +108,17 @@ def impute(
     return _answer(run, _filled(frame, rows.x, filled, columns, interval), out, f"{int(rows.x.isnan().sum())} missing values filled in")
 
 
-def opened(run: str, owner: str) -> tuple[Autoencoder, dict[str, Any]]:
-    """A run folder's model and settings; ``ValueError`` where it is none."""
+def opened(run: str, owner: str, limit: float = LIMIT) -> tuple[Autoencoder, dict[str, Any]]:
+    """A run folder's model and settings; ``ValueError`` where it is none, or where the model takes more than ``limit`` bytes."""
     folder = Path(run)
     try:
         refuse_links(folder)
-        settings = plain.made(read_run(folder))
+        settings = plain.made(read_run(folder)) | {"limit": limit}
     except ValueError as error:
         raise ValueError(f"{owner}: {error}") from error
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
-    return storage.load(folder / "model.safetensors").float(), settings
+    return storage.load(folder / "model.safetensors", limit=limit if limit > LIMIT else None).float(), settings
 
 
 def new_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Split, pd.DataFrame | None]:

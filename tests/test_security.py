@@ -1,6 +1,7 @@
 """Nothing that is read executes: neither pickles nor names, whatever file they are in; and no file makes others larger than itself."""
 
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -283,6 +284,19 @@ def test_the_caller_raises_the_limit(tmp_path):
         pa.load(tmp_path / "model.safetensors", limit=6e8)
     with pytest.raises(ValueError, match="more than 250 numbers"):
         pa.load(tmp_path / "model.safetensors", limit=1000)
+
+
+def test_no_settings_file_raises_the_limit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("limit: 1e12\nepochs: 1")
+    assert main(["train", "--config", "x.yaml"]) == 2 and "no file raises it, say --limit 1e+12" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", np.zeros((50, 8), np.float32))
+    quick = ["--epochs", "1", "--particles", "2", "--hidden", "8"]
+    assert main(["train", "--data", "x.npy", "--limit", "1000", *quick]) == 2 and "raise it by limit=" in capsys.readouterr().err
+    assert main(["train", "--data", "x.npy", "--limit", "1e12", *quick, "--out", "run"]) == 0, capsys.readouterr().err
+    assert "limit" not in json.loads((tmp_path / "run/settings.json").read_text())
+    assert main(["evaluate", "run", "--limit", "1000"]) == 2 and "raise it by limit=" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--particles", "2"]) == 0, capsys.readouterr().err
 
 
 def test_a_large_model_is_not_too_large(tmp_path):

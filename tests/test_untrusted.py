@@ -263,6 +263,19 @@ def test_crafted_on_purpose(name, wrong, run, tmp_path):
         trained(None, resume=tmp_path)
 
 
+@pytest.mark.parametrize("there", [None, torch.zeros(16, dtype=torch.uint8)], ids=["from a CPU", "from a GPU"])
+def test_a_run_goes_on_on_another_device(there, run, tmp_path):
+    """A GPU's random numbers are in a checkpoint of a GPU only."""
+    state = checkpoints.read(Checkpoints(run).paths()[0])
+    places = [state["random"], *(state["batches"]["epoch"][name] for name in ("order", "block"))]
+    for place in places:
+        place["device"] = None if there is None else there.clone()
+    (tmp_path / "checkpoints").mkdir()
+    checkpoints.write(state, tmp_path / "checkpoints/0000000006.safetensors")
+    as_before = trained(None, resume=shutil.copytree(run, tmp_path / "as before")).loss
+    assert trained(None, resume=tmp_path).loss == as_before
+
+
 # --- links ---
 
 

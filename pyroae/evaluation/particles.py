@@ -28,7 +28,7 @@ Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide 
 
 _DATA = 64  # examples whose posteriors are held at once, more where there are few draws of each
 _DRAWS = 8192  # draws of a block, at least
-_BUDGET = 2e9  # bytes for a pass of particles
+_BUDGET = 2e9  # bytes for a pass of particles, on a GPU at most a quarter of what is free
 _SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
 
 
@@ -182,8 +182,9 @@ def rows_at_once(model: Program, guide: Program, args: Args, seen: tuple[poutine
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
     widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
     widths += [program.widest for program in (model, guide) if isinstance(program, Tried)]
-    layers = _BUDGET if x.device.type == "cuda" else _SMALL_BUDGET
-    return max(1, int(min(layers / max([1, x[0].numel(), *widths]), _BUDGET / max([1, *held])) / 32))
+    budget = _BUDGET if x.device.type == "cpu" else min(_BUDGET, torch.cuda.mem_get_info(x.device)[0] / 4)
+    layers = _SMALL_BUDGET if x.device.type == "cpu" else budget
+    return max(1, int(min(layers / max([1, x[0].numel(), *widths]), budget / max([1, *held])) / 32))
 
 
 @dataclass(frozen=True)

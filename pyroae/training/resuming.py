@@ -174,7 +174,10 @@ def _random(state: Any, ours: dict[str, Any], where: str):
     cached = isinstance(python, (list, tuple)) and len(python) == 3 and (python[2] is None or isinstance(python[2], float))
     _require(cached, f"{where}.python", "a state of Python's generator", python)
     _like((*python[:2], None), (*ours["python"][:2], None), f"{where}.python")
-    _like({**state, "python": None, "numpy": None}, {**ours, "python": None, "numpy": None}, where)
+    _like(state["torch"], ours["torch"], f"{where}.torch")
+    if state["device"] is not None:  # a run may go on on another device, which draws its own numbers
+        like = torch.zeros(16, dtype=torch.uint8) if ours["device"] is None else ours["device"]
+        _like(state["device"], like, f"{where}.device")
     _like(state["numpy"], ours["numpy"], f"{where}.numpy")
     for key in state["numpy"][1]:
         _whole(key, f"{where}.numpy", 0, 2**32 - 1)

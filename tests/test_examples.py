@@ -34,6 +34,7 @@ SMALL = {
         {"data": 3, "epochs": 1, "particles": 30, "latent_dim": 2, "hidden": 4, "only": ["Normal with holes likelihood", "Laplace prior"]},
         "trust_parts",
     ),
+    "benchmarks/smoke_gpu": ({"device": "cpu", "only": ["recorded step", "no wait for the device"]}, "smoke_gpu"),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 

@@ -1,9 +1,11 @@
 """Nothing that is read executes: neither pickles nor names, whatever file they are in; and no file makes others larger than itself."""
 
+import gzip
 import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -297,6 +299,17 @@ def test_no_settings_file_raises_the_limit(tmp_path, monkeypatch, capsys):
     assert "limit" not in json.loads((tmp_path / "run/settings.json").read_text())
     assert main(["evaluate", "run", "--limit", "1000"]) == 2 and "raise it by limit=" in capsys.readouterr().err
     assert main(["evaluate", "run", "--particles", "2"]) == 0, capsys.readouterr().err
+
+
+def test_a_packed_file_of_images_is_read_as_far_as_its_header_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
+    for count, words in ((2**31 - 1, "array of shape"), (20, "cannot reshape array of size 1000")):
+        with gzip.open(path, "wb") as file:
+            file.write(struct.pack(">4B3i", 0, 0, 8, 3, count, 28, 28) + bytes(1000))
+        with pytest.raises(ValueError, match=f"is missing or damaged.*{words}"):
+            pa.data.load("mnist")
 
 
 def test_a_large_model_is_not_too_large(tmp_path):

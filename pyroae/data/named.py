@@ -1,6 +1,7 @@
 """The data sets known by name."""
 
 import gzip
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from . import matlab
+from .limits import LIMIT
 from .readers import unzipped
 from .schema import Schema
 from .splits import DataSet, Split
@@ -59,13 +61,15 @@ def _download(kind: str) -> Path:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An array of bytes in LeCun's IDX format, packed or not."""
+    """An array of bytes in LeCun's IDX format, packed or not; its header says how much is read."""
     packed = path.with_name(path.name + ".gz")
     try:
-        content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-        depth = content[3]
-        shape = np.frombuffer(content, ">i4", depth, offset=4)
-        return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * depth).reshape(shape)
+        with gzip.open(packed) if packed.exists() else open(path, "rb") as file:
+            depth = file.read(4)[3]
+            shape = np.frombuffer(file.read(4 * depth), ">i4", depth).tolist()
+            if min(shape) < 0 or 4 * math.prod(shape) > LIMIT:
+                raise ValueError(f"its header says that it holds an array of shape {shape}")
+            return np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise ValueError(f"data: {path} is missing or damaged ({error}); remove it and let it be downloaded again") from error
 

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, Transform, kl_divergence
 
 from .data import frames, inputs
 from .data.schema import Schema
@@ -330,7 +330,7 @@ class Autoencoder(PyroModule):
     def __deepcopy__(self, memo: dict) -> "Autoencoder":
         """A copy that shares nothing, not even its name in Pyro's parameter store."""
         new = Autoencoder.__new__(Autoencoder)
-        memo[id(self)] = new
+        memo |= {id(self): new} | _without_graphs(self)
         new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         serial = f"autoencoder_{next(_serial)}"
         for path, module in new.named_modules():
@@ -357,9 +357,28 @@ def _as_prior(prior) -> Prior:
 def _own(part):
     """The part itself, or a copy where another Autoencoder has it already: two models share no parameters."""
     if part is not None:
-        part = copy.deepcopy(part) if part.__dict__.get("_taken") else part
+        part = copy.deepcopy(part, _without_graphs(part)) if part.__dict__.get("_taken") else part
         part.__dict__["_taken"] = True
     return part
+
+
+def _without_graphs(part: Any) -> dict[int, Any]:
+    """For ``copy.deepcopy``: what transforms remember of their last call, without the graph that made it."""
+    left, seen, memo = [part], set(), {}
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            memo |= {id(value): value.detach()} if value.grad_fn is not None else {}
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (nn.Module, Distribution, Transform)):
+            left += vars(value).values()
+    return memo
 
 
 def _require(part, kind, role: str, example: str):

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import scipy.stats
 import torch
+from conftest import small_vae
 from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
@@ -581,6 +582,15 @@ def test_mlp_depth_activation_and_dropout():
     x = torch.randn(7, 8, 8)
     assert not torch.equal(network.train()(x), network(x)) and torch.equal(network.eval()(x), network(x))
     assert networks.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
+
+
+def test_a_trained_flow_is_replaced_and_copied():
+    """Its transforms remember the last draw, with its graph."""
+    ae = small_vae(prior=pa.priors.Flow(4, layers=2))
+    pa.fit(ae, torch.rand(20, 64).round(), epochs=1, progress=False, compile="eager")
+    again = ae.replace(likelihood=pa.likelihoods.ContinuousBernoulli(64))
+    assert torch.equal(again.decoder[0].weight, ae.decoder[0].weight)
+    assert small_vae(prior=ae.prior).prior is not ae.prior
 
 
 # --- a part from outside the package ---

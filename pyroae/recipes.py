@@ -16,6 +16,7 @@ from .parts.likelihoods import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
+    LibrarySize,
     Likelihood,
     LogNormal,
     Missing,
@@ -165,7 +166,8 @@ def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoen
 def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     """The likelihood that data ask for: by domain, or a Product of a table's columns, Missing where values may be missing.
 
-    Real columns are ``Standardised`` with mean and scale of the training data; neighbouring columns of one kind share a part.
+    Real columns are ``Standardised`` with mean and scale of the training data; neighbouring columns of one kind share a part; counts in
+    64 columns or more, such as of genes, have a ``LibrarySize``.
 
     Args:
         data: what it is for.
@@ -190,6 +192,7 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     return likelihood
 
 
+_GENES = 64  # columns of counts from which on their total is a quantity of its own
 _KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
 
 
@@ -213,10 +216,15 @@ def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, holes: bool, size
         "unit": lambda: Normal(shape, scale=1.0) if squared else ContinuousBernoulli(shape),
         "real": lambda: Standardised(Normal(shape, scale=scale)),
         "positive": lambda: Standardised(LogNormal(shape, scale=scale)),
-        "count": lambda: Standardised(NegativeBinomial(shape, total_count="per_dimension")),
+        "count": lambda: _sized(NegativeBinomial(shape, total_count="per_dimension")),
         "category": lambda: Categorical(shape, categories=size),
     }[kind]()
     return Missing(made) if holes else made
+
+
+def _sized(counts: Likelihood) -> Likelihood:
+    """Counts in many columns with a total of each row, otherwise each in multiples of its mean."""
+    return LibrarySize(counts) if len(counts.event_shape) == 1 and counts.event_shape[0] >= _GENES else Standardised(counts)
 
 
 def _split(data: Data) -> Split:

@@ -38,6 +38,17 @@ PRIORS = {
 SHIFT, FACTOR = torch.tensor([2.0, 0.0, -1.0]), torch.tensor([3.0, 1.0, 0.5])
 
 
+SHARES = torch.tensor([0.5, 0.3, 0.2])
+
+
+def library_size(of):
+    likelihood = pa.likelihoods.LibrarySize(of)
+    likelihood.total.copy_(torch.tensor([2.0, 0.5]))
+    likelihood.log_shares.copy_(SHARES.log())
+    likelihood.is_measured.fill_(True)
+    return likelihood
+
+
 def standardised(of):
     """Mean and scale as if they had been measured."""
     part = pa.likelihoods.Standardised(of)
@@ -106,6 +117,11 @@ LIKELIHOODS = {
         lambda: standardised(pa.likelihoods.Poisson(3)),
         3,
         lambda h, x: scipy.stats.poisson(FACTOR * h.exp()).logpmf(x),
+    ),
+    "LibrarySize": (
+        lambda: library_size(pa.likelihoods.Poisson(3)),
+        4,
+        lambda h, x: scipy.stats.poisson((2 + 0.5 * h[:, :1]).exp() * (SHARES.log() + h[:, 1:]).softmax(-1)).logpmf(x),
     ),
     "from Pyro": (
         lambda: pa.likelihoods.FromPyro("Binomial", 3, total_count=16),
@@ -610,3 +626,19 @@ def test_a_new_likelihood_is_a_few_lines_and_found_by_name(grey, tmp_path):
     pa.save(ae, tmp_path / "model.safetensors")
     again = pa.load(tmp_path / "model.safetensors")
     assert type(again.likelihood) is Cauchy and again.likelihood.family.support is constraints.real
+
+
+def test_library_size_takes_totals_and_shares_from_data():
+    x = torch.poisson(torch.tensor([[8.0, 2.0, 0.0]]) * torch.tensor([[1.0], [10.0], [100.0]]).repeat(200, 1))
+    likelihood = pa.likelihoods.LibrarySize(pa.likelihoods.NegativeBinomial(3))
+    likelihood.measure(x)
+    assert likelihood.total.tolist() == pytest.approx([math.log(100), math.log(10) * (2 / 3) ** 0.5], rel=0.02)
+    assert likelihood.log_shares.exp().tolist() == pytest.approx([0.8, 0.2, 0.0], abs=0.01) and likelihood.log_shares.isfinite().all()
+    p = likelihood(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    assert p.mean.sum().item() == pytest.approx(likelihood.total.sum().exp().item(), rel=1e-4)
+    shown = likelihood.shown(x)
+    assert shown.shape == (600, 4) and shown[:, 3].mean().abs() < 1e-4 and shown[:, 3].std() == pytest.approx(1.0, rel=0.01)
+    vae = pa.recipes.vae(torch.poisson(torch.full((50, 64), 3.0)))
+    assert isinstance(vae.likelihood, pa.likelihoods.LibrarySize) and vae.sample(3).shape == (3, 64)
+    with pytest.raises(ValueError, match="LibrarySize: expected a likelihood of counts"):
+        pa.likelihoods.LibrarySize(pa.likelihoods.Normal(3))

@@ -291,3 +291,10 @@ def test_a_column_that_becomes_text_late_in_a_long_file_is_text_throughout(tmp_p
     code, x, late = pa.data.load(tmp_path / "long.csv").schema.columns
     assert list(code.values) == [*(f"{i:03d}" for i in range(7)), "A12"]
     assert x.kind == "real" and late.values == ["no", "yes"] and late.missing
+
+
+def test_a_header_of_many_names_is_read_as_one(tmp_path):
+    wide = pd.DataFrame(RNG.normal(size=(8, 20_000)))
+    wide.to_csv(tmp_path / "wide.csv", index=False)
+    found = pa.data.load(tmp_path / "wide.csv")
+    assert found.schema.names == [str(i) for i in range(20_000)] and len(found.train) + len(found.test) == 8

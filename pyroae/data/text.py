@@ -12,6 +12,8 @@ import pandas as pd
 from .limits import opened
 
 _HEAD = 2**16  # bytes that tell how a file is written
+_LINES = 10
+_LONGEST = 2**26
 _ROWS = 50
 _CHUNK = 100_000  # rows
 _NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
@@ -27,13 +29,12 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
     """
     if unknown := given.keys() - OPTIONS:
         raise ValueError(f"csv: there is no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(OPTIONS))}")
-    with opened(path, limit) as file:
-        head = file.read(_HEAD)
+    head = _head(path, limit)
     if not head.strip():
         raise ValueError("expected at least one row, got an empty file")
     encoding = given.get("encoding") or _encoding(path, head, limit)
     lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = [line for line in (lines[:-1] if len(head) == _HEAD and len(lines) > 1 else lines) if line.strip()][: _ROWS + 1]
+    lines = [line for line in (lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines) if line.strip()][: _ROWS + 1]
     sep = given.get("sep") or _separator(lines)
     quote = given.get("quotechar") or _quote(lines[0], sep)
     rows = _split(lines, sep, quote)
@@ -53,6 +54,15 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
         frame.columns = [f"x{i}" for i in range(frame.shape[1])]
         remarks.append("no header: the columns are called x0, x1, ...")
     return frame, remarks, None
+
+
+def _head(path: Path, limit: float) -> bytes:
+    """The beginning of a file, some lines at least, however long they are."""
+    head = b""
+    with opened(path, limit) as file:
+        while (more := file.read(_HEAD)) and (not head or head.count(b"\n") < _LINES and len(head) < _LONGEST):
+            head += more
+    return head
 
 
 def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:
@@ -107,6 +117,8 @@ def _encoding(path: Path, head: bytes, limit: float) -> str:
 def _split(lines: list[str], sep: str, quote: str = '"') -> list[list[str]]:
     if sep == " ":
         return [[cell.strip(quote) for cell in re.findall(rf"{quote}[^{quote}]*{quote}|\S+", line)] for line in lines]
+    if not any(sep in line for line in lines):  # which may be longer than the longest cell that csv takes
+        return [[line.strip()] for line in lines]
     return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep, quotechar=quote, skipinitialspace=True)]
 
 

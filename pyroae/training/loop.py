@@ -327,7 +327,7 @@ class Training:
         if not self.retries:
             x = self.train.data[0] if isinstance(self.train.data, tuple) else None
             kept = f"when all was finite{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}"
-            back = f"The weights are again those of step {self.step:,}, {kept}" if self.step else "those from before training"
+            back = f"those of step {self.step:,}, {kept}" if self.step else "those from before training"
             raise ValueError(f"fit: {why}. The weights are again {back}; {remedy(self.svi.model, x, self.train.schema)}")
         self.retries -= 1
         for group in self.svi.optim.param_groups:

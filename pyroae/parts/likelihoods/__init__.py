@@ -1,7 +1,7 @@
 """Likelihoods p(x|z): conditionals that know which data they are for."""
 
 from .base import Likelihood
-from .combined import Missing, Product, Standardised
+from .combined import LibrarySize, Missing, Product, Standardised
 from .plain import (
     Bernoulli,
     Beta,
@@ -32,6 +32,7 @@ __all__ = [
     "Gamma",
     "GreyLevels",
     "Laplace",
+    "LibrarySize",
     "Likelihood",
     "LogNormal",
     "LogisticMixture",

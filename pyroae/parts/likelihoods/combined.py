@@ -90,6 +90,82 @@ class Standardised(Likelihood):
         return self.of.picture(p)
 
 
+@register("likelihoods")
+class LibrarySize(Likelihood):
+    r"""Counts with a total of each row, such as the library size of a cell: a rate of the row times the shares of the columns.
+
+    Rates are :math:`l(z) \rho_d(z)` with :math:`\log l = m + s h_0` and :math:`\rho = \mathrm{softmax}(\log \bar\rho + h)` for the
+    decoder's numbers :math:`h_0, h`. Mean m and standard deviation s of the log of the rows' totals, and the columns' shares
+    :math:`\bar\rho` of all counts, are taken from the training data by ``fit``, the recipes or ``measure``, and saved with the model.
+    Shares times a size are scVI's (Lopez et al. 2018); here the size is decoded from z, so that log p(x) is of the counts alone, given
+    nothing. The encoder sees log(1 + x) and, beside them, the standardised log of the total.
+
+    >>> import pyroae as pa
+    >>> genes = LibrarySize(pa.likelihoods.Poisson(2))
+    >>> genes.measure(torch.tensor([[30.0, 10.0], [60.0, 20.0]]))
+    >>> genes(torch.zeros(3)).mean.round(decimals=2)  # of the geometric mean of the totals, 56.57, three quarters and one quarter
+    tensor([42.4300, 14.1400])
+    """
+
+    def __init__(self, of: Likelihood):
+        nn.Module.__init__(self)
+        counts = isinstance(of, Likelihood) and {"rate", "logits", "total_count"} & getattr(of, "limits", {}).keys()
+        if not counts or of.family in (dist.Binomial, distributions.Bernoulli) or of.event_shape is None or len(of.event_shape) != 1:
+            raise ValueError(f"LibrarySize: expected a likelihood of counts of one row, such as NegativeBinomial(2000), got {of!r}")
+        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size + 1, [1, *of.widths]
+        self.register_buffer("total", torch.tensor([0.0, 1.0]))  # mean and standard deviation of its log
+        self.register_buffer("log_shares", torch.zeros(of.event_shape))
+        self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
+
+    def __repr__(self) -> str:
+        return f"LibrarySize({self.of!r})"
+
+    @property
+    def measured(self):
+        """Whether totals and shares were taken from data."""
+        return bool(self.is_measured)
+
+    @property
+    def input_shape(self):
+        """One number more, the total."""
+        return torch.Size([self.event_shape[0] + 1])
+
+    def sized(self, event_shape):
+        """This likelihood for events of that shape."""
+        return self if self.event_shape == event_shape else LibrarySize(self.of.sized(event_shape))
+
+    @torch.no_grad()
+    def measure(self, x: Tensor):
+        """Take totals and shares from counts ``(N, D)``; NaN is passed over."""
+        totals, columns = self._log_total(x.double()), x.double().nanmean(0).clamp(min=0.5 / len(x))
+        self.total.copy_(torch.stack([totals.mean(), totals.std(correction=0).clamp(min=0.1)]))
+        self.log_shares.copy_(columns.log().log_softmax(0))
+        self.is_measured.fill_(True)
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """The distribution of the counts given the decoder's output."""
+        first, rest = h[..., :1], h[..., 1:]
+        values = self.of.values(rest)
+        name = "rate" if "rate" in values else "logits"
+        free = values[name].log() if name == "rate" else values[name]
+        log_rate = self.total[0] + self.total[1] * first + (self.log_shares + free).log_softmax(-1)
+        values[name] = log_rate.exp() if name == "rate" else log_rate - values["total_count"].log()
+        return self.of.shaped(self.of.make(**values))
+
+    def shown(self, x):
+        """What ``of`` shows, and the standardised log of the total."""
+        counts = self.of.shown(x) * min(1.0, _WIDE / self.event_shape.numel())
+        return torch.cat([counts, ((self._log_total(x) - self.total[0]) / self.total[1])[..., None]], -1)
+
+    def picture(self, p):
+        """What ``of`` shows."""
+        return self.of.picture(p)
+
+    def _log_total(self, x: Tensor) -> Tensor:
+        """The log of the rows' totals; of rows with holes, of what the mean of the others makes it."""
+        return (x.nanmean(-1) * x.shape[-1]).clamp(min=0.5).log()
+
+
 _WIDE = 1000
 _MEASURABLE = {"loc", "rate", "logits"}
 

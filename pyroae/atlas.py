@@ -55,7 +55,7 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
         grid = torch.cartesian_prod(down.flip(0), across).flip(1)  # row by row from the top, (side^2, 2)
         z = (middle + grid @ axes).clamp(*bounds).reshape(-1, *ae.prior.code_shape)
         x = torch.cat([ae.likelihood.picture(ae.decode(part)).flatten(1).cpu() for part in z.split(_AT_ONCE)])
-    labels = None if data.test.labels is None else data.test.labels[: len(dots)][:_DOTS].tolist()
+    labels = None if data.test.classes is None else data.test.classes[: len(dots)][:_DOTS].tolist()
     return {
         "png": _png(_sprite(x, side, tile, shown["limits"])),
         "side": side,

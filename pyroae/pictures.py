@@ -102,6 +102,6 @@ def _pictures(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
     if tuple(ae.prior.code_shape) == (2,) and ae.condition is None:
         pictures["manifold"] = partial(plots.manifold, ae, span=2.0, **shown)
         pictures["manifold-by-prior"] = partial(plots.manifold, ae, **shown)
-    labels = None if data.test.labels is None else data.test.labels[:_CODES]
+    labels = None if data.test.classes is None else data.test.classes[:_CODES]
     pictures["codes"] = lambda **to: plots.latent(ae, first[0], labels, *first[1:], **to)
     return pictures

@@ -10,7 +10,7 @@ from .autoencoder import Autoencoder
 from .data import Column, DataSet, Split, inputs
 from .objectives import Penalised
 from .objectives.penalties import Contractive, KLSparsity
-from .parts.conditions import Labels
+from .parts.conditions import Covariates, Labels
 from .parts.corruption import Masking
 from .parts.likelihoods import (
     Bernoulli,
@@ -142,10 +142,10 @@ def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
 
 
 def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
-    """Conditional VAE (Sohn et al. 2015): encoder and decoder are told the label; samples are drawn by class.
+    """Conditional VAE (Sohn et al. 2015): encoder and decoder are given the label, or the covariates; samples are drawn by class.
 
     Args:
-        data: what it is for, with labels.
+        data: what it is for, with labels or covariates.
         latent_dim: how many numbers z has.
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
@@ -157,8 +157,10 @@ def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoen
     if split.labels is None:
         raise ValueError(
             "conditional: expected data with labels, such as digits, got none; name their column, pa.data.load(..., labels='NAME') "
-            "(--labels NAME), give a tuple (x, y), or use vae"
+            "(--labels NAME), or those of covariates (--covariates NAME), give a tuple (x, y), or use vae"
         )
+    if split.labels.is_floating_point():
+        return vae(split, latent_dim, hidden).replace(condition=Covariates(split.labels.shape[1]))
     classes = len(split.schema.classes) if split.schema.classes else int(split.labels.max()) + 1
     return vae(split, latent_dim, hidden).replace(condition=Labels(classes))
 

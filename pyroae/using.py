@@ -19,32 +19,43 @@ from .data.limits import LIMIT
 from .evaluation.imputation import impute as draw_missing
 from .files import atomic, refuse_links
 from .output import CommandOutput, command
+from .parts.conditions import Covariates
 from .settings import arguments_of, read_run
 from .training.batches import as_tensors
 
 _SHOWN = 10  # rows that are printed
 
 
-def sample(run: str, n: int = 100, seed: int = 0, out: str | None = None) -> CommandOutput:
+def sample(run: str, n: int = 100, seed: int = 0, data: str | None = None, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
     """Draw new rows from a run's model: z from the prior, then x given z; of a model with labels, every class in turn.
 
     Args:
         run: the run folder.
         n: number of rows.
         seed: of the draws.
+        data: a file whose labels or covariates the draws are given, one draw for each of its rows.
         out: a CSV file for them.
+        limit: bytes that the data and the model may take in memory, looked up before they are read.
 
     Raises:
-        ValueError: a folder that is no run, or a prior that cannot be drawn from.
+        ValueError: a folder that is no run, a prior that cannot be drawn from, or covariates that are not given.
     """
     whole_number("sample", n=n)
-    ae, _ = opened(run, "sample")
-    y = ae.condition.spread(n) if ae.condition is not None and not ae.condition.optional else None
+    ae, settings = opened(run, "sample", limit)
+    y = None
+    if ae.condition is not None and not ae.condition.optional:
+        y = new_rows(data, ae, settings)[0].labels if data is not None else _spread(ae, n)
     with programs.eval_mode(ae, seed=seed):
         frame = _schema(ae).frame(ae.sample(n, y))
-    if y is not None and y.dim() == 1:
+    if y is not None and not y.is_floating_point():
         frame = frame.assign(**{_schema(ae).label or "label": _named(y, _schema(ae))})
     return _answer(run, frame, out)
+
+
+def _spread(ae: Autoencoder, n: int) -> Tensor:
+    if isinstance(ae.condition, Covariates):
+        raise ValueError("sample: this model is given covariates; name a file that has them, --data FILE: a draw for each row")
+    return ae.condition.spread(n)
 
 
 def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT) -> CommandOutput:

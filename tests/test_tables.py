@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import pyroae as pa
+from pyroae.cli import main
 
 ROWS = 40
 RNG = np.random.default_rng(0)
@@ -298,3 +299,66 @@ def test_a_header_of_many_names_is_read_as_one(tmp_path):
     wide.to_csv(tmp_path / "wide.csv", index=False)
     found = pa.data.load(tmp_path / "wide.csv")
     assert found.schema.names == [str(i) for i in range(20_000)] and len(found.train) + len(found.test) == 8
+
+
+def cells(n=60):
+    rng = np.random.default_rng(3)
+    batch, genes = rng.choice(["one", "two"], n), [f"g{i}" for i in range(80)]
+    return pd.DataFrame(rng.poisson(2.0, (n, 80)), columns=genes).assign(batch=batch, quality=rng.normal(50, 10, n))
+
+
+def test_covariates_are_given_to_the_model_and_no_part_of_x():
+    found = pa.data.load(cells(), covariates="batch, quality")
+    assert found.schema.names == [f"g{i}" for i in range(80)] and found.train.labels.shape == (48, 2)
+    y = torch.cat([found.train.labels, found.test.labels])
+    assert set(y[:, 0].tolist()) == {0.0, 1.0} and y[:, 1].mean().abs() < 1e-5 and y[:, 1].std(correction=0) == pytest.approx(1.0, abs=1e-4)
+    assert [line.split()[1] for line in found.table.splitlines() if line.startswith(("batch", "quality"))] == ["covariate"] * 2
+    three = cells().assign(batch=np.resize(["a", "b", "c"], 60))
+    assert pa.data.load(three, covariates=["batch"]).train.labels.sum(1).tolist() == [1.0] * 48  # one-hot
+    vae = pa.recipes.conditional(found, latent_dim=2, hidden=4)
+    shuffled = cells()[cells().columns[::-1]]
+    assert torch.equal(vae.encode(shuffled).mean, vae.encode(cells()).mean) and vae.encode(cells()).mean.isfinite().all()
+    with pytest.raises(ValueError, match="there is no covariate 'batch'"):
+        vae.encode(cells().drop(columns="batch"))
+
+
+def test_a_run_with_covariates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells().to_csv("cells.csv", index=False)
+    options = ["--covariates", "batch,quality", "--epochs", "1", "--particles", "5", "--hidden", "4", "--out", "run"]
+    assert main(["train", "conditional", "--data", "cells.csv", "--posterior", "Delta", *options]) == 0
+    assert main(["sample", "run", "--data", "cells.csv", "--out", "new.csv"]) == 0 and len(pd.read_csv("new.csv")) == 60
+    assert main(["sample", "run"]) == 2 and "--data FILE" in capsys.readouterr().err
+
+
+COVARIATES = {
+    "with labels": (dict(labels="batch", covariates="quality"), "labels or covariates, got both"),
+    "misspelt": (dict(covariates="bach"), "covariates: there is no column 'bach'"),
+    "constant": (dict(covariates="g0"), "the covariate 'g0' cannot be used: constant"),
+    "with holes": (dict(covariates="quality"), "the covariate 'quality' is missing in 1 rows"),
+}
+
+
+@pytest.mark.parametrize("name", COVARIATES)
+def test_covariates_that_cannot_be_used(name):
+    options, message = COVARIATES[name]
+    frame = cells()
+    if name == "constant":
+        frame["g0"] = 1
+    if name == "with holes":
+        frame.loc[3, "quality"] = np.nan
+    with pytest.raises(ValueError, match=message):
+        pa.data.load(frame, **options)
+
+
+class Annotated:
+    """What AnnData has of its interface: counts X, names of genes, annotations of cells."""
+
+    X, obs = np.asarray(cells().iloc[:, :80]), cells()[["batch", "quality"]].set_axis([f"cell{i}" for i in range(60)])
+    var_names = cells().columns[:80]
+
+
+def test_annotated_counts_have_names_and_covariates():
+    assert pa.data.load(Annotated()).schema.names == [f"g{i}" for i in range(80)]
+    assert pa.data.load(Annotated(), covariates="batch").train.labels.shape == (48, 1)
+    assert pa.data.load(Annotated(), labels="batch").schema.classes == ("one", "two")

@@ -38,6 +38,7 @@ def load(
     data: Any = "digits",
     *,
     labels: Any = None,
+    covariates: str | list[str] = [],
     drop: str | list[str] = [],
     columns: str | list[str] | None = None,
     kinds: dict[str, str] | None = None,
@@ -74,6 +75,8 @@ def load(
     Args:
         data: name, path, or the data themselves; a tuple ``(x, y)`` brings labels.
         labels: of a table, the column of labels, which is then not part of x; of an array, the labels ``(N,)``.
+        covariates: columns of a table that the model is given beside x, such as the batch of a cell, as a list or as text with commas
+            between: numbers are standardised, categories one-hot. For ``pa.recipes.conditional`` or ``pa.conditions.Covariates``.
         drop: columns of a table to leave out, as a list or as text with commas between.
         columns: columns of a table to take, in this order, likewise; by default all that can be modelled.
         kinds: what a column is, instead of what it was taken for: real, positive, count, binary, category or unit (0 to 1).
@@ -105,7 +108,8 @@ def load(
         raise ValueError(f"data: expected test as a share greater than 0 and less than 1, got {test!r}")
     shape = None if image_shape is None else tuple(image_shape)
     labels = str(labels) if np.isscalar(labels) and labels is not None else labels
-    asked = tables.Asked(labels, _listed(drop), None if columns is None else _listed(columns), kinds or {}, domain, missing, shape, schema)
+    taken = None if columns is None else _listed(columns)
+    asked = tables.Asked(labels, _listed(drop), taken, kinds or {}, domain, missing, shape, _listed(covariates), schema)
     found = _find(data, asked, test, readers.Options(csv or {}, _values(na), limit))
     if found.validation is None and validation:
         train, held_out = hold_out(found.train, validation)
@@ -219,9 +223,8 @@ def _as_asked(asked: tables.Asked, test: float | None) -> arrays.Asked:
 
 
 def _refuse_columns(asked: tables.Asked, what: str):
-    given = [
-        option for option in ("labels", "drop", "columns", "kinds") if isinstance(getattr(asked, option), str) or getattr(asked, option)
-    ]
+    options = {name: getattr(asked, name) for name in ("labels", "covariates", "drop", "columns", "kinds")}
+    given = [name for name, value in options.items() if isinstance(value, str) or value]
     if given:
         raise ValueError(f"data: {given[0]} is for tables, whose columns have names; {what} has none")
 

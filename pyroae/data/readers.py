@@ -230,7 +230,10 @@ def as_frame(source: Any) -> pd.DataFrame | None:
         return source.to_frame(source.name if source.name is not None else "x0").reset_index(drop=True)
     if hasattr(source, "var_names") and hasattr(source, "obs"):  # AnnData: cells, genes
         x = source.X.toarray() if hasattr(source.X, "toarray") else np.asarray(source.X)
-        frame = pd.DataFrame(x, columns=[str(name) for name in source.var_names])
+        genes = pd.DataFrame(x, columns=[str(name) for name in source.var_names])
+        beside = pd.DataFrame(source.obs).reset_index(drop=True)
+        frame = pd.concat([genes, beside[[name for name in beside if str(name) not in genes]]], axis=1)
+        frame.attrs["beside"] = tuple(frame.columns[genes.shape[1] :])  # no part of x unless asked for
         return frame
     if hasattr(source, "to_pandas") and not isinstance(source, np.ndarray):  # polars, Hugging Face datasets, pyarrow
         return as_frame(source.to_pandas())

@@ -111,13 +111,14 @@ def _as_text(value: Any) -> str:
 @register("schemas")
 @register_base("schemas")
 class Schema(Part):
-    """The columns of x in order, or the shape of its image; the column of labels and the names of the classes.
+    """The columns of x in order, or the shape of its image; the column of labels and the names of the classes, or the covariates.
 
     Args:
         columns: one for each entry of x, or its fields as a dictionary; ``None`` for arrays without names.
         image_shape: ``(C, H, W)``, or ``(H, W)``, of an x that is an image.
         label: the column that labels come from.
         classes: the names of the labels 0, 1, ...
+        covariates: columns beside x that the model is given as y ``(N, numbers)``: numbers standardised, categories one-hot.
 
     >>> import torch
     >>> schema = Schema([Column("age", "real"), Column("smokes", "binary", values=["no", "yes"])])
@@ -131,15 +132,20 @@ class Schema(Part):
         image_shape: Sequence[int] | None = None,
         label: str | None = None,
         classes: Sequence[Any] | None = None,
+        covariates: Sequence[Column | dict[str, Any]] | None = None,
     ):
-        made = None if columns is None else tuple(_column(each) if isinstance(each, dict) else each for each in columns)
-        self.columns = made
-        if made is not None:
-            self.arguments["columns"] = [column.as_dict() for column in made]
-            _check(made)
+        self.columns, self.covariates = (self._made(name, each) for name, each in (("columns", columns), ("covariates", covariates)))
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.label, self.classes = label, None if classes is None else tuple(classes)
         self.arguments |= {name: list(value) for name, value in self.arguments.items() if isinstance(value, tuple)}
+
+    def _made(self, name: str, columns: Sequence[Column | dict[str, Any]] | None) -> tuple[Column, ...] | None:
+        if columns is None:
+            return None
+        made = tuple(_column(each) if isinstance(each, dict) else each for each in columns)
+        _check(made)
+        self.arguments[name] = [column.as_dict() for column in made]
+        return made
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.__dict__ | {"arguments": 0} == other.__dict__ | {"arguments": 0}
@@ -177,7 +183,24 @@ class Schema(Part):
         series = dict(frame.items())
         for i, column in enumerate(self.columns):
             x[:, i] = _as_float32(column.encode(series[column.name], strict), column.name)
-        return x, self._labels(frame, strict)
+        return x, self._covariates(frame) if self.covariates else self._labels(frame, strict)
+
+    @property
+    def covariate_size(self) -> int:
+        """How many numbers the covariates are."""
+        return sum(column.size for column in self.covariates or ())
+
+    def _covariates(self, frame: "pd.DataFrame") -> np.ndarray:
+        """Covariates ``(N, numbers)``: numbers standardised, categories one-hot."""
+        parts = []
+        for column in self.covariates or ():
+            if column.name not in frame:
+                raise ValueError(f"data: there is no covariate {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
+            entries = column.encode(frame[column.name])
+            if np.isnan(entries).any():
+                raise ValueError(f"data: the covariate {column.name!r} is missing in {int(np.isnan(entries).sum())} rows; drop these rows")
+            parts.append(np.eye(column.size)[entries.astype(int)] if column.kind == "category" else entries[:, None])
+        return np.concatenate(parts, 1).astype(np.float32)
 
     def _labels(self, frame: "pd.DataFrame", strict: bool) -> np.ndarray | None:
         if self.label is None or self.label not in frame:

@@ -44,6 +44,11 @@ class Split:
         """Shape of one x."""
         return self.x.shape[1:]
 
+    @property
+    def classes(self) -> Tensor | None:
+        """Labels ``(N,)``, where what is known beside x is a class and no covariates."""
+        return self.labels if self.labels is not None and self.labels.dim() == 1 and not self.labels.is_floating_point() else None
+
     def frame(self) -> "pd.DataFrame":
         """x as a DataFrame in the data's units, with column names and categories."""
         return self.schema.frame(self.x[:])

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..checks import did_you_mean
-from .kinds import Kinds, infer
+from .kinds import Kinds, infer, numeric
 from .schema import KINDS, Column, Schema
 from .splits import DataSet, Split, hold_out
 
@@ -37,6 +37,7 @@ class Asked:
     domain: str | None = None
     missing: bool | None = None
     image_shape: tuple[int, ...] | None = None
+    covariates: Sequence[str] = ()
     schema: Schema | None = None  # known already: nothing is inferred, rows with unknown categories are passed over
 
 
@@ -66,7 +67,10 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     if len(twice):
         raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of the two")
     _check_names(frame, asked)
-    left_out = {*asked.drop, asked.labels}
+    if asked.labels and asked.covariates:
+        raise ValueError("data: expected labels or covariates, got both; a class that the model is given is a covariate too")
+    beside = frame.attrs.get("beside", ()) if asked.columns is None else ()
+    left_out = {*asked.drop, asked.labels, *asked.covariates, *(name for name in beside if name not in asked.kinds)}
     names = [name for name in (frame.columns if asked.columns is None else asked.columns) if name not in left_out]
     body = frame if names == list(frame.columns) else frame[names]
     kinds = dict(asked.kinds)
@@ -79,9 +83,23 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     if asked.missing is False and (holes := [column.name for column in found.columns if column.missing]):
         raise ValueError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
     classes = _classes(frame[asked.labels], asked.labels) if asked.labels else None
-    schema = Schema(found.columns, asked.image_shape, asked.labels, classes)
+    covariates = [_covariate(frame[column], asked.kinds.get(column)) for column in asked.covariates]
+    schema = Schema(found.columns, asked.image_shape, asked.labels, classes, covariates or None)
     rows = encoded(frame, schema)
-    return rows, _summary(name, frame, rows, found, asked.labels, classes, remarks)
+    return rows, _summary(name, frame, rows, found, schema, remarks)
+
+
+def _covariate(series: pd.Series, kind: str | None) -> Column:
+    """A column that the model is given: categories, or numbers with their mean and standard deviation as shift and scale."""
+    name = str(series.name)
+    found = infer(series.to_frame(), {name: kind} if kind else {}, kept=series.nunique() > 1)
+    if not found.columns:
+        raise ValueError(f"data: the covariate {name!r} cannot be used: {found.left_out[name]}")
+    (column,) = found.columns
+    if column.values is not None:
+        return column
+    numbers = numeric(series)
+    return Column(name, "real", shift=float(np.nanmean(numbers)), scale=float(np.nanstd(numbers)) or 1.0)
 
 
 def encoded(frame: pd.DataFrame, schema: Schema, strict: bool = True) -> Split:
@@ -96,6 +114,7 @@ def _check_names(frame: pd.DataFrame, asked: Asked):
         ("columns", asked.columns or ()),
         ("kinds", asked.kinds),
         ("labels", [asked.labels] if asked.labels else []),
+        ("covariates", asked.covariates),
     ]
     for option, names in named:
         for column in names:
@@ -119,17 +138,16 @@ def _classes(labels: pd.Series, name: str) -> list:
     return sorted(plain, key=lambda value: (isinstance(value, str), value))
 
 
-def _summary(
-    name: str, frame: pd.DataFrame, whole: Split, found: Kinds, labels: str | None, classes: list | None, remarks: Sequence[str]
-) -> str:
+def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema: Schema, remarks: Sequence[str]) -> str:
     """What each column was taken for, as lines of text."""
     columns = list(found.columns)
     rows = [_row(column, whole.x[:, i].numpy()) for i, column in enumerate(columns[:_ROWS])]
     if len(columns) > _ROWS:
         kinds = collections.Counter(column.kind for column in columns[_ROWS:])
         rows.append(("...", "", "", "", "more columns: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())))
-    if labels:
-        rows.append((labels, "labels", _listed(classes), "0", "not part of x"))
+    if schema.label:
+        rows.append((schema.label, "labels", _listed(schema.classes), "0", "not part of x"))
+    rows += [(column.name, "covariate", _listed(column.values), "0", "given to the model") for column in schema.covariates or ()]
     hidden = list(found.left_out.items())
     rows += [(column, "left out", "", "", reason) for column, reason in hidden[:_ROWS]]
     if len(hidden) > _ROWS:

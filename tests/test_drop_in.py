@@ -318,10 +318,34 @@ class Drawing(Plain):
         super().guide(x + (1.0 if random.random() < 0.3 else 0.0))
 
 
+class Library:
+    """An object of a library, which is not watched; it expects that a program, once begun, runs to its end."""
+
+    __module__ = "pyro.infer"
+    _begun = False
+
+    def begin(self):
+        self._begun, before = True, self._begun
+        return 2.0 if before else 1.0
+
+    def end(self):
+        self._begun = False
+
+
+class Interrupted(Plain):
+    library = Library()
+
+    def model(self, x):
+        with poutine.scale(scale=self.library.begin()):
+            super().model(torch.tensor(x.tolist()))
+        self.library.end()
+
+
 UNTRACEABLE = {
     "a counter": (Counting, "the program changes 'model.beta' as it runs"),
     "a list that grows": (Listing, "the program changes 'model.tensors' as it runs"),
     "tolist": (Reading, r"test_drop_in.py:\d+ \(super\(\).model\(torch.tensor\(x.tolist\(\)\)\)\): tolist\(\) reads a tensor's values"),
+    "an interrupted program of a library": (Interrupted, "tolist"),
     "a branch": (Branching, r"test_drop_in.py:\d+ \(with poutine.scale.*: control flow that depends on a tensor's values"),
     "Python's random numbers": (Drawing, r"test_drop_in.py:\d+ \(super\(\).guide.*: it draws from Python's or NumPy's random numbers"),
 }

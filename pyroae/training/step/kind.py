@@ -1,6 +1,8 @@
 """One kind of call of a traced function: when it is made a graph, how the graph is run, watched and proved."""
 
+import contextlib
 import time
+import warnings
 from collections.abc import Callable
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING
@@ -257,6 +259,9 @@ class Kind:
         except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
             failure = error
         before.restore()
+        if graph is None and name == "traced":
+            self._run_through(args, kwargs)
+            before.restore()
         self.look()
         self.run, self.update = now
         if graph is None:
@@ -271,6 +276,12 @@ class Kind:
         else:
             self._stay(name, "its graph does not repeat it; something in it is no tensor operation, or changes from call to call")
         return outputs if fused else owner.finished(outputs)
+
+    def _run_through(self, args: tuple, kwargs: dict):
+        """Run a program to its end that tracing has interrupted, so that what libraries keep between calls, such as plates, is whole."""
+        with warnings.catch_warnings(), contextlib.suppress(Exception):  # the call that counts raises and warns
+            warnings.simplefilter("ignore")
+            self.owner.function(*args, **kwargs)
 
     def _left(self, outputs: list[Tensor | None], fused: Update | None) -> list[Tensor | None]:
         """What a call gave, and copies of the state in which it left an optimizer."""

@@ -162,6 +162,13 @@ def test_a_mixture_of_split_t_is_normalised_and_draws_what_it_says():
     assert torch.allclose((mass[:, None] * points[:, 0]).sum(0), q.sample((200_000,)).mean((0, 1)), atol=0.02)
 
 
+def test_too_few_particles_to_judge_the_guide_by_are_drawn_from_it():
+    ae, x = small_vae(8), torch.rand(5, 8).round()
+    auto, guide = (pa.log_likelihood(ae, x, particles=24, proposal=proposal) for proposal in ("auto", "guide"))
+    assert torch.equal(auto.values, guide.values) and auto.proposal == "guide" and "k-hat needs 25 particles" in str(auto.verdict)
+    assert pa.log_likelihood(ae, x, particles=25).proposal == "auto"
+
+
 def test_what_cannot_be_fitted_is_drawn_from_the_guide():
     ae = pa.Autoencoder(pa.priors.OneHot(4), pa.likelihoods.Bernoulli(8), pa.posteriors.OneHot(), pa.nets.MLP(8), pa.nets.MLP(8))
     x = torch.rand(5, 8).round()

@@ -21,7 +21,7 @@ from .adaptive import Adapted, Adaptive
 from .density import check_proper, point_site
 from .particles import Encoded, Proposal, Shared, draw_again, encodings, matrices, one_pass, prepared
 from .verdict import Verdict
-from .weights import Weights
+from .weights import LEAST_FOR_KHAT, Weights
 
 if TYPE_CHECKING:
     from .crosscheck import CrossCheck
@@ -173,8 +173,9 @@ def log_likelihood(
             its place in its block (64 examples, more where there are few particles) and on the size of the block, but not on
             the other examples.
         progress: show a progress bar.
-        proposal: where z is drawn from: ``"auto"``, ``"guide"``, ``pa.proposals.prior``, ``pa.proposals.Laplace()``,
-            ``pa.proposals.Optimised()``, or any function ``(model, guide, *args)`` that returns a guide for those data.
+        proposal: where z is drawn from: ``"auto"`` (the guide below 25 particles, too few to judge it by), ``"guide"``,
+            ``pa.proposals.prior``, ``pa.proposals.Laplace()``, ``pa.proposals.Optimised()``, or any function
+            ``(model, guide, *args)`` that returns a guide for those data.
         compile: as for ``fit``; proposals other than the guide are run eagerly.
         precision: of float32 matrix products inside this call, as for ``fit``.
 
@@ -189,6 +190,8 @@ def log_likelihood(
     """
     whole_number("log_likelihood", particles=particles)
     check_precision(precision)
+    if proposal == "auto" and particles < LEAST_FOR_KHAT:
+        proposal = "guide"
     model, guide = programs.pair(model, guide)
     with contextlib.ExitStack() as around:
         around.enter_context(programs.eval_mode(model, guide, seed=seed))

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+LEAST_FOR_KHAT = 25  # particles, of which the largest fifth has a shape
+
 
 class Weights:
     """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each datum."""
@@ -45,7 +47,7 @@ class Weights:
         Above 0.7 the estimate is unreliable (Vehtari et al. 2024). The value is ArviZ's (``psislw``), except that it is 0
         where the largest weights are equal but for rounding: no tail.
         """
-        if self.tail < 5:
+        if self.particles < LEAST_FOR_KHAT:
             return torch.full_like(self.log_sum, math.nan)
         log_w = self.largest - self.largest[0]  # (tail + 1, n), largest first
         cutoff = log_w[-1].clamp(min=math.log(torch.finfo(log_w.dtype).tiny))

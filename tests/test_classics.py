@@ -257,7 +257,7 @@ def test_a_classifier_refuses(grey):
     for data in (grey.train.x, dataclasses.replace(grey.train, labels=None)):
         with pytest.raises(ValueError, match="label"):
             pa.fine_tune(ae, data, epochs=1, progress=False)
-    with pytest.raises(ValueError, match="expected data with labels"):
+    with pytest.raises(ValueError, match="takes labels, but the data have none"):
         pa.Classifier(ae, 10).error(grey.test.x)
     with pytest.raises(ValueError, match="a condition"):
         pa.Classifier(pa.recipes.conditional(grey), 10)

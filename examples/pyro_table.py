@@ -121,14 +121,15 @@ def table(programs: dict) -> str:
     """Each program's verdicts, the mode that it reaches when asked for the highest, and, where measured, the time of its steps."""
     modes = list(next(iter(programs.values()))["differences"])
     rows = []
-    for name, row in programs.items():
-        cells = [_verdict(row["differences"][mode], TOLERANCES[mode]) for mode in modes]
-        ms = row.get("ms", {})
-        ratios = [f"{ms[mode] / ms['pyro']:.2f}" if mode in ms else "" for mode in modes]
-        behind = [f"{row['lag']:+.0%}"] if "lag" in row else []
-        rows.append([name, *cells, row["reached"].get(modes[-1], ""), *([f"{ms['pyro']:.1f}", *ratios] if ms else []), *behind])
     measured = any("ms" in row for row in programs.values())
     times = ["Pyro, ms a step", *(f"{mode} / Pyro" for mode in modes)] if measured else []
+    for name, row in programs.items():
+        cells = [_verdict(row["differences"][mode], TOLERANCES[mode]) for mode in modes]
+        ms = row["ms"] if row.get("ms", {}).get("pyro") else {}  # 0 where a program gives many values at once
+        ratios = [f"{ms[mode] / ms['pyro']:.2f}" if mode in ms else "" for mode in modes]
+        behind = [f"{row['lag']:+.0%}"] if "lag" in row else []
+        speeds = [f"{ms['pyro']:.1f}", *ratios] if ms else [""] * len(times)
+        rows.append([name, *cells, row["reached"].get(modes[-1], ""), *speeds, *behind])
     watched = ["auto behind by, at most"] if any("lag" in row for row in programs.values()) else []
     return markdown(["program", *(f"equal, {mode}" for mode in modes), "reached", *times, *watched], rows)
 

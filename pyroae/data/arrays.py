@@ -32,7 +32,7 @@ class Asked:
 
 
 def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, labels: dict[str, Tensor | None] | None = None) -> DataSet:
-    """Arrays named train, and perhaps test and valid, as a data set; a test split is held out where there is none."""
+    """Arrays named train, and perhaps test and valid, as a data set; without a test array, a test split is held out."""
     labels = labels or {}
     made: dict[str, Split] = {}
     for key, array in arrays.items():

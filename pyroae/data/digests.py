@@ -42,7 +42,7 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def find_rows(wanted: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Positions in ``present`` of the digests ``wanted``, each row used once, -1 where there is none (any more).
+    """Positions in ``present`` of the digests ``wanted``, each row used once; -1 where no row is left.
 
     >>> find_rows(np.array([7, 5, 5], np.uint64), np.array([5, 6, 7, 5], np.uint64))
     array([2, 0, 3])

@@ -91,7 +91,7 @@ def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarr
 
 
 def _image(path: Path):
-    """An image whose header was read; ``ValueError`` for a file that is none."""
+    """An image whose header was read; ``ValueError`` for a file that is not an image."""
     from PIL import Image
 
     try:

@@ -130,7 +130,7 @@ def gathered(data: Dataset | DataLoader) -> list[Tensor]:
     """All examples of a Dataset or a DataLoader, in order, columns as tensors.
 
     Raises:
-        ValueError: there is none, or their examples are no tensors.
+        ValueError: there are no examples, or they are not tensors.
     """
     if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
         loader = DataLoader(data.dataset, data.batch_size or 256, collate_fn=data.collate_fn if data.batch_size else None)

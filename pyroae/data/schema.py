@@ -57,7 +57,7 @@ class Column:
         """The entries of x for a pandas column, as float64 with NaN for missing values, and unless ``strict`` for unknown categories.
 
         Raises:
-            ValueError: values that are no numbers, infinite, or categories that were not there in training.
+            ValueError: values that are not numbers, that are infinite, or categories that the training data did not have.
         """
         from .kinds import numeric
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import processes as fresh
 from conftest import small_vae
+from tape import record_on_cpu
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -141,6 +142,27 @@ def test_processes_have_the_gradients_losses_and_weights_of_one(processes, compi
         assert (gradients - alone[0]).abs().max() < 1e-6 * alone[0].abs().max()
         assert torch.allclose(weights, alone[1], rtol=1e-5, atol=1e-6) and torch.equal(weights, found[0][1])
         assert loss == pytest.approx(alone[2], rel=1e-6) and validation == pytest.approx(alone[3], rel=1e-6)
+
+
+def trained_by_recordings():
+    x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
+    ae = points()
+    with pytest.MonkeyPatch.context() as patch:
+        tapes = record_on_cpu(patch)
+        history = quiet(ae, x, epochs=6, batch_size=20, seed=0, compile="traced", clip=0.5)
+    names = {str(operation[0]) for tape in tapes for operation in tape.operations}
+    replays = [tape.replays for tape in tapes]
+    return torch.cat([p.detach().flatten() for p in ae.parameters()]), history.loss, replays, {n for n in names if "reduce" in n}
+
+
+@together
+def test_processes_sum_gradients_between_two_recordings(tmp_path):
+    alone = trained_by_recordings()
+    assert len(alone[2]) == 2  # of whole batches, and of the last one of each epoch, which is short
+    for weights, loss, replays, reductions in by_processes(2, tmp_path, trained_by_recordings):
+        assert torch.allclose(weights, alone[0], atol=1e-5) and loss == pytest.approx(alone[1], rel=1e-6)
+        assert len(replays) == 4 and replays[:2] == replays[:1] * 2 and sum(replays) == 2 * sum(alone[2])
+        assert reductions == set()
 
 
 def vae_trained():

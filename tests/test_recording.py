@@ -12,7 +12,7 @@ import torch
 from conftest import small_vae
 from pyro import distributions as dist
 from pyro.infer import Trace_ELBO
-from torch import Tensor
+from tape import Tape, record_on_cpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import lr_scheduler
 
@@ -21,75 +21,47 @@ from pyroae.training import batches, distributed
 from pyroae.training.step import graph as graphs
 from pyroae.training.step import recording, svi
 from pyroae.training.step.graph import Graph
-from pyroae.training.step.kind import Kind
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
-
-
-class StandIn:
-    """What a recording knows: the step, the places that were read, and learning rates by reference. A replay runs the step."""
-
-    made: list["StandIn"] = []
-
-    def __init__(self, step, args, device, pool, stream):
-        self.step, self.device = step, device
-        self.optimizer = step.__self__.optim
-        self.settings = [dict(group) for group in self.optimizer.param_groups]
-        self.addresses = [p.data_ptr() for group in self.optimizer.param_groups for p in group["params"]]
-        StandIn.made.append(self)
-
-    def replay(self, args):
-        groups = self.optimizer.param_groups
-        assert self.addresses == [p.data_ptr() for group in groups for p in group["params"]]
-        before = [group["lr"] for group in groups]
-        for group, then in zip(groups, self.settings):
-            group["lr"] = then["lr"].item()
-        try:
-            return self.step(*args)
-        finally:
-            for group, rate in zip(groups, before):
-                group["lr"] = rate
 
 
 @pytest.fixture
 def recorded(monkeypatch):
     """Steps are recorded as if they were on CUDA."""
-    monkeypatch.setattr(StandIn, "made", [])
-    monkeypatch.setattr(svi, "_on_gpu", lambda args: True)
-    monkeypatch.setattr(Kind, "on_device", lambda self, leaves: True)
-    monkeypatch.setattr(recording, "Recording", StandIn)
-    monkeypatch.setattr(recording.Recorder, "_pool", lambda self, device: (None, None))
-    return StandIn.made
+    return record_on_cpu(monkeypatch)
 
 
 def trained(**options) -> list[float]:
     torch.manual_seed(0)
-    options = {"batch_size": 20, "epochs": 12} | options
-    return pa.fit(small_vae(), X, seed=0, progress=False, compile="traced", **options).loss
+    options = {"batch_size": 20, "epochs": 12, "elbo": Trace_ELBO} | options
+    return pa.fit(small_vae(), X, seed=0, progress=False, compile="traced", **options | {"elbo": options["elbo"]()}).loss
 
 
-RECORDED = {  # options of fit, and how many recordings it takes
-    "Adam": ({}, 1),
-    "a short batch": ({"batch_size": 25}, 2),
-    "Adam by its class": ({"optimizer": torch.optim.Adam}, 1),
-    "AdamW": ({"optimizer": functools.partial(torch.optim.AdamW, weight_decay=0.1)}, 1),
-    "SGD": ({"optimizer": torch.optim.SGD, "lr": 1e-4}, 1),
-    "SGD with momentum": ({"optimizer": functools.partial(torch.optim.SGD, momentum=0.9), "lr": 1e-5}, 1),
-    "a cosine": ({"scheduler": functools.partial(lr_scheduler.CosineAnnealingLR, T_max=12)}, 1),
-    "one cycle": ({"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13)}, 2),
+RECORDED = {  # options of fit, how many recordings it takes, and how many of 36 steps they run
+    "Adam": ({}, 1, 29),
+    "a short batch": ({"batch_size": 25}, 2, 25),
+    "Adam by its class": ({"optimizer": torch.optim.Adam}, 1, 29),
+    "AdamW": ({"optimizer": functools.partial(torch.optim.AdamW, weight_decay=0.1)}, 1, 29),
+    "SGD": ({"optimizer": torch.optim.SGD, "lr": 1e-4}, 1, 29),
+    "SGD with momentum": ({"optimizer": functools.partial(torch.optim.SGD, momentum=0.9), "lr": 1e-5}, 1, 29),
+    "clipped": ({"clip": 0.5}, 1, 29),
+    "micro-batches": ({"accumulate": 2, "clip": 0.5}, 1, 30),
+    "a KL's weight that moves": ({"elbo": lambda: pa.objectives.Tempered(pa.schedules.Linear(30, start=0.1))}, 1, 29),
+    "a cosine": ({"scheduler": functools.partial(lr_scheduler.CosineAnnealingLR, T_max=12)}, 1, 29),
+    "one cycle": ({"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13)}, 2, 4),
     "one cycle of the rate alone": (
         {"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13, cycle_momentum=False)},
         1,
+        29,
     ),
 }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_run_is_the_run(name, recorded):
-    options, times = RECORDED[name]
+    options, times, replays = RECORDED[name]
     losses = trained(**options)
-    assert len(recorded) == times
-    assert all(isinstance(group["lr"], Tensor) for each in recorded for group in each.settings)
+    assert (len(recorded), sum(tape.replays for tape in recorded)) == (times, replays)
     recorded.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(svi, "_on_gpu", lambda args: False)
@@ -97,15 +69,14 @@ def test_a_recorded_run_is_the_run(name, recorded):
     assert recorded == []
 
 
-def stepping(optim=None, **options):
+def stepping(make=functools.partial(torch.optim.Adam, lr=1e-2), sync=False, **parts):
     torch.manual_seed(0)
-    ae = small_vae()
-    optim = torch.optim.Adam(ae.parameters(), lr=1e-2) if optim is None else optim
-    return ae, pa.SVI(ae.model, ae.guide, optim, Trace_ELBO(), compile="traced", **options)
+    ae = small_vae(**parts)
+    return ae, pa.SVI(ae.model, ae.guide, make(ae.parameters()), Trace_ELBO(), compile="traced", sync=sync)
 
 
 def take(steps, svi, x=X):
-    return [svi.step(x) for _ in range(steps)]
+    return [float(svi.step(x)) for _ in range(steps)]
 
 
 def replaced_state(ae, steps):
@@ -116,22 +87,28 @@ def replaced_parameter(ae, steps):
     ae.decoder[0].weight.data = ae.decoder[0].weight.data.clone()
 
 
-@pytest.mark.parametrize("change", [replaced_state, replaced_parameter])
+def replaced_buffer(ae, steps):
+    ae.prior.scale.data = 2 * ae.prior.scale.data
+
+
+@pytest.mark.parametrize("change", [replaced_state, replaced_parameter, replaced_buffer])
 def test_what_was_replaced_is_recorded_anew(change, recorded):
-    ae, steps = stepping()
-    take(6, steps)
-    assert len(recorded) == 1
-    change(ae, steps)
-    take(6, steps)
-    assert len(recorded) == 2
+    losses = []
+    for on_gpu in (False, True):
+        ae, steps = stepping()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(svi, "_on_gpu", lambda args, on_gpu=on_gpu: on_gpu)
+            losses.append(take(6, steps))
+            change(ae, steps)
+            losses[-1] += take(6, steps)
+    assert len(recorded) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_numbers_of_steps_that_come_from_a_cpu_move_to_the_device(recorded):
     ae, steps = stepping()
     take(6, steps)
     assert all(held["step"].device == p.device for p, held in steps.optim.state.items())
-    assert all(settings["capturable"] is True for settings in recorded[0].settings)
-    assert not any(group["capturable"] for group in steps.optim.param_groups)  # the person's own are restored
+    assert len(recorded) == 1 and not any(group["capturable"] for group in steps.optim.param_groups)  # the person's own are restored
 
 
 NOT_RECORDED = {
@@ -164,6 +141,12 @@ def test_a_hook_that_is_added_runs(recorded, caplog):
     assert len(recorded) == 1 and len(ran) == 6 and "hooks or wraps" in caplog.text
 
 
+def test_a_kls_weight_is_where_the_parameters_are():
+    beta = pa.objectives.Tempered(pa.schedules.Linear(10))
+    pa.SVI(lambda x: None, lambda x: None, torch.optim.SGD([torch.zeros(3, device="meta")], lr=1.0), beta)
+    assert beta.beta.device.type == "meta"
+
+
 def test_gradients_that_are_there_already_are_added(recorded):
     ends = []
     for on_gpu in (True, False):
@@ -187,7 +170,7 @@ def test_a_failed_recording_is_said_and_the_step_goes_on(recorded, monkeypatch, 
 
 
 def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded):
-    ae, steps = stepping(sync=False)
+    ae, steps = stepping()
     take(6, steps)
     steps.forget()
     count = len(recorded)
@@ -197,13 +180,54 @@ def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded)
     assert len(recorded) == count + 1 and steps.valid()
 
 
+def test_validation_that_a_step_acts_on_is_read_between_two_recordings(recorded):
+    ae, steps = stepping(sync=True)
+    losses = take(6, steps)
+    assert [tape.replays for tape in recorded] == [2, 2] and len(set(losses)) == 6
+    with torch.no_grad():
+        ae.decoder[0].bias.fill_(torch.nan)
+    before = [p.clone() for p in ae.parameters()]
+    with pytest.raises(ValueError, match="logits"):
+        steps.step(X)
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, ae.parameters()))
+
+
+class Counting(torch.nn.Module):
+    """A network that keeps a running mean in an attribute that it replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.mean = torch.nn.Linear(64, 8), torch.zeros(8)
+
+    def forward(self, x):
+        h = self.linear(x)
+        self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+        return h - self.mean
+
+
+def test_a_program_that_replaces_a_tensor_in_every_call_is_not_recorded(recorded):
+    torch.manual_seed(0)
+    ae = pa.Autoencoder(pa.priors.Normal(4), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), Counting(), pa.nets.MLP(16)).train()
+    steps = pa.SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters()), Trace_ELBO(), compile="traced")
+    take(6, steps)
+    assert recorded == []
+
+
+def test_a_recorded_program_is_proved_again(recorded, caplog):
+    ae, steps = stepping()
+    take(6, steps)
+    ae.decoder[0].forward = functools.partial(torch.nn.functional.linear, weight=2 * ae.decoder[0].weight.detach())
+    take(3, steps)
+    assert [tape.replays for tape in recorded] == [4] and "after 8 calls its graph no longer repeats it" in caplog.text
+
+
 def test_a_step_that_reads_a_tensor_on_the_cpu_is_not_recorded(recorded, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(svi, "_on_gpu", lambda args: True)  # but no tensor is
-    monkeypatch.setattr(recording, "Recording", StandIn)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
     ae, steps = stepping()
     take(8, steps)
-    assert StandIn.made == []
+    assert Tape.made == []
 
 
 @pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])

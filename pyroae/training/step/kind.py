@@ -109,7 +109,7 @@ class Kind:
             return owner.eager(*args, **kwargs)
         if self._worth_climbing():
             return self._timed(self.climb, leaves, args, kwargs)
-        if self.level and (self.prove or is_power_of_two(self.runs + 1)):
+        if self.proof_due:
             return self._timed(self._proved, leaves, args, kwargs)
         if self.settled or owner.mode != "auto":
             return self._whole(leaves, args, kwargs)
@@ -121,6 +121,11 @@ class Kind:
         outputs = self._whole(leaves, args, kwargs)
         self._count(_now(gpu) - start)
         return outputs
+
+    @property
+    def proof_due(self) -> bool:
+        """Whether the program runs beside the graph in the next call."""
+        return self.level > 0 and (self.prove or is_power_of_two(self.runs + 1))
 
     def _count(self, seconds: float):
         """A call of ``seconds`` at this level. Means, not minima: the time that a busy machine takes is in both that are compared."""
@@ -157,14 +162,14 @@ class Kind:
         checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync
         random = torch.get_rng_state() if checked else None
         try:
-            return self._finished(self._graphed(leaves))
+            self.runs += 1
+            return self._finished(self.graphed(leaves))
         except InvalidValuesError:
             torch.set_rng_state(random)
             raise
 
-    def _graphed(self, leaves: Leaves) -> Outputs:
+    def graphed(self, leaves: Leaves) -> Outputs:
         """A call of the graph, with what it changes put in its place."""
-        self.runs += 1
         inputs = self.inputs(leaves)
         if self.update:
             inputs += self.update.tensors(self.info)
@@ -186,9 +191,9 @@ class Kind:
         return [everything[i] for i in self.chosen]
 
     def on_device(self, leaves: Leaves) -> bool:
-        """Whether all that the graph reads is on a GPU; a CUDA graph would keep the values of what is not."""
+        """Whether all that the graph reads and writes stays where it is on a GPU: a CUDA graph knows addresses, and values of the CPU."""
         if self.is_on_device is None:
-            self.is_on_device = all(tensor.is_cuda for tensor in self.inputs(leaves))
+            self.is_on_device = not self.effects and all(tensor.is_cuda for tensor in self.inputs(leaves))
         return self.is_on_device
 
     def numbers_of(self, leaves: Leaves) -> list[Tensor]:
@@ -255,7 +260,7 @@ class Kind:
             else:
                 self._compile(leaves, fused)
             before.restore()
-            graph, theirs = (self.run, self.update), self._left(self._graphed(leaves), fused)
+            graph, theirs = (self.run, self.update), self._left(self.graphed(leaves), fused)
         except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
             failure = error
         before.restore()
@@ -266,7 +271,7 @@ class Kind:
         self.run, self.update = now
         if graph is None:
             return self._not_climbed(name, failure, leaves, args, kwargs)
-        outputs = self._graphed(leaves) if self.level else owner.function(*args, **kwargs)
+        outputs = self.graphed(leaves) if self.level else owner.function(*args, **kwargs)
         ours = [tensor if tensor is None or not fused else tensor.clone() for tensor in outputs]  # a step may change gradients in place
         if fused:
             outputs = owner.finished(outputs)
@@ -381,7 +386,8 @@ class Kind:
         with owner.watching():
             expected = owner.function(*args, **kwargs)
         before.restore()
-        outputs = self._graphed(leaves)
+        self.runs += 1
+        outputs = self.graphed(leaves)
         if expected.info == self.info and agree(expected, outputs, ROUNDING[LADDER[self.level]]):
             return self._finished(outputs)
         before.restore()

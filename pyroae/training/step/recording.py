@@ -1,4 +1,4 @@
-"""A whole training step as one CUDA graph."""
+"""Training steps as CUDA graphs."""
 
 import contextlib
 import logging
@@ -34,20 +34,19 @@ class Recording:
                 with contextlib.suppress(RuntimeError):
                     self.graph.reset()
                 raise
-        self.outputs = Outputs(outputs[: outputs.info.losses], outputs.info)
+        self.outputs = outputs
 
     def replay(self, args: tuple) -> Outputs:
-        """The losses of a step with these arguments."""
+        """What a step with these arguments gives, in tensors that the next replay overwrites."""
         with torch.cuda.device(self.device):
-            for ours, theirs in zip(self.inputs, args):
-                if isinstance(ours, Tensor):  # a number is a part of the kind
-                    ours.copy_(theirs)
+            ours, theirs = zip(*[pair for pair in zip(self.inputs, args) if isinstance(pair[0], Tensor)])  # a number is a part of the kind
+            torch._foreach_copy_(ours, theirs)
             self.graph.replay()
-            return Outputs([loss.clone() for loss in self.outputs], self.outputs.info)
+        return self.outputs
 
 
 class Recorder:
-    """Records ``step`` on the device, which must have run in the same way before, and replays it from then on.
+    """Records functions of a training step on the device, which must have run in the same way before, and replays them from then on.
 
     Learning rates are tensors on the device in a recording, so schedulers need no new one. A recording knows the optimizer's
     other settings, and the addresses of the parameters and of the optimizer's state; when one of these changes, another is
@@ -55,8 +54,8 @@ class Recorder:
     a recording needs are changed only while a step is recorded.
     """
 
-    def __init__(self, step: Callable[..., Outputs], optimizer: Any):
-        self.step, self.optimizer = step, optimizer
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
         self.recordings: dict[tuple, Recording] = {}
         self.able = True
         self.rates: list[tuple[Tensor, float]] = []  # a tensor for each group's learning rate, and the value in it
@@ -83,17 +82,19 @@ class Recorder:
         self.recordings.clear()
         _LOG.warning("compile: the step is no CUDA graph and goes on kernel by kernel: %s", why)
 
-    def __call__(self, kind: tuple, *args) -> Outputs:
-        """A step of this ``kind``; what is not recorded yet is recorded now."""
+    def __call__(self, step: Callable[..., Outputs], kind: tuple, *args) -> Outputs:
+        """``step(*args)``, a call of this ``kind``; what is not recorded yet is recorded now. The next call may overwrite the outputs."""
+        if not self.able:
+            return step(*args)
         groups = self.optimizer.param_groups
         parameters = [p for group in groups for p in group["params"]]
         settings = tuple(value for group in groups for name, value in group.items() if name != "lr" and isinstance(value, _PLAIN))
-        place = kind, tuple(map(Tensor.data_ptr, (*parameters, *self._state())))
+        place = step, kind, tuple(map(Tensor.data_ptr, (*parameters, *self._state())))
         key = place, settings
         if key not in self.recordings:
             self._record(place, settings, args, parameters[0].device)
         if not self.able:
-            return self.step(*args)
+            return step(*args)
         for group, (rate, value) in zip(groups, self.rates):
             if value != group["lr"]:
                 rate.fill_(group["lr"])
@@ -133,7 +134,7 @@ class Recorder:
             self.rates = [(torch.tensor(float(group["lr"]), device=device), group["lr"]) for group in self.optimizer.param_groups]
         try:
             with self._capturable():
-                self.recordings[place, settings] = Recording(self.step, args, device, *self._pool(device))
+                self.recordings[place, settings] = Recording(place[0], args, device, *self._pool(device))
         except Exception as error:  # such as a read of a value, which no recording allows
             self.give_up(error)
 

@@ -106,17 +106,19 @@ class SVI(pyro.infer.SVI):
         """Everything that is made from the arguments and not kept when the object is pickled."""
         self.scheduled = self.elbo if isinstance(self.elbo, Objective) else None
         differentiates = isinstance(self.optim, Optimizer) and hasattr(self.elbo, "differentiable_loss")
+        self._known: list[Tensor] = []  # the parameters of the last step
         self.differentiable = self.scheduled is not None or differentiates
         self._update = Update(self.optim, self.sync)
+        if self.scheduled is not None and self.parameters:
+            self.scheduled.to(self.parameters[0].device)
         # alone: nothing happens to gradients before the optimizer takes its step
         self._alone = self.clip is None and self.accumulate == 1 and distributed.processes() == 1
         mode, steps = self.options["compile"], self.options["steps"]
         self._gradients = Traced(self._loss_and_gradients, [self], mode, steps, self._update if self._alone else None)
         self._losses = Traced(self._loss_alone, [self], mode)
-        self._recorder = Recorder(self._step, self.optim)
+        self._recorder = Recorder(self.optim)
         self._dtypes: dict[str, torch.dtype] = {}
         self._precisions: dict[int, str] = {}  # by rows
-        self._known: list[Tensor] = []  # the parameters of the last step
         self.late: Callable[[str, Tensor], Any] = self._name_late  # called with a parameter that a torch optimizer lacks
         self._named: set[str] = set()
 
@@ -192,34 +194,62 @@ class SVI(pyro.infer.SVI):
     # --- a step ---
 
     def _recorded(self, args: tuple, kwargs: dict) -> Outputs:
-        if not _on_gpu(args) or kwargs or distributed.processes() > 1 or not self._recorder.ready():
+        """A step by CUDA graphs, where that can be: one, or two where the host does something between gradients and update."""
+        if not _on_gpu(args) or kwargs or not self._recorder.ready():
             return self._step(*args, **kwargs)
-        kinds = [self._gradients.settled(*part) for part in self._parts(args)]
+        kinds = tuple(self._gradients.settled(*part) for part in self._parts(args))
         added = any(parameter.grad is not None for parameter in self.parameters)  # gradients that are added to this step's own
-        return self._recorder(tuple(kinds), *args) if all(kinds) and not added else self._step(*args)
+        if added or not all(kinds):
+            return self._step(*args)
+        for kind in set(kinds):
+            kind.runs += 1
+        places = tuple((kind, *kind.pointers) for kind in kinds)
+        if distributed.processes() == 1 and not (self.sync and kinds[0].graph.checked):
+            outputs = self._recorder(self._whole, places, *args)
+            return Outputs([loss.clone() for loss in outputs], outputs.info)
+        outputs = _total(self._recorder(self._summed, places, *args))
+        self._update.check(outputs)
+        self._recorder(self._follow, places, outputs.info, *outputs)
+        return outputs
 
     def _step(self, *args, **kwargs) -> Outputs:
         self._update.stash(self.parameters)
         if self._alone:
             outputs = self._gradients(*args, **kwargs)
         else:
-            outputs = self._in_parts(args, kwargs)
+            outputs = _total(self._sums(self._gradients, args, kwargs))
+            self._update.check(outputs)
+            self._follow(outputs.info, *outputs)
         if self._update.pyros:
             self._known = self._update.parameters(outputs.info)
         return outputs
 
-    def _in_parts(self, args: tuple, kwargs: dict) -> Outputs:
-        """A step whose gradients are summed over micro-batches and processes, and clipped."""
-        parts = [self._gradients(*part, **kwargs) for part in self._parts(args)]
-        sums = [_sum([each for each in column if each is not None]) for column in zip(*parts)]
-        outputs = Outputs(distributed.total(*sums), parts[0].info, _all([part.valid for part in parts]))
+    def _whole(self, *args) -> Outputs:
+        """A step of graphs alone."""
+        outputs = self._summed(*args)
         self._update.check(outputs)
-        self._update.give(outputs)
+        return self._follow(outputs.info, *outputs)
+
+    def _summed(self, *args) -> Outputs:
+        return self._sums(self._gradients.graphed, args, {})
+
+    def _sums(self, run: Callable[..., Outputs], args: tuple, kwargs: dict) -> Outputs:
+        """Losses and gradients summed over micro-batches; where gradients are clipped, also the number of rows."""
+        parts = [run(*part, **kwargs) for part in self._parts(args)]
+        sums = [_sum([each for each in column if each is not None]) for column in zip(*parts)]
         if self.clip is not None:
-            rows = distributed.count(next(len(a) for a in args if isinstance(a, Tensor)))
-            torch.nn.utils.clip_grad_norm_(self._update.parameters(outputs.info), self.clip * rows)
-        self._update.follow(outputs.info)
-        return outputs
+            sums.append(sums[0].new_full((), next(len(a) for a in args if isinstance(a, Tensor))))
+        return Outputs(sums, parts[0].info, _all([part.valid for part in parts]))
+
+    def _follow(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
+        """The optimizer's step with summed gradients, clipped."""
+        self._update.give(Outputs(sums, info))
+        if self.clip is not None:
+            gradients = [p.grad for p in self._update.parameters(info) if p.grad is not None]
+            longest, norm = self.clip * sums[-1], torch.nn.utils.get_total_norm(gradients)
+            torch._foreach_mul_(gradients, (longest / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype))
+        self._update.follow(info)
+        return Outputs(sums[: info.losses], info)
 
     def _parts(self, args: tuple) -> list[tuple]:
         if self.accumulate == 1:
@@ -303,6 +333,11 @@ def _names(asked: dict[str, Tensor]) -> tuple[str, ...]:
 
 def _on_gpu(args: tuple) -> bool:
     return any(isinstance(a, Tensor) and a.is_cuda for a in args)
+
+
+def _total(outputs: Outputs) -> Outputs:
+    """Summed over the processes."""
+    return Outputs(distributed.total(*outputs), outputs.info, outputs.valid)
 
 
 def _sum(tensors: list[Tensor]) -> Tensor | None:

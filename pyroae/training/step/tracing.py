@@ -95,14 +95,19 @@ class Traced:
         self.last = self._walked(leaves)
         return self.last
 
-    def settled(self, *args, **kwargs) -> tuple | None:
-        """What kind of call this is, if a graph runs it and will to the end, and reads nothing that is on the CPU."""
+    def settled(self, *args) -> "Kind | None":
+        """What handles such a call, if that is a graph and will be to the end, all of it on the device, and no proof is due."""
         if self.mode == "eager":
             return None
-        leaves = Leaves(args, kwargs)
+        leaves = Leaves(args, {})
         kind = next((each for each in self.kinds if each.fits(leaves)), None)
         settled = kind and kind.settle() and kind.level and not kind.numbers_of(leaves) and kind.on_device(leaves)
-        return (kind.level, id(kind)) if settled else None
+        return kind if settled and not kind.proof_due else None
+
+    def graphed(self, *args) -> Outputs:
+        """A call of a settled kind: its graph alone, without the update."""
+        leaves = Leaves(args, {})
+        return self.kind(leaves).graphed(leaves)
 
     def levels(self) -> list[tuple[int, int, int]] | None:
         """The rows of each kind of call, its level (0 is eager) and its calls as a graph; ``None`` before the first call."""

@@ -435,6 +435,7 @@ ARGUMENTS = {
     "dictionaries of lists": (lambda step: (({"x": [X + step]},), {}), 1),
     "a namespace": (lambda step: ((argparse.Namespace(data=X + step),), {}), 1),
     "nothing, then a dictionary": (lambda step: ((X,), {"settings": None if step < 3 else {"a": 1}}), 1),
+    "a number of the epoch and a smaller last batch": (lambda step: ((X[: 50 - 20 * (step % 3 == 2)], 1.0 + step // 3), {}), 1),
     "batches of two sizes": (lambda step: ((X[: 50 - 20 * (step % 2)],), {}), 1),
     "an array": (lambda step: ((X,), {"settings": np.ones(2)}), None),
 }
@@ -444,7 +445,19 @@ ARGUMENTS = {
 def test_arguments_of_any_kind(name):
     arguments, level = ARGUMENTS[name]
     svi = check(Arguments, arguments=arguments)
-    assert svi._gradients.mode == "eager" if level is None else level in {each[1] for each in svi.levels()["step"]}
+    assert (svi._gradients.mode == "eager") == (level is None)
+    assert level is None or level in {each[1] for each in svi.levels()["step"]}
+
+
+def test_constants_of_the_programs_are_not_written():
+    constant = torch.ones(())  # a graph of the caller's that holds it would be void
+
+    class Constant(Plain):
+        def model(self, x):
+            super().model(x * constant)
+
+    check(Constant, level=1)
+    assert constant._version == 0
 
 
 def test_packed_sequences():

@@ -35,6 +35,7 @@ class Kind:
     def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach):
         self.owner, self.structure, self.objects = owner, leaves.structure, leaves.objects
         self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
+        self.dynamic = frozenset(owner.dynamic)  # paths of numbers that its graph takes as inputs
         self.rows = leaves.tensors[0].shape[0] if leaves.tensors and leaves.tensors[0].dim() else 1
         self.level = self.runs = self.moves = self.done = 0
         self.graph: Graph | None = None  # of the function alone
@@ -70,18 +71,22 @@ class Kind:
         """Whether a call that was looked at anew is of this kind; then it is remembered as it is now."""
         if (new.structure, new.reach.signature, new.about) != (self.structure, self.reach.signature, self.about):
             return False
-        if any(self.arguments[path] != new.arguments[path] for path in self.arguments if path not in self.owner.dynamic):
+        if self.dynamic != new.dynamic or any(self.arguments[path] != new.arguments[path] for path in self.fixed()):
             return False
         self.look(new.reach)
         self.moves += 1
         self.prove = self.prove or is_power_of_two(self.moves)
         return True
 
+    def fixed(self) -> set[str]:
+        """The paths of the numbers among the arguments whose values it is for."""
+        return self.arguments.keys() - self.dynamic
+
     def _fixed_arguments(self, leaves: Leaves) -> bool:
         if not self.arguments:
             return True
         return all(
-            value == known or path in self.owner.dynamic
+            value == known or path in self.dynamic
             for (path, known), value in zip(self.arguments.items(), leaves.numbers, strict=True)
         )
 
@@ -93,7 +98,7 @@ class Kind:
         differ = [(a, b) for a, b in zip(ours, theirs) if a != b]
         if any(a[0] != b[0] or a[1] is not b[1] or a[1] not in (int, float) for a, b in differ):
             return set()
-        changed = {path for path, value in self.arguments.items() if value != new.arguments[path] and path not in self.owner.dynamic}
+        changed = {path for path, value in self.arguments.items() if value != new.arguments[path] and path not in self.dynamic}
         return changed | {a[0] for a, _ in differ}
 
     # --- running it ---
@@ -198,7 +203,7 @@ class Kind:
 
     def numbers_of(self, leaves: Leaves) -> list[Tensor]:
         """The numbers that are inputs, as tensors."""
-        values = [value for path, value in zip(self.arguments, leaves.numbers) if path in self.owner.dynamic]
+        values = [value for path, value in zip(self.arguments, leaves.numbers) if path in self.dynamic]
         return [_tensor(value) for value in [*self.reach.numbers(), *values]]
 
     def _received(self, results: list) -> Outputs:
@@ -294,7 +299,7 @@ class Kind:
 
     def _not_climbed(self, name: str, error: Exception, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         owner = self.owner
-        numbers = owner.dynamic & {*self.reach.number_paths, *self.arguments}
+        numbers = self.dynamic & {*self.reach.number_paths, *self.arguments}
         if name == "traced" and numbers:  # a number that must be one: each of its values is a kind
             owner.fixed |= numbers
             owner.dynamic -= numbers
@@ -321,7 +326,7 @@ class Kind:
             first.setdefault(id(tensor), i)
         self.chosen = list(first.values())
         held = iter(numbers[: len(self.reach.number_paths)])
-        given = dict(zip([path for path in self.arguments if path in owner.dynamic], numbers[len(self.reach.number_paths) :]))
+        given = dict(zip([path for path in self.arguments if path in self.dynamic], numbers[len(self.reach.number_paths) :]))
         if given:
             paths = iter(self.arguments)
             args, kwargs = replaced((args, kwargs), lambda t: t, lambda value: given.get(next(paths), value))

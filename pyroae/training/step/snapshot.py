@@ -60,7 +60,8 @@ class Snapshot:
                 held.clear()
                 held.update(before)
         for tensor, before in self.copies:
-            tensor.copy_(before)
+            if not torch.equal(tensor, before):  # a graph that holds a constant would be void if it was written again
+                tensor.copy_(before)
         for tensor, gradient in self.gradients:
             tensor.grad = gradient
 

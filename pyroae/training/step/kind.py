@@ -86,8 +86,7 @@ class Kind:
         if not self.arguments:
             return True
         return all(
-            value == known or path in self.dynamic
-            for (path, known), value in zip(self.arguments.items(), leaves.numbers, strict=True)
+            value == known or path in self.dynamic for (path, known), value in zip(self.arguments.items(), leaves.numbers, strict=True)
         )
 
     def differing_numbers(self, new: "Kind") -> set[str]:

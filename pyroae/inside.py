@@ -1,4 +1,4 @@
-"""What a Pyro distribution holds: its tensors and modules."""
+"""What a Pyro distribution or a constraint holds: its tensors and modules."""
 
 import copy
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributions import Transform
+from torch.distributions.constraints import Constraint
 
 
 def _held(value) -> dict:
-    """What a distribution or transform holds, one level down; not a transform's inverse, which holds it in turn."""
-    holds = isinstance(value, (torch.distributions.Distribution, Transform)) and not isinstance(value, nn.Module)
+    """What a distribution, transform or constraint holds, one level down; not a transform's inverse, which holds it in turn."""
+    holds = isinstance(value, (torch.distributions.Distribution, Transform, Constraint)) and not isinstance(value, nn.Module)
     return {name: item for name, item in vars(value).items() if name != "_inv"} if holds else {}
 
 
@@ -32,14 +33,16 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def mapped(value: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A copy of a distribution with ``fn`` applied to every tensor in it that no module owns."""
+    """A copy with ``fn`` applied to every tensor in it that no module owns; what has none is returned as it is."""
     if isinstance(value, torch.Tensor):
         return fn(value)
     if isinstance(value, (list, tuple)):
         return type(value)(mapped(item, fn) for item in value)
     held = _held(value)
-    if not held:
+    if not tensors(value):
         return value
     copied = copy.copy(value)
     copied.__dict__.update({name: mapped(item, fn) for name, item in held.items()})
+    if isinstance(value, Transform):
+        copied._inv = None  # that of the original, which holds the original's tensors
     return copied

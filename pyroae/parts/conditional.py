@@ -11,6 +11,7 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
 from ..checks import did_you_mean
+from ..inside import mapped
 from ..registry import members
 
 Shape = int | Sequence[int]
@@ -48,6 +49,7 @@ class Conditional(nn.Module):
     """
 
     event_shape: torch.Size | None
+    limits: dict[str, Constraint] = {}  # of the family's parameters
     size: int  # numbers it reads from the network
     widths: list[int]  # the same, parameter by parameter
 
@@ -83,6 +85,12 @@ class Conditional(nn.Module):
     def make(self, **parameters: Tensor) -> dist.Distribution:
         """The distribution of single entries, from their parameters."""
         return self.family(**parameters)
+
+    def _apply(self, fn, recurse=True):
+        """Also moves the bounds of constraints, which no buffer holds."""
+        super()._apply(fn, recurse)
+        self.limits = {name: mapped(limit, fn) for name, limit in self.limits.items()}
+        return self
 
     def extra_repr(self) -> str:
         """What it was made with."""

@@ -223,7 +223,7 @@ class Missing(Likelihood):
         """A value inside the support, found once."""
         if self.fill is None:
             support = of_one_entry(self.of.support(like))
-            candidates = torch.tensor([0.0, 0.5, 1.0])
+            candidates = torch.tensor([0.0, 0.5, 1.0], device=like.device)
             self.fill = candidates[support.check(candidates)][0].item()
         return self.fill
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyroae as pa
 from pyroae.cli import main
-from pyroae.training import checkpoints, loop
+from pyroae.training import checkpoints, interrupt, loop
 from pyroae.training.checkpoints import Checkpoints
 
 quiet = functools.partial(pa.fit, progress=False)
@@ -246,20 +246,22 @@ def test_schedulers_go_on(scheduler, tmp_path):
 
 @pytest.fixture
 def listening():
-    """Ctrl-C interrupts, also where the tests were started in the background or under ``nohup``, which ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and SIGTERM have Python's own handlers, also where the tests were started in the background or under ``nohup``."""
+    before = [(number, signal.signal(number, usual)) for number, usual in interrupt._USUAL.items()]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
-def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(tmp_path, listening):
+@pytest.mark.parametrize("number", interrupt._USUAL)
+def test_ctrl_c_or_sigterm_finishes_the_step_keeps_it_and_says_how_to_go_on(number, tmp_path, listening):
     whole, half, rows = small_vae_of(0), small_vae_of(0), []
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
-    half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), signal.SIGINT)) or None)
+    half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), number)) or None)
     with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 after 6 steps; go on with resume="):
         quiet(half, X, epochs=4, batch_size=10, seed=0, run_dir=tmp_path, compile="eager")
     assert Checkpoints(tmp_path).newest()["step"] == 6 and not half.training
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) == interrupt._USUAL[number]
     quiet(half, X, epochs=4, batch_size=10, seed=0, resume=tmp_path)
     assert same(whole, half)
 

@@ -1,5 +1,6 @@
 """Several processes do what one does: under DistributedDataParallel in a loop of one's own, and under ``pa.together``."""
 
+import contextlib
 import functools
 import json
 import os
@@ -7,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from pyroae.training import distributed as job
 from pyroae.training import loop
 from pyroae.training.batches import Batches, shared_out
 from pyroae.training.checkpoints import Checkpoints
+from pyroae.training.step import svi
 
 OBJECTIVES = {
     "IWAE": lambda: pa.objectives.IWAE(5),
@@ -73,10 +77,12 @@ def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
 quiet = functools.partial(pa.fit, progress=False)
 
 
-def _one(rank, processes, port, folder, what):
+def _one(rank, processes, port, folder, what, patience):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.manual_seed(rank)  # processes start apart
+    if patience is not None:
+        job._PATIENCE = timedelta(seconds=patience)
     try:
         with pa.together():
             found = what()
@@ -85,12 +91,12 @@ def _one(rank, processes, port, folder, what):
     torch.save(found, f"{folder}/{rank}.pt")
 
 
-def by_processes(processes, folder, what):
+def by_processes(processes, folder, what, patience=None):
     """What each process finds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [fresh().Process(target=_one, args=(rank, processes, port, str(folder), what)) for rank in range(processes)]
+    started = [fresh().Process(target=_one, args=(rank, processes, port, str(folder), what, patience)) for rank in range(processes)]
     for each in started:
         each.start()
     for each in started:
@@ -265,18 +271,28 @@ def test_what_is_wrong_is_said_by_all(name, tmp_path):
         assert isinstance(error, ValueError) and WRONG[name][1] in str(error)
 
 
-def goes_on(folder, dies_after=None):
-    """A run in a folder; of several processes the second one may die in the middle of an epoch."""
+def queued(total, outputs):
+    """A sum over processes as NCCL has it: where one of them is dead, it fails for nobody, and is never done."""
+    with contextlib.suppress(ConnectionError):
+        return total(outputs)
+    return outputs
+
+
+def goes_on(folder, ends_after=None, how="dies"):
+    """A run in a folder; of several processes the second one may die in the middle of an epoch, or answer no more."""
     step = loop.Training._step
 
-    def dying(self, batch):
+    def ending(self, batch):
         step(self, batch)
-        if self.step == dies_after and job.rank() == 1:
-            os._exit(9)
+        if self.step == ends_after and job.rank() == 1:
+            time.sleep(6) if how == "hangs" else os._exit(9)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Training, "_step", dying)
+        patch.setattr(loop.Training, "_step", ending)
         patch.setattr(loop, "_TOGETHER", 4)
+        patch.setattr(loop, "_KEEP", 0.0)
+        if how == "dies, on CUDA":
+            patch.setattr(svi, "_total", functools.partial(queued, svi._total))
         x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
         return quiet(points(), x, epochs=4, batch_size=10, compile="eager", seed=0, resume=folder).loss
 
@@ -287,13 +303,22 @@ def test_a_process_that_dies_ends_the_job_and_any_number_of_others_goes_on(proce
     (tmp_path / "whole").mkdir()
     alone = goes_on(tmp_path / "whole")
     (tmp_path / "run").mkdir()
-    error, nothing = by_processes(2, tmp_path, functools.partial(goes_on, tmp_path / "run", dies_after=27))
+    error, nothing = by_processes(2, tmp_path, functools.partial(goes_on, tmp_path / "run", ends_after=27))
     assert nothing is None and isinstance(error, OSError)  # ConnectionError, which torch.save stores so
     assert "another process of this job has died" in str(error) and "--resume" in str(error)
     kept = Checkpoints(tmp_path / "run").newest()
     assert kept["step"] == 24 and kept["seen"] == 20  # the last step after which all looked, two batches into the third epoch
     for loss in by_processes(processes, tmp_path, functools.partial(goes_on, tmp_path / "run")):
         assert loss == pytest.approx(alone, rel=1e-5)
+
+
+@together
+@pytest.mark.parametrize("how", ["dies, on CUDA", "hangs"])
+def test_a_process_that_is_missed_at_the_next_meeting_ends_the_job(how, tmp_path):
+    (tmp_path / "run").mkdir()
+    found = by_processes(2, tmp_path, functools.partial(goes_on, tmp_path / "run", ends_after=27, how=how), patience=2.0)
+    assert isinstance(found[0], OSError) and "another process of this job has died or cannot be reached" in str(found[0])
+    assert Checkpoints(tmp_path / "run").newest()["step"] == 24
 
 
 def meets_infinity():

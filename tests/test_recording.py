@@ -259,11 +259,28 @@ def test_other_devices_are_refused(device):
         pa.fit(small_vae(), X, device=device)
 
 
-@pytest.mark.parametrize("shown, local, own", [(4, 2, 2), (1, 2, 0)])
-def test_each_process_takes_a_gpu_that_it_sees(shown, local, own, monkeypatch):
+ENVIRONMENTS = {  # GPUs that a process sees, what its launcher sets, its own GPU
+    "torchrun, 4 GPUs": (4, {"RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}, 2),
+    "torchrun in Slurm, a GPU shown to each task": (1, {"RANK": "6", "LOCAL_RANK": "2", "SLURM_LOCALID": "2"}, 0),
+    "a PyTorchJob of Kubernetes, a process in each pod": (1, {"RANK": "6", "PET_NNODES": "8"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_each_process_takes_a_gpu_that_it_sees(name, monkeypatch):
+    shown, variables, own = ENVIRONMENTS[name]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
-    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
     assert distributed._own_gpu() == own
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="a GPU for each process of a machine, got LOCAL_RANK=2 and 2 GPUs"):
+        distributed._own_gpu()
 
 
 def test_plain_functions_are_trained_where_they_make_their_tensors(monkeypatch):

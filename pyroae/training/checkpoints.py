@@ -126,14 +126,14 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def copied(state: Any) -> Any:
-    """The same with tensors of its own."""
+def copied(state: Any, device: torch.device | None = None) -> Any:
+    """The same with tensors of its own, on a device, by default where they are."""
     if isinstance(state, Tensor):
-        return state.detach().clone()
+        return state.detach().to(device or state.device, copy=True)
     if isinstance(state, dict):
-        return {key: copied(value) for key, value in state.items()}
+        return {key: copied(value, device) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return (tuple if isinstance(state, tuple) else list)(copied(value) for value in state)
+        return (tuple if isinstance(state, tuple) else list)(copied(value, device) for value in state)
     return state
 
 

@@ -38,8 +38,13 @@ def together() -> Iterator[None]:
             --rdzv-endpoint $(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1):29500 \\
             -m pyroae train --data mnist --out runs/large
 
-    A process that dies ends the job; ``pyroae train --resume RUN`` goes on from the last checkpoint, with as many
-    processes as you like.
+    A process that dies ends the job: the others notice it at once over gloo, on CUDA at the next meeting (every 50 steps), write a
+    checkpoint and raise ``ConnectionError``. One that no longer answers ends it after half an hour. ``pyroae train --resume RUN``
+    goes on from the last checkpoint, with as many processes as you like.
+
+    Each process takes the GPU ``LOCAL_RANK`` among those it sees, the only one where it sees one (as under Slurm's
+    ``--gpus-per-task=1``). Kubernetes needs nothing else than what its PyTorchJob sets: ``RANK``, ``WORLD_SIZE``,
+    ``MASTER_ADDR`` and ``MASTER_PORT``. (Several GPUs: not run on CUDA yet.)
 
     Raises:
         ConnectionError: another process has died, or cannot be reached.
@@ -64,16 +69,22 @@ def together() -> Iterator[None]:
     _job = True
     try:
         yield
+    except ConnectionError:
+        ours = False  # to close a group some of whose members are gone may wait for them
+        raise
     finally:
         _job = False
         if ours:
-            with contextlib.suppress(RuntimeError):  # of processes that are gone
+            with contextlib.suppress(RuntimeError):  # of processes that have ended already
                 distributed.destroy_process_group()
 
 
 def _own_gpu() -> int:
     """This process's among those it can see; a scheduler such as Slurm may show each process its own alone."""
-    return int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    local, shown = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if 1 < shown <= local:
+        raise ValueError(f"together: expected a GPU for each process of a machine, got LOCAL_RANK={local} and {shown} GPUs")
+    return local if shown > 1 else 0
 
 
 def processes() -> int:
@@ -105,6 +116,21 @@ def total(*tensors: Tensor | None) -> list[Tensor | None]:
 def count(rows: int) -> int:
     """The sum of a number of each process."""
     return rows if processes() == 1 else int(total(torch.tensor(rows))[0])
+
+
+def meet():
+    """Wait on the CPU until all processes are here. Where another one has died this fails, but a wait for a GPU would not end.
+
+    Raises:
+        ConnectionError: another process has died, or has not come within half an hour.
+    """
+    if processes() > 1:
+        total(torch.zeros(()))
+
+
+def decided(wish: bool) -> bool:
+    """Whether the first process wishes it; the others' wishes do not count."""
+    return wish if processes() == 1 else bool(total(torch.tensor(float(wish and leads())))[0])
 
 
 def _shaped(like: Tensor, flat: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Where the first number that is not finite comes from."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
@@ -9,6 +9,12 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
+from . import distributed
+from .batches import Args
+from .checkpoints import copied
+
+if TYPE_CHECKING:
+    from .loop import Training
 
 _LARGE = 30.0  # in size: numbers for which weights of the usual size are too large
 _LOOK = 10_000  # rows
@@ -38,6 +44,48 @@ def first_bad_site(model: Program, guide: Program, args: tuple) -> str | None:
         if not finite([density]):
             return f"the {owner}'s log-density of the site {name!r} is {_bad(density)}"
     return None
+
+
+def first_bad_step(run: "Training", until: int) -> str | None:
+    """Which step was the first bad one, and what was bad, by taking the steps since the kept state one by one."""
+    run.load(run.kept)
+    run.careful = True
+    try:
+        while run.step <= until and not run.finished():
+            run.epoch()
+    except Diverged as found:
+        return str(found)
+    finally:
+        run.careful = False
+    return None
+
+
+def careful_step(run: "Training", batch: Args):
+    """A step of a run that says what is not finite. The program's own errors go through.
+
+    Raises:
+        Diverged: the loss, a gradient or a weight is not finite.
+    """
+    weights = run.weights()
+    before, random = copied(weights), programs.random_state(run.train.device)
+    loss, gradients = run.svi.gradients(*batch)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(before[name])
+    programs.set_random_state(random, run.train.device)
+    where = f"at step {run.step + 1:,} (epoch {len(run.rows) + 1})"
+    if not finite([loss]):
+        site = distributed.of_any(first_bad_site(run.svi.model, run.svi.guide, batch))
+        cause = site or f"every site is finite, so it is {type(run.elbo).__name__} that makes it so"
+        raise Diverged(f"the loss is {loss.item() / len(batch[0])} {where}: {cause}")
+    said = f"the loss is {loss.item() / len(batch[0])} {where}, but"
+    names = {id(parameter): name for name, parameter in weights.items()}
+    for parameter, gradient in zip(run.svi.parameters, gradients):
+        if not finite([gradient]):
+            raise Diverged(f"{said} the gradient of {names[id(parameter)]!r} is not finite")
+    run.count(batch, run.svi.step(*batch))
+    if not finite([run.total, *run.svi.parameters]):
+        raise Diverged(f"{said} the step made a weight infinite")
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def fit(
         ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is
             no longer finite: that names the first bad step and site, and leaves the last weights with which all was finite.
         ConnectionError: of several processes that train together (``pa.together``) another one has died.
-        KeyboardInterrupt: Ctrl-C, after the step under way; the weights are those of then, with ``patience`` the best so far.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step under way; the weights are those of then, with ``patience`` the best so far.
 
     >>> import pyroae as pa
     >>> x = torch.rand(256, 16).round()

@@ -3,10 +3,8 @@
 import contextlib
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,13 +18,14 @@ from ..objectives.base import Objective
 from . import distributed
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
-from .divergence import Diverged, finite, first_bad_site, remedy
+from .divergence import Diverged, careful_step, finite, first_bad_site, first_bad_step, remedy
+from .interrupt import requested
 from .resuming import check_state
 from .step.svi import SVI
 
 _GLANCE = 0.5  # seconds between two looks at the running loss
 _TOGETHER = 50  # steps between two looks of several processes, which look, and go back, after the same step
-_KEEP = 5.0  # seconds between two copies of the state in memory, from which a diverging run is looked into
+_KEEP = 5.0  # seconds between two copies of the state in memory, to go back to where a run diverges or another process dies
 _SHARE = 0.05  # of the time, at most, for the checkpoints at the ends of epochs
 _LOG = logging.getLogger("pyroae")
 
@@ -157,7 +156,7 @@ class Training:
         whole = self.epochs * len(self.train)
         with (
             tqdm(total=whole, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True) as self.bar,
-            _asking() as self.asked,
+            requested() as self.asked,
         ):
             self.svi.announce_to(self._say_making)
             self.keep()
@@ -165,9 +164,9 @@ class Training:
                 self.checkpoints.write(self.kept)
             while True:
                 try:
-                    if self._finished():
+                    if self.finished():
                         return self.save()
-                    self._epoch()
+                    self.epoch()
                 except Diverged as noticed:
                     self._go_back(str(noticed))
                 except ConnectionError:
@@ -176,11 +175,12 @@ class Training:
                     self._write_kept()
                     raise
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or early stopping has come."""
         done = len(self.rows)
         return done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
 
-    def _epoch(self):
+    def epoch(self):
         """The rest of the epoch under way."""
         epoch = len(self.rows) + 1
         self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
@@ -203,9 +203,9 @@ class Training:
 
     def _step(self, batch: Args):
         if self.careful:
-            return self._careful_step(batch)
+            return careful_step(self, batch)
         try:
-            self._count(batch, self.svi.step(*batch))
+            self.count(batch, self.svi.step(*batch))
         except ValueError as error:  # the program's own, or validation's, which may have met a NaN
             if finite([self.total, *self.svi.parameters]):
                 raise
@@ -227,13 +227,15 @@ class Training:
         self.making = True
         self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
 
-    def _count(self, batch: Args, loss: Tensor | tuple[Tensor, ...]):
+    def count(self, batch: Args, loss: Tensor | tuple[Tensor, ...]):
+        """Count a step, and its loss."""
         self.total += loss[0] if isinstance(loss, tuple) else loss  # of several losses the first is the bound
         self.seen += self.train.rows
         self.step += 1
 
     def _look(self) -> float:
-        """The mean loss of the epoch so far, on the bar too."""
+        """The mean loss of the epoch so far, on the bar too; waits for the device, once it is known that no other process has died."""
+        distributed.meet()
         loss = self.total.item() / self.seen
         self.bar.set_postfix_str(f"loss {loss:.2f} nats/example", refresh=False)
         if not math.isfinite(loss):
@@ -281,10 +283,10 @@ class Training:
     # --- keeping ---
 
     def keep(self):
-        """Remember the state, which must be good; waits for the device."""
+        """Remember the state, which must be good, in the CPU's memory; waits for the device."""
         if self.step and not finite([self.total, *self.svi.parameters]):
             raise Diverged("a weight is not finite")
-        self.kept, self.kept_at = copied(self.state()), time.perf_counter()
+        self.kept, self.kept_at = copied(self.state(), torch.device("cpu")), time.perf_counter()
 
     def save(self):
         """Remember the state, on the disk too where there is a folder."""
@@ -304,12 +306,14 @@ class Training:
         self.saving = self.saved_at - start
 
     def _keep_or_save(self, between: float):
-        """Write a checkpoint, where the last one is so many seconds old; otherwise remember the state now and then."""
+        """Write a checkpoint, where the last one is so many seconds old; otherwise remember the state now and then.
+
+        Of several processes the first decides, so that all remember the state after the same step.
+        """
         now = time.perf_counter()
-        if self.checkpoints and now - self.saved_at > between:
-            self.save()
-        elif self.several or now - self.kept_at > _KEEP:
-            self.keep()
+        due = self.checkpoints is not None and now - self.saved_at > between
+        if distributed.decided(due or now - self.kept_at > _KEEP):
+            self.save() if due else self.keep()
 
     def _stop(self):
         self.save()
@@ -321,7 +325,7 @@ class Training:
     def _go_back(self, noticed: str):
         """To the state that was kept; from there with half the rate if that was asked for, otherwise to say what happened."""
         until = self.step
-        why = self._found_again(until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
+        why = first_bad_step(self, until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
         self.load(self.kept)
         self.bar.n = self.step
         if not self.retries:
@@ -337,61 +341,8 @@ class Training:
         _LOG.warning("fit: %s; going on from step %d with half the learning rate", why, self.step)
         self.keep()
 
-    def _found_again(self, until: int) -> str | None:
-        """Which step was the first bad one, and what was bad, by taking the steps since the kept state one by one."""
-        self.load(self.kept)
-        self.careful = True
-        try:
-            while self.step <= until and not self._finished():
-                self._epoch()
-        except Diverged as found:
-            return str(found)
-        finally:
-            self.careful = False
-        return None
-
-    def _careful_step(self, batch: Args):
-        """A step that says what is not finite. The program's own errors go through."""
-        before, random = copied(self.weights()), programs.random_state(self.train.device)
-        loss, gradients = self.svi.gradients(*batch)
-        _fill(self.weights(), before)
-        programs.set_random_state(random, self.train.device)
-        where = f"at step {self.step + 1:,} (epoch {len(self.rows) + 1})"
-        if not finite([loss]):
-            site = distributed.of_any(first_bad_site(self.svi.model, self.svi.guide, batch))
-            cause = site or f"every site is finite, so it is {type(self.elbo).__name__} that makes it so"
-            raise Diverged(f"the loss is {loss.item() / len(batch[0])} {where}: {cause}")
-        said = f"the loss is {loss.item() / len(batch[0])} {where}, but"
-        names = {id(parameter): name for name, parameter in self.weights().items()}
-        for parameter, gradient in zip(self.svi.parameters, gradients):
-            if not finite([gradient]):
-                raise Diverged(f"{said} the gradient of {names[id(parameter)]!r} is not finite")
-        self._count(batch, self.svi.step(*batch))
-        if not finite([self.total, *self.svi.parameters]):
-            raise Diverged(f"{said} the step made a weight infinite")
-
 
 def _fill(tensors: dict[str, Tensor], values: dict[str, Tensor]):
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(values[name])
-
-
-@contextlib.contextmanager
-def _asking() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that a step is finished first; the second one interrupts at once, as ever."""
-    asked = threading.Event()
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-    def ask(*_):
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if ours:
-        signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -103,7 +103,7 @@ def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argpar
             actions.append(parser.add_argument(name, help=said.get(name), **several))
         else:
             actions.append(_add(parser, Setting(name, hints[name], parameter.default, said.get(name, ""), "")))
-    if "run" in hints or "runs" in hints:
+    if {"run", "runs", "kind"} & hints.keys():
         _add_use(parser)
     return actions
 

@@ -312,8 +312,7 @@ def test_a_slice_of_what_is_on_disk(tmp_path, tiny_memory):
     assert torch.equal(found[5:9].x, found.x[5:9])
 
 
-def test_the_temporary_file_of_a_large_table_goes_with_its_rows(tmp_path, tiny_memory, monkeypatch):
-    import gc
+def test_the_temporary_file_of_a_large_table_has_no_name_that_a_killed_process_could_leave(tmp_path, tiny_memory, monkeypatch):
     import tempfile
 
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra pyroae[parquet] is not installed")
@@ -321,12 +320,13 @@ def test_the_temporary_file_of_a_large_table_goes_with_its_rows(tmp_path, tiny_m
 
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    parquet.write_table(pyarrow.table({"a": np.arange(1000.0), "b": np.arange(1000.0)}), tmp_path / "x.parquet")
+    table = pyarrow.table({"a": np.arange(1000.0), "b": np.arange(1000.0)})
+    parquet.write_table(table, tmp_path / "x.parquet")
     found = pa.data.load(tmp_path / "x.parquet")
-    assert len(list((tmp_path / "temporary").iterdir())) == 1 and found.train.x[3].tolist()[0] == found.train.x[3].tolist()[1]
-    del found
-    gc.collect()
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list((tmp_path / "temporary").iterdir()) == [] and found.train.x[3].tolist()[0] == found.train.x[3].tolist()[1]
+    parquet.write_table(table.append_column("c", [["text"] * 1000]), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="expected numbers alone in a table too large for memory, got string in column 'c'"):
+        pa.data.load(tmp_path / "x.parquet")
 
 
 def test_what_is_held_out_of_rows_on_disk_is_in_memory_and_can_be_binarized(tmp_path, tiny_memory):

@@ -5,20 +5,26 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
 import zipfile
 
 import numpy as np
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import small_vae, with_structure
+from PIL import Image
 from pyro import distributions as dist
 
 import pyroae as pa
 from pyroae import registry
 from pyroae.cli import main
+from pyroae.data import readers
 
 
 class Payload:
@@ -212,6 +218,7 @@ def test_a_class_of_ones_own_is_brought_by_the_command_line(tmp_path):
     for command in (["evaluate", "run", "--particles", "5"], ["train", "--resume", "run", "--epochs", "2"], ["report", "run"]):
         code, said = pyroae(*command, "--use", "my_parts")
         assert code == 0, said
+    assert "my_parts.Heavy" in pyroae("parts", "likelihood", "--use", "my_parts")[1]
     assert pyroae("train", "--use", "nowhere")[0] == 2
 
 
@@ -299,6 +306,47 @@ def test_no_settings_file_raises_the_limit(tmp_path, monkeypatch, capsys):
     assert "limit" not in json.loads((tmp_path / "run/settings.json").read_text())
     assert main(["evaluate", "run", "--limit", "1000"]) == 2 and "raise it by limit=" in capsys.readouterr().err
     assert main(["evaluate", "run", "--particles", "2"]) == 0, capsys.readouterr().err
+
+
+def parquet_of(column):
+    return lambda path: pyarrow.parquet.write_table(pyarrow.table({"a": column()}), path, compression="zstd")
+
+
+def compressed_arrow(path):
+    batch = pyarrow.record_batch({"a": np.zeros(100_000)})
+    with pyarrow.ipc.new_file(path, batch.schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")) as file:
+        for _ in range(50):
+            file.write_batch(batch)
+
+
+LARGE = {  # file -> what writes it in a few kilobytes, the limit that it exceeds
+    "rows on disk.parquet": (parquet_of(lambda: np.zeros(300_000)), 1e7, r"the order of the 300,000 rows of .* would take 0.0 GB"),
+    "lists.parquet": (parquet_of(lambda: [[0] * 100_000] * 100), 1e7, "would take 0.1 GB"),
+    "one long text.parquet": (parquet_of(lambda: ["x" * 1000] * 100_000), 2e7, "unpacks to more than the limit"),
+    "compressed.arrow": (compressed_arrow, 1e7, "unpacks to more than the limit"),
+    "rows on disk.npy": (lambda path: np.lib.format.open_memmap(path, "w+", np.uint8, (300_000, 1)), 1e7, "the order of the 300,000 rows"),
+    "images/b.png": (lambda path: Image.new("L", (1300, 1300)).save(path), 1e8, "b.png has 1,690,000 pixels, more than the limit of 1,118"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_small_file_of_large_data_is_refused_unless_the_caller_raises_the_limit(name, tmp_path, monkeypatch):
+    write, limit, words = LARGE[name]
+    monkeypatch.setattr(readers, "MEMORY", 1e6 if "rows on disk" in name else 1e9)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    write(path)
+    source = path.parent if name.startswith("images") else path
+    if source != path:
+        Image.new("L", (8, 8)).save(path.parent / "a.png")  # every image is looked at, not only the first
+    assert path.stat().st_size < 400_000
+    with pytest.raises(ValueError, match=f"{words}.*raise it by limit="):
+        pa.data.load(source, limit=limit)
+    others = "images of one size|nothing is left of|NaN" if "rows on disk" not in name else "^$"
+    try:
+        pa.data.load(source, limit=100 * limit)
+    except ValueError as error:  # for another reason
+        assert re.search(others, str(error)), error
 
 
 def test_a_packed_file_of_images_is_read_as_far_as_its_header_says(tmp_path, monkeypatch):

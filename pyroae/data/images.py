@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .limits import check_size, is_regular
+from .limits import LIMIT, is_regular
 from .readers import MEMORY
 from .rows import Rows
 
@@ -17,7 +17,7 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
     ("val", "valid", "validation"), "valid"
 )
 _MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I;16", "RGB": "RGB", "RGBA": "RGBA"}  # what each is decoded as
-_CHANNELS = {"L": 1, "I;16": 1, "RGB": 3, "RGBA": 4}
+_PIXELS = 89_478_485  # of an image with the usual limit to memory: Pillow's own
 _WHAT = {"L": "grey", "I;16": "16-bit grey", "RGB": "colour", "RGBA": "colour with transparency"}
 
 Images = dict[str, tuple[np.ndarray | Rows, Tensor | None]]
@@ -39,14 +39,12 @@ def read(folder: Path, limit: float) -> tuple[Images, list[str] | None]:
         raise ValueError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, found none")
     splits = _by_split(paths, folder)
     first = paths[0]
-    mode = _mode(first)
+    mode = _mode(first, limit)
     for path in paths:
-        if (other := _mode(path)) != mode:
+        if (other := _mode(path, limit)) != mode:
             raise ValueError(
                 f"data: expected images of one kind, got {_WHAT[mode]} in {first} and {_WHAT[other]} in {path}; convert some of them"
             )
-    with _image(first) as image:
-        check_size(4.0 * image.width * image.height * _CHANNELS[mode], limit, str(first))
     shape = _pixels(first, mode).shape
     large = 4 * len(paths) * np.prod(shape) > MEMORY
     classes = sorted({name for below in splits.values() for name in below.values()})
@@ -94,15 +92,26 @@ def _image(path: Path):
     """An image whose header was read; ``ValueError`` for a file that is not an image."""
     from PIL import Image
 
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit takes its place
     try:
         return Image.open(path)
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
-def _mode(path: Path) -> str:
-    """What an image is decoded as, by its header."""
+def _mode(path: Path, limit: float) -> str:
+    """What an image is decoded as, by its header.
+
+    Raises:
+        ValueError: a mode that is not read, or more pixels than ``limit`` allows.
+    """
     with _image(path) as image:
+        pixels, most = image.width * image.height, int(_PIXELS * limit / LIMIT)
+        if pixels > most:
+            remedy = f"raise it by limit={1.1 * LIMIT * pixels / _PIXELS:.1e} (--limit)"
+            raise ValueError(f"data: {path} has {pixels:,} pixels, more than the limit of {most:,}; {remedy}")
         if image.mode == "P":  # a palette
             return "RGBA" if "transparency" in image.info else "RGB"
         if image.mode not in _MODES:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LIMIT = 8e9  # bytes
+_ORDER = 40  # bytes for each row: a permutation, its parts and their sorting
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -23,6 +24,17 @@ def check_size(size: float, limit: float, what: str):
             f"data: {what} would take {size / 1e9:,.1f} GB of memory, more than the limit of {limit / 1e9:,.1f} GB; "
             f"raise it by limit={1.1 * size:.1e} (--limit)"
         )
+
+
+def check_unpacked(size: float, limit: float, what: str):
+    """``ValueError`` where what has been unpacked so far takes more than ``limit`` bytes."""
+    if size > limit:
+        raise ValueError(f"data: {what} unpacks to more than the limit of {limit / 1e9:,.1f} GB; raise it by limit=... (--limit)")
+
+
+def check_rows(rows: int, limit: float, what: str):
+    """``ValueError`` where rows on disk are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
+    check_size(_ORDER * rows, limit, f"the order of the {rows:,} rows of {what}")
 
 
 def is_regular(path: Path) -> bool:
@@ -47,10 +59,7 @@ class Limited(io.RawIOBase):
         """Read into a buffer, and count."""
         content = self.file.read(len(buffer))
         self.left -= len(content)
-        if self.left < 0:
-            raise ValueError(
-                f"data: {self.name} unpacks to more than the limit of {self.limit / 1e9:,.1f} GB; raise it by limit=... (--limit)"
-            )
+        check_unpacked(self.limit - self.left, self.limit, self.name)
         buffer[: len(content)] = content
         return len(content)
 

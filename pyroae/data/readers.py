@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import shutil
 import tempfile
 import zipfile
@@ -16,10 +15,11 @@ import pandas as pd
 import torch
 
 from . import text
-from .limits import LIMIT, check_size, opened
+from .limits import LIMIT, check_rows, check_size, check_unpacked, opened
 from .rows import Rows
 
 MEMORY = 1e9  # bytes as float32, above which data stay on disk
+_BATCH = 65_536  # rows of a Parquet file unpacked at a time
 _CHUNK = 1024  # rows of a mapped file touched at a time, so that few of its pages count as this process's memory
 
 
@@ -75,17 +75,18 @@ def _json(path: Path, options: Options) -> Read:
 
 
 def _npy(path: Path, options: Options) -> Read:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    mapping = functools.partial(np.load, path, mmap_mode="r", allow_pickle=False)
+    array = mapping()
     if array.ndim < 2 or 4 * array.size <= MEMORY:
         check_size(array.nbytes, options.limit, path.name)
         return Read({"train": np.array(array)})
-    return Read({"train": Rows(functools.partial(_mapped, path), torch.Size(array.shape))})
+    check_rows(len(array), options.limit, path.name)
+    return Read({"train": Rows(functools.partial(_mapped, mapping), torch.Size(array.shape))})
 
 
-def _mapped(path: str | os.PathLike, rows: np.ndarray) -> np.ndarray:
-    """Rows of an ``.npy`` file, mapped afresh for every chunk: what a mapping has touched leaves memory with it."""
-    parts = [rows[start : start + _CHUNK] for start in range(0, max(1, len(rows)), _CHUNK)]
-    return np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False)[part] for part in parts])
+def _mapped(mapping: Callable[[], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows of a file, mapped afresh for every chunk: what a mapping has touched leaves memory with it."""
+    return np.concatenate([mapping()[rows[start : start + _CHUNK]] for start in range(0, max(1, len(rows)), _CHUNK)])
 
 
 def unzipped(path: Path, limit: float = LIMIT) -> dict[str, np.ndarray]:
@@ -143,51 +144,79 @@ def _needs(package: str, extra: str, what: str) -> Any:
         raise ValueError(f"data: {what} need {package}: install pyroae[{extra}]") from None
 
 
-def _arrow(path: Path, options: Options) -> Read:
-    """A Parquet, Feather or Arrow file; columns of numbers too large for memory are unpacked to a temporary file."""
+def _parquet(path: Path, options: Options) -> Read:
+    """A Parquet file; columns of numbers too large for memory are unpacked to a temporary file."""
     pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
     import pyarrow.parquet
 
-    if suffix_of(path) == ".parquet":
-        file = pyarrow.parquet.ParquetFile(path)
-        rows, schema = file.metadata.num_rows, file.schema_arrow
-        check_size(sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), options.limit, path.name)
-        if 4 * rows * len(schema) > MEMORY:
-            return Read({"train": _unpacked(file.iter_batches(), rows, len(schema))})
-        return Read(frame=file.read().to_pandas(ignore_metadata=True))
+    with pyarrow.parquet.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        packed = sum(group.total_byte_size for group in groups)
+        check_size(packed, options.limit, path.name)
+        if 4 * file.metadata.num_rows * len(file.schema_arrow) > MEMORY:
+            return _unpacked(file.iter_batches(_BATCH), file.metadata.num_rows, file.schema_arrow, path, options)
+        widths = [max(8, file.schema.column(i).length) for i in range(len(file.schema))]
+        check_size(sum(width * group.column(i).num_values for group in groups for i, width in enumerate(widths)), options.limit, path.name)
+        # a value is no longer than the file unpacked, but it may be the value of every row
+        batches = file.iter_batches(min(_BATCH, max(1000, int(options.limit / max(1, packed)))))
+        table = pa.Table.from_batches(_counted(batches, path, options), file.schema_arrow)
+        return Read(frame=table.to_pandas(ignore_metadata=True))
+
+
+def _arrow(path: Path, options: Options) -> Read:
+    """A Feather or Arrow file, as a Parquet file."""
+    pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
-        batches = [file.get_batch(number) for number in range(file.num_record_batches)]  # views, not read yet
+        views = (file.get_batch(number) for number in range(file.num_record_batches))  # of the file, unless it is compressed
+        batches = list(_counted(views, path, options))
         rows = sum(len(batch) for batch in batches)
         if 4 * rows * len(file.schema) > MEMORY:
-            return Read({"train": _unpacked(iter(batches), rows, len(file.schema))})
+            return _unpacked(iter(batches), rows, file.schema, path, options)
         return Read(frame=pa.Table.from_batches(batches, file.schema).to_pandas(ignore_metadata=True))
 
 
-def _unpacked(batches: Iterator, rows: int, columns: int) -> Rows:
-    """Tables of numbers below one another, in a file that lasts as long as its rows are in use."""
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if 4 * rows * columns > free:
-        raise ValueError(
-            f"data: this table takes {4e-9 * rows * columns:,.1f} GB in {tempfile.gettempdir()}, which has {free / 1e9:,.1f} GB free"
-        )
-    file = tempfile.NamedTemporaryFile(suffix=".npy", prefix="pyroae-")  # noqa: SIM115 (closed, and so deleted, with the rows)
-    table = np.lib.format.open_memmap(file.name, "w+", np.float32, (rows, columns))
-    start = 0
+def _counted(batches: Iterator, path: Path, options: Options) -> Iterator:
+    """Batches of a table, refused once they take more memory than the limit."""
+    import pyarrow
+
+    before = pyarrow.total_allocated_bytes()
+    for batch in batches:
+        check_unpacked(pyarrow.total_allocated_bytes() - before, options.limit, path.name)
+        yield batch
+
+
+def _unpacked(batches: Iterator, rows: int, schema: Any, path: Path, options: Options) -> Read:
+    """Columns of numbers in a temporary file that lasts as long as its rows are in use."""
+    import pyarrow
+
+    for column in schema:
+        if not pyarrow.types.is_primitive(column.type):
+            raise ValueError(f"expected numbers alone in a table too large for memory, got {column.type} in column {column.name!r}")
+    check_rows(rows, options.limit, path.name)
+    shape = rows, len(schema)
+    free, size = shutil.disk_usage(tempfile.gettempdir()).free, 4 * rows * len(schema)
+    if size > free:
+        raise ValueError(f"data: this table takes {size / 1e9:,.1f} GB in {tempfile.gettempdir()}, which has {free / 1e9:,.1f} GB free")
+    mapping = _Nameless(shape)
+    table, start = mapping("w+"), 0
     for batch in batches:
         table[start : start + len(batch)] = np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], 1)
         start += len(batch)
-    return Rows(_Temporary(file), torch.Size(table.shape))
+    return Read({"train": Rows(functools.partial(_mapped, mapping), torch.Size(shape))})
 
 
-class _Temporary:
-    """Reads a temporary ``.npy`` file, and keeps it from being deleted."""
+class _Nameless:
+    """Maps a temporary file of numbers that has no name, so that it ends with its last user, however that ends."""
 
-    def __init__(self, file):
-        self.file = file
+    def __init__(self, shape: tuple[int, ...]):
+        self.file, self.shape = tempfile.TemporaryFile(), shape
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return _mapped(self.file.name, rows)
+    def __call__(self, mode: Any = "r") -> np.ndarray:
+        return np.memmap(self.file, np.float32, mode, shape=self.shape)
+
+    def __del__(self):
+        self.file.close()
 
 
 def _excel(path: Path, options: Options) -> Read:
@@ -209,7 +238,8 @@ def _anndata(path: Path, options: Options) -> Read:
 READERS: dict[str, Callable[[Path, Options], Read]] = {
     **dict.fromkeys((".csv", ".tsv", ".txt", ".tab", ".dat"), _text),
     **dict.fromkeys((".json", ".jsonl"), _json),
-    **dict.fromkeys((".parquet", ".arrow", ".feather"), _arrow),
+    ".parquet": _parquet,
+    **dict.fromkeys((".arrow", ".feather"), _arrow),
     ".npy": _npy,
     ".npz": _npz,
     ".xlsx": _excel,

@@ -129,7 +129,7 @@ def _main(argv: list[str]) -> int:
         _complain(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)} (see {command()} --help)")
         return 2
     try:
-        answer = _answer(argv[0], [token for token in argv[1:] if token != "--json"])
+        answer, as_json = _answer(argv[0], argv[1:])
     except (ValueError, OSError) as error:
         _complain(str(error))
         return 2
@@ -139,20 +139,21 @@ def _main(argv: list[str]) -> int:
     if not answer.text:  # one of several processes, of which another one speaks
         return 0
     labelled = argv[0] in ("train", "evaluate") and _in_colour(sys.stdout)
-    return _say(answer.json if "--json" in argv else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
+    return _say(answer.json if as_json else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
 
 
-def _answer(name: str, argv: list[str]) -> CommandOutput:
-    from .options import parse_call, parse_train
+def _answer(name: str, argv: list[str]) -> tuple[CommandOutput, bool]:
+    """A command's answer, and whether it is to be printed as JSON."""
+    from .options import parse_call, parse_train, wants_json
     from .training.distributed import together
 
     chosen = COMMANDS[name]
     with together() if chosen.shared else nullcontext():
         if name == "train":
             arguments = parse_train(argv)  # before the import of all that training needs
-            return chosen.load()(*arguments)
+            return chosen.load()(*arguments), wants_json(argv)
         function = chosen.load()
-        return function(**parse_call(name, function, chosen.usage, chosen.example, argv))
+        return function(**parse_call(name, function, chosen.usage, chosen.example, argv)), wants_json(argv)
 
 
 def parts(kind: Sequence[str] = ()) -> CommandOutput:

@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             **more,
         )
+        self.add_argument("--json", action="store_true", help="print the answer for machines")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{self.prog.partition(' ')[2]}: {message}")
@@ -89,9 +90,15 @@ def parse_call(command: str, function: Callable, usage: str, example: str, argv:
     given, rest = parser.read(argv)
     if rest:
         parser.error(_unknown(rest[0], [f"--{name}" for name in inspect.signature(function).parameters]))
+    given.pop("json", None)
     for module in given.pop("use", ()):
         registry.use(module)
     return given
+
+
+def wants_json(argv: list[str]) -> bool:
+    """Whether the command line asks for an answer for machines."""
+    return Parser("", add_help=False).read(argv)[0].get("json", False)
 
 
 def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argparse.Action]:
@@ -176,7 +183,7 @@ def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict
     """What the command line gives, by dotted name. The options of a part are known once the part is, so it is read level by level."""
     known: dict[str, Setting] = {}
     for _ in range(_LEVELS):
-        given, rest = _parser_with(recipe, known, add_help=False).read([word for word in argv if word not in ("--help", "-h")])
+        given, rest = _parser_with(recipe, known, add_help=False).read(argv)
         more = _arguments_of_parts(recipe, given, content, rest) if rest else {}
         if more.keys() <= known.keys():
             break
@@ -190,7 +197,7 @@ def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict
         options = [f"--{name}" for name in (*settings.settings_of(recipe), "config", "resume", "print_config", "use")]
         parser.error(_unknown_of_part(rest[0], recipe, given, content) or _unknown(rest[0], options))
     given.pop("recipe_word", None)
-    return {name: value for name, value in given.items() if name not in ("config", "resume", "use", "recipe")}
+    return {name: value for name, value in given.items() if name not in ("config", "resume", "use", "recipe", "json")}
 
 
 def _parser_with(recipe: str, known: dict[str, Setting], **more) -> Parser:
@@ -294,5 +301,5 @@ def _help(command: str, usage: str, function: Callable, example: str, more: str 
     return {
         "usage": f"pyroae {command} {usage} [options]",
         "description": textwrap.fill((said + more).replace("%", "%%"), 79),
-        "epilog": f"example: {example}\n(--json prints the answer for machines)",
+        "epilog": f"example: {example}",
     }

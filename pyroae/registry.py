@@ -1,5 +1,6 @@
 """The table of names: every class that a file or a command line can name, by kind. Nothing else is ever made from a file."""
 
+import functools
 import importlib
 import inspect
 import sys
@@ -181,7 +182,7 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     Arguments of Pyro's distributions and transforms are all ``Plain``: they take tensors and numbers alike, whatever they state.
     """
     plain = _NAMES.get(cls, "").partition(".")[0] in ("distributions", "transforms")
-    hints, found = _hints(cls), {}
+    hints, found = {} if plain else _hints(cls), {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         if name not in _HIDDEN and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             stated = Plain if plain else _TYPES.get(name) or hints.get(name) or _type_of(parameter.default)
@@ -189,7 +190,9 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
+    """The types that a constructor states; torch writes some as text, which Python evaluates."""
     try:
         return typing.get_type_hints(cls.__init__)
     except (NameError, TypeError):
@@ -262,3 +265,4 @@ for _kind, (_home, _base, _names) in _THIRD_PARTY.items():
         _cls = getattr(_home, _name)
         _TABLE[_kind][_name] = _cls
         _NAMES[_cls] = f"{_kind}.{_name}"
+        _hints(_cls)  # now, so that nothing is evaluated while a file is read

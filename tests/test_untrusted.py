@@ -117,8 +117,7 @@ def test_nonsense_as_yaml(cases, tmp_path):
     @many(cases)
     @given(st.lists(st.sampled_from(YAML), max_size=30).map("".join) | st.text(max_size=50))
     def nonsense(text):
-        if not refused(lambda: plain_yaml.parse(text), tmp_path):
-            schema.check_size(plain_yaml.parse(text), "text")
+        refused(lambda: schema.check_size(plain_yaml.parse(text), "text"), tmp_path)
 
     nonsense()
 
@@ -343,10 +342,12 @@ def test_the_audit_hook_sees(name, tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-def test_every_class_of_the_table_states_what_a_file_can_give():
-    for kind in ("priors", "likelihoods", "posteriors", "nets", "conditions", "corruption", "objectives", "penalties", "schedules"):
-        for cls in registry.members(kind).values():
-            for name, parameter in registry.parameters(cls).items():
-                assert schema.words(parameter.annotation), (cls, name)
+def test_every_class_of_the_table_states_what_a_file_can_give(tmp_path):
+    ours = ("priors", "likelihoods", "posteriors", "nets", "conditions", "corruption", "objectives", "penalties", "schedules")
+    with armed(tmp_path):  # torch writes some types as text, which is not evaluated here
+        for kind in (*ours, "distributions", "transforms", "optimizers", "schedulers", "activations"):
+            for cls in registry.members(kind).values():
+                for name, parameter in registry.parameters(cls).items():
+                    assert schema.words(parameter.annotation) or kind not in ours, (cls, name)
     assert "SpanningTree" not in registry.members("distributions")  # it can compile C++
     assert "evil" not in sys.modules

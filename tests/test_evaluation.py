@@ -11,7 +11,6 @@ from scipy.stats import genpareto
 from torch import nn
 
 import pyroae as pa
-from pyroae.evaluation.particles import rows_at_once
 from pyroae.evaluation.weights import Weights, pareto_shape
 
 
@@ -276,9 +275,3 @@ def test_the_mean_code_of_a_flow_is_that_of_its_draws():
     draws, middle = q.sample((4000,)), q.mean.detach()
     near = (pa.codes(ae, x) - draws.mean(0)).abs() < 5 * draws.std(0) / 8
     assert near.all() and ((middle - draws.mean(0)).abs() > 5 * draws.std(0) / 4000**0.5).any()
-
-
-def test_memory_counts_what_a_mixture_holds():
-    few, many = (small_vae(prior=pa.priors.VampPrior(4, components=k)) for k in (2, 500000))
-    args = (torch.rand(10, 64).round(),)
-    assert rows_at_once(few.model, few.guide, args) > 10 * rows_at_once(many.model, many.guide, args)

@@ -1,6 +1,6 @@
 """Annealed importance sampling, and bidirectional Monte Carlo: bounds on log p(x) from both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..programs.trial import plate_nesting
 from ..training.batches import Args
 from .density import Density
 from .importance import Estimate, check_weighable, observed_entries
-from .particles import Proposal, blocks, prepared, rows_at_once
+from .particles import Proposal, on_blocks, prepared, rows_at_once
 from .verdict import Verdict
 from .weights import Weights
 
@@ -123,10 +123,8 @@ def ais(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        found = [
-            _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()
-            for _, part in _blocks(model, guide, args, chains, progress)
-        ]
+        annealed = lambda _, part: _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()  # noqa: E731
+        found = list(on_blocks(annealed, model, args, _examples_at_once(model, guide, args, chains), progress))
     return _estimate(found, "a lower", temperatures, args)
 
 
@@ -163,13 +161,13 @@ def bdmc(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        made, below, above = [], [], []
-        for _, part in _blocks(model, guide, args, chains, progress):
+
+        def both(_, part: Args) -> tuple[Tensor, tuple, tuple]:
             part, codes = simulate(model, part)
             annealing = _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog)
-            below.append(annealing.forward())
-            above.append(annealing.backward(annealing.density.flat(codes)))
-            made.append(part[0].cpu())
+            return part[0].cpu(), annealing.forward(), annealing.backward(annealing.density.flat(codes))
+
+        made, below, above = zip(*on_blocks(both, model, args, _examples_at_once(model, guide, args, chains), progress))
     return Bracket(torch.cat(made), _estimate(below, "a lower", temperatures, args), _estimate(above, "an upper", temperatures, args))
 
 
@@ -193,11 +191,11 @@ def simulate(model: Program, args: Args) -> tuple[Args, dict[str, Tensor]]:
     return (drawn[observed[0]]["value"].reshape(args[0].shape), *args[1:]), values
 
 
-def _blocks(model: Program, guide: Program, args: Args, chains: int, progress: bool) -> Iterator[tuple[slice, Args]]:
-    return blocks(model, args, max(1, rows_at_once(model, guide, args) // (_GRAPH * chains)), progress)
+def _examples_at_once(model: Program, guide: Program, args: Args, chains: int) -> int:
+    return max(1, rows_at_once(model, guide, args) // (_GRAPH * chains))
 
 
-def _estimate(found: list[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
+def _estimate(found: Sequence[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
     weights = [w for w, _ in found]
     values, errors, ess, khat = (torch.cat([getattr(w, name)() for w in weights]).cpu() for name in Weights.COLUMNS)
     acceptance = torch.cat([share for _, share in found]).cpu()

@@ -14,7 +14,7 @@ from ..programs import Program
 from ..training.batches import Args
 from .annealed import simulate
 from .density import Density
-from .particles import blocks, passes, prepared, rows_at_once
+from .particles import on_blocks, passes, prepared, rows_at_once
 
 Statistic = Callable[[Tensor], Tensor]  # (..., *event) -> (...)
 
@@ -153,7 +153,7 @@ def _replicated(model: Program, guide: Program, args: Args, draws: int, statisti
 
 def _simulated(model: Program, guide: Program, args: Args) -> Args:
     """Data like ``args`` simulated from the model, in bounded memory."""
-    parts = [simulate(model, part)[0] for _, part in blocks(model, args, rows_at_once(model, guide, args))]
+    parts = on_blocks(lambda _, part: simulate(model, part)[0], model, args, rows_at_once(model, guide, args))
     return tuple(torch.cat(columns) for columns in zip(*parts))
 
 
@@ -233,11 +233,13 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
     """
     whole_number("sbc", draws=draws)
     model, guide = programs.pair(model, guide)
-    ranks = []
+
+    def ranks(_, part: Args) -> Tensor:
+        made, codes = simulate(model, part)
+        density = Density(model, guide, made)
+        return (density.draw(draws) < density.flat(codes)).sum(0)
+
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        for _, part in blocks(model, args, max(1, rows_at_once(model, guide, args) // draws)):
-            made, codes = simulate(model, part)
-            density = Density(model, guide, made)
-            ranks.append((density.draw(draws) < density.flat(codes)).sum(0))
-    return Ranks(torch.cat(ranks).cpu(), draws)
+        found = list(on_blocks(ranks, model, args, max(1, rows_at_once(model, guide, args) // draws)))
+    return Ranks(torch.cat(found).cpu(), draws)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import programs
 from ..programs import Program
 from ..training.batches import Args
-from .particles import blocks, encoded, on_particles
+from .particles import encoded, on_blocks, on_particles
 
 _BLOCK = 1024
 _DRAWS = 64  # where a mean has no closed form
@@ -18,11 +18,12 @@ _DRAWS = 64  # where a mean has no closed form
 
 def code_means(model: Program, guide: Program, args: Args) -> Tensor:
     """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form for one site where Pyro knows it, else of 64 draws."""
-    rows = []
-    for _, part in blocks(model, args, _BLOCK):
+
+    def codes(_, part: Args) -> Tensor:
         means = _means(model, guide, part)
-        rows.append(torch.cat([mean.movedim(where, 0).reshape(len(part[0]), -1) for mean, where in means.values()], 1))
-    return torch.cat(rows).double()
+        return torch.cat([mean.movedim(where, 0).reshape(len(part[0]), -1) for mean, where in means.values()], 1)
+
+    return torch.cat(list(on_blocks(codes, model, args, _BLOCK))).double()
 
 
 def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
@@ -31,11 +32,13 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
     Raises:
         ValueError: it has none, as of categories.
     """
-    rows = []
-    for _, part in blocks(model, args, _BLOCK):
+
+    def decoded(_, part: Args) -> Tensor:
         codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
         seen = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
-        rows.append(next(site["fn"].mean for name, site in seen.items() if name not in codes))
+        return next(site["fn"].mean for name, site in seen.items() if name not in codes)
+
+    rows = list(on_blocks(decoded, model, args, _BLOCK))
     if not all(bool(mean.isfinite().all()) for mean in rows):
         raise ValueError("p(x|z) has no finite mean, so there is no squared error of it")
     return torch.cat(rows)

@@ -1,6 +1,7 @@
 """``log_likelihood``: importance-weighted log p(x) of any (model, guide), with error bars that mean something."""
 
 import contextlib
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -203,10 +204,10 @@ def log_likelihood(
             check_weighable("log_likelihood", *block.traces)
             own = proposal == "guide" or (proposal == "auto" and not isinstance(block.guide, Adapted))
             log_weights = by_guide if own else by_proposal
-            log_weights.expect(len(block.sizes) * math.ceil(len(args[0]) / len(block.args[0])))
+            log_weights.expect(block.number_of_passes * math.ceil(len(args[0]) / len(block.args[0])))
             weights = Weights(len(block.args[0]), particles, args[0].device)
-            for k in block.sizes:
-                weights.add(log_weights(block, k))
+            for each in block.passes(functools.partial(log_weights, block)):
+                weights.add(each)
             adapted = block.source if isinstance(block.source, Adapted) else None
             extra = (adapted.fitted, adapted.modes) if adapted else (weights.log_sum.new_zeros(len(block.args[0])),) * 2
             columns[:, block.rows] = torch.stack(

@@ -1,10 +1,11 @@
 """Running a (model, guide) on many particles of many examples: in bounded memory, the guide once for each example."""
 
 import contextlib
+import functools
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -23,13 +24,13 @@ from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_d
 from ..programs.trial import Tried, check_sites, check_support, examples_are_independent, plate_nesting, try_rows
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data, drawing
+from .budget import Budget, fitting_rows, watching_widths
 
+T = TypeVar("T")
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
 _DATA = 64  # examples whose posteriors are held at once, more where there are few draws of each
 _DRAWS = 8192  # draws of a block, at least
-_BUDGET = 2e9  # bytes for a pass of particles, on a GPU at most a quarter of what is free
-_SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
 
 
 @dataclass
@@ -143,8 +144,8 @@ def passes(
 ) -> Iterator[Pass]:
     """Every particle of every example, pass by pass; all passes of a block follow one another. Drawn from the proposal, or the guide."""
     for block in encodings(model, guide, args, particles, progress, proposal, shared):
-        for k in block.sizes:
-            yield one_pass(model, block.guide, block.args, block.rows, k, block.nesting, block.plate)
+        run = functools.partial(one_pass, model, block.guide, block.args, block.rows, nesting=block.nesting, plate=block.plate)
+        yield from block.passes(run)
 
 
 def encodings(
@@ -157,34 +158,38 @@ def encodings(
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
     """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
-    rows = rows_at_once(model, guide, args) if proposal else None  # the same in all processes, so that they draw the same noise
-    for where, part in blocks(model, args, max(_DATA, _DRAWS // particles), progress, shared):
+    budget = Budget(rows_at_once(model, guide, args)) if proposal else None  # the same in all processes, so that they draw the same noise
+
+    def block(rows: slice, part: Args) -> Encoded:
+        nonlocal budget
         source = proposal(model, guide, *part) if proposal else guide
         found = encoded(model, source, part)
-        rows = rows or rows_at_once(model, guide, part, found.traces)
-        at_once = max(1, rows // len(part[0]))
-        found.source, found.rows, found.sizes = source, where, [min(at_once, particles - start) for start in range(0, particles, at_once)]
-        yield found
+        budget = budget or Budget(rows_at_once(model, guide, part, found.traces, found.widest))
+        found.source, found.rows, found.particles, found.budget = source, rows, particles, budget
+        return found
+
+    yield from on_blocks(block, model, args, max(_DATA, _DRAWS // particles), progress, shared)
 
 
-def rows_at_once(model: Program, guide: Program, args: Args, seen: tuple[poutine.Trace, poutine.Trace] | None = None) -> int:
+def rows_at_once(
+    model: Program, guide: Program, args: Args, seen: tuple[poutine.Trace, poutine.Trace] | None = None, widest: int = 1
+) -> int:
     """How many particles, of all examples together, fit into the budget of memory.
 
     By the widest layer, and by the most numbers of an example that a site's distribution holds. ``seen`` are traces on
-    ``args``; by default the programs are run on the first example, or on all where they take no other number.
+    ``args``, in which ``widest`` was found; by default the programs are run on the first example, or on all where they take no
+    other number.
     """
     if seen is None:
         args = tuple(column[:1] for column in args) if getattr(model, "splits", True) else args
-        with programs.seeded(0, args[0].device):
+        with programs.seeded(0, args[0].device), watching_widths(len(args[0])) as found:
             seen = programs.traces(model, guide, *args)
+        widest = max([1, *found])
     x, n = args[0], len(args[0])
     drawn = [site["fn"] for trace in seen for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
-    widths = [p.shape[0] for module in programs.modules(model, guide) for p in module.parameters() if p.dim() > 1]
-    widths += [program.widest for program in (model, guide) if isinstance(program, Tried)]
-    budget = _BUDGET if x.device.type == "cpu" else min(_BUDGET, torch.cuda.mem_get_info(x.device)[0] / 4)
-    layers = _SMALL_BUDGET if x.device.type == "cpu" else budget
-    return max(1, int(min(layers / max([1, x[0].numel(), *widths]), budget / max([1, *held])) / 32))
+    tried = [program.widest for program in (model, guide) if isinstance(program, Tried)]
+    return fitting_rows(max([widest, x[0].numel(), *tried]), max([1, *held]), x.device)
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,22 @@ def blocks(model: Program, args: Args, size: int, progress: bool = False, shared
             bar.update(stop - start)
 
 
+def on_blocks(
+    run: Callable[[slice, Args], T], model: Program, args: Args, size: int, progress: bool = False, shared: Shared | None = None
+) -> Iterator[T]:
+    """``run(rows, part)`` on every block of ``blocks``, in halves where a device's memory does not hold one."""
+    budget = Budget(size)
+    for where, part in blocks(model, args, size, progress, shared):
+        if not getattr(model, "splits", True):
+            yield run(where, part)
+            continue
+
+        def piece(start: int, stop: int, where: slice = where, part: Args = part) -> T:
+            return run(slice(where.start + start, where.start + stop), tuple(column[start:stop] for column in part))
+
+        yield from budget.pieces(piece, len(part[0]))
+
+
 def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, nesting: int, plate: DataPlate) -> Pass:
     """``k`` fresh particles for each example of ``args``, which are the examples ``rows``."""
     model_trace, guide_trace = programs.traces(on_particles(model, k, nesting), on_particles(guide, k, nesting), *args)
@@ -244,7 +265,18 @@ class Encoded:
     traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
     source: Program | None = None  # the guide before its encoder has done its work
     rows: slice | None = None  # which of the examples these are
-    sizes: list[int] = field(default_factory=list)  # how many particles to draw at once, time and again
+    widest: int = 1  # numbers for each example in the widest layer
+    particles: int = 0  # to draw for each example
+    budget: Budget | None = None
+
+    @property
+    def number_of_passes(self) -> int:
+        """Into how many passes the particles are divided."""
+        return -(-self.particles // self.budget.at_once(len(self.args[0])))
+
+    def passes(self, run: Callable[[int], T]) -> Iterator[T]:
+        """``run(k)`` for ``k`` particles of each example at once, until all are drawn."""
+        return self.budget.pieces(lambda start, stop: run(stop - start), self.particles, len(self.args[0]))
 
 
 def encoded(model: Program, guide: Program, args: Args) -> Encoded:
@@ -252,7 +284,9 @@ def encoded(model: Program, guide: Program, args: Args) -> Encoded:
 
     A guide with one latent site need not run again for other particles; one with several runs in each pass.
     """
-    model_trace, guide_trace = traces = programs.traces(model, guide, *args)
+    with watching_widths(len(args[0])) as widths:
+        model_trace, guide_trace = traces = programs.traces(model, guide, *args)
+    widest = max([1, *widths])
     drawn, latent = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=False)
     observed = programs.sites(model_trace, observed=True)
     check_sites(*traces)
@@ -260,9 +294,9 @@ def encoded(model: Program, guide: Program, args: Args) -> Encoded:
         check_support(observed)
     plate, nesting = data_plate(drawn | latent | observed, len(args[0])), plate_nesting(*traces)
     if len(drawn) != 1:
-        return Encoded(args, guide, nesting, plate, None, traces)
+        return Encoded(args, guide, nesting, plate, None, traces, widest=widest)
     (site,) = drawn.values()
-    return Encoded(args, lambda *_: draw_again(site, site["fn"]), nesting, plate, site, traces)
+    return Encoded(args, lambda *_: draw_again(site, site["fn"]), nesting, plate, site, traces, widest=widest)
 
 
 def draw_again(site: dict, fn: dist.Distribution) -> Tensor:

@@ -374,6 +374,17 @@ def test_a_mixture_of_normals_by_products_is_the_mixture(shape):
     assert torch.allclose(*slope, rtol=1e-4, atol=1e-4)
 
 
+def test_a_mixture_of_narrow_normals_needs_its_float64(monkeypatch):
+    loc, scale = torch.randn(50, 20), torch.full((50, 20), 0.01)
+    z = loc + scale * torch.randn(50, 20)
+    normals = dist.Normal(loc, scale)
+    mixture = NormalMixture(dist.Categorical(logits=torch.zeros(50)), normals.to_event(1))
+    exact = (normals.log_prob(z[:, None]).double().sum(-1) - math.log(50)).logsumexp(-1)
+    assert (mixture.log_prob(z) - exact).abs().max() < 1e-4
+    monkeypatch.setattr(torch.Tensor, "double", lambda tensor: tensor)
+    assert (mixture.log_prob(z) - exact).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("name", GREY)
 def test_grey_levels_have_probabilities_that_sum_to_one_and_the_right_mean(name):
     likelihood, levels = GREY[name].double(), torch.linspace(0, 1, 256, dtype=torch.float64)[:, None]

@@ -63,11 +63,19 @@ def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
 
 
 def steps(
-    device, compile: str, n: int = 24, make: Makes = adam, change: Callable | None = None, elbo=None, row: Row | None = None, **parts
+    device,
+    compile: str,
+    n: int = 24,
+    make: Makes = adam,
+    change: Callable | None = None,
+    elbo=None,
+    row: Row | None = None,
+    options: dict = {},
+    **parts,
 ) -> list[float]:
     """The losses of ``n`` steps from one seed; with a row, what a step takes. ``change(ae, svi)`` happens in the middle."""
     ae, x = autoencoder(device, **parts), data(device, 128)
-    svi = pa.SVI(ae.model, ae.guide, make(list(ae.parameters())), elbo or Trace_ELBO(), compile=compile, sync=False)
+    svi = pa.SVI(ae.model, ae.guide, make(list(ae.parameters())), elbo or Trace_ELBO(), compile=compile, **{"sync": False} | options)
     pyro.set_rng_seed(1)
     losses, begin = [], 0.0
     for i in range(n):
@@ -81,7 +89,7 @@ def steps(
     if row is not None:
         row.ms = (time.perf_counter() - begin) / (n - n // 2) * 1e3
         row.captures = sum(svi._recorder.settings.values()) if device.type == "cuda" else None
-    return [loss.item() for loss in losses]
+    return [float(loss) for loss in losses]
 
 
 def same(ours: list[float], theirs: list[float], what: str = "") -> None:
@@ -126,6 +134,12 @@ def every_part(device, row):
 
 def recorded(device, row):
     same(steps(device, "traced", row=row), steps(device, "eager"), "a recorded step")
+
+
+def step_options(device, row):
+    """Clipped gradients and micro-batches in one graph; a step that reads what validation found, in two."""
+    for options in ({"clip": 0.5, "accumulate": 2}, {"sync": True}):
+        same(steps(device, "traced", row=row, options=options), steps(device, "eager", options=options), str(options))
 
 
 def silent(device, row):

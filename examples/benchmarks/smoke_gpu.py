@@ -22,6 +22,7 @@ CHECKS: dict[str, tuple[Callable, float]] = {  # and seconds that it may take
     "device and one kernel": (of.a_kernel, 60),
     "parts, traced": (of.every_part, 120),
     "recorded step": (of.recorded, 30),
+    "clipped, micro-batches, sync": (of.step_options, 60),
     "no wait for the device": (of.silent, 30),
     "schedules": (of.schedules, 60),
     "Adam, AdamW, SGD": (of.optimizers, 60),

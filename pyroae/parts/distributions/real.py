@@ -39,6 +39,11 @@ class NormalMixture(dist.MixtureSameFamily):
     :math:`\log w_k - \frac12 \sum_j (z_j^2 - 2 z_j m_{kj} + m_{kj}^2) / s_{kj}^2 - \sum_j \log s_{kj} - \frac J2 \log 2\pi`, the sums
     over j of what depends on z as products: no array of K times the numbers of all points.
 
+    Why float64: the products cancel. With scales of 0.01 around means of size 1 they miss 0.1 nats in float32 in 20 dimensions, 0.35 in 50,
+    centred or not; the sum of squares itself misses 1e-5, but needs that array. GPUs for consumers do float64 at 1/32 to 1/64 of
+    their speed: 5 million products in a step of 128 examples, 500 components and 20 dimensions are nothing there either, while an
+    evaluation with thousands of particles may spend more on such a prior than on the decoder.
+
     >>> weights, normals = dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.tensor([[-1.0], [1.0]]), 1.0).to_event(1)
     >>> NormalMixture(weights, normals).log_prob(torch.zeros(1)) == dist.Normal(0.0, 1.0).log_prob(torch.ones(()))
     tensor(True)

@@ -35,6 +35,7 @@ SMALL = {
         "trust_parts",
     ),
     "benchmarks/smoke_gpu": ({"device": "cpu", "only": ["recorded step", "no wait for the device"]}, "smoke_gpu"),
+    "benchmarks/step_operations": ({"hidden": [8], "latent_dim": 2, "batch_size": 10}, "step_operations"),
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 

@@ -494,6 +494,7 @@ def test_a_data_set_is_a_function_and_a_row(capsys, monkeypatch):
         return pa.data.DataSet("stripes", pa.data.Split(x[10:], None, "unit"), pa.data.Split(x[:10], None, "unit"))
 
     monkeypatch.setitem(NAMED, "stripes", stripes)
+    Path("stripes").mkdir()  # a folder of the same name is not meant
     assert "10 test" in run("train", "--data", "stripes", *QUICK, capsys=capsys)
     assert main(["train", "--data", "strips"]) == 2 and "did you mean 'stripes'" in capsys.readouterr().err
 

@@ -280,6 +280,10 @@ def test_pipes_are_no_data(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="is a pipe or a device"):
         pa.data.load(tmp_path / "t.csv")
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "images/a.png")
+    with pytest.raises(ValueError, match="expected images .* found none"):
+        pa.data.load(tmp_path / "images")
 
 
 def test_a_column_that_becomes_text_late_in_a_long_file_is_text_throughout(tmp_path):

@@ -262,6 +262,14 @@ def test_crafted_on_purpose(name, wrong, run, tmp_path):
         trained(None, resume=tmp_path)
 
 
+def test_a_history_longer_than_the_run_is_not_gone_through(run, tmp_path):
+    state = checkpoints.read(Checkpoints(run).paths()[0])
+    (tmp_path / "checkpoints").mkdir()
+    checkpoints.write(state | {"history": state["history"][:1] * 20_000}, tmp_path / "checkpoints/0000000006.safetensors")
+    with pytest.raises(ValueError, match="expected history as at most 1 rows, one for each finished epoch"):
+        trained(None, resume=tmp_path)
+
+
 @pytest.mark.parametrize("there", [None, torch.zeros(16, dtype=torch.uint8)], ids=["from a CPU", "from a GPU"])
 def test_a_run_goes_on_on_another_device(there, run, tmp_path):
     """A GPU's random numbers are in a checkpoint of a GPU only."""

@@ -11,6 +11,7 @@ import torch
 from .. import schema
 from ..files import read_tensors, write_tensors
 from .digests import as_tensor, find_rows, row_digests
+from .named import NAMED
 from .rows import Rows
 from .schema import Schema
 from .splits import DataSet, Split
@@ -20,8 +21,8 @@ _SAMPLE = 10_000  # rows on disk whose digests are compared
 
 
 def resolved(source: str) -> str:
-    """A path as it is called from any folder; names as they are."""
-    return str(Path(source).resolve()) if os.path.exists(source) else source
+    """The absolute path of a file or folder; the name of a data set, whatever lies in the current folder."""
+    return str(Path(source).resolve()) if source not in NAMED and os.path.exists(source) else source
 
 
 def save(folder: Path, data: DataSet, source: str):

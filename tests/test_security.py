@@ -321,7 +321,7 @@ def compressed_arrow(path):
 
 LARGE = {  # file -> what writes it in a few kilobytes, the limit that it exceeds
     "rows on disk.parquet": (parquet_of(lambda: np.zeros(300_000)), 1e7, r"the order of the 300,000 rows of .* would take 0.0 GB"),
-    "lists.parquet": (parquet_of(lambda: [[0] * 100_000] * 100), 1e7, "would take 0.1 GB"),
+    "lists.parquet": (parquet_of(lambda: [[0] * 100_000] * 100), 1e7, "lists.parquet would take 0.2 GB"),
     "one long text.parquet": (parquet_of(lambda: ["x" * 1000] * 100_000), 2e7, "unpacks to more than the limit"),
     "compressed.arrow": (compressed_arrow, 1e7, "unpacks to more than the limit"),
     "rows on disk.npy": (lambda path: np.lib.format.open_memmap(path, "w+", np.uint8, (300_000, 1)), 1e7, "the order of the 300,000 rows"),

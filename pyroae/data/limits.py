@@ -33,7 +33,7 @@ def check_unpacked(size: float, limit: float, what: str):
 
 
 def check_rows(rows: int, limit: float, what: str):
-    """``ValueError`` where rows on disk are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
+    """``ValueError`` where rows are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
     check_size(_ORDER * rows, limit, f"the order of the {rows:,} rows of {what}")
 
 

@@ -153,9 +153,10 @@ def _parquet(path: Path, options: Options) -> Read:
         groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         packed = sum(group.total_byte_size for group in groups)
         check_size(packed, options.limit, path.name)
+        check_rows(file.metadata.num_rows, options.limit, path.name)
         if 4 * file.metadata.num_rows * len(file.schema_arrow) > MEMORY:
             return _unpacked(file.iter_batches(_BATCH), file.metadata.num_rows, file.schema_arrow, path, options)
-        widths = [max(8, file.schema.column(i).length) for i in range(len(file.schema))]
+        widths = [2 * max(8, file.schema.column(i).length) for i in range(len(file.schema))]  # as read, and as a column of pandas
         check_size(sum(width * group.column(i).num_values for group in groups for i, width in enumerate(widths)), options.limit, path.name)
         # a value is no longer than the file unpacked, but it may be the value of every row
         batches = file.iter_batches(min(_BATCH, max(1000, int(options.limit / max(1, packed)))))
@@ -171,6 +172,7 @@ def _arrow(path: Path, options: Options) -> Read:
         views = (file.get_batch(number) for number in range(file.num_record_batches))  # of the file, unless it is compressed
         batches = list(_counted(views, path, options))
         rows = sum(len(batch) for batch in batches)
+        check_rows(rows, options.limit, path.name)
         if 4 * rows * len(file.schema) > MEMORY:
             return _unpacked(iter(batches), rows, file.schema, path, options)
         return Read(frame=pa.Table.from_batches(batches, file.schema).to_pandas(ignore_metadata=True))
@@ -193,7 +195,6 @@ def _unpacked(batches: Iterator, rows: int, schema: Any, path: Path, options: Op
     for column in schema:
         if not pyarrow.types.is_primitive(column.type):
             raise ValueError(f"expected numbers alone in a table too large for memory, got {column.type} in column {column.name!r}")
-    check_rows(rows, options.limit, path.name)
     shape = rows, len(schema)
     free, size = shutil.disk_usage(tempfile.gettempdir()).free, 4 * rows * len(schema)
     if size > free:

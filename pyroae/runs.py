@@ -32,6 +32,7 @@ Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
 _CALLERS = "out", "limit"  # settings that are not the run's
 _STEPS = 4000  # what a small data set needs
+_HELD_OUT = 0.1  # of a person's own training data, to see when to stop
 _SAMPLE = 500  # test examples whose log p(x) ends a run
 _LEVELS = 1000  # rows whose different values are counted
 _LOOKS = 50  # at the two sides of the ELBO, in a run
@@ -155,9 +156,11 @@ def _built(settings: Settings, found: DataSet) -> Autoencoder:
 
 
 def _settle(settings: Settings, written: Settings, found: DataSet):
-    """Fill in the number of epochs, and refuse what training or scoring would refuse later."""
+    """Fill in the number of epochs and the patience, and refuse what training or scoring would refuse later."""
     if settings["epochs"] is None:
         settings["epochs"] = written["epochs"] = max(20, math.ceil(_STEPS / math.ceil(len(found.train) / max(1, settings["batch_size"]))))
+        if settings["patience"] is None and found.validation is not None:
+            settings["patience"] = written["patience"] = max(3, settings["epochs"] // 10)
     whole_number("train", particles=settings["particles"], pretrain=settings["pretrain"] or 1, pictures=settings["pictures"] or 1)
     check_arguments(settings["epochs"], settings["batch_size"], settings["lr"], settings["patience"], found.validation, settings["device"])
 
@@ -173,6 +176,9 @@ def _load(settings: Settings, written: Settings, resumed: str | None) -> tuple[D
     A VAE of grey levels for which no likelihood was chosen gets them binarized, as is usual, and says so.
     """
     settings["data"] = written["data"] = record.resolved(settings["data"])
+    open_end = settings["epochs"] is None and settings["patience"] is None
+    if open_end and not settings["validation"] and settings["data"] not in data.NAMED:
+        settings["validation"] = written["validation"] = _HELD_OUT
     raw = loaded(settings, resumed, "train", ("train", "validation", "test"))
     note = ""
     vae = settings["recipe"] in ("vae", "conditional") and settings["likelihood"] is None

@@ -29,6 +29,10 @@ ROLES = {
     "corruption": "of the encoder's input, in training",
     "objective": "what is maximised",
 }
+_EPOCHS = (
+    "passes over the data; by default at most 20, or more where that makes fewer than 4,000 steps: training stops where the "
+    "validation loss has not improved for a tenth of them, for which a tenth of the training data in your own file is held out"
+)
 _FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume", "epochs"}
 _LOAD_SKIPS = {"data", "schema"}
 
@@ -46,7 +50,7 @@ class Setting:
 
 _OWN = (
     Setting("data", str, "digits", f"{', '.join(NAMED)}, a file or a folder", "run"),
-    Setting("epochs", int | None, None, "passes over the data; by default 20, or more where that makes fewer than 4,000 steps", "run"),
+    Setting("epochs", int | None, None, _EPOCHS, "run"),
     Setting("particles", int, 500, "importance samples for each test example's log p(x)", "run"),
     Setting("pretrain", int, 0, "epochs of greedy layer-wise training first, with the model's own corruption and penalty", "run"),
     Setting("pictures", int, 0, "draw all pictures after every so many epochs too; 0: at the end only", "run"),

@@ -65,11 +65,11 @@ def main(options: list[str] = [], only: list[str] | None = None, out: str = "eve
     Args:
         options: of ``pyroae train``, for all.
         only: names that a table's name must hold.
-        out: the results.
+        out: the results; tables that are in it are not trained again.
     """
-    rows = {}
+    rows = json.loads(Path(out).read_text()) if Path(out).exists() else {}
     for name, path in files().items():
-        if only is not None and not any(each in name for each in only):
+        if name in rows or (only is not None and not any(each in name for each in only)):
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = trained(path, options, f"{folder}/run")

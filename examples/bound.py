@@ -52,7 +52,7 @@ def main(
     ten = pa.recipes.vae(images, codes[0], hidden)
     pa.fit(ten, images.train, epochs=epochs, seed=seed, progress=False, elbo=TraceMeanField_ELBO(num_particles=10))
     found[f"z = {codes[0]}, L = 10"] = readings(ten, x, particles)
-    print(f"z = {codes[0]}, 10 draws a datum in training: log p(x) {found[f'z = {codes[0]}, L = 10']['log p(x)']:.4g}")
+    print(f"z = {codes[0]}, 10 draws per example in training: log p(x) {found[f'z = {codes[0]}, L = 10']['log p(x)']:.4g}")
     plain = pa.recipes.autoencoder(images, codes[min(1, len(codes) - 1)], hidden)
     pa.fit(plain, images.train, epochs=epochs, seed=seed, progress=False)
     draw(*shown, plain, images, out)
@@ -81,7 +81,7 @@ def readings(vae: pa.Autoencoder, x: torch.Tensor, particles: int) -> dict[str, 
 
 
 def noise(vae: pa.Autoencoder, x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Variance of the encoder's gradient, summed over its entries, a datum: KL by Monte Carlo or in closed form, L = 1 or 10 draws."""
+    """Variance of the encoder's gradient, summed over its entries, per example: KL by Monte Carlo or in closed form, L = 1 or 10 draws."""
 
     def variance(elbo: ELBO) -> float:
         gradients = []

@@ -56,7 +56,7 @@ def main(
         units: how many a wide one has: of the single sigmoid layers and the sparse codes.
         hidden: width of hidden layers.
         epochs: passes over the data, for each system.
-        particles: importance samples for each test datum.
+        particles: importance samples for each test example.
         rows: training data, at the most.
         seed: of initial weights, noise and order.
         only: names of the systems; by default all.
@@ -112,7 +112,7 @@ def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[s
 
     def decayed() -> Made:
         ae = sigmoid()
-        prior = dist.Normal(0.0, (500 / len(train)) ** 0.5)  # 1e-3 times the squared weights, for each datum
+        prior = dist.Normal(0.0, (500 / len(train)) ** 0.5)  # 1e-3 times the squared weights, for each example
         model, guide = pa.with_weight_prior(ae, prior, num_data=len(train))
         return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
 

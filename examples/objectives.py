@@ -53,7 +53,7 @@ def main(
         hidden: width of the two tanh layers on either side.
         epochs: passes over the data, for each objective; the learning rate falls from 1e-3 to 0 along a cosine.
         batch_size: data in a step.
-        particles: importance samples for each test datum.
+        particles: importance samples for each test example.
         test_rows: score so many of the test data only.
         seed: of initial weights, noise and order.
         out: the same table as JSON.

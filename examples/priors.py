@@ -31,7 +31,7 @@ def main(
         hidden: width of the two gated hidden layers.
         epochs: passes over the data, for each prior.
         components: of the mixtures.
-        particles: importance samples for each test datum.
+        particles: importance samples for each test example.
         seed: of initial weights, noise and order.
         out: the same table as JSON.
     """

@@ -17,7 +17,7 @@ def main(data: str = "digits", latent_dim: int = 8, hidden: int = 128, epochs: i
         latent_dim: the number of latent dimensions.
         hidden: width of the hidden layers.
         epochs: passes over the data.
-        particles: importance samples for each test datum.
+        particles: importance samples for each test example.
         out: the picture.
     """
     images = pa.data.load(data, binarize="dynamic")

@@ -36,14 +36,14 @@ from .training.fit import History
 
 _CAPTIONS = {
     "training": "Epoch by epoch. The two sides of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
-    "weights": "A dot for each test datum. To the right of the line its log p(x) is not to be trusted; it is too low rather than too high.",
+    "weights": "A dot for each test example. To the right of the line log p(x) is not to be trusted; it is rather too low.",
     "reconstructions": "Above the data, which were not trained on; below what comes back.",
     "samples": "New data: z from the prior, decoded. They should look like the data above.",
     "codes": "Where the test data are in the latent space.",
     "manifold": "The latent space, in equal steps.",
     "manifold-by-prior": "The latent space, in equal shares of the prior.",
     "traversal": "What each number of the code does. Rows that do not change carry nothing.",
-    "walk": "From one datum to another, in equal steps of z.",
+    "walk": "From one example to another, in equal steps of z.",
     "filters": "What the first layer looks at.",
     "units": "Numbers of the code that do not depend on x are not used.",
     "aggregate": "Where the two differ, samples are drawn from where no data are.",

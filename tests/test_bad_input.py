@@ -75,7 +75,7 @@ PYTHON = {
     ),
     "wrong event shape": (lambda: quiet(small_vae(), X[:, :63]), ["(B, 64)", "(20, 63)", "decoder for events"]),
     "an image where a vector is meant": (lambda: small_vae().encode(X.reshape(20, 8, 8)), ["(B, 64)", "(20, 8, 8)", "x.reshape(-1, 64)"]),
-    "one datum without its batch dimension": (lambda: small_vae().reconstruct(X[0]), ["(B, 64)", "(64,)"]),
+    "one example without its batch dimension": (lambda: small_vae().reconstruct(X[0]), ["(B, 64)", "(64,)"]),
     "an array of text": (lambda: quiet(small_vae(), X.numpy().astype(str)), ["expected numbers", "<U", "DataFrame"]),
     "a whole data set": (lambda: quiet(small_vae(), pa.data.load(X)), ["one split", ".train", ".test"]),
     "empty data": (lambda: quiet(small_vae(), X[:0]), ["at least one example", "(0, 64)"]),

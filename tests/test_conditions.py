@@ -150,7 +150,7 @@ def test_a_mixture_whose_component_is_summed_out_is_the_mixture(digits):
 
 X, Y = torch.rand(8, 64).round(), torch.arange(8)
 WRONG = {
-    "no labels": (lambda: small_vae(condition=LABELS).encode(X), "Labels: expected y as one label for each datum.*got NoneType"),
+    "no labels": (lambda: small_vae(condition=LABELS).encode(X), "Labels: expected y as one label for each example.*got NoneType"),
     "labels nobody takes": (lambda: small_vae().encode(X, Y), "no condition and takes x alone"),
     "too few": (lambda: small_vae(condition=LABELS).encode(X, Y[:3]), r"shape \(8,\), got a tensor of shape \(3,\)"),
     "a label out of range": (lambda: pa.fit(small_vae(condition=LABELS), (X, Y + 5)), "from 0 to 9, got values from 5 to 12"),

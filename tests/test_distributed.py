@@ -203,7 +203,7 @@ def test_processes_share_the_data_to_score_and_give_each_the_value_that_one_give
     alone = scored(n)
     for found in by_processes(2, tmp_path, functools.partial(scored, n)):
         assert all(torch.equal(a, b) for a, b in zip(found, alone))
-    assert len(alone[0].unique()) > n / 2  # keyed by the datum, not the same noise for all
+    assert len(alone[0].unique()) > n / 2  # keyed by the example, not the same noise for all
 
 
 def scored_by_auto():

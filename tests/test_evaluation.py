@@ -47,7 +47,7 @@ def test_khat_flags_a_planted_bad_proposal():
 
 
 def test_any_pyro_program_with_several_sites_and_plates():
-    """z2 -> z1 -> x, each datum with an inner plate; the guide is the prior, so the answer is a plain Monte-Carlo mean."""
+    """z2 -> z1 -> x, each example with an inner plate; the guide is the prior, so the answer is a plain Monte-Carlo mean."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -91,7 +91,7 @@ def test_log_p_is_at_least_the_elbo_and_the_gap_is_the_kl_to_the_posterior():
 
 
 @pytest.mark.parametrize("batch_size", [16, 100, 1437])
-def test_training_validation_and_report_agree_on_nats_a_datum(batch_size, digits):
+def test_training_validation_and_report_agree_on_nats_per_example(batch_size, digits):
     ae = small_vae()
     frozen = lambda parameters: torch.optim.SGD(parameters, lr=1e-30)  # noqa: E731
     history = pa.fit(ae, digits.train, validation=digits.train, optimizer=frozen, epochs=1, batch_size=batch_size, progress=False)
@@ -129,7 +129,7 @@ def test_evaluation_leaves_everything_as_it_was(judge, digits):
     assert str(judge(ae, digits.test.x[:20])) == str(first)
 
 
-def test_the_encoder_runs_once_for_a_datum(digits):
+def test_the_encoder_runs_once_for_an_example(digits):
     ae, rows = small_vae(), []
     ae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     pa.log_likelihood(ae, digits.test.x, particles=5000, proposal="guide")

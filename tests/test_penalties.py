@@ -52,7 +52,7 @@ def test_total_correlation_of_the_whole_data_set_by_loops():
 
 
 def test_total_correlation_estimates_the_aggregate_without_bias():
-    """exp of the two logarithms, averaged over all batches of 3 out of 6 that hold datum 0, is q(z) and each q(z_j) there."""
+    """exp of the two logarithms, averaged over all batches of 3 out of 6 that hold example 0, is q(z) and each q(z_j) there."""
     _, z, q = gaussians()
     exact = q.log_prob(z[0]).exp().mean()
     each = q.base_dist.log_prob(z[0]).exp().mean(0)

@@ -161,7 +161,7 @@ def one_side(x):
 
 
 def test_the_gaps_error_is_its_spread_over_the_seeds():
-    """The posterior has two modes, and all chains down start in the one that a datum was made by."""
+    """The posterior has two modes, and all chains down start in the one that an example was made by."""
     found = [pa.bdmc(folded, torch.zeros(40), one_side, chains=8, temperatures=10, seed=seed) for seed in range(12)]
     spread, stated = torch.tensor([each.gap for each in found]).std(), torch.tensor([each.gap_se for each in found]).mean()
     assert 0.5 < spread / stated < 2.0

@@ -184,7 +184,7 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_terms_add_up_in_nats_a_datum(name, digits):
+def test_terms_add_up_in_nats_per_example(name, digits):
     make, loss = REPORTS[name]
     ae, x = small_vae(), digits.test.x
     terms, whole = make().terms(ae.model, ae.guide, x), pa.elbo_terms(ae, x, particles=50)

@@ -208,7 +208,7 @@ def test_cuda_trains_and_scores_without_a_sync(digits):
 
 
 def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
-    """A regression with a latent offset for each datum: x ~ N(a y, 1 + 1) once it is integrated out."""
+    """A regression with a latent offset for each example: x ~ N(a y, 1 + 1) once it is integrated out."""
 
     def model(x, y):
         slope = pyro.param("test_slope", torch.tensor(0.0))

@@ -31,7 +31,7 @@ def main(
         model: a file that ``save`` has written.
         data: how many of the test data.
         particles: of the importance-weighted score.
-        chains: of AIS, for each datum.
+        chains: of AIS, for each example.
         temperatures: of AIS.
         leapfrog: steps of each HMC move.
         quick: digits and a short annealing, to see that it runs.

@@ -35,7 +35,7 @@ def main(
     """Train one of the paper's models and record its test log p(x) beside the published one.
 
     Args:
-        k: draws for each datum.
+        k: draws for each example.
         objective: iwae, the bound of k draws, or vae, the mean of k bounds of one.
         gradient: plain, as in the paper, dreg or stl.
         layers: stochastic layers, 1 or 2.

@@ -28,7 +28,7 @@ _TARGET = 0.8  # share of proposals accepted, to which step sizes are adapted
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Annealed(Estimate):
-    """log p(x) of each datum by annealed importance sampling; a particle is a chain."""
+    """log p(x) of each example by annealed importance sampling; a particle is a chain."""
 
     temperatures: int = field(kw_only=True)
     acceptance: Tensor = field(kw_only=True)  # (N,) share of HMC's proposals that were accepted
@@ -90,7 +90,7 @@ def ais(
     seed: int | None = 0,
     progress: bool = False,
 ) -> Annealed:
-    r"""Log-likelihood of each datum by annealed importance sampling (Neal 2001; Wu et al. 2017): a lower bound in expectation.
+    r"""Log-likelihood of each example by annealed importance sampling (Neal 2001; Wu et al. 2017): a lower bound in expectation.
 
     Chains go from the guide (or a proposal) q to p(z|x) by Hamiltonian Monte Carlo over z, through
     :math:`f_t \propto q^{1 - \beta_t} p(x, z)^{\beta_t}` with a sigmoid schedule, and
@@ -105,7 +105,7 @@ def ais(
         x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         proposal: where chains start instead of the guide, such as ``pa.proposals.prior``.
-        chains: for each datum.
+        chains: for each example.
         temperatures: between q and the posterior; more make the bound tighter.
         leapfrog: steps of HMC at each temperature.
         seed: of the draws; ``None`` goes on with the caller's random state.

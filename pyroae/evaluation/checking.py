@@ -77,7 +77,7 @@ class Check:
 
 
 def _numbers(x: Tensor) -> Tensor:
-    """The numbers of each datum in one dimension, ``(draws, N, numbers)``."""
+    """The numbers of each example in one dimension, ``(draws, N, numbers)``."""
     return x.reshape(*x.shape[:2], -1)
 
 
@@ -222,7 +222,7 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
         model: an Autoencoder, or any Pyro model of a batch with real-valued latents and one observed site, x.
         x: data whose number and shape are taken, and in a tuple ``(x, y)`` the y; not x's values.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        draws: from the guide for each datum.
+        draws: from the guide for each example.
         seed: of the draws.
 
     >>> import pyroae as pa

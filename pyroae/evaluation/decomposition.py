@@ -23,11 +23,11 @@ _DRAWS = 2  # codes of each example: the fewest that show their own error
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Decomposition:
-    """log p(x) = ELBO + KL(q || p(z|x)), and that KL in two; nats, one value a datum."""
+    """log p(x) = ELBO + KL(q || p(z|x)), and that KL in two; nats, one value per example."""
 
     log_p: Estimate
     terms: Terms  # of the guide
-    best: Terms  # of the Normal optimised for each datum
+    best: Terms  # of the Normal optimised for each example
 
     @property
     def kl_to_posterior(self) -> Tensor:
@@ -36,7 +36,7 @@ class Decomposition:
 
     @property
     def approximation(self) -> Tensor:
-        """``(N,)`` what the best Normal for the datum is short of log p(x)."""
+        """``(N,)`` what the best Normal for the example is short of log p(x)."""
         return self.log_p.values - self.best.elbo
 
     @property
@@ -84,7 +84,7 @@ def decompose(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: importance samples of log p(x).
         draws: for the ELBOs.
-        best: makes q optimal for each datum; ``pa.proposals.Optimised()`` by default, a diagonal Normal.
+        best: makes q optimal for each example; ``pa.proposals.Optimised()`` by default, a diagonal Normal.
             ``Optimised(full=True)`` goes with a guide with a full covariance.
         proposal: where the importance samples come from, as for ``pa.log_likelihood``.
         seed: of the draws.

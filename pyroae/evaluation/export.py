@@ -25,14 +25,14 @@ def to_arviz(
     """ArviZ's InferenceData (from ArviZ 1.0 on a DataTree), with one chain of draws from p(z|x).
 
     Groups: ``posterior``, the latents drawn by importance resampling; ``posterior_predictive``, x given them;
-    ``observed_data``; and ``log_likelihood``, log p(x) of each datum. The last is one number a datum, the same for every draw, since
+    ``observed_data``; and ``log_likelihood``, log p(x) of each example. The last is one number per example, the same for every draw, since
     parameters are points: so ``arviz.compare`` ranks models by held-out log p(x) with paired standard errors.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with one observed site, x.
         x: held-out data: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        draws: of z and x for each datum.
+        draws: of z and x for each example.
         particles: of log p(x), and to draw from.
         proposal: where they come from, as for ``pa.log_likelihood``.
         seed: of the draws.

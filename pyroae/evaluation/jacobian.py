@@ -19,7 +19,7 @@ _NEAR = 0.05  # an activation this near to 0 or 1 is saturated
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Jacobian:
-    r"""Of :math:`h(x) = E_q[z|x]`, for each datum."""
+    r"""Of :math:`h(x) = E_q[z|x]`, for each example."""
 
     singular_values: Tensor  # (N, min(J, D)), largest first
     codes: Tensor  # (N, J)
@@ -46,7 +46,7 @@ class Jacobian:
 
 
 def jacobian(model: Any, x: Any, guide: Program | None = None) -> Jacobian:
-    r"""The encoder's sensitivity at each datum: :math:`\partial h(x) / \partial x`, h the mean of q(z|x) (Rifai et al. 2011, section 4).
+    r"""The encoder's sensitivity at each example: :math:`\partial h(x) / \partial x`, h the mean of q(z|x) (Rifai et al. 2011, section 4).
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch whose guide has one latent site.

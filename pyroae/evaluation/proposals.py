@@ -65,14 +65,14 @@ class Laplace:
 
 
 class Optimised:
-    r"""For each datum the Normal that is best, :math:`\arg\max_q E_q[\log p(x, z) - \log q(z)]`, found from the guide's own.
+    r"""For each example the Normal that is best, :math:`\arg\max_q E_q[\log p(x, z) - \log q(z)]`, found from the guide's own.
 
     By Adam on draws with the path derivative alone (Roeder et al. 2017), whose noise vanishes where q is exact. With the
     guide's family a diagonal Normal, what it gains over the guide is the amortization gap (Cremer et al. 2018, eq. 5).
 
     Args:
         steps: of Adam, its learning rate falling to 0.
-        draws: for each step and datum.
+        draws: for each step and example.
         full: a full covariance instead of independent entries.
         lr: the first learning rate, in units of the guide's standard deviation.
 

@@ -9,7 +9,7 @@ LEAST_FOR_KHAT = 25  # particles, of which the largest fifth has a shape
 
 
 class Weights:
-    """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each datum."""
+    """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each example."""
 
     COLUMNS = "log_mean", "standard_error", "ess", "khat"
 

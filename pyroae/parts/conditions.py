@@ -16,7 +16,7 @@ class Condition(Part):
     True
     """
 
-    size: int  # numbers for one datum
+    size: int  # numbers for one example
     shown = True  # whether encoder and decoder see them; otherwise the prior and the posterior alone do
     optional = False  # whether the model can do without y
     scored = "log p(x|y)"  # what the likelihood of data with y is
@@ -44,7 +44,7 @@ class Condition(Part):
 
 @register("conditions")
 class Labels(Condition):
-    """A class for each datum: y of shape ``(B,)``, whole numbers from 0; parts see it as a one-hot vector.
+    """A class for each example: y of shape ``(B,)``, whole numbers from 0; parts see it as a one-hot vector.
 
     >>> Labels(3)(torch.tensor([0, 2]))
     tensor([[1., 0., 0.],
@@ -62,7 +62,7 @@ class Labels(Condition):
         return torch.arange(n) % self.classes
 
     def check_shape(self, y, n):
-        self._expect(isinstance(y, Tensor) and y.shape == (n,), f"one label for each datum, shape ({n},)", y)
+        self._expect(isinstance(y, Tensor) and y.shape == (n,), f"one label for each example, shape ({n},)", y)
 
     def check(self, y):
         lowest = -1 if self.optional else 0
@@ -86,7 +86,7 @@ class PartialLabels(Labels):
 
 @register("conditions")
 class Covariates(Condition):
-    """Numbers for each datum: y of shape ``(B, size)``, as they are.
+    """Numbers for each example: y of shape ``(B, size)``, as they are.
 
     >>> Covariates(2)(torch.zeros(5, 2)).shape
     torch.Size([5, 2])

@@ -27,7 +27,7 @@ def _share(fraction: float, owner: str) -> float:
 
 @register("corruption")
 class Masking(Corruption):
-    """Sets exactly ``floor(fraction * D)`` entries of each datum, chosen at random, to 0.
+    """Sets exactly ``floor(fraction * D)`` entries of each example, chosen at random, to 0.
 
     >>> (Masking(0.25)(torch.ones(3, 10)) == 0).sum(1)
     tensor([2, 2, 2])

@@ -329,14 +329,14 @@ def fit_between(
         ) from error
     if numbers != outputs:
         raise ValueError(
-            f"{role}: expected {outputs} numbers for each datum, got {numbers} from {type(network).__name__}; "
+            f"{role}: expected {outputs} numbers for each example, got {numbers} from {type(network).__name__}; "
             f"{asked}, so change its last layer"
         )
     return network
 
 
 def _tried(network: nn.Module, inputs: torch.Size) -> int:
-    """How many numbers the network gives for a datum; a copy is run, so that nothing of the user's changes."""
+    """How many numbers the network gives for an example; a copy is run, so that nothing of the user's changes."""
     network = copy.deepcopy(network).eval()
     like = next(network.parameters(), torch.zeros(()))
     with torch.no_grad():

@@ -123,9 +123,9 @@ def units(found: Units, *, ax: Axes | None = None) -> Axes:
 
 
 def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int = 20, ax: Axes | None = None) -> Axes:
-    """The aggregate posterior q(z), a draw of q(z|x) for each datum, beside the prior: for each number of z median, 50% and 90% intervals.
+    """The aggregate posterior q(z) beside the prior: for each latent dimension median, 50% and 90% intervals.
 
-    Where the two differ the prior gives mass to codes that no datum has, or the other way round.
+    Where the two differ the prior gives mass to codes that no example has, or the other way round.
 
     Args:
         ae: a model with a proper prior.
@@ -163,7 +163,7 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
 
 
 def weights(found: Estimate, *, ax: Axes | None = None) -> Axes:
-    """How far the importance weights of each datum can be trusted: effective sample size against Pareto k-hat, a dot a datum.
+    """How far the importance weights of each example can be trusted: effective sample size against Pareto k-hat, a dot for each example.
 
     Args:
         found: of ``pa.log_likelihood`` with at least 25 particles.

@@ -169,7 +169,7 @@ def traversal(
     steps: int = 11,
     ax: Axes | None = None,
 ) -> Axes:
-    """What each number of the code does: the first datum's code with one number moved, a row for each number, the most active first.
+    """What each number of the code does: the first example's code with one number moved, a row for each number, the most active first.
 
     Each is moved over the middle 98% of its values on these data, in equal steps.
 
@@ -214,7 +214,7 @@ def walk(
     steps: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """From one datum to another in equal steps of the code, a row for each pair: the datum, means of p(x|z), the other datum.
+    """From one example to another in equal steps of the code, a row for each pair: the example, means of p(x|z), the other example.
 
     Args:
         ae: a model of x alone.
@@ -226,7 +226,7 @@ def walk(
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
     >>> walk(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
-    'From one datum to another, in equal steps of z'
+    'From one example to another, in equal steps of z'
     """
     image_shape = image_shape or _remembered(ae)
     x = inputs.read(x, inputs.wanted_by(ae.model)).x[:].to(ae.device)
@@ -238,7 +238,7 @@ def walk(
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:
         name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
-    ax.set_title("From one datum to another, in equal steps of z")
+    ax.set_title("From one example to another, in equal steps of z")
     return ax
 
 

@@ -24,7 +24,7 @@ def together() -> Iterator[None]:
     processes (``torch.distributed.all_reduce``, one call a step, between the graph of loss and gradients and the
     optimizer: there is no backward pass on which ``DistributedDataParallel`` could hang its hooks). Every process draws
     noise of its own; the first one's weights, orders of data and decisions hold for all, and it alone writes.
-    ``log_likelihood`` and ``elbo_terms`` share out the data, and every process gets all values; with a seed each datum's are
+    ``log_likelihood`` and ``elbo_terms`` share out the data, and every process gets all values; with a seed each example's are
     those that one process alone would give it. Everybody must call them. Where a loss is more than a sum over data
     (batch norm, penalties on a batch such as MMD), each process sees its own part of the batch, as under DDP. For a loop of
     your own ``DistributedDataParallel(elbo(model, guide))`` works as for any module, and needs no ``together``.

@@ -112,7 +112,7 @@ def fit(
         seed: makes the run repeatable and leaves the caller's random state alone.
         compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
             ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
-        clip: the longest gradient that is followed as it is, of the loss a datum; a longer one is shortened to that.
+        clip: the longest gradient that is followed as it is, of the loss per example; a longer one is shortened to that.
         accumulate: how many parts a batch is gone through in before its one step, each with the memory of a part.
         retries: how often, where the loss is not finite any more, to go back some seconds and on with half the learning rate.
         run_dir: a folder for checkpoints, in which no other run is: the newest two are kept in ``checkpoints`` there.

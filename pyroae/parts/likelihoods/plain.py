@@ -49,7 +49,7 @@ class Normal(Likelihood):
 
     :math:`\log p(x|z) = -\sum_d \frac{(x_d - \mu_d)^2}{2 s_d^2} + \log s_d + \tfrac12 \log 2\pi`.
     ``scale`` is a number (1.0: squared error), ``"learned"`` (one for all), ``"per_dimension"`` (learned, one for each)
-    or ``None`` (from the decoder, for each datum and dimension).
+    or ``None`` (from the decoder, for each example and dimension).
 
     >>> Normal(64, scale=0.5).size
     64
@@ -64,7 +64,7 @@ class OptimalNormal(Likelihood):
     r"""Real x: squared error with the one scale that is best for each batch (the sigma-VAE of Rybkin et al. 2021, eq. 5).
 
     In training :math:`s^2 = \frac{1}{BD} \sum (x - \mu)^2`, with nothing to tune or to learn; a running mean of it is the scale
-    afterwards, so that p(x|z) of one datum does not depend on others.
+    afterwards, so that p(x|z) of one example does not depend on others.
 
     >>> OptimalNormal(64).size
     64

@@ -26,7 +26,7 @@ class Prior(Part, nn.Module):
 
     @property
     def code_shape(self) -> torch.Size:
-        """Shape of what the decoder sees of one datum: z, unless a level above it is seen too."""
+        """Shape of what the decoder sees of one example: z, unless a level above it is seen too."""
         return self.event_shape
 
     def given(self, c: torch.Tensor | None) -> dist.Distribution:

@@ -99,7 +99,7 @@ class Clusters(_Levels):
     """A category y and, given it, a Normal z of its own: the GaussianMixture with its component as a site of the program.
 
     With the posterior of the same name y is summed out exactly, under TraceEnum_ELBO, and the encoder says which cluster
-    a datum belongs to: the Gaussian-mixture VAE (Jiang et al. 2017; Dilokthanakul et al. 2016).
+    an example belongs to: the Gaussian-mixture VAE (Jiang et al. 2017; Dilokthanakul et al. 2016).
 
     Args:
         event_shape: shape of one z, a number.

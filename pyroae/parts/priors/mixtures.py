@@ -42,7 +42,7 @@ class GaussianMixture(Prior):
 class VampPrior(Prior):
     r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are encoded once a step, not once a datum. They start at random; ``start_from`` puts them on data.
+    The pseudo-inputs are encoded once a step, not once per example. They start at random; ``start_from`` puts them on data.
 
     Args:
         event_shape: shape of one z.

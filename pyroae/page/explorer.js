@@ -57,7 +57,7 @@
       pen.imageSmoothingEnabled = false;
       pen.drawImage(sprite, at[0] * width, (last - at[1]) * height, width, height, 0, 0, decoded.width, decoded.height);
       const point = [0, 1].map((i) => `${atlas.names[i].split(",")[0]} = ${value(i).toFixed(2)}`).join(", ");
-      where.textContent = point + (atlas.labels && atlas.dots.length ? `; nearest test datum: ${nearest()}` : "");
+      where.textContent = point + (atlas.labels && atlas.dots.length ? `; nearest test example: ${nearest()}` : "");
       drawPlane();
     }
 

@@ -1,6 +1,5 @@
 """The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
 
-import itertools
 from typing import Any
 
 import torch
@@ -168,7 +167,7 @@ def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoen
 def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     """The likelihood that data ask for: by domain, or a Product of a table's columns, Missing where values may be missing.
 
-    Real columns are ``Standardised`` with mean and scale of the training data; neighbouring columns of one kind share a part; counts in
+    Real columns are ``Standardised`` with mean and scale of the training data; columns of one kind share a part; counts in
     64 columns or more, such as of genes, have a ``LibrarySize``.
 
     Args:
@@ -188,8 +187,13 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
             _KINDS[data.domain], tuple(data.event_shape), squared, holes, _categories(x) if data.domain == "categories" else 0
         )
     else:
-        blocks = {_named(block): _of_kind(kind, (len(block),), squared, missing, size) for (kind, size, missing), block in _runs(columns)}
-        likelihood = Product(blocks) if len(blocks) > 1 else next(iter(blocks.values()))
+        groups = _grouped(columns)
+        parts = {
+            _named([columns[i] for i in places]): _of_kind(kind, (len(places),), squared, missing, size)
+            for (kind, size, missing), places in groups.items()
+        }
+        order = [i for places in groups.values() for i in places]
+        likelihood = Product(parts, None if order == sorted(order) else order) if len(parts) > 1 else next(iter(parts.values()))
     likelihood.measure(x)
     return likelihood
 
@@ -198,13 +202,17 @@ _GENES = 64  # columns of counts from which on their total is a quantity of its 
 _KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
 
 
-def _runs(columns: tuple[Column, ...]) -> list[tuple[tuple, list[Column]]]:
-    """Neighbouring columns with the same kind of distribution."""
-    return [(key, list(block)) for key, block in itertools.groupby(columns, lambda c: (c.kind, c.size, c.missing))]
+def _grouped(columns: tuple[Column, ...]) -> dict[tuple, list[int]]:
+    """The places of the columns with the same kind of distribution."""
+    groups: dict[tuple, list[int]] = {}
+    for i, column in enumerate(columns):
+        groups.setdefault((column.kind, column.size, column.missing), []).append(i)
+    return groups
 
 
 def _named(block: list[Column]) -> str:
-    return block[0].name if len(block) == 1 else f"{block[0].name} to {block[-1].name}"
+    names = [column.name for column in block]
+    return ", ".join(names if len(names) <= 3 else [*names[:2], f"... ({len(names)} columns)"])
 
 
 def _categories(x: torch.Tensor) -> int:

@@ -414,6 +414,22 @@ def test_a_table_of_mixed_columns_is_refused_by_column_and_trained():
         table.check(torch.tensor([[0.3, -1.0, 2.0]]))
 
 
+def test_columns_of_a_table_may_stand_in_another_order():
+    parts = {"a, c": pa.likelihoods.Normal(2), "b": pa.likelihoods.Poisson(1)}
+    table, sorted_table = pa.likelihoods.Product(parts, order=[0, 2, 1]), pa.likelihoods.Product(parts)
+    h, x = torch.randn(7, table.size), torch.tensor([[0.5, 3.0, -1.0]]).expand(7, 3)
+    p, q = table(h), sorted_table(h)
+    assert torch.equal(p.log_prob(x), q.log_prob(x[:, [0, 2, 1]]))
+    assert torch.equal(p.mean, q.mean[:, [0, 2, 1]]) and torch.equal(table.picture(p), sorted_table.picture(q)[:, [0, 2, 1]])
+    torch.manual_seed(0)
+    drawn = p.expand((3, 7)).sample()
+    torch.manual_seed(0)
+    assert torch.equal(drawn, q.expand((3, 7)).sample()[..., [0, 2, 1]])
+    assert p.support.check(x).all() and not p.support.check(x + 0.5).any()
+    with pytest.raises(ValueError, match="expected order as the places 0 to 2"):
+        pa.likelihoods.Product(parts, order=[0, 1, 1])
+
+
 def test_the_encoder_is_given_counts_on_a_scale_of_its_own():
     table = pa.likelihoods.Product({"a": pa.likelihoods.Normal(1), "n": pa.likelihoods.Missing(pa.likelihoods.Poisson(2), mask=False)})
     seen = []

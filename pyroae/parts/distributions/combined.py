@@ -60,46 +60,67 @@ class MaskedIndependent(TorchDistribution):
 
 
 class _Each(constraints.Constraint):
-    """Each of several distributions' supports, side by side along the last dimension."""
+    """Each of several distributions' supports, over its entries of the vector."""
 
     event_dim = 1
 
-    def __init__(self, parts):
-        self.parts, self.is_discrete = parts, any(part.support.is_discrete for part in parts)
+    def __init__(self, joint: "Joint"):
+        self.joint, self.is_discrete = joint, any(part.support.is_discrete for part in joint.parts)
 
     def check(self, value: Tensor) -> Tensor:
-        pieces = value.split([part.event_shape[0] for part in self.parts], -1)
-        return torch.stack([part.support.check(piece) for part, piece in zip(self.parts, pieces)]).all(0)
+        return torch.stack([part.support.check(piece) for part, piece in self.joint.pieces(value)]).all(0)
 
 
 class Joint(TorchDistribution):
-    """Independent distributions over vectors, side by side in one longer vector."""
+    """Independent distributions over vectors, side by side in one longer vector, in their order or in another.
+
+    Args:
+        parts: the distributions.
+        order: ``(D,)`` the places in the vector of the parts' entries, one part after the other.
+        back: ``(D,)`` the inverse permutation.
+    """
 
     arg_constraints = {}
 
-    def __init__(self, parts: list[dist.Distribution], validate_args: bool | None = None):
-        self.parts = parts
+    def __init__(
+        self,
+        parts: list[dist.Distribution],
+        order: Tensor | None = None,
+        back: Tensor | None = None,
+        validate_args: bool | None = None,
+    ):
+        self.parts, self.order, self.back = parts, order, back
         self.lengths = [part.event_shape[0] for part in parts]
         super().__init__(parts[0].batch_shape, torch.Size([sum(self.lengths)]), validate_args=validate_args)
+
+    def pieces(self, value: Tensor) -> list[tuple[dist.Distribution, Tensor]]:
+        """Each part with its entries of a vector."""
+        value = value if self.order is None else value.index_select(-1, self.order)
+        return list(zip(self.parts, value.split(self.lengths, -1)))
+
+    def together(self, pieces: list[Tensor]) -> Tensor:
+        """The vector of the parts' entries."""
+        value = torch.cat(pieces, -1)
+        return value if self.back is None else value.index_select(-1, self.back)
 
     @constraints.dependent_property(event_dim=1)
     def support(self):
         """Each part's own."""
-        return _Each(self.parts)
+        return _Each(self)
 
     @property
     def mean(self) -> Tensor:
         """The parts' means."""
-        return torch.cat([part.mean for part in self.parts], -1)
+        return self.together([part.mean for part in self.parts])
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""
-        return Joint([part.expand(batch_shape) for part in self.parts])
+        return Joint([part.expand(batch_shape) for part in self.parts], self.order, self.back)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log-densities."""
-        return sum(part.log_prob(piece) for part, piece in zip(self.parts, value.split(self.lengths, -1)))
+        return sum(part.log_prob(piece) for part, piece in self.pieces(value))
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draws of each part."""
-        return torch.cat([part.sample(sample_shape) for part in self.parts], -1)
+        return self.together([part.sample(sample_shape) for part in self.parts])

@@ -245,7 +245,11 @@ class Missing(Likelihood):
 class Product(Likelihood):
     """Columns of different kinds side by side, by name: real, count, binary, category.
 
-    x has the columns one after another; a refusal names the column.
+    x has the columns one after another, or in the ``order`` given; a refusal names the column.
+
+    Args:
+        columns: likelihoods of vectors, by name.
+        order: the places in x of the columns' entries, where they do not stand one after another.
 
     >>> import pyroae as pa
     >>> table = Product({"age": pa.likelihoods.Normal(1), "visits": pa.likelihoods.Poisson(1), "town": pa.likelihoods.Categorical(1, 7)})
@@ -253,7 +257,7 @@ class Product(Likelihood):
     (torch.Size([3]), 9)
     """
 
-    def __init__(self, columns: dict[str, Likelihood]):
+    def __init__(self, columns: dict[str, Likelihood], order: list[int] | None = None):
         nn.Module.__init__(self)
         for name, column in columns.items():
             if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
@@ -264,6 +268,11 @@ class Product(Likelihood):
         self.lengths = [column.event_shape[0] for column in self.columns]
         self.widths = [column.size for column in self.columns]
         self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
+        if order is not None and sorted(order) != list(range(sum(self.lengths))):
+            raise ValueError(f"Product: expected order as the places 0 to {sum(self.lengths) - 1}, each once, got {order!r}")
+        places = None if order is None else torch.tensor(order)
+        self.register_buffer("order", places, persistent=False)
+        self.register_buffer("back", None if places is None else places.argsort(), persistent=False)
 
     def __repr__(self) -> str:
         return "\n".join(["Product(", *(f"  {name}: {column!r}" for name, column in zip(self.names, self.columns)), ")"])
@@ -286,7 +295,7 @@ class Product(Likelihood):
     def forward(self, h: Tensor) -> dist.Distribution:
         """The joint distribution of the columns, independent given z."""
         pieces = h.split(self.widths, -1)
-        return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)])
+        return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)], self.order, self.back)
 
     def shown(self, x):
         """Each column as its own likelihood has it."""
@@ -294,7 +303,7 @@ class Product(Likelihood):
 
     def picture(self, p):
         """Each column's own picture."""
-        return torch.cat([column.picture(part) for column, part in zip(self.columns, p.parts)], -1)
+        return p.together([column.picture(part) for column, part in zip(self.columns, p.parts)])
 
     def check(self, x):
         """As every likelihood's, column by column."""
@@ -306,6 +315,7 @@ class Product(Likelihood):
                 raise ValueError(f"column {name!r}: {error}") from None
 
     def _parts(self, x: Tensor) -> list[tuple[Likelihood, Tensor]]:
+        x = x if self.order is None else x.index_select(-1, self.order)
         return list(zip(self.columns, x.split(self.lengths, -1)))
 
 
@@ -314,5 +324,6 @@ def with_holes(likelihood: Likelihood) -> Likelihood:
     if isinstance(likelihood, Product):
         columns = [with_holes(column) for column in likelihood.columns]
         same = all(new is old for new, old in zip(columns, likelihood.columns))
-        return likelihood if same else Product(dict(zip(likelihood.names, columns)))
+        order = None if likelihood.order is None else likelihood.order.tolist()
+        return likelihood if same else Product(dict(zip(likelihood.names, columns)), order)
     return likelihood if likelihood.has_holes else Missing(likelihood)

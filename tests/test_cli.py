@@ -186,6 +186,15 @@ def test_epochs_by_default_are_enough_for_a_small_set(capsys):
     assert settings("vae-digits-1")["epochs"] == 4000
 
 
+def test_a_table_of_ones_own_is_trained_while_held_out_rows_gain(capsys, tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "table.csv").write_text("\n".join(",".join(map(str, row)) for row in torch.randn(25, 3).tolist()))
+    report = run("train", "--data", "table.csv", "--out", "own", "--particles", "2", "--lr", "0.05", "--hidden", "8", capsys=capsys)
+    written = json.loads((tmp_path / "own/settings.json").read_text())
+    assert (written["epochs"], written["validation"], written["patience"]) == (4000, 0.1, 400)
+    assert 400 < len((tmp_path / "own/history.csv").read_text().splitlines()) < 4000 and "2 validation" in report
+
+
 def test_parts_lists_every_kind(capsys):
     listed = run("parts", capsys=capsys)
     for name in ("Laplace", "ContinuousBernoulli", "Delta", "MLP", "SaltPepper", "Penalised", "Contractive", "TraceMeanField_ELBO"):

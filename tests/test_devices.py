@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import pyroae as pa
+from pyroae.programs import randomness
 from pyroae.training.step.static import Static
 
 PARTS = {name: make for name, make in (test_parts.MODULES | test_parts.DISCRETE).items()} | {"prior Uniform": lambda: pa.priors.Uniform(3)}
@@ -147,3 +148,45 @@ def test_a_loss_is_computed_on_the_models_device_without_a_wait(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_is_computed_on_the_models_device_without_a_wait(name):
     assert waits(vae(), OBJECTIVES[name]()) == ("cuda", set())
+
+
+X = torch.zeros(5, 64)
+METHODS = {  # of a model on CUDA, called with data on the CPU
+    "encode": lambda ae: ae.encode(X).mean,
+    "decode": lambda ae: ae.decode(torch.zeros(5, 4)).mean,
+    "reconstruct": lambda ae: ae.reconstruct(X),
+    "centre": lambda ae: ae.centre(X),
+    "sample": lambda ae: ae.sample(3),
+}
+EVALUATIONS = {
+    "codes": lambda ae: pa.codes(ae, X),
+    "reconstruction_error": lambda ae: pa.reconstruction_error(ae, X),
+    "elbo_terms": lambda ae: pa.elbo_terms(ae, X, particles=3).elbo,
+    "log_likelihood": lambda ae: pa.log_likelihood(ae, X, particles=3, compile="eager").values,
+    "log_likelihood from the prior": lambda ae: pa.log_likelihood(ae, X, particles=3, proposal=pa.proposals.prior).values,
+    "sbc": lambda ae: pa.sbc(ae, X, draws=3).ranks,
+    "active_units": lambda ae: pa.active_units(ae, X).variance,
+}
+
+
+class Answered(TorchDispatchMode):
+    """Reads of fake tensors find 1."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True if args[0].dtype is torch.bool else 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_models_methods_take_data_from_the_cpu(name):
+    with fake_cuda(vae()) as ae:
+        assert METHODS[name](ae).device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_takes_data_from_the_cpu_and_gives_its_results_there(name, monkeypatch):
+    monkeypatch.setattr(randomness, "_gpus", lambda device: [])  # a generator of a GPU needs one
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e9, 1e9))
+    with fake_cuda(vae()) as ae, Answered():
+        assert EVALUATIONS[name](ae).device.type == "cpu"

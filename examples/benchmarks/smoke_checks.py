@@ -74,7 +74,8 @@ def steps(
     **parts,
 ) -> list[float]:
     """The losses of ``n`` steps from one seed; with a row, what a step takes. ``change(ae, svi)`` happens in the middle."""
-    ae, x = autoencoder(device, **parts), data(device, 128)
+    ae = autoencoder(device, **parts)
+    x = data(device, 128).reshape(128, *ae.likelihood.event_shape)
     svi = pa.SVI(ae.model, ae.guide, make(list(ae.parameters())), elbo or Trace_ELBO(), compile=compile, **{"sync": False} | options)
     pyro.set_rng_seed(1)
     losses, begin = [], 0.0

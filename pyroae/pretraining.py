@@ -19,7 +19,8 @@ from .parts.corruption import Corruption
 from .parts.likelihoods import Normal
 from .parts.posteriors import Delta
 from .parts.priors import Flat
-from .training.batches import Batches, as_tensors, resolve_device
+from .training.batches import Batches, as_tensors
+from .training.devices import resolve_device
 from .training.fit import History, fit
 
 _ROWS = 1024  # encoded at once

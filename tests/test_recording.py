@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import lr_scheduler
 
 import pyroae as pa
-from pyroae.training import batches, distributed
+from pyroae.training import devices, distributed
 from pyroae.training.step import graph as graphs
-from pyroae.training.step import recording, svi
+from pyroae.training.step import proof, recording, svi
 from pyroae.training.step.graph import Graph
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
@@ -243,12 +243,46 @@ def test_checks_of_decompositions_wait_for_no_gpu(device, kept, monkeypatch):
 
 def test_the_devices_kernels_are_probed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(batches, "_runs", lambda device: False)
-    assert batches.resolve_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(devices, "_runs", lambda device: False)
+    assert devices.resolve_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device: cuda:1 runs no kernel of this torch"):
-        batches.resolve_device("cuda:1")
-    monkeypatch.setattr(batches, "_runs", lambda device: True)
-    assert batches.resolve_device("auto") == torch.device("cuda")
+        devices.resolve_device("cuda:1")
+    monkeypatch.setattr(devices, "_runs", lambda device: True)
+    assert devices.resolve_device("auto") == torch.device("cuda")
+
+
+def test_data_that_stay_on_the_cpu_are_sent_from_pinned_memory(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    with FakeTensorMode():
+        assert devices.sent(torch.empty(3), torch.device("cuda")).device.type == "cuda"
+        assert devices.sent(torch.empty(3, device="cuda"), torch.device("cuda")).device.type == "cuda"
+    assert len(pinned) == 1 and devices.sent(X, torch.device("cpu")) is X
+
+
+@pytest.mark.parametrize("device, rounding", [("cpu", 1e-5), ("cuda", 1e-4)])
+def test_a_proof_on_a_gpu_allows_for_sums_in_another_order(device, rounding):
+    with FakeTensorMode():
+        assert proof.tolerance(torch.empty(3, device=device), 1e-5) == rounding
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(recorded, monkeypatch, caplog):
+    streams = []
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(Tape, "__torch_dispatch__", lambda *_: 1 / 0)
+    ae, steps = stepping()
+    take(4, steps)
+    assert streams == [None] and recorded[0].operations == [] and "division by zero" in caplog.text
+
+
+def test_recordings_share_memory_and_run_on_the_parameters_device(recorded, monkeypatch):
+    pools, used = [], set()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: pools.append(1))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: used.add(device) or contextlib.nullcontext())
+    ae, steps = stepping()
+    take(6, steps)
+    take(6, steps, X[:30])
+    assert len(recorded) == 2 and pools == [1] and used == {ae.device}
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu", "meta"])

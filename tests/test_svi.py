@@ -489,6 +489,7 @@ def test_bad_modes_are_named(wrong, words, digits):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("mode", ["traced", "compiled"])
 def test_the_whole_step_is_one_cuda_graph(mode, digits):

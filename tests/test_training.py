@@ -186,6 +186,7 @@ def test_the_progress_bar_says_that_a_graph_is_made(vae, digits, capsys):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_trains_and_scores_without_a_sync(digits):
     ae = small_vae(corruption=pa.corruption.SaltPepper(0.1))

@@ -246,11 +246,11 @@ def many_particles(device, row):
 def streamed(device, row):
     from pyroae.training import batches
 
-    fits, batches._fits = batches._fits, lambda *_: False
+    fits, batches.fits = batches.fits, lambda *_: False
     try:
         pa.fit(autoencoder(device), data(torch.device("cpu")), epochs=2, device=str(device), progress=False)
     finally:
-        batches._fits = fits
+        batches.fits = fits
 
 
 def processes(device, row):

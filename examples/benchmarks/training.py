@@ -93,7 +93,7 @@ def main(
         rivals: only these, by name; the first is what the others are compared with.
         out: where the tables are written, without the suffix.
     """
-    from pyroae.training.batches import resolve_device
+    from pyroae.training.devices import resolve_device
 
     place, usual = resolve_device(device), Work(batch=batch_size, rows=rows, threads=threads, particles=particles)
     chosen = TABLES if "all" in tables else {name: TABLES[name] for name in tables}

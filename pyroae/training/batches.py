@@ -1,6 +1,5 @@
 """Mini-batches on the device, from a tensor, a split of a data set, a Dataset or a DataLoader."""
 
-import functools
 import inspect
 import itertools
 import logging
@@ -17,6 +16,7 @@ from ..data import inputs
 from ..data.rows import Rows
 from ..data.splits import Split
 from . import distributed
+from .devices import fits, sent
 
 _BLOCK = 64  # batches gathered and drawn at once, so that a batch is a contiguous slice; of large ones fewer
 _BLOCK_BYTES = 2**27
@@ -74,7 +74,7 @@ class Batches:
             data, self.schema = _read(data, model)
             self.on_disk = any(isinstance(column, Rows) for column in data)
             check_data(model, self._drawn(*(column[:_LOOK] for column in data) if self.on_disk else data))
-            data = data if self.on_disk or not _fits(data, device) else tuple(column.to(device) for column in data)
+            data = data if self.on_disk or not fits(data, device) else tuple(column.to(device) for column in data)
         self.data = data
         sources = [getattr(data, "generator", None), getattr(getattr(data, "sampler", None), "generator", None)]
         self.generators = [source for source in sources if isinstance(source, torch.Generator)]
@@ -160,7 +160,7 @@ class Batches:
         if self.on_disk:
             block = self._drawn(*block)
             check_data(self.model, block)
-        block = tuple(column.to(self.device, non_blocking=True) for column in block)
+        block = tuple(sent(column, self.device) for column in block)
         return block if self.on_disk else self._drawn(*block)
 
     def _drawn(self, x: Tensor, *rest: Tensor) -> Args:
@@ -185,7 +185,7 @@ class Batches:
                 continue
             batch = as_tensors(tuple(batch) if isinstance(batch, (list, tuple)) else batch, self.model)
             check_data(self.model, batch)  # still on the host, so looking at it waits for no device
-            yield tuple(column.to(self.device, non_blocking=True) for column in batch)
+            yield tuple(sent(column, self.device) for column in batch)
 
 
 def shared_out(order: Tensor, batch_size: int, rank: int, processes: int, even: bool = True) -> Tensor:
@@ -307,40 +307,3 @@ def _check_loader(loader: DataLoader):
         raise ValueError(
             f"expected at least one batch, got none from the DataLoader: batch_size={loader.batch_size}, drop_last={loader.drop_last}"
         )
-
-
-def _fits(data: Args, device: torch.device) -> bool:
-    return device.type != "cuda" or sum(column.nbytes for column in data) < torch.cuda.mem_get_info(device)[0] / 4
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is CUDA where there is a GPU that runs this torch's kernels.
-
-    Raises:
-        ValueError: CUDA that is absent, a GPU without kernels, or another device.
-    """
-    if device == "auto":
-        cuda = torch.device("cuda")
-        return cuda if torch.cuda.is_available() and _runs(cuda) else torch.device("cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        hint = "; Apple's GPUs have no float64, which sums of log densities need" if str(device).startswith("mps") else ""
-        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {str(device)!r}{hint}")
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: CUDA was asked for, but this machine has none that torch can use; use device='auto' or 'cpu'")
-    if found.type == "cuda" and not _runs(found):
-        raise ValueError(f"device: {found} runs no kernel of this torch {torch.__version__}; install one built for it, or use device='cpu'")
-    return found
-
-
-@functools.cache
-def _runs(device: torch.device) -> bool:
-    """Whether a GPU runs a kernel: a wheel of torch may have none for it."""
-    try:
-        return (torch.ones(2, device=device) + 1).sum().item() == 4.0
-    except RuntimeError as error:
-        _LOG.warning("device: %s is left alone, it runs no kernel of this torch: %s", device, str(error).partition("\n")[0])
-        return False

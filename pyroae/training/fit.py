@@ -23,8 +23,9 @@ from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
 from ..threads import one_at_a_time
 from . import distributed
-from .batches import Batches, checks_data, measure, resolve_device
+from .batches import Batches, checks_data, measure
 from .checkpoints import Checkpoints
+from .devices import resolve_device
 from .loop import Training
 from .precision import Precision, check_precision
 from .step.svi import SVI

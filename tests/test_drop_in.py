@@ -23,6 +23,7 @@ from pyro.ops.provenance import detach_provenance
 from torch import nn
 
 import pyroae as pa
+from pyroae.training.step.user_code import is_user_file
 
 STEPS, X = 20, torch.linspace(-1.0, 2.0, 50)
 
@@ -657,6 +658,19 @@ def test_a_program_that_is_not_worth_tracing_is_not_traced():
     for _ in range(10):
         svi.step(X)
     assert svi.levels()["step"][0][1] == 0
+
+
+@pytest.mark.parametrize(
+    "path, is_user",
+    [
+        ("/env/lib/python3.12/site-packages/torch/nn/modules/module.py", False),  # of an environment below this one
+        ("/usr/lib/python3/dist-packages/torch/nn/modules/module.py", False),
+        ("/home/me/packages/model.py", True),
+        ("<stdin>", True),
+    ],
+)
+def test_packages_of_any_environment_are_libraries(path, is_user):
+    assert is_user_file(path) == is_user
 
 
 def test_settings_of_library_objects_are_watched_and_their_caches_are_not():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 _LIBRARIES = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_INSTALLED = frozenset({"site-packages", "dist-packages"})  # of any environment: several may be stacked
 DYNAMIC_NAMES = frozenset({"getattr", "vars", "__dict__", "globals", "attrgetter"})  # attributes are looked up by computed names
 _OURS = str(Path(__file__).resolve().parents[2])
 
@@ -24,7 +25,7 @@ def is_user_file(name: str) -> bool:
     if name.startswith("<") and not name.startswith(("<stdin", "<ipython", "<doctest")):
         return False
     path = str(Path(name).resolve()) if not name.startswith("<") else name
-    return not path.startswith((*_LIBRARIES, _OURS))
+    return not (path.startswith((*_LIBRARIES, _OURS)) or _INSTALLED.intersection(Path(path).parts))
 
 
 @functools.cache

@@ -71,15 +71,15 @@ class Kind:
         """Whether a call that was looked at anew is of this kind; then it is remembered as it is now."""
         if (new.structure, new.reach.signature, new.about) != (self.structure, self.reach.signature, self.about):
             return False
-        if self.dynamic != new.dynamic or any(self.arguments[path] != new.arguments[path] for path in self.fixed()):
+        if self.dynamic != new.dynamic or any(self.arguments[path] != new.arguments[path] for path in self.constants()):
             return False
         self.look(new.reach)
         self.moves += 1
         self.prove = self.prove or is_power_of_two(self.moves)
         return True
 
-    def fixed(self) -> set[str]:
-        """The paths of the numbers among the arguments whose values it is for."""
+    def constants(self) -> set[str]:
+        """The paths of those numbers among the arguments that its graph holds as constants."""
         return self.arguments.keys() - self.dynamic
 
     def _fixed_arguments(self, leaves: Leaves) -> bool:

@@ -168,7 +168,7 @@ class Traced:
                 return kind
         if changing := self._changing_numbers(new):
             self.dynamic |= changing
-            self.kinds = [kind for kind in self.kinds if not changing & kind.fixed()]  # the new kind takes their calls
+            self.kinds = [kind for kind in self.kinds if not changing & kind.constants()]  # the new kind takes their calls
             new = Kind(self, leaves, self.walk(leaves.objects))
         if len(self.kinds) == _KINDS:
             why = f"more than {_KINDS} kinds of call (shapes, settings, modes) have come, the last two differ in {self._difference(new)}"

@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 import pyroae as pa
 from pyroae.training import devices, distributed
 from pyroae.training.step import graph as graphs
+from pyroae.training.step import kind as kinds
 from pyroae.training.step import proof, recording, svi
 from pyroae.training.step.graph import Graph
 
@@ -326,3 +327,34 @@ def test_plain_functions_are_trained_where_they_make_their_tensors(monkeypatch):
 
     pa.fit(model, torch.randn(20), guide=lambda x: None, elbo=Trace_ELBO(), epochs=2, progress=False)
     assert pyro.param("recording_loc").device.type == "cpu"
+
+
+def test_the_backward_pass_is_traced_in_the_thread_of_the_trace():
+    seen, x = [], torch.ones(3, requires_grad=True)
+
+    class Noting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(torch.autograd.is_multithreading_enabled())
+            return gradient
+
+    def gradients():
+        loss = Noting.apply(x).sum()
+        loss.backward()
+        gradient, x.grad = x.grad, None
+        return [gradient]
+
+    Graph(gradients, [x])
+    assert seen and not any(seen)
+
+
+def test_a_call_is_timed_once_the_gpu_has_done_it(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    kinds._now(None)
+    kinds._now(torch.device("cuda:1"))
+    assert waited == [torch.device("cuda:1")]

@@ -187,7 +187,7 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
             _KINDS[data.domain], tuple(data.event_shape), squared, holes, _categories(x) if data.domain == "categories" else 0
         )
     else:
-        groups = _grouped(columns)
+        groups = _grouped(columns, binarized=data.domain == "binary")
         parts = {
             _named([columns[i] for i in places]): _of_kind(kind, (len(places),), squared, missing, size)
             for (kind, size, missing), places in groups.items()
@@ -202,11 +202,12 @@ _GENES = 64  # columns of counts from which on their total is a quantity of its 
 _KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
 
 
-def _grouped(columns: tuple[Column, ...]) -> dict[tuple, list[int]]:
-    """The places of the columns with the same kind of distribution."""
+def _grouped(columns: tuple[Column, ...], binarized: bool) -> dict[tuple, list[int]]:
+    """The places of the columns with the same kind of distribution; grey levels that were binarized are binary."""
     groups: dict[tuple, list[int]] = {}
     for i, column in enumerate(columns):
-        groups.setdefault((column.kind, column.size, column.missing), []).append(i)
+        kind = "binary" if binarized and column.kind == "unit" else column.kind
+        groups.setdefault((kind, column.size, column.missing), []).append(i)
     return groups
 
 

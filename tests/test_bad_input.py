@@ -67,11 +67,14 @@ PYTHON = {
         lambda: quiet(built(likelihood=pa.likelihoods.FromPyro("Poisson", 64)), -X),
         ["whole number, not negative", "from -1", "likelihood whose support"],
     ),
-    "NaN": (lambda: quiet(small_vae(), with_nan()), ["finite", "NaN or infinity in 1 of 20 rows", "drop or fill"]),
+    "NaN": (
+        lambda: quiet(small_vae(), with_nan()),
+        ["finite", "NaN or infinity in 1 of 20 rows", "drop these rows, or", "Missing(Bernoulli(...))", "--likelihood Missing"],
+    ),
     "NaN in the validation data": (lambda: quiet(small_vae(), X, validation=with_nan()), ["finite", "1 of 20"]),
     "infinity under Normal": (
         lambda: quiet(built(likelihood=pa.likelihoods.Normal(64)), X / 0),
-        ["finite", "20 of 20", "drop or fill"],
+        ["finite", "20 of 20", "drop these rows"],
     ),
     "wrong event shape": (lambda: quiet(small_vae(), X[:, :63]), ["(B, 64)", "(20, 63)", "decoder for events"]),
     "an image where a vector is meant": (lambda: small_vae().encode(X.reshape(20, 8, 8)), ["(B, 64)", "(20, 8, 8)", "x.reshape(-1, 64)"]),

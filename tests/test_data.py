@@ -152,6 +152,78 @@ def test_a_folder_of_images(mode, shape, tmp_path):
     assert len(found.train.labels) == len(found.train)
 
 
+def test_folders_called_train_and_test_are_splits_and_hidden_ones_nothing(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (26, 4, 5)).astype(np.uint8)
+    folders = [f"{split}/{name}" for split in ("test", "train", "val") for name in ("cat", "dog")]
+    for i, image in enumerate(pixels):
+        folder = tmp_path / (folders[i % 6] if i < 24 else (".thumbnails", "train/.ipynb_checkpoints")[i % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.{'tif' if i % 5 == 0 else 'png'}")
+    found = pa.data.load(tmp_path)
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [8, 8, 8]
+    assert found.schema.classes == ("cat", "dog") and found.test.labels.tolist() == [0] * 4 + [1] * 4
+    held_out = sorted(pixels[i].sum() for i in range(24) if i % 6 < 2)
+    assert sorted(round(255 * x.sum().item()) for x in found.test.x) == held_out
+
+
+IMAGES = {  # mode -> what is expected of an image of 2 x 3 pixels
+    "16-bit": (lambda: Image.fromarray(np.array([[0, 1, 2], [65535, 40000, 3]], np.uint16)), [0, 1 / 65535, 2 / 65535, 1, 40000 / 65535]),
+    "palette": (lambda: Image.fromarray(np.eye(2, 3, dtype=np.uint8)[..., None].repeat(3, 2) * 255).quantize(2), [1, 0, 0, 0, 1]),
+    "alpha": (lambda: Image.fromarray(np.full((2, 3, 4), 51, np.uint8)), [0.2] * 5),
+    "turned by EXIF": (lambda: Image.fromarray(np.array([[10, 40], [20, 50], [30, 60]], np.uint8)), [30, 20, 10, 60, 50]),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images_are_decoded_as_what_they_are(kind, tmp_path):
+    make, expected = IMAGES[kind]
+    image, more = make(), {}
+    if kind == "turned by EXIF":
+        more["exif"] = image.getexif()
+        more["exif"][0x0112] = 6  # a quarter turn clockwise
+        expected = [value / 255 for value in expected]
+    for i in range(2):
+        image.save(tmp_path / f"{i}.png", **more)
+    x = pa.data.load(tmp_path).train.x[0]
+    assert x.shape == ({"palette": 3, "alpha": 4}.get(kind, 1), 2, 3)
+    assert x[0].flatten()[:5].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_images_of_several_modes_are_refused_with_their_names(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"got grey in .*a\.png and colour in .*b\.png"):
+        pa.data.load(tmp_path)
+    Image.fromarray(np.zeros((4, 4, 2), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is an image of mode LA"):
+        pa.data.load(tmp_path)
+
+
+def test_colour_keeps_its_channel_from_the_array_to_the_picture(tmp_path):
+    red = np.zeros((30, 8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    np.save(tmp_path / "red.npy", red)
+    found = pa.data.load(tmp_path / "red.npy")
+    assert found.image_shape == (3, 8, 8) and found.train.x.mean((0, 2, 3)).tolist() == pytest.approx([200 / 255, 0, 0])
+    vae = pa.recipes.vae(found, latent_dim=2, hidden=4).replace(encoder=pa.nets.Conv(), decoder=pa.nets.Deconv())
+    assert vae.reconstruct(red[:2]).shape == (2, 3, 8, 8)
+    series = pa.data.load(np.random.default_rng(0).normal(size=(20, 12, 3)))
+    assert series.image_shape is None and series.event_shape == (12, 3)
+
+
+def test_splits_of_one_file_are_on_one_scale(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 64)).astype(np.uint8)
+    pixels[::10] = [[0], [255], [255]]
+    labels = np.arange(20) % 3
+    np.savez(tmp_path / "x.npz", train=pixels[:20], train_labels=labels, val=pixels[20:25] / 255, test=pixels[20:].astype(float))
+    found = pa.data.load(tmp_path / "x.npz")
+    assert found.train.labels.tolist() == labels.tolist() and torch.equal(found.validation.x, found.test.x[:5])
+    normal = np.random.default_rng(0).normal(size=(30, 3))
+    np.savez(tmp_path / "x.npz", train=normal[:20], test=1000 * normal[20:] + 500)
+    with pytest.raises(ValueError, match="test is on another scale than train: entry . goes from .* in train, from .* in test"):
+        pa.data.load(tmp_path / "x.npz")
+
+
 def test_eight_bit_arrays_are_grey_levels():
     x = np.random.default_rng(0).integers(0, 256, (10, 6, 5)).astype(np.uint8)
     found = pa.data.load(x)

@@ -230,6 +230,62 @@ def test_pixels_are_one_kind_however_they_come(tmp_path):
     sets = [pa.data.load(tmp_path / name) for name in ("x.npy", "f.npy", "x.csv", "x.parquet")]
     assert {found.domain for found in sets} == {"unit"}
     assert all(torch.equal(found.train.x, sets[0].train.x) for found in sets)
+    parts = [pa.recipes.likelihood_of(pa.data.load(tmp_path / name, binarize="dynamic")) for name in ("x.npy", "x.csv")]
+    assert [repr(part) for part in parts] == ["Bernoulli(event_shape=(64,))"] * 2
+    (frame / 255).to_csv(tmp_path / "x.csv", index=False)
+    scaled = pa.data.load(tmp_path / "x.csv")
+    assert scaled.domain == "unit" and torch.allclose(scaled.train.x, sets[0].train.x, atol=1e-6)
+    ranks = pd.DataFrame(RNG.random((300, 64))).rank(pct=True)  # scaled columns of another table
+    assert pa.data.load((ranks - ranks.min()) / (ranks.max() - ranks.min())).domain == "real"
+
+
+def digits_table():
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    return pd.DataFrame(pixels[:500].astype(int), columns=[f"p{i}" for i in range(64)]), classes[:500]
+
+
+BESIDE_PIXELS = {  # name -> a table of pixels and classes
+    "called label": lambda x, y: x.assign(label=y),
+    "first and called label": lambda x, y: pd.concat([pd.Series(y, name="label"), x], axis=1),
+    "text": lambda x, y: x.assign(target=[f"digit {value}" for value in y]),
+    "last, without a name": lambda x, y: x.assign(x64=y).set_axis([f"x{i}" for i in range(65)], axis=1),
+    "first, without a name": lambda x, y: pd.concat([pd.Series(y), x], axis=1).set_axis([f"x{i}" for i in range(65)], axis=1),
+    "beside a number of the row": lambda x, y: x.assign(label=y, id=range(len(x))),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_PIXELS)
+def test_classes_beside_pixels_are_labels(name):
+    table = BESIDE_PIXELS[name](*digits_table())
+    found = pa.data.load(table)
+    pixels = found.train.x * found.schema.columns[0].scale
+    assert found.domain == "unit" and found.event_shape == (64,) and pixels.max() == 16 and len(found.schema.classes) == 10
+    label = found.schema.label
+    assert f"{label}: taken for the labels" in found.table
+    kept = pa.data.load(table, kinds={label: "category"})
+    assert kept.train.labels is None and {column.kind for column in kept.schema.columns} == {"unit", "category"}
+    assert pa.data.load(table, columns=[name for name in table if name != "id"]).event_shape == (65,)
+
+
+def test_pixels_at_the_edge_are_no_classes():
+    pixels, _ = digits_table()
+    assert pa.data.load(pixels).event_shape == (64,)
+    noise = pd.DataFrame(RNG.integers(0, 17, (400, 64)))
+    assert pa.data.load(noise).event_shape == (64,) and pa.data.load(noise).train.labels is None
+
+
+def test_genes_are_counts_beside_columns_of_other_kinds():
+    table = cells().assign(**{f"more{i}": RNG.poisson(1.0, 60) for i in range(40)}, cell_type=RNG.choice(["a", "b"], 60))
+    kinds = {column.name: column.kind for column in pa.data.load(table.drop(columns="quality")).schema.columns}
+    assert {kind for name, kind in kinds.items() if name[0] in "gm"} == {"count"} and kinds["cell_type"] == kinds["batch"] == "binary"
+    answers = pd.DataFrame(RNG.integers(1, 6, (200, 120)))  # a questionnaire
+    assert {column.kind for column in pa.data.load(answers).schema.columns} == {"category"}
+
+
+def test_a_structured_array_is_a_table():
+    assert pa.data.load(PEOPLE.to_records(index=False)).schema.names == list(PEOPLE)
 
 
 def test_counts_of_genes_and_expressions_are_one_kind():

@@ -1,6 +1,7 @@
 """Arrays without column names as data sets: their domain, the shape of their images, and what float32 can hold of them."""
 
 import functools
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from .splits import DataSet, Domain, Split, hold_out
 _SAMPLE = 10_000  # rows on disk whose values tell the domain
 _HELD_OUT = 10_000  # rows on disk held out for testing, at most, unless a share is asked for
 _CHANNELS = (1, 3, 4)
+_FAR = 100.0  # standard deviations of the training data that half of another split's values are away at most
 _SIDE = 8  # pixels of an image that no one said to be one, at least
 
 
@@ -35,11 +37,14 @@ def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, lab
     """Arrays named train, and perhaps test and valid, as a data set; without a test array, a test split is held out."""
     labels = labels or {}
     made: dict[str, Split] = {}
-    for key, array in arrays.items():
+    for key in sorted(arrays, key=lambda key: key != "train"):  # whose domain the others must have
+        array = arrays[key]
         made[key] = _split(name if key == "train" else f"{name}, {key}", array, asked, made.get("train"))
         if made[key].event_shape != made["train"].event_shape:
             shapes = made["train"].event_shape, made[key].event_shape
             raise ValueError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
+        if key != "train" and made[key].domain in ("real", "counts"):
+            _check_scale(name, key, made["train"], made[key])
         if labels.get(key) is not None:
             made[key] = replace(made[key], labels=_checked_labels(labels[key], len(made[key]), name))
     train, held_out = made["train"], made.get("test")
@@ -197,6 +202,22 @@ def _check_domain(name: str, x: Tensor, found: Domain, asked: Domain, said: bool
         raise ValueError(
             f"data: {name} {claim}, but its values from {x.min().item():.4g} to {x.max().item():.4g} "
             f"are {found}; rescale them or say domain={found!r}"
+        )
+
+
+def _check_scale(name: str, key: str, train: Split, other: Split):
+    """``ValueError`` where a split is on another scale than the training data."""
+    x, y = (split.x[:_SAMPLE].double().flatten(1).numpy() for split in (train, other))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of columns without numbers
+        scale = np.nanstd(x, 0)
+        far = np.nan_to_num(np.where(scale > 0, np.nanmedian(np.abs(y - np.nanmean(x, 0)), 0) / scale, 0.0))
+    worst = int(far.argmax())
+    if far[worst] > _FAR:
+        spans = [f"{np.nanmin(each[:, worst]):.4g} to {np.nanmax(each[:, worst]):.4g}" for each in (x, y)]
+        raise ValueError(
+            f"data: {name}: {key} is on another scale than train: entry {worst} goes from {spans[0]} in train, "
+            f"from {spans[1]} in {key}; rescale the two alike"
         )
 
 

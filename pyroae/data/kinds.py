@@ -8,80 +8,101 @@ import numpy as np
 import pandas as pd
 
 from .schema import Column
+from .statistics import Statistics, statistics
+from .wide import CLASS, PIXELS, class_column, joint_kind
 
-_SAMPLE = 20_000  # rows that distinct values and skewness are estimated from
-_WIDE = 100  # columns of numbers from which on all are taken for one kind: pixels, genes
 _FIRST = 1000  # rows that can tell that a column is something else
-_BLOCK = 5_000_000  # numbers looked at at once
 _MANY = 20  # rows whose numbers are consecutive by no accident
 _FEW = 10  # distinct whole numbers that are categories
 _CATEGORIES = 100  # distinct texts that are categories at most
-_PIXELS = 64  # columns of whole numbers up to 255 that are grey levels: many columns reach the same maximum
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
 _SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:,\d{3})+"
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.I)
 _SENTINELS = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
-_CLASS = re.compile(r"label|labels|class|target|species|y", re.I)
 
 
 @dataclass
 class Kinds:
-    """The columns that x is made of, why others are left out, and remarks on single columns."""
+    """The columns that x is made of, why others are left out, remarks on single columns, and a column taken for labels."""
 
     columns: list[Column]
     left_out: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)
+    label: str | None = None
 
 
-@dataclass
-class _Numbers:
-    """Statistics of the columns of numbers, one entry for each."""
+@dataclass(frozen=True)
+class _Joint:
+    """One kind for many columns; of grey levels also the value of white."""
 
-    low: np.ndarray
-    high: np.ndarray
-    holes: np.ndarray
-    whole: np.ndarray
-    distinct: np.ndarray
-    skew: np.ndarray
-    log_skew: np.ndarray
-    spread: np.ndarray
-
-    def of(self, i: int) -> "_Numbers":
-        return _Numbers(**{name: values[i] for name, values in vars(self).items()})
+    kind: str
+    names: frozenset[str]
+    white: float
 
 
-def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False) -> Kinds:
+def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labelled: bool = True) -> Kinds:
     """The kinds of a table's columns.
 
     Args:
         frame: the table, without its labels.
         asked: kinds by column that are not to be inferred.
         kept: whether every column was asked for by name: then none is left out as an index, an identifier or a constant.
+        labelled: whether labels are known; otherwise a column of classes beside pixels or genes is taken for them.
     """
     found = Kinds([])
-    whole = dict(frame.items())
-    numbers = {name: values for name, series in whole.items() if (values := _as_numbers(series, asked.get(name))) is not None}
-    stats = _statistics(numbers)
+    series = dict(frame.items())
+    numbers = {name: values for name, each in series.items() if (values := _as_numbers(each, asked.get(name))) is not None}
+    stats = statistics(numbers)
     position = {name: i for i, name in enumerate(numbers)}
-    joint = _joint(stats) if len(numbers) == frame.shape[1] and not asked else None
-    white = float(stats.high.max(initial=1.0))
-    for place, (name, series) in enumerate(whole.items()):
-        if name in asked:
-            column = _as_asked(series, name, asked[name], stats.of(position[name]) if name in numbers else None)
-        elif name in numbers:
-            column = _number_column(series, name, numbers[name], stats.of(position[name]), place, joint, kept, white)
-        else:
-            column = _text_column(series, name)
-        if isinstance(column, str):
-            found.left_out[str(name)] = column
+    joint, label = _together(frame, numbers, stats, set(asked))
+    found.label = None if labelled or kept or label in asked else label
+    for place, (name, column) in enumerate(series.items()):
+        if name == found.label:
             continue
-        found.columns.append(column)
-        if name in numbers and joint is None and (remark := _remark(name, numbers[name], stats.of(position[name]))):
+        s = stats.of(position[name]) if name in numbers else None
+        shared = joint if joint is not None and name in joint.names else None
+        if name in asked:
+            made = _as_asked(column, name, asked[name], s)
+        elif s is not None:
+            made = _number_column(column, name, numbers[name], s, place, shared, kept)
+        else:
+            made = _text_column(column, name)
+        if isinstance(made, str):
+            found.left_out[str(name)] = made
+            continue
+        found.columns.append(made)
+        if s is not None and shared is None and (remark := _remark(name, numbers[name], s)):
             found.remarks[name] = remark
-        elif _CLASS.fullmatch(str(name)) and column.values is not None:
+        elif CLASS.fullmatch(str(name)) and made.values is not None:
             found.remarks[name] = f"if these are classes, labels={name!r} keeps them out of x"
     return found
+
+
+def _together(frame: pd.DataFrame, numbers: dict[str, np.ndarray], stats: Statistics, asked: set[str]) -> tuple[_Joint | None, str | None]:
+    """What many columns are together, where they are one kind, and the column of classes beside them."""
+    if len(numbers) < PIXELS:
+        return None, None
+    apart = asked | {name for place, name in enumerate(frame) if name in numbers and _is_index(name, numbers[name], place)}
+    label = class_column(frame, numbers, stats)
+    for beside in dict.fromkeys((label, None)):  # what looks like classes may be a column like the others
+        places = [i for i, name in enumerate(numbers) if name not in apart and name != beside]
+        names, some = list(numbers), stats.of(places)
+        kind = joint_kind(some, [numbers[names[i]] for i in places])
+        if kind == "real":
+            places = [i for i in places if not stats.whole[i]]
+        if kind is not None:
+            return _Joint(kind, frozenset(names[i] for i in places), float(some.high.max())), beside
+    return None, None
+
+
+def _is_index(name: str, values: np.ndarray, place: int) -> bool:
+    """Whether a column beside many others numbers the rows."""
+    named = bool(_IDENTIFIER.fullmatch(str(name)) or (place == 0 and _UNNAMED.fullmatch(str(name))))
+    if not named and place:
+        return False
+    counts = len(values) >= _MANY and bool((np.diff(values) == 1).all())
+    return (named or counts) and len(np.unique(values)) == len(values)
 
 
 def numeric(series: pd.Series) -> np.ndarray | None:
@@ -124,69 +145,18 @@ def _are_signed(series: pd.Series) -> bool:
     return _is_text(series) and bool(series.dropna().astype(str).str.contains(_SIGNED, regex=True).all())
 
 
-def _statistics(numbers: dict[str, np.ndarray]) -> _Numbers:
-    columns = list(numbers.values())
-    if not columns:
-        return _Numbers(*[np.zeros(0)] * 8)
-    at_once = max(1, _BLOCK // max(1, len(columns[0])))
-    blocks = [_block(np.stack(columns[start : start + at_once])) for start in range(0, len(columns), at_once)]
-    return _Numbers(*(np.concatenate(parts) for parts in zip(*blocks)))
-
-
-def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The statistics of some columns ``(columns, rows)``; of infinite and missing values none."""
-    present = np.isfinite(x)
-    every = present.any(1)
-    low = np.where(every, np.min(x, 1, where=present, initial=np.inf), 0.0)
-    high = np.where(every, np.max(x, 1, where=present, initial=-np.inf), 0.0)
-    holes = np.isnan(x)
-    with np.errstate(invalid="ignore"):
-        whole = every & ((x == np.floor(x)) | holes).all(1) & (present | holes).all(1)
-    sample = np.sort(np.where(present, x, np.nan)[:, :: max(1, x.shape[1] // _SAMPLE)], 1)
-    distinct = ((sample[:, 1:] != sample[:, :-1]) & ~np.isnan(sample[:, 1:])).sum(1) + ~np.isnan(sample[:, 0])
-    skew, spread = _moments(sample)
-    positive = every & (low > 0)
-    log_skew = np.where(positive, _moments(np.log(np.where(positive[:, None], sample, 1.0)))[0], np.inf)
-    return low, high, holes.sum(1), whole, distinct, skew, log_skew, spread
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Skewness and standard deviation of columns ``(columns, rows)``, of any numbers that float64 can hold; NaN is passed over."""
-    present = ~np.isnan(x)
-    largest = np.maximum(np.where(present, np.abs(x), 0.0).max(1, keepdims=True), 1e-300)
-    n, x = np.maximum(present.sum(1, keepdims=True), 1), np.where(present, x / largest, 0.0)
-    centred = np.where(present, x - x.sum(1, keepdims=True) / n, 0.0)
-    spread = np.sqrt((centred**2).sum(1) / n[:, 0])
-    skew = np.where(spread > 1e-12, (centred**3).sum(1) / n[:, 0] / np.maximum(spread, 1e-12) ** 3, 0.0)
-    return skew, spread * np.minimum(largest[:, 0], 1e300)
-
-
-def _joint(stats: _Numbers) -> str | None:
-    """One kind for all columns: of grey levels, and of tables as wide as genes."""
-    wide = len(stats.whole)
-    if wide < _PIXELS or not len(stats.low):
-        return None
-    whole = bool(stats.whole.all()) and stats.low.min() >= 0
-    saturated = float((stats.high == stats.high.max()).mean())
-    if whole and 7 <= stats.high.max() <= 255 and saturated > 0.3 and not stats.holes.any():
-        return "unit"
-    if wide >= _WIDE and whole and stats.high.max() > 1:
-        return "count"
-    return "real" if wide >= _WIDE and not bool(stats.whole.mean() > 0.5) else None
-
-
 def _number_column(
-    series: pd.Series, name: str, values: np.ndarray, s: _Numbers, place: int, joint: str | None, kept: bool, white: float
+    series: pd.Series, name: str, values: np.ndarray, s: Statistics, place: int, joint: _Joint | None, kept: bool
 ) -> Column | str:
     missing = bool(s.holes)
-    if joint == "unit":
-        return Column(name, "unit", scale=white)
+    if joint is not None and joint.kind == "unit":
+        return Column(name, "unit", scale=joint.white)
     if s.distinct == 0 and not bool(np.isinf(values).any()):
         return "empty"
     if not kept and (reason := _not_data(name, values, s, place, wide=joint is not None)):
         return reason
     if joint is not None:
-        return Column(name, joint, shift=_shift(values, s) if joint == "real" else 0.0, missing=missing)
+        return Column(name, joint.kind, shift=_shift(values, s) if joint.kind == "real" else 0.0, missing=missing)
     if pd.api.types.is_bool_dtype(series.dtype):
         return Column(name, "binary", values=[False, True], missing=missing)
     if s.whole and s.distinct <= _FEW and s.spread > 0:
@@ -197,19 +167,19 @@ def _number_column(
     return Column(name, kind := _kind(s), shift=_shift(values, s) if kind == "real" else 0.0, missing=missing)
 
 
-def _kind(s: _Numbers) -> str:
+def _kind(s: Statistics) -> str:
     if s.whole and 0 <= s.low < _FEW and s.high < 1e5 and s.skew > 0.7:
         return "count"
     return "positive" if s.low > 0 and s.skew > 1.0 and abs(s.log_skew) < 0.7 * s.skew else "real"
 
 
-def _shift(values: np.ndarray, s: _Numbers) -> float:
+def _shift(values: np.ndarray, s: Statistics) -> float:
     """A number near the values, where float32 would lose what tells them apart; otherwise 0."""
     largest = max(abs(s.low), abs(s.high))
     return float(np.round(np.nanmean(values))) if largest * 2.0**-24 > 1e-4 * s.spread > 0 else 0.0
 
 
-def _not_data(name: str, values: np.ndarray, s: _Numbers, place: int, wide: bool) -> str | None:
+def _not_data(name: str, values: np.ndarray, s: Statistics, place: int, wide: bool) -> str | None:
     """Why a column of numbers is left out: an index, an identifier, dates, one value."""
     if s.low == s.high:
         return f"constant: {values[~np.isnan(values)][0]:g}"
@@ -228,7 +198,7 @@ def _not_data(name: str, values: np.ndarray, s: _Numbers, place: int, wide: bool
     return None
 
 
-def _counts_rows(values: np.ndarray, s: _Numbers) -> bool:
+def _counts_rows(values: np.ndarray, s: Statistics) -> bool:
     """Whether values are consecutive numbers in any order, each once, and no years."""
     years = 1500 <= s.low and s.high <= 2200
     return len(values) >= _MANY and s.high - s.low + 1 == len(values) and not years and len(np.unique(values)) == len(values)
@@ -290,7 +260,7 @@ def _are_dates(text: pd.Series, pattern: str = "mixed") -> bool:
         return bool(pd.to_datetime(text, errors="coerce", format=pattern).notna().all())
 
 
-def _as_asked(series: pd.Series, name: str, kind: str, s: _Numbers | None) -> Column:
+def _as_asked(series: pd.Series, name: str, kind: str, s: Statistics | None) -> Column:
     """A column of the kind that was asked for."""
     if kind in ("category", "binary"):
         values = [
@@ -310,7 +280,7 @@ def _as_asked(series: pd.Series, name: str, kind: str, s: _Numbers | None) -> Co
     return Column(name, kind, shift=_shift(numeric(series), s) if kind == "real" else 0.0, missing=bool(s.holes))
 
 
-def _remark(name: str, values: np.ndarray, s: _Numbers) -> str | None:
+def _remark(name: str, values: np.ndarray, s: Statistics) -> str | None:
     """A value at one end, far from all others, that may stand for a missing one."""
     for sentinel in _SENTINELS:
         if sentinel not in (s.low, s.high) or abs(sentinel) < 9 and s.distinct > 2:

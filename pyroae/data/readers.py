@@ -259,6 +259,8 @@ def as_frame(source: Any) -> pd.DataFrame | None:
         return frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
     if isinstance(source, pd.Series):
         return source.to_frame(source.name if source.name is not None else "x0").reset_index(drop=True)
+    if isinstance(source, np.ndarray) and source.dtype.names is not None:  # a structured array
+        return as_frame(pd.DataFrame(source))
     if hasattr(source, "var_names") and hasattr(source, "obs"):  # AnnData: cells, genes
         x = source.X.toarray() if hasattr(source.X, "toarray") else np.asarray(source.X)
         genes = pd.DataFrame(x, columns=[str(name) for name in source.var_names])

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -76,12 +76,15 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     kinds = dict(asked.kinds)
     if asked.domain is not None:
         kinds = {column: _DOMAIN_KINDS[asked.domain] for column in body} | kinds
-    found = infer(body, kinds, kept=asked.columns is not None)
+    found = infer(body, kinds, kept=asked.columns is not None, labelled=bool(asked.labels or asked.covariates))
     if not found.columns:
         reasons = "; ".join(f"{column}: {why}" for column, why in list(found.left_out.items())[:5])
         raise ValueError(f"data: nothing is left of {name} to model ({reasons}); say which columns to take, columns=[...] or kinds={{...}}")
     if asked.missing is False and (holes := [column.name for column in found.columns if column.missing]):
         raise ValueError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
+    if found.label is not None:
+        asked, label = replace(asked, labels=found.label), found.label
+        remarks = [*remarks, f"{label}: taken for the labels of the other columns; kinds={{{label!r}: 'category'}} keeps it in x (--kinds)"]
     classes = _classes(frame[asked.labels], asked.labels) if asked.labels else None
     covariates = [_covariate(frame[column], asked.kinds.get(column)) for column in asked.covariates]
     schema = Schema(found.columns, asked.image_shape, asked.labels, classes, covariates or None)

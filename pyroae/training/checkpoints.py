@@ -172,5 +172,5 @@ def _digest(packed: Any, tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256(json.dumps(packed).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy())
     return found.hexdigest()

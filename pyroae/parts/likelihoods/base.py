@@ -85,7 +85,9 @@ class Likelihood(Conditional, Part):
             raise ValueError(f"{owner}: expected at least one example, got x of shape {tuple(x.shape)}")
         if not bool(torch.isfinite(x).all()):
             bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-            raise ValueError(f"{owner}: expected finite numbers, got NaN or infinity in {bad} of {len(x)} rows; drop or fill them")
+            holes = f", or say that values may be missing: Missing({owner}(...)) (--likelihood Missing --likelihood.of {owner})"
+            remedy = "drop these rows" + holes * (not bool(x.isinf().any()))
+            raise ValueError(f"{owner}: expected finite numbers, got NaN or infinity in {bad} of {len(x)} rows; {remedy}")
         support = self.support(x)
         inside = support.check(x)
         if not bool(inside.all()):

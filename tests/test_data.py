@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 import torch
 from PIL import Image
 
@@ -209,6 +210,56 @@ def test_colour_keeps_its_channel_from_the_array_to_the_picture(tmp_path):
     assert vae.reconstruct(red[:2]).shape == (2, 3, 8, 8)
     series = pa.data.load(np.random.default_rng(0).normal(size=(20, 12, 3)))
     assert series.image_shape is None and series.event_shape == (12, 3)
+
+
+def test_folders_beside_the_splits_are_refused(tmp_path):
+    def image(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+
+    image("test/a/0.png")
+    with pytest.raises(ValueError, match="expected a folder train in .*, got test alone"):
+        pa.data.load(tmp_path)
+    image("Training/a/0.png")
+    assert len(pa.data.load(tmp_path).train) == 1
+    image("unlabelled/0.png")
+    with pytest.raises(ValueError, match="got unlabelled beside Training, test"):
+        pa.data.load(tmp_path)
+
+
+def test_sixteen_bit_arrays_are_grey_levels_where_they_are_images():
+    x = np.random.default_rng(0).integers(0, 65536, (20, 9, 8)).astype(np.uint16)
+    found = pa.data.load(x)
+    assert found.domain == "unit" and found.image_shape == (1, 9, 8) and float(found.train.x.max()) <= 1
+    vae = pa.recipes.vae(found, latent_dim=2, hidden=4)
+    assert torch.allclose(vae.encode(x).mean, vae.encode(torch.from_numpy(x / 65535).float()).mean, atol=1e-5)
+    assert pa.data.load(x[:, 0] % 9).domain == "counts"  # of columns, such as genes
+
+
+def test_whole_numbers_far_from_zero_are_no_counts():
+    years = np.random.default_rng(0).integers(1990, 2020, (30, 2))
+    assert pa.data.load(years).domain == "real" and pa.data.load(years, domain="counts").domain == "counts"
+
+
+def test_labels_may_be_text(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(30, 3)), np.resize(["cat", "dog", "ape"], 30)
+    found = pa.data.load((x, y))
+    assert found.schema.classes == ("ape", "cat", "dog") and len(found.train.labels.unique()) == 3
+    vae = pa.recipes.conditional(found, latent_dim=2, hidden=4)
+    assert torch.equal(vae.encode(x, y).mean, vae.encode(x, torch.tensor([1, 2, 0] * 10)).mean)
+    with pytest.raises(ValueError, match="'cow' in 30 rows, unknown to this model"):
+        vae.encode(x, ["cow"] * 30)
+    np.savez(tmp_path / "x.npz", train=x, train_labels=y, test=x[:2], test_labels=["dog", "dog"])
+    assert pa.data.load(tmp_path / "x.npz").test.labels.tolist() == [2, 2]
+
+
+def test_sparse_matrices_in_a_file(tmp_path):
+    matrix = scipy.sparse.random(40, 9, 0.3, format="csr", random_state=0)
+    scipy.sparse.save_npz(tmp_path / "x.npz", matrix)
+    found = pa.data.load(tmp_path / "x.npz")
+    assert sum(split.x.sum().item() for split in found.splits.values()) == pytest.approx(matrix.sum(), rel=1e-5)
+    with pytest.raises(ValueError, match="more than the limit"):
+        pa.data.load(tmp_path / "x.npz", limit=1000)
 
 
 def test_splits_of_one_file_are_on_one_scale(tmp_path):

@@ -100,6 +100,11 @@ HEADERS = {  # name -> (text, the columns' names, rows)
         ["a", "b"],
         12,
     ),
+    "a title": ("Measured in May\n\na,b\n" + NUMBERS, ["a", "b"], 12),
+    "comments": ("# by instrument 7\n# in May\na,b\n" + NUMBERS, ["a", "b"], 12),
+    "names in a comment": ("# by instrument 7\n# a,b\n" + NUMBERS, ["a", "b"], 12),
+    "comments alone": ("# by instrument 7\n" + NUMBERS, ["x0", "x1"], 12),
+    "text below a single name": ("a\n" + "\n".join(f"{i % 3}.5" for i in range(12)), ["a"], 12),
     "scikit-learn's own": ("12,2,no,yes\n" + "\n".join(f"{line},{i % 2}" for i, line in enumerate(NUMBERS.splitlines())), ["x0", "x1"], 12),
 }
 
@@ -158,6 +163,27 @@ def messy():
             "species": RNG.choice(["cat", "dog"], ROWS),
         }
     )
+
+
+def test_postal_codes_keep_their_zeros(tmp_path):
+    towns = "\n".join(f"0{1000 + i % 4},{i / 7:.3f}" for i in range(60))
+    found = pa.data.load(written(tmp_path, "t.csv", "code,size\n" + towns))
+    assert found.schema.columns[0].values == ["01000", "01001", "01002", "01003"]
+    padded = "\n".join(f"{i:03d},{i * i % 100:03d}" for i in range(60))  # numbers of one length
+    assert pa.data.load(written(tmp_path, "t.csv", "a,b\n" + padded), columns="a,b").domain == "real"
+
+
+def test_numbers_but_for_a_word_are_pointed_out():
+    ages = pd.DataFrame({"age": [str(i) if i % 9 else "unknown" for i in range(60)], "town": ["Bonn", "Ulm"] * 30})
+    found = pa.data.load(ages)
+    assert "numbers but for 'unknown': if missing values are meant, say na='unknown' (--na 'unknown')" in found.table
+    assert pa.data.load(ages, na="unknown").schema.columns[0].missing
+
+
+def test_options_of_the_reader_hold_for_what_is_inferred_too(tmp_path):
+    path = written(tmp_path, "t.csv", "3 rows; of 2 columns; by hand\n%\na;b\n1,5;2\n2,5;7\n3,5;1\n")
+    found = pa.data.load(path, csv={"skiprows": 1, "comment": "%"}, columns="a,b", test=0.4)
+    assert found.schema.names == ["a", "b"] and found.train.frame()["a"].max() < 4
 
 
 def test_what_is_left_out_and_what_is_remarked_on():

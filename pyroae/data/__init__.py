@@ -230,8 +230,16 @@ def _refuse_columns(asked: tables.Asked, what: str):
 
 
 def _without(frame, na: list):
-    """The table with what stands for missing values made missing."""
-    return frame.mask(frame.isin([*na, *(float(v) for v in na if _is_number(v))])) if na else frame
+    """The table with what stands for missing values made missing; text that is numbers without it becomes numbers."""
+    if not na:
+        return frame
+    hit = frame.isin([*na, *(float(v) for v in na if _is_number(v))])
+    frame = frame.mask(hit)
+    for i in np.flatnonzero(hit.any().to_numpy()):
+        series = frame.iloc[:, i]
+        if series.dtype == object and series.notna().any() and all(map(_is_number, series.dropna())):
+            frame.isetitem(i, series.astype(float))
+    return frame
 
 
 def _values(na: Any) -> list:

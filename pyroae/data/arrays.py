@@ -35,7 +35,8 @@ class Asked:
 
 def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, labels: dict[str, Tensor | None] | None = None) -> DataSet:
     """Arrays named train, and perhaps test and valid, as a data set; without a test array, a test split is held out."""
-    labels = labels or {}
+    labels, classes = _numbered({key: each for key, each in (labels or {}).items() if each is not None})
+    asked = replace(asked, classes=classes) if classes else asked
     made: dict[str, Split] = {}
     for key in sorted(arrays, key=lambda key: key != "train"):  # whose domain the others must have
         array = arrays[key]
@@ -45,7 +46,7 @@ def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, lab
             raise ValueError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
         if key != "train" and made[key].domain in ("real", "counts"):
             _check_scale(name, key, made["train"], made[key])
-        if labels.get(key) is not None:
+        if key in labels:
             made[key] = replace(made[key], labels=_checked_labels(labels[key], len(made[key]), name))
     train, held_out = made["train"], made.get("test")
     if held_out is None:
@@ -57,7 +58,9 @@ def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, lab
 
 def whole(name: str, array: np.ndarray, asked: Asked, labels: Any = None) -> Split:
     """All rows of an array."""
-    split = _split(name, array, asked, None)
+    labels, classes = _numbered({} if labels is None else {"train": labels})
+    split = _split(name, array, replace(asked, classes=classes) if classes else asked, None)
+    labels = labels.get("train")
     return split if labels is None else replace(split, labels=_checked_labels(labels, len(split), name))
 
 
@@ -94,18 +97,20 @@ def _split(name: str, array: np.ndarray | Rows, asked: Asked, train: Split | Non
     if rows.ndim < 2 or rows.size == 0:
         raise ValueError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
     image = image_layout(rows.shape, rows.dtype, rows, asked.image_shape)
-    divisor = 255.0 if _is_grey(rows, asked.domain) else 1.0
+    divisor = _white(rows, asked.domain, image)
     numbers = functools.partial(_numbers, name=name, divisor=divisor, missing=bool(asked.missing), image=image)
     rows, schema = _centred(name, rows, Schema(image_shape=image and image[0], classes=asked.classes), train)
     x = numbers(tensor_of(rows))
     present = x[~x.isnan()] if asked.missing else x
     if present.numel() == 0:
         raise ValueError(f"data: expected some numbers in {name}, got NaN alone")
-    domain = _domain(rows if divisor == 1.0 else present.numpy())
-    _check_domain(name, present, domain, asked.domain or (train.domain if train is not None else domain), said=asked.domain is not None)
+    found = _domain(rows if divisor == 1.0 else present.numpy())
+    far = found == "counts" and bool(present.min() > present.max() / 2)  # from 0, such as years
+    domain = asked.domain or (train.domain if train is not None else "real" if far else found)
+    _check_domain(name, present, found, domain, said=asked.domain is not None)
     if on_disk:
         x = replace(array, shape=torch.Size([len(array), *x.shape[1:]])).then(numbers)
-    return Split(x, None, asked.domain or (train.domain if train is not None else domain), schema=schema)
+    return Split(x, None, domain, schema=schema)
 
 
 def image_layout(
@@ -124,19 +129,27 @@ def image_layout(
     if len(event) == 3 and (event[0] in _CHANNELS or event[2] in _CHANNELS):
         last = event[0] not in _CHANNELS
         return ((event[2], *event[:2]) if last else event), last
-    if len(event) == 2 and (dtype == np.uint8 or (min(event) >= _SIDE and values is not None and 0 <= values.min() and values.max() <= 1)):
+    sides = len(event) == 2 and min(event) >= _SIDE
+    if len(event) == 2 and (
+        dtype == np.uint8
+        or (sides and dtype == np.uint16)
+        or (min(event) >= _SIDE and values is not None and 0 <= values.min() and values.max() <= 1)
+    ):
         return (1, *event), False
     return None
 
 
-def _is_grey(rows: np.ndarray, domain: str | None) -> bool:
-    """8-bit integers are grey levels; so is a matrix of whole numbers from 0 to 255 as wide as an image."""
+def _white(rows: np.ndarray, domain: str | None, image: tuple | None) -> float:
+    """What grey levels are divided by: 8-bit integers, images of 16-bit ones, matrices of whole numbers to 255 as wide as an image."""
     if domain not in (None, "unit"):
-        return False
-    if rows.dtype == np.uint8:
-        return bool(rows.max() > 1)
+        return 1.0
     low, high = rows.min(), rows.max()
-    return bool(np.prod(rows.shape[1:]) >= 64 and low == 0 and 128 <= high <= 255 and (rows == np.round(rows)).all())
+    if rows.dtype == np.uint16 and image is not None:
+        return 65535.0
+    if rows.dtype == np.uint8:
+        return 255.0 if high > 1 else 1.0
+    wide = np.prod(rows.shape[1:]) >= 64
+    return 255.0 if wide and low == 0 and 128 <= high <= 255 and bool((rows == np.round(rows)).all()) else 1.0
 
 
 def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -> tuple[np.ndarray, Schema]:
@@ -147,7 +160,8 @@ def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -
         return (train.schema.centred(rows), train.schema)
     values = rows.astype(np.float64)
     finite = np.where(np.isfinite(values), values, np.nan)
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of columns without numbers
         spread, largest = np.nan_to_num(np.nanstd(finite, 0)), np.nan_to_num(np.nanmax(np.abs(finite), 0))
     if largest.max(initial=0.0) > 1e18:
         row, column = np.unravel_index(np.nanargmax(np.abs(finite)), finite.shape)
@@ -219,6 +233,16 @@ def _check_scale(name: str, key: str, train: Split, other: Split):
             f"data: {name}: {key} is on another scale than train: entry {worst} goes from {spans[0]} in train, "
             f"from {spans[1]} in {key}; rescale the two alike"
         )
+
+
+def _numbered(labels: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
+    """Labels that are text as numbers, and what 0, 1, ... stand for."""
+    arrays = {key: np.asarray(each) for key, each in labels.items()}
+    if not any(array.dtype.kind in "OUS" for array in arrays.values()):
+        return labels, None
+    arrays = {key: array.astype(str) for key, array in arrays.items()}
+    classes = np.unique(np.concatenate([array.ravel() for array in arrays.values()]))
+    return {key: np.searchsorted(classes, array) for key, array in arrays.items()}, classes.tolist()
 
 
 def _checked_labels(labels: Any, rows: int, name: str) -> Tensor:

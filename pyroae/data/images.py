@@ -59,12 +59,17 @@ def _hidden(path: Path, folder: Path) -> bool:
 def _by_split(paths: list[Path], folder: Path) -> dict[str, dict[Path, str]]:
     """The images of each split with their classes: the folders that they are in."""
     tops = {path.relative_to(folder).parts[0] for path in paths}
-    if not (tops <= _SPLITS.keys() and "train" in {_SPLITS[top] for top in tops if top in _SPLITS}):
+    named = {top: _SPLITS[top.lower()] for top in sorted(tops) if top.lower() in _SPLITS}
+    if not named:
         return {"train": {path: path.parent.relative_to(folder).as_posix() for path in paths}}
+    if others := sorted(tops - named.keys()):
+        raise ValueError(f"data: expected the splits of {folder} alone, got {others[0]} beside {', '.join(named)}; move it elsewhere")
+    if "train" not in named.values():
+        raise ValueError(f"data: expected a folder train in {folder}, got {', '.join(named)} alone; name the folder of one of them instead")
     splits: dict[str, dict[Path, str]] = {}
     for path in paths:
         top, *_ = path.relative_to(folder).parts
-        splits.setdefault(_SPLITS[top], {})[path] = path.parent.relative_to(folder / top).as_posix()
+        splits.setdefault(named[top], {})[path] = path.parent.relative_to(folder / top).as_posix()
     return splits
 
 

@@ -19,6 +19,7 @@ from .splits import FEW, DataSet, Split
 
 Column = Tensor | Rows
 LOOK = 100_000  # rows that mean and scale of columns are taken from
+_WHITE = {"uint8": 255, "uint16": 65535}  # of grey levels
 _LOST, _COARSE = 5.0, 500.0  # steps of float32 within a standard deviation: fewer are refused, or warned about
 
 
@@ -47,7 +48,7 @@ class Wanted:
         schema: the columns it was trained on: tables are brought into their order.
         dtype: floating-point numbers of this kind; ``None`` leaves tensors as they are.
         event_shape: of one x; images with channels last are turned.
-        bounded: says whether x is between 0 and 1, so that 8-bit grey levels are divided by 255.
+        bounded: says whether x is between 0 and 1, so that 8-bit and 16-bit grey levels are divided by their maximum.
     """
 
     schema: Schema | None = None
@@ -122,6 +123,8 @@ def labels(y: Any, wanted: Wanted = ANYTHING) -> Column:
         return y
     if isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
         y = np.asarray(y)
+    if isinstance(y, np.ndarray) and y.dtype.kind in "OUS" and wanted.schema is not None and wanted.schema.classes:
+        y = wanted.schema.class_numbers(y)
     y = cast(y, Wanted(dtype=None))
     return y.to(wanted.dtype) if y.is_floating_point() and wanted.dtype is not None else y
 
@@ -163,8 +166,9 @@ def cast(data: Any, wanted: Wanted) -> Tensor:
     x = _tensor(data, wanted)
     if wanted.dtype is None:
         return x.to(torch.get_default_dtype()) if x.is_floating_point() else x
-    if x.dtype is torch.uint8 and bool(wanted.bounded is not None and wanted.bounded()) and bool((x > 1).any()):
-        x = x.to(wanted.dtype) / 255
+    white = _WHITE.get(str(data.dtype).removeprefix("torch."))
+    if white and bool(wanted.bounded is not None and wanted.bounded()) and bool((x > 1).any()):
+        x = x.to(wanted.dtype) / white
     return _turned(x.to(wanted.dtype), wanted)
 
 

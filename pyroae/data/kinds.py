@@ -237,8 +237,17 @@ def _category(name: str, values: list, missing: bool, rows: int) -> Column | str
     if len(values) == 1:
         return f"constant: {values[0]}"
     if len(values) > 2 and (len(values) > _CATEGORIES or len(values) > max(0.2 * rows, min(_FEW, 0.5 * rows))):
-        return f"text: {len(values):,} different values in {rows:,} rows"
+        return f"text: {len(values):,} different values in {rows:,} rows{_numbers_but_for(values)}"
     return Column(name, "binary" if len(values) == 2 else "category", values=values, missing=missing)
+
+
+def _numbers_but_for(values: list) -> str:
+    """What keeps a column of text from being one of numbers, where that is little."""
+    words = [str(value) for value in values[-_FIRST:] if _by_number(value)[0]]  # which are sorted behind numbers
+    if not 0 < len(words) <= min(3, len(values) // 2):
+        return ""
+    na, option = (repr(words[0]), words[0]) if len(words) == 1 else (words, words)
+    return f"; numbers but for {', '.join(map(repr, words))}: if missing values are meant, say na={na} (--na {option!r})"
 
 
 def _by_number(value) -> tuple:

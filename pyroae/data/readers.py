@@ -122,6 +122,11 @@ _LABELS["valid"] += ("validation_labels", "val_labels", "y_val", "val_y")
 
 def _npz(path: Path, options: Options) -> Read:
     arrays = unzipped(path, options.limit)
+    if arrays.keys() >= {"format", "shape", "data"}:  # of scipy.sparse.save_npz
+        import scipy.sparse
+
+        check_size(4.0 * math.prod(arrays["shape"].tolist()), options.limit, path.name)
+        return Read({"train": scipy.sparse.load_npz(path).toarray()})
     found = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
     labels = {f"{split}_labels": arrays.pop(name) for split, names in _LABELS.items() for name in names if name in arrays}
     if "train" not in found:

@@ -205,10 +205,19 @@ class Schema(Part):
     def _labels(self, frame: "pd.DataFrame", strict: bool) -> np.ndarray | None:
         if self.label is None or self.label not in frame:
             return None
-        codes = Column(self.label, "category", values=self.classes).codes(frame[self.label], strict)
+        codes = self._codes(frame[self.label], strict)
         if strict and np.isnan(codes).any():
             raise ValueError(f"data: the label {self.label!r} is missing in {int(np.isnan(codes).sum())} rows; drop these rows")
         return np.nan_to_num(codes, nan=-1).astype(np.int64)
+
+    def class_numbers(self, labels: np.ndarray) -> np.ndarray:
+        """Names of classes as their numbers; ``ValueError`` for unknown ones."""
+        import pandas as pd
+
+        return self._codes(pd.Series(labels.tolist()), strict=True).astype(np.int64)
+
+    def _codes(self, labels: "pd.Series", strict: bool) -> np.ndarray:
+        return Column(self.label or "label", "category", values=self.classes).codes(labels, strict)
 
     def frame(self, x: Tensor | np.ndarray) -> "pd.DataFrame":
         """A DataFrame in the data's units, with column names and categories, for x of shape ``(N, ...)``."""

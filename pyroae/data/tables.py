@@ -156,8 +156,8 @@ def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema:
     if len(hidden) > _ROWS:
         rows.append(("...", "left out", "", "", f"{len(hidden) - _ROWS:,} more columns"))
     head = ("column", "kind", "range", "missing", "modelled as")
-    widths = [min(40, max(len(str(row[i])) for row in [head, *rows])) for i in range(5)]
-    lines = ["  ".join(f"{str(cell):{width}}"[: max(width, 40)] for cell, width in zip(row, widths)).rstrip() for row in (head, *rows)]
+    widths = [min(40, max(len(str(row[i])) for row in [head, *rows])) for i in range(4)]
+    lines = ["  ".join([*(f"{str(cell):{width}}"[:width] for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in (head, *rows)]
     notes = [*remarks, *(f"{column}: {text}" for column, text in found.remarks.items())]
     takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns, --kinds)"
     return "\n".join(

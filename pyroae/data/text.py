@@ -34,26 +34,71 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
         raise ValueError("expected at least one row, got an empty file")
     encoding = given.get("encoding") or _encoding(path, head, limit)
     lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = [line for line in (lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines) if line.strip()][: _ROWS + 1]
+    lines = lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines
+    places = [i for i, line in enumerate(lines) if line.strip() and not _is_skipped(i, line, given)][: _ROWS + 1]
+    if not places:
+        raise ValueError("expected at least one row, got none")
+    lines = [lines[i] for i in places]
     sep = given.get("sep") or _separator(lines)
+    start, names = (0, None) if given.keys() & {"comment", "skiprows", "header"} else _preamble(lines, sep)
+    lines = lines[start:]
     quote = given.get("quotechar") or _quote(lines[0], sep)
     rows = _split(lines, sep, quote)
-    header = given["header"] if "header" in given else _header(rows)
+    header = given["header"] if "header" in given else None if names else _header(rows)
     cells = [cell for row in rows[1:] or rows for cell in row]
     options: dict[str, Any] = {"sep": sep, "header": header, "encoding": encoding, "quotechar": quote, "skipinitialspace": True}
     options["decimal"] = given.get("decimal") or _decimal(cells, sep)
     options["thousands"] = given.get("thousands") or _thousands(cells, options["decimal"])
     options |= {name: given[name] for name in ("comment", "skiprows") if name in given}
     remarks = [] if encoding.startswith("utf") else [f"read as {encoding}: it is not UTF-8"]
-    if header == 0 and (special := _classes_in_header(rows)):
+    if start:
+        options["skiprows"] = places[start]
+        remarks.append(f"lines skipped before the table: {start}" + ", but for the names in the last" * bool(names))
+    if header == 0 and not start and (special := _classes_in_header(rows)):
         return _with_classes(path, special, options, na, limit)
-    if header == 0 and "skiprows" not in given and (names := _row_names(rows)):
-        options["names"] = names
+    if header == 0 and (with_row_names := _row_names(rows)):
+        options["names"] = with_row_names
+    codes = _codes(rows[header is not None :])
+    options["dtype"] = {rows[0][i] if header is not None else i: str for i in codes if "names" not in options}
     frame = _pandas(path, options, na, limit)
-    if header is None:
+    if names:
+        frame.columns = names
+    elif header is None:
         frame.columns = [f"x{i}" for i in range(frame.shape[1])]
         remarks.append("no header: the columns are called x0, x1, ...")
     return frame, remarks, None
+
+
+def _is_skipped(i: int, line: str, given: dict[str, Any]) -> bool:
+    """Whether a line is passed over by the options given."""
+    skipped, comment = given.get("skiprows", 0), given.get("comment")
+    return (i < skipped if isinstance(skipped, int) else i in skipped) or bool(comment and line.startswith(comment))
+
+
+def _preamble(lines: list[str], sep: str) -> tuple[int, list[str] | None]:
+    """How many lines before the table are no rows of it (comments, titles), and the names in the last of them, where it is a comment."""
+    start = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    if start:
+        names = _split([lines[start - 1].lstrip("# ")], sep)[0]
+        rest = _split(lines[start:], sep)
+        unnamed = len(names) == len(rest[0]) and _header(rest) is None and not any(map(_is_number, names))
+        return start, names if unnamed else None
+    rows = _split(lines, sep)
+    width = collections.Counter(map(len, rows)).most_common(1)[0][0]
+    start = next(i for i, row in enumerate(rows) if len(row) == width)
+    named = max(map(len, rows[:start]), default=width) < width and not any(map(_is_number, rows[start]))
+    return start if named and any(_is_number(cell) for row in rows[start + 1 :] for cell in row) else 0, None
+
+
+def _codes(rows: list[list[str]]) -> list[int]:
+    """Columns of digits of one length with zeros before them, such as postal codes, unless most columns are written so."""
+    columns = list(zip(*(row for row in rows if len(row) == len(rows[0])))) if rows else []
+    found = []
+    for i, cells in enumerate(columns):
+        there = [cell for cell in cells if cell not in _MISSING]
+        if there and all(map(str.isdigit, there)) and len({*map(len, there)}) == 1 < len(there[0]) and any(c[0] == "0" for c in there):
+            found.append(i)
+    return found if 2 * len(found) <= len(columns) else []
 
 
 def _head(path: Path, limit: float) -> bytes:

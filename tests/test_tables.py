@@ -13,6 +13,7 @@ import torch
 
 import pyroae as pa
 from pyroae.cli import main
+from pyroae.data import number_text, text
 
 ROWS = 40
 RNG = np.random.default_rng(0)
@@ -68,6 +69,43 @@ def test_a_table_is_the_same_however_it_is_written(name, tmp_path):
     found = pa.data.load(written(tmp_path, *FILES[name]))
     assert {column.name: column.kind for column in found.schema.columns} == KINDS
     pd.testing.assert_frame_equal(together(found), PEOPLE.sort_values("income", ignore_index=True), check_dtype=False, rtol=1e-5)
+
+
+LONG = {  # name -> (a table of numbers, whether pyarrow can read it)
+    "plain": ("a,b\n1.5,2\n-3,4e2\n.5,-1E-3\n", True),
+    "no header": ("1.5,2\n-3,4\n", True),
+    "a byte-order mark": ("\ufeffa,b\n1.5,2\n-3,4\n", True),
+    "Windows' line ends": ("a;b\r\n1.5;2\r\n-3;4\r\n", True),
+    "quoted cells": ('"a","b, c"\n"1.5","2"\n"-3",""\n', True),
+    "blank lines": ("a,b\n1.5,2\n\n-3,4\n", True),
+    "missing values of all kinds": ("a,b\n1.5,NA\n?,4\n,nan\n-999,null\n", True),
+    "an index": (",a,b\n0,1.5,2\n1,-3,4\n", True),
+    "numbers of 18 digits": ("a,b\n1.5,123456789012345678\n-3,4\n", True),
+    "numbers beyond int64": ("a,b\n1.5,98765432109876543210\n-3,4\n", False),
+    "infinity below": ("a,b\n1.5,2\n" + "1,2\n" * 60 + "inf,-inf\n", True),
+    "text below": ("a,b\n1.5,2\n" + "1,2\n" * 60 + "x,2\n", False),
+    "a short row below": ("a,b\n1.5,2\n" + "1,2\n" * 60 + "1\n", False),
+    "blanks before numbers": ("a, b\n1.5, 2\n-3, NA\n", None),
+    "a plus sign below": ("a,b\n1.5,2\n" + "1,2\n" * 60 + "+1,2\n", None),
+    "hexadecimal numbers": ("a,b\n1.5,0x1F\n-3,0x2A\n", False),
+    "decimal commas": ("a;b\n1,5;2\n-3,25;4\n", False),
+    "the same name twice": ("a,a\n1.5,2\n-3,4\n", False),
+    "old Macs' line ends": ("a,b\r1.5,2\r-3,4\r", False),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_table_of_numbers_is_the_same_by_either_parser(name, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
+    content, by_pyarrow = LONG[name]
+    path = written(tmp_path, "t.csv", content)
+    usual = text.read(path, {}, [-999], 1e9)[0]
+    monkeypatch.setattr(number_text, "LONG", 0)
+    read, results = number_text.read, []
+    monkeypatch.setattr(number_text, "read", lambda *args: results.append(read(*args)) or results[-1])
+    long = text.read(path, {}, [-999], 1e9)[0]
+    pd.testing.assert_frame_equal(long, usual, check_dtype=False, rtol=1e-15)
+    assert by_pyarrow is None or by_pyarrow == (results != [] and results[-1] is not None)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather", ".xlsx", ".csv.zip"])

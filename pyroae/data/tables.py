@@ -144,7 +144,9 @@ def _classes(labels: pd.Series, name: str) -> list:
 def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema: Schema, remarks: Sequence[str]) -> str:
     """What each column was taken for, as lines of text."""
     columns = list(found.columns)
-    rows = [_row(column, whole.x[:, i].numpy()) for i, column in enumerate(columns[:_ROWS])]
+    x = whole.x.numpy()
+    low, high, missing = np.fmin.reduce(x), np.fmax.reduce(x), np.isnan(x).sum(0)
+    rows = [_row(column, low[i], high[i], missing[i]) for i, column in enumerate(columns[:_ROWS])]
     if len(columns) > _ROWS:
         kinds = collections.Counter(column.kind for column in columns[_ROWS:])
         rows.append(("...", "", "", "", "more columns: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())))
@@ -165,16 +167,13 @@ def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema:
     )
 
 
-def _row(column: Column, x: np.ndarray) -> tuple[str, ...]:
-    present = x[~np.isnan(x)]
-    missing = len(x) - len(present)
+def _row(column: Column, low: float, high: float, missing: int) -> tuple[str, ...]:
     if column.values is not None:
         span = _listed(column.values)
     else:
-        low, high = (column.decode(np.array([edge]))[0] for edge in (present.min(), present.max()))
-        span = f"{low:.6g} to {high:.6g}"
+        span = " to ".join(f"{column.decode(np.array([edge]))[0]:.6g}" for edge in (low, high))
     how = _MODELLED[column.kind].format(column.size) + (f", centred at {column.shift:.9g}" if column.shift else "")
-    return column.name, column.kind, span, str(missing) if missing else "0", how
+    return column.name, column.kind, span, str(missing), how
 
 
 def _listed(values: Sequence | None) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas._libs.parsers import STR_NA_VALUES
 
+from . import number_text
 from .limits import opened
 
 _HEAD = 2**16  # bytes that tell how a file is written
@@ -18,6 +20,7 @@ _ROWS = 50
 _CHUNK = 100_000  # rows
 _NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
 _MISSING = {*_NA, "", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "n/a", "<NA>"}
+_PLAIN = re.compile(r"-?(\d{1,18}|\d*\.\d+)([eE][-+]?\d+)?")
 OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
 
 
@@ -60,7 +63,8 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
         options["names"] = with_row_names
     codes = _codes(rows[header is not None :])
     options["dtype"] = {rows[0][i] if header is not None else i: str for i in codes if "names" not in options}
-    frame = _pandas(path, options, na, limit)
+    frame = None if given or start or places[0] else _long(path, rows, header, options, na, limit)
+    frame = _pandas(path, options, na, limit) if frame is None else frame
     if names:
         frame.columns = names
     elif header is None:
@@ -108,6 +112,20 @@ def _head(path: Path, limit: float) -> bytes:
         while (more := file.read(_HEAD)) and (not head or head.count(b"\n") < _LINES and len(head) < _LONGEST):
             head += more
     return head
+
+
+def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, na: list, limit: float) -> pd.DataFrame | None:
+    """A long table whose first rows are numbers alone, parsed fast; ``None`` where that is not known to give what pandas gives."""
+    usual = options["decimal"] == "." and options["thousands"] is None and options["encoding"].startswith("utf-8")
+    if path.stat().st_size < number_text.LONG or not usual or options["sep"] == " " or options.keys() & {"names", "comment", "skiprows"}:
+        return None
+    missing = {*_MISSING, *STR_NA_VALUES, *map(str, na)}
+    first = rows[header is not None :]
+    names = [cell or f"Unnamed: {i}" for i, cell in enumerate(rows[0])] if header is not None else [f"x{i}" for i in range(len(rows[0]))]
+    plain = all(cell in missing or _PLAIN.fullmatch(cell) for row in first for cell in row) and not options["dtype"]
+    if not first or not plain or len(set(names)) < len(names):
+        return None
+    return number_text.read(path, names, int(header is not None), options, missing, limit)
 
 
 def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:

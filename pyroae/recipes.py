@@ -1,5 +1,6 @@
 """The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
 
+import os
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from .parts.priors import Flat, Laplace
 from .parts.priors import Normal as NormalPrior
 
 Hidden = int | list[int]
-Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: arrays, tensors, DataFrames
+Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: names, files, arrays, tensors, DataFrames, Datasets, DataLoaders
 
 
 def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
@@ -239,7 +240,9 @@ def _sized(counts: Likelihood) -> Likelihood:
 
 
 def _split(data: Data) -> Split:
-    """The training data of a data set; other data as ``pa.data.load`` takes them, all rows."""
+    """The training data of a data set, also of a named one or a file; of other data as ``pa.data.load`` takes them, all rows."""
+    if isinstance(data, (str, os.PathLike)):
+        data = datasets.load(data)
     if isinstance(data, (DataSet, Split)):
         return getattr(data, "train", data)
     return datasets.whole(data)

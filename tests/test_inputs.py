@@ -88,6 +88,30 @@ def test_datasets_and_loaders_train(form):
     assert np.isfinite(pa.fit(small_vae(), FORMS[form], epochs=2, batch_size=16, progress=False).loss).all()
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "uint8"])  # which says that it is grey levels
+def test_every_form_states_its_likelihood(form):
+    assert repr(pa.recipes.likelihood_of(FORMS[form])) in ("Bernoulli(event_shape=(64,))", "Missing(Bernoulli(event_shape=(64,)))")
+
+
+def test_recipes_and_data_sets_are_made_from_loaders_and_files(tmp_path):
+    assert type(pa.recipes.conditional(DataLoader(Pairs(), 7), latent_dim=2, hidden=4).condition).__name__ == "Labels"
+    found = pa.data.load(TensorDataset(X, Y))
+    assert (len(found.train), len(found.test)) == (32, 8) and len(found.train.labels) == 32
+    np.save(tmp_path / "x.npy", X.numpy())
+    assert pa.recipes.vae(tmp_path / "x.npy").likelihood.event_shape == (64,)
+    assert pa.data.load(tmp_path / "x.npy", labels=Y.numpy()).train.labels.shape == (32,)
+    with pytest.raises(ValueError, match="labels is for tables, whose columns have names"):
+        pa.data.load(tmp_path / "x.npy", labels="kind")
+
+
+def test_pictures_take_tables():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=["a", "b", "c"])
+    vae = pa.recipes.vae(frame, latent_dim=2, hidden=4)
+    assert "40" in pa.plots.latent(vae, frame, np.resize(["x", "y"], 40)).get_title()
+    assert len(pa.plots.aggregate(vae, frame).get_xticks()) == 2
+    pa.plots.reconstructions(vae, frame), pa.plots.walk(vae, frame)
+
+
 @pytest.mark.parametrize("wrapped", [lambda x: x, TensorDataset], ids=["tensor", "Dataset"])
 def test_batch_normalisation_meets_no_batch_of_one_row(wrapped):
     encoder = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ..checks import did_you_mean
-from . import arrays, images, readers, record, tables
+from . import arrays, images, inputs, readers, record, tables
 from .limits import LIMIT, is_regular
 from .named import NAMED
 from .schema import Column, Schema
@@ -65,7 +66,7 @@ def load(
     pyarrow (``pyroae[parquet]``) where it is installed, in half the time.
 
     Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, each perhaps with labels such as ``train_labels``; or a single one),
-    NumPy arrays, tensors, sparse matrices. 8-bit integers are grey levels and become 0 to 1.
+    NumPy arrays, tensors, sparse matrices, torch's Datasets and DataLoaders. 8-bit integers are grey levels and become 0 to 1.
 
     Images: a folder, its subfolders being classes, or splits where they are called ``train``, ``val``, ``test``; x is ``(C, H, W)``.
 
@@ -188,8 +189,9 @@ def _of_file(name: str, path: Path, asked: tables.Asked, test: float | None, opt
         asked = replace(asked, labels=content.label) if asked.labels is None and content.label not in asked.drop else asked
         return tables.of_frame(stem, _without(content.frame, options.na), asked, test, content.remarks)
     labels = {key.removesuffix("_labels"): array for key, array in content.arrays.items() if key.endswith("_labels")}
-    if asked.labels is None:
-        _refuse_columns(asked, name)
+    _refuse_columns(asked if isinstance(asked.labels, str) else replace(asked, labels=None), name)
+    if asked.labels is not None:
+        labels = {"train": asked.labels}
     x = {key: array for key, array in content.arrays.items() if not key.endswith("_labels")}
     return arrays.of_arrays(stem, x, _as_asked(asked, test), labels)
 
@@ -198,13 +200,16 @@ def _of_object(data: Any, asked: tables.Asked, test: float | None, options: read
     """Arrays, tables, and pairs of them with labels: a data set, or all rows as one split."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and asked.labels is None and not np.isscalar(data[0]):
         data, asked = data[0], replace(asked, labels=data[1])
+    if isinstance(data, (Dataset, DataLoader)) and not hasattr(data, "to_pandas"):
+        columns = inputs.gathered(data)
+        return _of_object(columns[0] if len(columns) == 1 else columns, asked, test, options, split)
     if (frame := readers.as_frame(data)) is not None:
         if asked.labels is not None and not isinstance(asked.labels, str):
             frame, asked = frame.assign(label=np.asarray(asked.labels)), replace(asked, labels="label")
         frame = _without(frame, options.na)
         return tables.of_frame("table", frame, asked, test) if split else tables.whole("table", frame, asked)
     if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
-        raise ValueError(f"data: expected a name, a path, an array, a tensor or a table, got {type(data).__name__}")
+        raise ValueError(f"data: expected a name, a path, an array, a tensor, a table or a Dataset, got {type(data).__name__}")
     labels = asked.labels
     _refuse_columns(replace(asked, labels=None), "an array")
     if isinstance(labels, str):

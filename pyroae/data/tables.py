@@ -161,7 +161,7 @@ def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema:
     widths = [min(40, max(len(str(row[i])) for row in [head, *rows])) for i in range(4)]
     lines = ["  ".join([*(f"{str(cell):{width}}"[:width] for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in (head, *rows)]
     notes = [*remarks, *(f"{column}: {text}" for column, text in found.remarks.items())]
-    takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns, --kinds)"
+    takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns NAME,... or --kinds '{NAME: real}')"
     return "\n".join(
         [f"{name}: {len(frame):,} rows", *lines, *(f"note: {note}" for note in notes), *([f"note: {takes}"] if hidden else [])]
     )

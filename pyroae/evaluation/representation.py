@@ -73,7 +73,7 @@ def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, ne
     """
     for split in (train, test):
         if getattr(split, "classes", None) is None:
-            raise ValueError("probe: expected splits with labels, such as pa.data.load('digits').train")
+            raise ValueError("probe: expected splits with labels, such as pa.data.load(FILE, labels='NAME').train (--labels NAME)")
     (z, y), (z_test, y_test) = ((codes(model, split, guide).numpy(), split.classes.cpu().numpy()) for split in (train, test))
     classifiers = LogisticRegression(max_iter=1000), KNeighborsClassifier(min(neighbours, len(y)))
     linear, nearest = (make_pipeline(StandardScaler(), each).fit(z, y).score(z_test, y_test) for each in classifiers)

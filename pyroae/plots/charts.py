@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import programs
 from ..autoencoder import Autoencoder
+from ..data import inputs
 from ..evaluation.checking import Check, Ranks
 from ..evaluation.decomposition import Units
 from ..evaluation.importance import UNRELIABLE, Estimate
@@ -87,14 +88,14 @@ def latent(
     >>> latent(pa.recipes.autoencoder(digits, latent_dim=2), digits.test.x, digits.test.labels).get_xlabel()
     '$z_1$'
     """
-    z = codes(ae, x if y is None else (x, y))
+    z = torch.as_tensor(np.asarray(codes(ae, x if y is None else (x, y))))
     names = ["$z_1$", "$z_2$"]
     if z.shape[1] == 1:
         z, names = torch.cat([z, torch.zeros_like(z)], 1), ["$z_1$", ""]
     if z.shape[1] > 2:
         z, names = _in_two(z, method)
     ax = axes(ax)
-    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu()))
+    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
     ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
     return ax
 
@@ -144,7 +145,8 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
     """
     if not ae.prior.proper:
         raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, there is nothing to compare with")
-    y = None if y is None else y.to(ae.device)
+    found = inputs.read(x if y is None else (x, y), inputs.wanted_by(ae.model))
+    x, y = found.x[:], None if found.y is None or ae.condition is None else found.y[:].to(ae.device)
     with programs.eval_mode(ae, seed=0):
         runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
         drawn, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)

@@ -6,13 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TextIO
 
-from .output import CommandOutput, command
+from .output import CommandOutput, Help, command
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def _main(argv: list[str]) -> int:
         return 2
     try:
         answer, as_json = _answer(argv[0], argv[1:])
+    except Help as asked:
+        return _say(str(asked))
     except (ValueError, OSError) as error:
         _complain(str(error))
         return 2
@@ -211,7 +213,8 @@ def _say(text: str) -> int:
 
 def _complain(message: str):
     colour, plain = ("\033[31m", "\033[0m") if _in_colour(sys.stderr) else ("", "")
-    print(f"{colour}pyroae:{plain} {message}", file=sys.stderr)
+    with suppress(OSError):  # the exit status says it too
+        print(f"{colour}pyroae:{plain} {message}", file=sys.stderr, flush=True)
 
 
 def _in_colour(stream: TextIO) -> bool:

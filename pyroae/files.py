@@ -16,12 +16,21 @@ from .checks import short
 
 _TEMPORARY = ".tmp"
 _JSON = 2**24  # bytes of a file of scores at most
+_HEADER = 2**25  # bytes of the header of a file of tensors at most: as Python's objects it takes twenty times that
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved there once the block has ended well and its content is on the disk."""
-    path = Path(path)
+    """A temporary path beside ``path``, moved there once the block has ended well and its content is on the disk.
+
+    A link is followed: the file that it names is replaced.
+
+    Raises:
+        ValueError: ``path`` is a folder, a pipe or a device.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; name a file to write to")
+    path = Path(path).resolve()
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f"{_TEMPORARY}{path.suffix}", dir=path.parent)
     os.close(handle)
     try:
@@ -71,11 +80,12 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
     """What ``write_tensors`` was given: plain data, whose ``format`` is as expected, and tensors on the CPU.
 
     Raises:
-        ValueError: no file, another kind of file, a damaged one, or another format.
+        ValueError: no file, another kind of file, a damaged one, a header of more than 32 MB, or another format.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("pyroae")
             tensors = {name: file.get_tensor(name) for name in file.keys()} if text is not None else {}
@@ -89,6 +99,14 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
         got = content.get("format") if isinstance(content, dict) else None
         raise ValueError(f"{path}: expected the format {expected!r}, got {short(got)}; it was not written by this version of pyroae")
     return content, tensors
+
+
+def _check_header(path: str | os.PathLike):
+    """``ValueError`` where the header of a file of tensors is longer than such files have them."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _HEADER:
+        raise ValueError(f"expected a header of at most {_HEADER:,} bytes, got {size:,}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

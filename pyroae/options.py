@@ -15,6 +15,7 @@ from .checks import did_you_mean
 from .cli import COMMANDS
 from .data.named import NAMED
 from .option_values import class_of, metavar, value_of
+from .output import Help
 from .recipes import RECIPES
 from .settings import ROLES, Setting
 
@@ -23,7 +24,7 @@ _LEVELS = 5  # of parts inside parts
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` where ``argparse`` would end the process."""
+    """Raises ``ValueError`` where ``argparse`` would end the process, and ``Help`` where it would print."""
 
     def __init__(self, command: str, **more):
         super().__init__(
@@ -38,6 +39,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{self.prog.partition(' ')[2]}: {message}")
+
+    def print_help(self, file: Any = None) -> NoReturn:
+        raise Help(self.format_help().rstrip("\n"))
 
     def read(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
         """The values that the arguments give, and the arguments that are not known."""

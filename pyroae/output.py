@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Help(Exception):
+    """Help was asked for on the command line; holds its text."""
+
+
 @dataclass(frozen=True)
 class CommandOutput:
     """The output of a command, as text and as data.

@@ -20,6 +20,7 @@ from . import registry
 from .checks import did_you_mean, short
 
 DEPTH, ENTRIES, TEXT, NAME, NUMBER = 20, 1_000_000, 1000, 100, 2**53  # levels, entries in all, characters of text and of a name, size
+LARGEST = 2**63  # a whole number, as int64 has them
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool)
@@ -69,6 +70,8 @@ def check_size(value: Any, what: str):
             raise ValueError(f"{what}: expected at most {ENTRIES:,} entries, nested at most {DEPTH} deep")
         if isinstance(item, str) and len(item) > TEXT:
             raise ValueError(f"{what}: expected text of at most {TEXT:,} characters, got {len(item):,}")
+        if isinstance(item, int) and abs(item) > LARGEST:
+            raise ValueError(f"{what}: expected whole numbers of at most 2^63, got {short(item)}")
         if isinstance(item, dict):
             if any(len(str(name)) > NAME for name in item):
                 raise ValueError(f"{what}: expected names of at most {NAME} characters")
@@ -234,9 +237,12 @@ def _tensor(value: dict, where: str) -> torch.Tensor:
         raise ValueError(f"expected {where} as a tensor with one of the dtypes {', '.join(DTYPES)}, got {short(value)}")
     _same_shapes(value["tensor"], where)
     try:
-        return torch.tensor(value["tensor"], dtype=dtype)
+        tensor = torch.tensor(value["tensor"], dtype=dtype)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: no tensor of {value['dtype']}: {error}") from None
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{where}: expected numbers that {value['dtype']} can hold, got {short(value['tensor'])}")
+    return tensor
 
 
 def _same_shapes(value: Any, where: str) -> tuple[int, ...]:
@@ -245,7 +251,7 @@ def _same_shapes(value: Any, where: str) -> tuple[int, ...]:
         shapes = {_same_shapes(item, where) for item in value} or {()}
         if len(shapes) == 1:
             return len(value), *shapes.pop()
-    elif isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
+    elif isinstance(value, (bool, int, float)) and math.isfinite(value):
         return ()
     raise ValueError(f"expected {where} as lists of finite numbers, all of one length, got {short(value)}")
 

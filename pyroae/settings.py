@@ -153,7 +153,7 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"there is no setting {name!r}" + did_you_mean(name, known))
     for name, value in content.items():
         if isinstance(value, int) and abs(value) > LARGEST and name != "seed":
-            raise ValueError(f"expected --{name} as a number of at most {LARGEST:,}, got {value:,}")
+            raise ValueError(f"expected --{name} as a number of at most {LARGEST:,}, got {short(value)}")
     return {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
 
 

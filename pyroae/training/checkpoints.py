@@ -145,7 +145,9 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         return {"dict": [[key, _packed(item, f"{name}/{key}" if name else str(key), tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {"tuple" if isinstance(value, tuple) else "list": [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+        whole = all(type(item) is int for item in value)  # such as the hundreds of numbers of a generator's state
+        items = list(value) if whole else [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -165,7 +167,8 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content]
     if kind == "dict":
         return {key: _unpacked(item, tensors) for key, item in content}
-    return {"list": list, "tuple": tuple}[kind](_unpacked(item, tensors) for item in content)
+    items = content if all(type(item) is int for item in content) else [_unpacked(item, tensors) for item in content]
+    return {"list": list, "tuple": tuple}[kind](items)
 
 
 def _digest(packed: Any, tensors: dict[str, Tensor]) -> str:

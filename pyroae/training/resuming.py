@@ -7,6 +7,7 @@ optimizer, its numbers are finite and in their ranges, and its lists are no long
 import copy
 import math
 import random
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .loop import Training
 
 _ROWS, _STEPS, _KINDS, _LEVELS = 100_000, 2**40, 100, 10  # epochs, steps, kinds of batches, levels of a graph at most
+_LARGEST, _TEXT = 2**63, 1000  # a whole number, and characters of a text in the history, at most
 _CORE = ("epoch", "loss", "lr", "seconds")  # of every row of the history
 
 
@@ -59,7 +61,7 @@ def _whole(value: Any, where: str, low: int, high: int):
 
 
 def _number(value: Any, where: str, low: float = -math.inf):
-    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= low
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value and abs(value) <= sys.float_info.max
     _require(sound, where, "a finite number" + (f" of at least {low:g}" if low > -math.inf else ""), value)
 
 
@@ -84,12 +86,14 @@ def _like(value: Any, ours: Any, where: str, low: float = -math.inf):
     elif isinstance(ours, (list, tuple)):
         sound = isinstance(value, (list, tuple)) and len(value) == len(ours)
         _require(sound, where, f"{len(ours):,} values", value)
+        if all(type(one) is type(other) is int and 0 <= one < _LARGEST for one, other in zip(value, ours)):
+            return
         for i, (one, other) in enumerate(zip(value, ours)):
             _like(one, other, f"{where}[{i}]", low)
     elif ours is None or isinstance(ours, (bool, str)):
         _require(type(value) is type(ours) and value == ours, where, repr(ours), value)
     elif isinstance(ours, float) and not math.isfinite(ours):
-        _require(isinstance(value, (int, float)) and not math.isnan(value), where, "a number", value)
+        _require(isinstance(value, float) and not math.isnan(value), where, "a number", value)
     elif isinstance(ours, (int, float)):
         _number(value, where, low if ours >= low else -math.inf)
 
@@ -128,7 +132,13 @@ def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
             if name in core:
                 _number(value, where, 0.0 if name in ("lr", "seconds") else -math.inf)
             else:
-                _require(value is None or isinstance(value, (bool, int, float, str)), where, "a number or text", value)
+                _of_a_callback(value, where)
+
+
+def _of_a_callback(value: Any, where: str):
+    """A number, which may be NaN, or text, in a column of the history that a callback added."""
+    sound = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < _LARGEST)
+    _require(sound or (isinstance(value, str) and len(value) <= _TEXT), where, f"a number, or text of at most {_TEXT:,} characters", value)
 
 
 def _best(best: Any, weights: dict[str, Tensor], epochs: int):

@@ -85,13 +85,44 @@ def speed(program: Program, modes: list[str], steps: int, rounds: int) -> dict:
 
 
 def lag(program: Program, longest: float) -> float:
-    """By how much "auto" is behind Pyro at the step where it is furthest behind, as a share of Pyro's time beyond its first 2 s.
+    """By how much "auto" is behind Pyro at the step where it is furthest behind, as a share of Pyro's time, or of 2 s until then.
 
-    A run of Pyro of ``longest`` seconds, and as many steps of "auto". Until Pyro has taken 2 s, 0.2 s are 10%.
+    A run of Pyro of ``longest`` seconds, and one of "auto" whose steps alternate with Pyro's.
     """
-    theirs = _seconds(program(pyro.infer.SVI, 10**6), longest)
-    ours = _seconds(program(partial(pa.SVI, compile="auto"), 10**6), len(theirs))
-    return max((a - b) / max(2.0, b) for a, b in zip(itertools.accumulate(ours), itertools.accumulate(theirs)))
+    runs = [_Run(program(SVI, 10**6)) for SVI in (pyro.infer.SVI, partial(pa.SVI, compile="auto"))]
+    theirs = ours = furthest = 0.0
+    try:
+        while theirs < longest:
+            theirs, ours = theirs + runs[0].seconds(), ours + runs[1].seconds()
+            furthest = max(furthest, (ours - theirs) / max(2.0, theirs))
+    except StopIteration:
+        pass
+    return furthest
+
+
+class _Run:
+    """A program's values, beside those of others: it has a parameter store and random numbers of its own."""
+
+    def __init__(self, values: Iterator):
+        self.values, self.random = values, None
+        self.store: dict = {}
+
+    def seconds(self) -> float:
+        """The time of the next value."""
+        store = vars(pyro.get_param_store())
+        pyro.clear_param_store()
+        if self.random is None:
+            pyro.set_rng_seed(0)
+        else:
+            store.update(self.store)
+            pyro.util.set_rng_state(self.random)
+        try:
+            start = _clock()
+            next(self.values)
+            return _clock() - start
+        finally:
+            self.store, self.random = dict(store), pyro.util.get_rng_state()
+            pyro.clear_param_store()
 
 
 def _seconds(values: Iterator, until: int | float) -> list[float]:

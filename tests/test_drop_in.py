@@ -657,7 +657,7 @@ def test_a_program_that_is_not_worth_tracing_is_not_traced():
     svi = pa.SVI(Plain().model, Plain().guide, adam(), Trace_ELBO())
     for _ in range(10):
         svi.step(X)
-    assert svi.levels()["step"][0][1] == 0
+    assert not svi.levels()["step"]
 
 
 @pytest.mark.parametrize(
@@ -690,7 +690,7 @@ def test_settings_of_library_objects_are_watched_and_their_caches_are_not():
             super().__init__()
             self.guide = AutoNormal(super().model)
 
-    svi = pa.SVI(Auto().model, Auto().guide, adam(), Trace_ELBO())
+    svi = pa.SVI(Auto().model, Auto().guide, adam(), Trace_ELBO(), compile="traced")
     for _ in range(5):
         svi.step(X)
     assert len(svi.levels()["step"]) == 1

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pyroae as pa
 from pyroae.training.precision import multiplying
-from pyroae.training.step import kind as kinds
+from pyroae.training.step import pace
 from pyroae.training.step import tracing
 from pyroae.training.step.graph import Outputs
 from pyroae.training.step.tracing import Traced
@@ -430,11 +430,11 @@ def test_modules_that_are_only_called_are_seen_to_change_mode():
 
 @pytest.mark.parametrize("cost, calls, level", [(0.0, 1000, 1), (0.0, 5, 0), (1e9, 1000, 0), (0.0, None, 1), (1e9, None, 0)])
 def test_auto_makes_a_graph_where_the_calls_repay_it(cost, calls, level, monkeypatch):
-    monkeypatch.setattr(kinds.Kind, "_cost", lambda self, best: cost if self.level == 0 else 1e9)
+    monkeypatch.setattr(pace, "_COST", {"traced": (cost, 0.0), "compiled": (1e9, 0.0)})
     x, traced = torch.ones(3), Traced(lambda x: Outputs([x.exp()]), calls=calls)
     for _ in range(9):
         assert torch.equal(traced(x)[0], x.exp())
-    assert traced.levels()[0][1] == level
+    assert [each[1] for each in traced.levels()] == [1] * level
 
 
 def test_fit_is_the_same_traced(digits):

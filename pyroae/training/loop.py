@@ -134,10 +134,10 @@ class Training:
             "clip": self.svi.clip,
         }
 
-    def _climb(self, levels: dict[str, list | None]):
+    def _climb(self, levels: dict[str, list]):
         """Make the graphs that ran then, so that numbers round as they would have."""
         for what, batches in (("step", self.train), ("loss", self.held_out)):
-            if levels[what] is None or batches is None:
+            if not levels[what] or batches is None:
                 continue
             batch = batches.first()
             with programs.eval_mode(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():

@@ -226,9 +226,9 @@ def _levels(state: Any, ours: dict[str, Any], rows: int):
     """For each kind of batch its rows, how far its graph has come, and how often it has run."""
     _require(isinstance(state, dict) and state.keys() == ours.keys(), "levels", f"the entries {', '.join(ours)}", state)
     for what, kinds in state.items():
-        sound = kinds is None or (isinstance(kinds, list) and len(kinds) <= _KINDS)
+        sound = isinstance(kinds, list) and len(kinds) <= _KINDS
         _require(sound, f"levels.{what}", f"at most {_KINDS} kinds of batches", kinds)
-        for kind in kinds or ():
+        for kind in kinds:
             _require(isinstance(kind, (tuple, list)) and 2 <= len(kind) <= 3, f"levels.{what}", "rows, a level, and runs", kind)
             for value, low, high in zip(kind, (1, 0, 0), (rows, _LEVELS, _STEPS)):
                 _whole(value, f"levels.{what}", low, high)

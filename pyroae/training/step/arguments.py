@@ -52,7 +52,7 @@ class Leaves:
             return type(value), value
         if isinstance(value, nn.Module) or callable(value):
             self.objects.append(value)
-            return value
+            return type(value), id(value)
         parts = children(value)
         if parts is None:
             raise ValueError(f"an argument is a {type(value).__name__}, which is neither a tensor nor plain data")

@@ -1,7 +1,6 @@
 """One kind of call of a traced function: when it is made a graph, how the graph is run, watched and proved."""
 
 import contextlib
-import time
 import warnings
 from collections.abc import Callable
 from operator import attrgetter, is_
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from .arguments import Leaves, replaced
 from .graph import Graph, Outputs
-from .proof import GAIN, ROUNDING, agree, is_power_of_two, repays
+from .pace import LOOKS, Pace
+from .proof import ROUNDING, agree, is_power_of_two
 from .reach import Reach, is_library_hook
 from .snapshot import Snapshot, python_random
 from .updates import InvalidValuesError, Update
@@ -25,25 +25,23 @@ if TYPE_CHECKING:
     from .tracing import Traced
 
 LADDER = ("eager", "traced", "compiled")
-_LOOKS = 5  # calls timed before deciding
 _TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class Kind:
     """Calls of one kind, and what runs them now."""
 
-    def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach):
-        self.owner, self.structure, self.objects = owner, leaves.structure, leaves.objects
+    def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach, pace: Pace):
+        self.owner, self.structure, self.objects, self.pace = owner, leaves.structure, leaves.objects, pace
         self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
         self.dynamic = frozenset(owner.dynamic)  # paths of numbers that its graph takes as inputs
         self.rows = leaves.tensors[0].shape[0] if leaves.tensors and leaves.tensors[0].dim() else 1
-        self.level = self.runs = self.moves = self.done = 0
+        self.level = self.runs = self.moves = 0
         self.graph: Graph | None = None  # of the function alone
         self.run: Callable[[list[Tensor]], list] | None = None
         self.update: Update | None = None  # where it is a part of what runs
         self.update_kind: tuple | None = None
         self.info, self.effects, self.seen, self.settled, self.prove = None, [], False, False, False
-        self.timed, self.seconds, self.eager_seconds = 0, 0.0, 0.0  # calls on this level, what they took, and a call of the program
         self.look(reach)
 
     # --- what calls it is for ---
@@ -104,7 +102,6 @@ class Kind:
 
     def __call__(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         owner = self.owner
-        self.done += 1
         if not self.seen:
             return owner.finished(self.first(args, kwargs))
         if self.reach.hooked or any(flags[-1] for flags in self.about[1]):
@@ -112,43 +109,19 @@ class Kind:
                 owner.stay(f"{self.reach.hooked or 'a hook on a parameter'}, which runs at every call")
             return owner.eager(*args, **kwargs)
         if self._worth_climbing():
-            return self._timed(self.climb, leaves, args, kwargs)
+            return self.climb(leaves, args, kwargs)
         if self.proof_due:
-            return self._timed(self._proved, leaves, args, kwargs)
-        if self.settled or owner.mode != "auto":
-            return self._whole(leaves, args, kwargs)
-        gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
-        if gpu and self.timed >= _LOOKS:  # measuring every call would wait for the device in every call
-            self._count(self.seconds / self.timed)
-            return self._whole(leaves, args, kwargs)
-        start = _now(gpu)
-        outputs = self._whole(leaves, args, kwargs)
-        self._count(_now(gpu) - start)
-        return outputs
+            return self._proved(leaves, args, kwargs)
+        return self._whole(leaves, args, kwargs)
 
     @property
     def proof_due(self) -> bool:
         """Whether the program runs beside the graph in the next call."""
         return self.level > 0 and (self.prove or is_power_of_two(self.runs + 1))
 
-    def _count(self, seconds: float):
-        """A call of ``seconds`` at this level. Means, not minima: the time that a busy machine takes is in both that are compared."""
-        self.timed, self.seconds = self.timed + 1, self.seconds + seconds
-        if not self.level:
-            self.eager_seconds = self.seconds / self.timed
-        self.owner.spent += seconds
-        self.owner.eager_spent += self.eager_seconds if self.level else seconds
-
-    def _timed(self, call: Callable, *args) -> Outputs:
-        start = time.perf_counter()
-        try:
-            return call(*args)
-        finally:
-            self.owner.spent += time.perf_counter() - start
-            self.owner.eager_spent += self.eager_seconds
-
     def first(self, args: tuple, kwargs: dict) -> Outputs:
         """The first call is the program itself: it makes its parameters, and shows which modules it calls."""
+        self.pace.unusual = True
         with self.owner.watching():
             outputs = self.owner.function(*args, **kwargs)
         self.seen = True
@@ -227,30 +200,20 @@ class Kind:
 
     def settle(self) -> bool:
         """Whether no other graph will come; decided for good once enough calls were timed."""
-        looked = self.owner.mode == "auto" and self.level and self.timed >= _LOOKS
+        looked = self.owner.mode == "auto" and self.level and self.pace.timed >= LOOKS
         self.settled = self.settled or bool(looked and not self._worth_climbing())
         return self.settled
 
     def _worth_climbing(self) -> bool:
-        owner = self.owner
-        if self.settled or owner.mode == LADDER[self.level]:
+        if self.settled or self.owner.mode == LADDER[self.level]:
             return False
-        if owner.mode != "auto":
+        if self.owner.mode != "auto":
             return True
-        if self.timed < _LOOKS:
-            return False
-        seconds = self.seconds / self.timed
-        cost, gain = self._cost(seconds), GAIN[LADDER[self.level + 1]] * seconds
-        left = None if owner.calls is None else (owner.calls - owner.done) * self.done / owner.done
-        return repays(cost, gain, self.done, left, owner.spent, owner.eager_spent)
-
-    def _cost(self, seconds: float) -> float:
-        """Seconds that the next graph takes to make: an operation takes some 5 to 13 microseconds to run, 0.4 ms to trace."""
-        return 0.05 + 80 * seconds if self.level == 0 else 12.0 + 0.02 * len(self.graph)
+        return self.pace.repays(LADDER[self.level + 1], self.owner.left(self.pace))
 
     def climb(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         """Make the next graph, run it beside what runs now, and go on with it if the two agree."""
-        name, owner = LADDER[self.level + 1], self.owner
+        name, owner, self.pace.unusual = LADDER[self.level + 1], self.owner, True
         owner.announce(name)
         fused = owner.update if name == "compiled" and owner.update and owner.update.kind(self.info) else None
         before = Snapshot(self.reach, fused.changing(self.info) if fused else ())
@@ -280,7 +243,8 @@ class Kind:
         if fused:
             outputs = owner.finished(outputs)
         if agree(self._left(ours, fused), theirs, ROUNDING[name]):
-            (self.run, self.update), self.level, self.runs, self.timed, self.seconds = graph, self.level + 1, 1, 0, 0.0
+            (self.run, self.update), self.level, self.runs = graph, self.level + 1, 1
+            self.pace.climbed()
             self.settled = name in (owner.mode, LADDER[-1])
         else:
             self._stay(name, "its graph does not repeat it; something in it is no tensor operation, or changes from call to call")
@@ -385,7 +349,7 @@ class Kind:
 
     def _proved(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         """A call of the graph beside the program from the same state; the graph's result counts if the two agree."""
-        owner, self.prove = self.owner, False
+        owner, self.prove, self.pace.unusual = self.owner, False, True
         before = Snapshot(self.reach, self.update.changing(self.info) if self.update else ())
         with owner.watching():
             expected = owner.function(*args, **kwargs)
@@ -399,13 +363,6 @@ class Kind:
         self.level, self.update, self.settled = 0, None, True
         owner.stay(f"after {self.runs:,} calls its graph no longer repeats it; something that it reads has changed unseen")
         return owner.eager(*args, **kwargs)
-
-
-def _now(gpu: torch.device | None) -> float:
-    """Seconds by the clock, once a GPU has done what it was given."""
-    if gpu:
-        torch.cuda.synchronize(gpu)
-    return time.perf_counter()
 
 
 def _hooked(tensor: Tensor) -> bool:

@@ -115,7 +115,7 @@ class SVI(pyro.infer.SVI):
         self._alone = self.clip is None and self.accumulate == 1 and distributed.processes() == 1
         mode, steps = self.options["compile"], self.options["steps"]
         self._gradients = Traced(self._loss_and_gradients, [self], mode, steps, self._update if self._alone else None)
-        self._losses = Traced(self._loss_alone, [self], mode)
+        self._losses = Traced(self._loss_alone, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
         self._dtypes: dict[str, torch.dtype] = {}
         self._precisions: dict[int, str] = {}  # by rows
@@ -177,7 +177,7 @@ class SVI(pyro.infer.SVI):
         """Call the listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is made."""
         self._gradients.announce = listener
 
-    def levels(self) -> dict[str, list | None]:
+    def levels(self) -> dict[str, list]:
         """The graphs of steps and of losses: for each kind of call its rows, its level and its calls."""
         return {"step": self._gradients.levels(), "loss": self._losses.levels()}
 

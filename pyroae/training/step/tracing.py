@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import nn
 from .arguments import Leaves
 from .graph import Outputs
 from .kind import LADDER, Kind
+from .pace import LOOKS, Budget, Counted, Pace
 from .reach import Reach
 from .snapshot import Snapshot
 from .updates import Update
@@ -19,6 +21,7 @@ Mode = Literal["auto", "eager", "traced", "compiled"]
 
 _LOG = logging.getLogger("pyroae")
 _KINDS = 8  # graphs kept, after which a function is taken to be different at every call
+_PACES = 100  # structures of arguments whose calls are timed
 
 
 class Traced:
@@ -27,7 +30,7 @@ class Traced:
     A kind of call is the structure of the arguments and every setting that the programs can read (``Reach``). Tensors are
     looked up at every call, so they may be replaced or changed in place. A number that changes becomes an input of the
     graph where the program allows it; otherwise each of its values is a kind. Random numbers are torch's own, in the same
-    order.
+    order. While no graph is worth making, ``"auto"`` tells calls apart by the structure of their arguments alone.
 
     A graph is proved: before it is first used, at its calls 2, 4, 8, ..., and when what it watches was replaced, the program
     runs beside it from the same random state. Where the two differ, or no graph can be made, the program goes on eagerly
@@ -42,6 +45,7 @@ class Traced:
         calls: how many will come, where that is known. Otherwise a graph is made once the calls so far would have repaid
             it, and only where ``"auto"`` stays within 10% or 0.2 s of the eager program whenever the calls stop.
         update: what is done with the outputs of every call. It becomes a part of a compiled graph where it can.
+        budget: shared with other functions of the same run.
     """
 
     def __init__(
@@ -51,30 +55,64 @@ class Traced:
         mode: Mode = "auto",
         calls: int | None = None,
         update: Update | None = None,
+        budget: Budget | None = None,
     ):
         if mode not in ("auto", *LADDER):
             raise ValueError(f"expected compile as 'auto', 'eager', 'traced' or 'compiled', got {mode!r}")
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
+        self.done, self.budget = 0, budget or Budget()
+        self.paces: dict[tuple, Pace] = {}  # by the structure of the arguments
         self.kinds: list[Kind] = []
         self.last: Kind | None = None
         self.names: dict[str, None] = {}  # of parameters that the programs have asked Pyro's store for, in order
         self.ignored: set[str] = set()  # paths of what libraries rewrite whenever it is used
         self.dynamic: set[str] = set()  # paths of numbers that are inputs
         self.fixed: set[str] = set()  # paths of numbers that cannot be
-        self.done = 0
-        self.spent = self.eager_spent = 0.0  # seconds that calls took, and those that the program by itself would have taken
         self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
 
     def __call__(self, *args, **kwargs) -> Outputs:
         if self.mode == "eager":
             return self.finished(self.function(*args, **kwargs))
+        start = time.perf_counter()
         try:
             leaves = Leaves(args, kwargs)
         except ValueError as error:
             self.stay(str(error))
             return self.finished(self.function(*args, **kwargs))
         self.done += 1
-        return self.kind(leaves)(leaves, args, kwargs)
+        if self.mode != "auto":
+            return self.kind(leaves)(leaves, args, kwargs)
+        pace = self._pace(leaves.structure)
+        kind = self.kind(leaves) if self._is_watched(pace) else None
+        pace = kind.pace if kind else pace
+        gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
+        start = pace.begin(start, gpu)
+        outputs = kind(leaves, args, kwargs) if kind else self._unwatched(pace, args, kwargs)
+        pace.end(start, gpu)
+        return outputs
+
+    def _unwatched(self, pace: Pace, args: tuple, kwargs: dict) -> Outputs:
+        """A call of the program, whose operations are counted once."""
+        if pace.timed < LOOKS or pace.operations:
+            return self.eager(*args, **kwargs)
+        pace.unusual = True
+        with Counted() as counted:
+            outputs = self.function(*args, **kwargs)
+        pace.operations = counted.operations
+        return self.finished(outputs)
+
+    def _pace(self, structure: tuple) -> Pace:
+        if structure not in self.paces:
+            if len(self.paces) >= _PACES:
+                self.paces = {key: pace for key, pace in self.paces.items() if pace.watched}
+            self.paces[structure] = Pace(self.budget)
+        return self.paces[structure]
+
+    def _is_watched(self, pace: Pace) -> bool:
+        """Whether to look at all that such calls can read: once a graph of them is worth making."""
+        if not pace.watched and len(self.kinds) < _KINDS:
+            pace.watched = pace.repays(LADDER[1], self.left(pace))
+        return pace.watched
 
     def finished(self, outputs: Outputs) -> Outputs:
         """The outputs, after the update."""
@@ -109,9 +147,13 @@ class Traced:
         leaves = Leaves(args, {})
         return self.kind(leaves).graphed(leaves)
 
-    def levels(self) -> list[tuple[int, int, int]] | None:
-        """The rows of each kind of call, its level (0 is eager) and its calls as a graph; ``None`` before the first call."""
-        return [(kind.rows, kind.level, kind.runs) for kind in self.kinds] if self.kinds else None
+    def left(self, pace: Pace) -> float | None:
+        """How many calls like these are still to come, where that is known."""
+        return None if self.calls is None else (self.calls - self.done) * pace.done / self.done
+
+    def levels(self) -> list[tuple[int, int, int]]:
+        """The rows of each kind of call that is watched, its level (0 is eager) and its calls as a graph."""
+        return [(kind.rows, kind.level, kind.runs) for kind in self.kinds]
 
     def climb(self, level: int, runs: int, *args, **kwargs):
         """Make the graph that calls of this kind had elsewhere. It counts as no call."""
@@ -162,14 +204,18 @@ class Traced:
 
     def _walked(self, leaves: Leaves) -> "Kind":
         """The kind of a call that fits none as they were last seen: one of them after all, or a new one."""
-        new = Kind(self, leaves, self.walk(leaves.objects))
+        alike = [kind.pace for kind in self.kinds if kind.structure == leaves.structure]
+        pace = Pace(self.budget, like=alike[0]) if alike else self.paces.get(leaves.structure) or Pace(self.budget)
+        new = Kind(self, leaves, self.walk(leaves.objects), pace)
         for kind in self.kinds:
             if kind.take_over(new):
                 return kind
         if changing := self._changing_numbers(new):
             self.dynamic |= changing
-            self.kinds = [kind for kind in self.kinds if not changing & kind.constants()]  # the new kind takes their calls
-            new = Kind(self, leaves, self.walk(leaves.objects))
+            replaced = [kind for kind in self.kinds if changing & kind.constants()]  # the new kind takes their calls
+            self.kinds = [kind for kind in self.kinds if kind not in replaced]
+            pace = max((kind.pace for kind in replaced if not kind.level), key=lambda pace: pace.done, default=pace)
+            new = Kind(self, leaves, self.walk(leaves.objects), pace)
         if len(self.kinds) == _KINDS:
             why = f"more than {_KINDS} kinds of call (shapes, settings, modes) have come, the last two differ in {self._difference(new)}"
             self.stay(why)

@@ -1,0 +1,106 @@
+"""How long calls take, and whether a graph of them would repay the time that it takes to make."""
+
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LOOKS = 5  # calls timed before deciding
+GAIN = {"traced": 0.4, "compiled": 0.25}  # of a call's time, saved by the next level: a cautious guess before it is there
+_COST = {"traced": (0.02, 0.00045), "compiled": (12.0, 0.02)}  # seconds to make a graph, and those of each operation
+_LOSS, _GRACE = 0.08, 0.16  # share and seconds by which "auto" may be behind the eager program: less than the 10% or 0.2 s promised
+
+
+class Budget:
+    """Seconds that calls took, those that make graphs included, and seconds that the programs by themselves would have taken."""
+
+    def __init__(self):
+        self.spent = self.eager = 0.0
+
+
+class Pace:
+    """The calls of one kind: how many have come, and what one takes on their present level.
+
+    Args:
+        like: calls that take the program as long as these.
+    """
+
+    def __init__(self, budget: Budget, like: "Pace | None" = None):
+        self.budget, self.done, self.by_graph = budget, 0, False
+        self.eager = like.eager if like else 0.0  # seconds that the program takes
+        self.timed = LOOKS if like and like.timed >= LOOKS else 0
+        self.seconds = self.timed * self.eager
+        self.operations = like.operations if like else 0  # of the program; 0 until they are counted
+        self.watched = False  # whether what such calls read is looked at, because a graph was worth making
+        self.unusual = False  # whether the call under way makes or proves a graph
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a call. Means, not minima: the time that a busy machine takes is in both levels that are compared."""
+        return self.seconds / self.timed
+
+    def begin(self, start: float, gpu: torch.device | None) -> float | None:
+        """When the call began that was met at ``start``; ``None`` on a GPU once enough were timed, as timing waits for the device."""
+        self.done, self.unusual = self.done + 1, False
+        if gpu:
+            return _now(gpu) if self.timed < LOOKS else None
+        return start
+
+    def end(self, start: float | None, gpu: torch.device | None):
+        """After a call that began at ``start``."""
+        seconds = self.mean if start is None else _now(gpu) - start
+        if not self.unusual:
+            self.timed, self.seconds = self.timed + 1, self.seconds + seconds
+            if not self.by_graph:
+                self.eager = self.mean
+        self.budget.spent += seconds
+        self.budget.eager += self.eager if self.by_graph or self.unusual else seconds
+
+    def climbed(self):
+        """The calls to come are on another level."""
+        self.by_graph, self.timed, self.seconds = True, 0, 0.0
+
+    def repays(self, level: str, left: float | None) -> bool:
+        """Whether the graph of the next level is worth making now; ``left``: the calls of this kind to come, where known."""
+        if self.timed < LOOKS or not self.operations:
+            return False
+        gain = GAIN[level] * self.mean
+        return repays(cost(level, self.operations), gain, self.done, left, self.budget.spent, self.budget.eager)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the tensor operations inside, those of backward passes included."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+def cost(level: str, operations: int) -> float:
+    """Seconds that it takes to make a graph of so many operations."""
+    constant, each = _COST[level]
+    return constant + each * operations
+
+
+def repays(cost: float, gain: float, done: int, left: float | None, spent: float, eager: float) -> bool:
+    """Whether a graph that takes ``cost`` seconds to make, and saves ``gain`` a call, is worth it.
+
+    Where the calls ``left`` are known they must repay it. Otherwise those ``done`` must be as many as would have repaid it,
+    and the time ``spent`` must stay within 10% or 0.2 s, whichever is more, of what the ``eager`` program would have taken,
+    even if no call follows.
+
+    >>> repays(1.0, 0.01, 1000, None, 20.0, 20.0), repays(1.0, 0.01, 1000, None, 5.0, 5.0), repays(1.0, 0.01, 5, 200, 0.1, 0.1)
+    (True, False, True)
+    """
+    if left is not None:
+        return gain * left > cost
+    return gain * done > cost and spent + cost < eager + max(_LOSS * eager, _GRACE)
+
+
+def _now(gpu: torch.device | None) -> float:
+    """Seconds by the clock, once a GPU has done what it was given."""
+    if gpu:
+        torch.cuda.synchronize(gpu)
+    return time.perf_counter()

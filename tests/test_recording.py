@@ -19,8 +19,7 @@ from torch.optim import lr_scheduler
 import pyroae as pa
 from pyroae.training import devices, distributed
 from pyroae.training.step import graph as graphs
-from pyroae.training.step import kind as kinds
-from pyroae.training.step import proof, recording, svi
+from pyroae.training.step import pace, proof, recording, svi
 from pyroae.training.step.graph import Graph
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
@@ -355,6 +354,6 @@ def test_the_backward_pass_is_traced_in_the_thread_of_the_trace():
 def test_a_call_is_timed_once_the_gpu_has_done_it(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    kinds._now(None)
-    kinds._now(torch.device("cuda:1"))
+    pace.now()
+    pace.now(torch.device("cuda:1"))
     assert waited == [torch.device("cuda:1")]

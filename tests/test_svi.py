@@ -27,8 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pyroae as pa
 from pyroae.training.precision import multiplying
-from pyroae.training.step import pace
-from pyroae.training.step import tracing
+from pyroae.training.step import pace, tracing
 from pyroae.training.step.graph import Outputs
 from pyroae.training.step.tracing import Traced
 
@@ -435,6 +434,45 @@ def test_auto_makes_a_graph_where_the_calls_repay_it(cost, calls, level, monkeyp
     for _ in range(9):
         assert torch.equal(traced(x)[0], x.exp())
     assert [each[1] for each in traced.levels()] == [1] * level
+
+
+def test_auto_looks_through_a_program_only_for_a_graph_that_is_worth_making(monkeypatch):
+    walks, look = [], Traced.walk
+    monkeypatch.setattr(Traced, "walk", lambda self, objects=(): walks.append(1) or look(self, objects))
+    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 1e9), "compiled": (1e9, 0.0)})
+    whole, part, traced = torch.ones(8), torch.ones(3), Traced(lambda x: Outputs([x.exp()]))
+    for _ in range(20):
+        traced(whole)
+    assert not walks and not traced.levels()
+    traced.paces[next(iter(traced.paces))].operations = 0  # counted again, and free
+    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
+    for _ in range(10):
+        traced(whole)
+    before = len(walks)
+    for x in (part, whole) * 2:  # calls that stay eager do not make the graph's be looked at again
+        assert torch.equal(traced(x)[0], x.exp())
+    assert traced.levels()[0][:2] == (8, 1) and before == len(walks) > 0
+
+
+def test_the_calls_of_one_structure_share_what_they_took_until_they_are_told_apart(monkeypatch):
+    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
+    model = nn.Dropout(0.5)
+    traced = Traced(lambda x: Outputs([model(x).sum() * 0.0 + model.p]), [model])
+    for i in range(40):
+        model.train(i % 2 == 0)
+        assert traced(torch.ones(4))[0] == 0.5
+    assert [level for _, level, _ in traced.levels()] == [1, 1]
+
+
+def test_steps_and_losses_have_one_budget():
+    vae = small_vae()
+    svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
+    assert svi._gradients.budget is svi._losses.budget
+    graph = pace.Pace(svi._losses.budget)
+    graph.timed, graph.seconds, graph.done, graph.operations = 5, 0.05, 10**6, 100
+    assert graph.repays("traced", None)
+    svi._gradients.budget.spent = 0.1  # 0.1 s behind already, and 0.065 to come
+    assert not graph.repays("traced", None) and graph.repays("traced", 100.0)
 
 
 def test_fit_is_the_same_traced(digits):

@@ -3,7 +3,6 @@
 import contextlib
 import warnings
 from collections.abc import Callable
-from operator import attrgetter, is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,8 @@ from .arguments import Leaves, replaced
 from .graph import Graph, Outputs
 from .pace import LOOKS, Pace
 from .proof import ROUNDING, agree, is_power_of_two
-from .reach import Reach, is_library_hook
+from .reach import Reach
+from .signature import Signature
 from .snapshot import Snapshot, python_random
 from .updates import InvalidValuesError, Update
 from .user_code import drawing_line, line_of
@@ -25,16 +25,14 @@ if TYPE_CHECKING:
     from .tracing import Traced
 
 LADDER = ("eager", "traced", "compiled")
-_TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-class Kind:
+class Kind(Signature):
     """Calls of one kind, and what runs them now."""
 
     def __init__(self, owner: "Traced", leaves: Leaves, reach: Reach, pace: Pace):
-        self.owner, self.structure, self.objects, self.pace = owner, leaves.structure, leaves.objects, pace
-        self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
-        self.dynamic = frozenset(owner.dynamic)  # paths of numbers that its graph takes as inputs
+        super().__init__(leaves, reach, frozenset(owner.dynamic))
+        self.owner, self.pace = owner, pace
         self.rows = leaves.tensors[0].shape[0] if leaves.tensors and leaves.tensors[0].dim() else 1
         self.level = self.runs = self.moves = 0
         self.graph: Graph | None = None  # of the function alone
@@ -42,61 +40,19 @@ class Kind:
         self.update: Update | None = None  # where it is a part of what runs
         self.update_kind: tuple | None = None
         self.info, self.effects, self.seen, self.settled, self.prove = None, [], False, False, False
-        self.look(reach)
-
-    # --- what calls it is for ---
 
     def look(self, reach: Reach | None = None):
-        """Remember what the programs can read, by default from the same places."""
-        self.reach = reach or self.reach
+        """As ``Signature.look``."""
+        super().look(reach)
         self.is_on_device: bool | None = None  # not known yet
-        self.known = self.reach.tensors()
-        self.pointers, self.flags = list(map(Tensor.data_ptr, self.known)), list(map(_TENSOR, self.known))
-        first: dict[int, int] = {}
-        same = tuple(first.setdefault(id(tensor), i) for i, tensor in enumerate(self.known))
-        self.about = same, tuple((t.shape, t.dtype, t.device, t.requires_grad, _hooked(t)) for t in self.known)
 
-    def fits(self, leaves: Leaves) -> bool:
-        """Whether a call is of this kind, and everything is where it was last seen."""
-        if leaves.structure != self.structure or not self.reach.intact() or not self._fixed_arguments(leaves):
+    def take_over(self, new: Signature) -> bool:
+        """As ``Signature.take_over``; the graph is proved again."""
+        if not super().take_over(new):
             return False
-        tensors = self.reach.tensors()
-        if all(map(is_, tensors, self.known)):
-            return list(map(Tensor.data_ptr, tensors)) == self.pointers and list(map(_TENSOR, tensors)) == self.flags
-        return False
-
-    def take_over(self, new: "Kind") -> bool:
-        """Whether a call that was looked at anew is of this kind; then it is remembered as it is now."""
-        if (new.structure, new.reach.signature, new.about) != (self.structure, self.reach.signature, self.about):
-            return False
-        if self.dynamic != new.dynamic or any(self.arguments[path] != new.arguments[path] for path in self.constants()):
-            return False
-        self.look(new.reach)
         self.moves += 1
         self.prove = self.prove or is_power_of_two(self.moves)
         return True
-
-    def constants(self) -> set[str]:
-        """The paths of those numbers among the arguments that its graph holds as constants."""
-        return self.arguments.keys() - self.dynamic
-
-    def _fixed_arguments(self, leaves: Leaves) -> bool:
-        if not self.arguments:
-            return True
-        return all(
-            value == known or path in self.dynamic for (path, known), value in zip(self.arguments.items(), leaves.numbers, strict=True)
-        )
-
-    def differing_numbers(self, new: "Kind") -> set[str]:
-        """The paths of the numbers in which another kind differs; none where it differs in anything else."""
-        (ours, *rest), (theirs, *others) = self.reach.signature, new.reach.signature
-        if self.structure != new.structure or self.about != new.about or rest != others or len(ours) != len(theirs):
-            return set()
-        differ = [(a, b) for a, b in zip(ours, theirs) if a != b]
-        if any(a[0] != b[0] or a[1] is not b[1] or a[1] not in (int, float) for a, b in differ):
-            return set()
-        changed = {path for path, value in self.arguments.items() if value != new.arguments[path] and path not in self.dynamic}
-        return changed | {a[0] for a, _ in differ}
 
     # --- running it ---
 
@@ -193,8 +149,8 @@ class Kind:
         if holder is store._params:
             store._param_to_name.pop(self.known[i], None)
             store._param_to_name[value] = key
-        holder[key] = self.known[i] = value
-        self.pointers[i], self.flags[i] = value.data_ptr(), _TENSOR(value)
+        holder[key] = value
+        self.remember(i, value)
 
     # --- climbing ---
 
@@ -363,11 +319,6 @@ class Kind:
         self.level, self.update, self.settled = 0, None, True
         owner.stay(f"after {self.runs:,} calls its graph no longer repeats it; something that it reads has changed unseen")
         return owner.eager(*args, **kwargs)
-
-
-def _hooked(tensor: Tensor) -> bool:
-    hooks = [*(tensor._backward_hooks or {}).values(), *((tensor._post_accumulate_grad_hooks or {}).values() if tensor.is_leaf else ())]
-    return not all(map(is_library_hook, hooks))
 
 
 def _tensor(value: int | float) -> Tensor:

@@ -21,7 +21,7 @@ from ..precision import Precision, check_precision, multiplying, resolved
 from .graph import Outputs
 from .recording import Recorder
 from .tracing import Mode, Traced
-from .updates import InvalidValuesError, Update
+from .updates import InvalidValuesError, Update, clear_gradients
 
 _LOG = logging.getLogger("pyroae")
 _UNUSED = pyro.optim.SGD({"lr": 0.0})  # stands where Pyro's constructor wants one of its own optimizers
@@ -290,9 +290,8 @@ class SVI(pyro.infer.SVI):
 
     def _clear_gradients(self, asked: dict[str, Tensor], info: StepInfo):
         """No gradient stays on anything that the backward pass reached."""
-        owners = [getattr(program, "__self__", program) for program in (self.model, self.guide)]
-        reached = [p for owner in owners if isinstance(owner, torch.nn.Module) for p in owner.parameters()]
-        for parameter in (*reached, *asked.values(), *self._update.parameters(info)):
+        clear_gradients(getattr(program, "__self__", program) for program in (self.model, self.guide))
+        for parameter in (*asked.values(), *self._update.parameters(info)):
             parameter.grad = None
 
     def _find_late(self, made: dict[str, Tensor]):

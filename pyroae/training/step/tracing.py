@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch import nn
 from .arguments import Leaves
 from .graph import Outputs
 from .kind import LADDER, Kind
-from .pace import LOOKS, Budget, Counted, Pace
+from .pace import LOOKS, Budget, Counted, Pace, now
 from .reach import Reach
 from .snapshot import Snapshot
 from .updates import Update
@@ -73,7 +72,7 @@ class Traced:
     def __call__(self, *args, **kwargs) -> Outputs:
         if self.mode == "eager":
             return self.finished(self.function(*args, **kwargs))
-        start = time.perf_counter()
+        start = now()
         try:
             leaves = Leaves(args, kwargs)
         except ValueError as error:
@@ -217,8 +216,8 @@ class Traced:
             pace = max((kind.pace for kind in replaced if not kind.level), key=lambda pace: pace.done, default=pace)
             new = Kind(self, leaves, self.walk(leaves.objects), pace)
         if len(self.kinds) == _KINDS:
-            why = f"more than {_KINDS} kinds of call (shapes, settings, modes) have come, the last two differ in {self._difference(new)}"
-            self.stay(why)
+            where = self.kinds[-1].differs_in(new)
+            self.stay(f"more than {_KINDS} kinds of call (shapes, settings, modes) have come, the last two differ in {where}")
             new.settled = True
             return new
         self.kinds.append(new)
@@ -231,10 +230,3 @@ class Traced:
             if differ and not differ & self.fixed:
                 return differ
         return set()
-
-    def _difference(self, new: "Kind") -> str:
-        old = self.kinds[-1]
-        if old.structure != new.structure:
-            return "their arguments"
-        pairs = zip(old.reach.fixed_paths, old.reach.values, new.reach.fixed_paths, new.reach.values)
-        return next((p for p, a, q, b in pairs if p != q or a is not b), "what they hold")

@@ -1,6 +1,8 @@
 """What an optimizer does with gradients: by itself, or as tensor operations inside a graph."""
 
 import math
+from collections.abc import Iterable
+from operator import is_
 from typing import Any
 
 import pyro
@@ -9,7 +11,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.optim.optim import is_scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim import optimizer as torchs
 from torch.utils.weak import WeakIdKeyDictionary
@@ -48,6 +50,7 @@ class Update:
         self.valid: Tensor | None = None  # of all calls, where nothing may wait for the device
         self.pyros = not isinstance(optimizer, Optimizer)
         self.pending: dict[int, Tensor] = {}  # by id of the parameter: gradients that were on it before the step
+        self.having: list[Tensor] = []  # the parameters that had a gradient in the last step
         self.numbers = torch.empty(0)
         self.looked: list[Any] = []  # what the optimizer's parameters were last looked through with
         self.trained: list[Trained] = []
@@ -99,10 +102,21 @@ class Update:
         if not self.pyros:
             self.optimizer.step()
         else:
-            _fill_gradients(parameters)
+            self._fill_gradients(parameters)
             self.optimizer(parameters)
         for parameter in parameters:
             parameter.grad = None
+
+    def _fill_gradients(self, parameters: list[Tensor]):
+        """Zeros for parameters that had a gradient before; Pyro never takes one away."""
+        having = [parameter for parameter in parameters if parameter.grad is not None]
+        if len(having) == len(parameters) == len(self.having) and all(map(is_, having, self.having)):
+            return
+        self.having = having
+        _HAD_GRADIENT.update((parameter, True) for parameter in having)
+        for parameter in parameters:
+            if parameter.grad is None and parameter in _HAD_GRADIENT:
+                parameter.grad = torch.zeros_like(parameter)
 
     # --- inside a graph ---
 
@@ -182,13 +196,17 @@ class Update:
         return found
 
 
-def _fill_gradients(parameters: list[Tensor]):
-    """Zeros for parameters that had a gradient before; Pyro never takes one away."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            _HAD_GRADIENT[parameter] = True
-        elif parameter in _HAD_GRADIENT:
-            parameter.grad = torch.zeros_like(parameter)
+def clear_gradients(programs: Iterable[Any]):
+    """Those of the parameters of modules; as by ``Module.parameters``, in a third of its time."""
+    modules, seen = list(programs), set()
+    while modules:
+        module = modules.pop()
+        if isinstance(module, nn.Module) and id(module) not in seen:
+            seen.add(id(module))
+            modules.extend(module._modules.values())
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    parameter.grad = None
 
 
 def _numbers(optimizer: Optimizer, group: dict[str, Any], step: float) -> list[float]:

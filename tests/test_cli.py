@@ -494,7 +494,7 @@ load = Command.load
 
 
 def test_a_data_set_is_a_function_and_a_row(capsys, monkeypatch):
-    def stripes():
+    def stripes(limit):
         x = torch.rand(60, 6)
         return pa.data.DataSet("stripes", pa.data.Split(x[10:], None, "unit"), pa.data.Split(x[:10], None, "unit"))
 

@@ -50,7 +50,7 @@ def test_binarized_mnist_as_amat_text(tmp_path, monkeypatch):
     assert torch.equal(pa.data.load("binarized-mnist").validation.x, torch.from_numpy(bits).float())
     (folder / "binarized_mnist_train.amat").write_text("0 1 2")
     with pytest.raises(ValueError, match="784 zeros and ones"):
-        _amat(folder / "binarized_mnist_train.amat")
+        _amat(folder / "binarized_mnist_train.amat", 8e9)
 
 
 def test_omniglot_is_turned_upright(tmp_path, monkeypatch):

@@ -1,23 +1,27 @@
 """How much memory a small file can ask for: looked up in its headers first, refused above a limit that the caller can raise."""
 
 import gzip
+import io
 import json
 import re
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
+import openpyxl
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import scipy.io
 from conftest import small_vae, with_structure
 from PIL import Image
 
 import pyroae as pa
 from pyroae.cli import main
-from pyroae.data import readers
+from pyroae.data import ipc, readers
 
 FAR_TOO_LARGE = {
     "a wide layer": ("encoder", {"hidden": 10**9}),
@@ -96,7 +100,7 @@ LARGE = {  # file -> what writes it in a few kilobytes, the limit that it exceed
     "rows on disk.parquet": (parquet_of(lambda: np.zeros(300_000)), 1e7, r"the order of the 300,000 rows of .* would take 0.0 GB"),
     "lists.parquet": (parquet_of(lambda: [[0] * 100_000] * 100), 1e7, "lists.parquet would take 0.2 GB"),
     "one long text.parquet": (parquet_of(lambda: ["x" * 1000] * 100_000), 2e7, "unpacks to more than the limit"),
-    "compressed.arrow": (compressed_arrow, 1e7, "unpacks to more than the limit"),
+    "compressed.arrow": (compressed_arrow, 1e7, "compressed.arrow would take 0.0 GB"),
     "rows on disk.npy": (lambda path: np.lib.format.open_memmap(path, "w+", np.uint8, (300_000, 1)), 1e7, "the order of the 300,000 rows"),
     "images/b.png": (lambda path: Image.new("L", (1300, 1300)).save(path), 1e8, "b.png has 1,690,000 pixels, more than the limit of 1,118"),
 }
@@ -122,15 +126,175 @@ def test_a_small_file_of_large_data_is_refused_unless_the_caller_raises_the_limi
         assert re.search(others, str(error)), error
 
 
+def idx(path, count, rows=20):
+    with gzip.open(path, "wb") as file:
+        file.write(struct.pack(">4B3i", 0, 0, 8, 3, count, 28, 28) + bytes(rows * 784))
+
+
+def mnist(folder):
+    (folder / "MNIST/raw").mkdir(parents=True)
+    for name in ("train", "t10k"):
+        idx(folder / f"MNIST/raw/{name}-images-idx3-ubyte.gz", 20)
+        (folder / f"MNIST/raw/{name}-labels-idx1-ubyte").write_bytes(struct.pack(">4Bi", 0, 0, 8, 1, 20) + bytes(20))
+
+
+def omniglot(folder):
+    arrays = {"data": np.zeros((784, 20)), "testdata": np.zeros((784, 20)), "target": np.eye(50)[:, :20]}
+    scipy.io.savemat(folder / "chardata.mat", arrays, do_compression=True)
+
+
+def binarized(folder):
+    (folder / "binarized_mnist").mkdir()
+    np.savez_compressed(
+        folder / "binarized_mnist/binarized_mnist.npz", **dict.fromkeys(("train", "valid", "test"), np.zeros((20, 98), "u1"))
+    )
+
+
+def amat(folder):
+    (folder / "binarized_mnist").mkdir()
+    for name in ("train", "valid", "test"):
+        (folder / f"binarized_mnist/binarized_mnist_{name}.amat").write_bytes((b" ".join([b"0"] * 784) + b"\n") * 20)
+
+
+NAMED = {"mnist": mnist, "omniglot": omniglot, "binarized-mnist": binarized, "binarized-mnist as text": amat}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_limit_holds_for_data_sets_with_a_name(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    NAMED[name](tmp_path)
+    with pytest.raises(ValueError, match=r"more than the limit of .* GB; raise it by limit="):
+        pa.data.load(name.partition(" ")[0], limit=20_000)
+    assert len(pa.data.load(name.partition(" ")[0], limit=1e6).train) == 20
+
+
 def test_a_packed_file_of_images_is_read_as_far_as_its_header_says(tmp_path, monkeypatch):
     monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
-    (tmp_path / "MNIST/raw").mkdir(parents=True)
-    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
-    for count, words in ((2**31 - 1, "array of shape"), (20, "cannot reshape array of size 1000")):
-        with gzip.open(path, "wb") as file:
-            file.write(struct.pack(">4B3i", 0, 0, 8, 3, count, 28, 28) + bytes(1000))
-        with pytest.raises(ValueError, match=f"is missing or damaged.*{words}"):
+    mnist(tmp_path)
+    for count, words in (
+        (2**31 - 1, r"an array of shape \[2147483647, 28, 28\] by its header, would take 8,418.1 GB .* raise it by limit=9.3e\+12"),
+        (30, "is missing or damaged.*cannot reshape array of size 15680"),
+        (-1, "is missing or damaged.*shape \\[-1"),
+    ):
+        idx(tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz", count)
+        with pytest.raises(ValueError, match=words):
             pa.data.load("mnist")
+
+
+def written(schema, *batches, **options):
+    sink = io.BytesIO()
+    with pyarrow.ipc.new_file(sink, schema, options=pyarrow.ipc.IpcWriteOptions(**options)) as file:
+        for batch in batches:
+            file.write_batch(batch)
+    return memoryview(sink.getvalue())
+
+
+COLUMNS = {
+    "numbers": lambda: np.zeros(1000),
+    "holes": lambda: [1.0, None] * 500,
+    "text": lambda: ["some", "text"] * 500,
+    "categories": lambda: pyarrow.array(["a", "b"] * 500).dictionary_encode(),
+    "lists": lambda: [[1, 2, 3]] * 1000,
+}
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_size_in_an_arrow_files_headers_is_what_it_unpacks_to(name, compression):
+    batch = pyarrow.record_batch({"a": COLUMNS[name]()})
+    content = written(batch.schema, *[batch] * 3, compression=compression)
+    alone = content.nbytes - written(batch.schema, *[batch.slice(0, 0)] * 3).nbytes
+    size = ipc.unpacked_size(content)
+    assert size == 0 if compression is None else 0 < size < 3.1 * batch.nbytes
+    assert compression is None or size > 0.9 * 3 * (batch.nbytes if name != "categories" else 4000), (size, alone)
+
+
+def test_damaged_headers_of_arrow_files_are_refused():
+    batch = pyarrow.record_batch({"a": np.zeros(50), "b": ["x"] * 50})
+    content, generator, outcomes = bytes(written(batch.schema, batch, compression="zstd")), np.random.default_rng(0), set()
+    for _ in range(3000):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), 3):
+            damaged[place] = generator.integers(0, 256)
+        try:
+            outcomes.add(ipc.unpacked_size(memoryview(damaged)) >= 0)
+        except ValueError:
+            outcomes.add(False)
+    assert outcomes == {True, False}
+
+
+def of_arrow(*columns):
+    return lambda path: path.write_bytes(written((batch := pyarrow.record_batch(list(columns), [*"abcd"][: len(columns)])).schema, batch))
+
+
+def views():
+    """Ten thousand texts of the same 10,000 bytes."""
+    view = struct.pack("<i4sii", 10_000, b"xxxx", 0, 0)
+    buffers = [None, pyarrow.py_buffer(view * 10_000), pyarrow.py_buffer(b"x" * 10_000)]
+    return pyarrow.Array.from_buffers(pyarrow.string_view(), 10_000, buffers)
+
+
+def offsets(*ends):
+    """Texts whose offsets are not checked by whoever writes them."""
+    good = bytes(written(pyarrow.schema({"a": pyarrow.string()}), pyarrow.record_batch({"a": ["ab", "cd", "ef"]})))
+    return good.replace(struct.pack("<4i", 0, 2, 4, 6), struct.pack("<4i", *ends))
+
+
+def sheet(row, column):
+    def write(path):
+        book = openpyxl.Workbook()
+        for number in range(20):
+            book.active.append([number, 2 * number])
+        book.active.cell(row, column, 1)
+        book.save(path)
+
+    return write
+
+
+def sparse(path):
+    np.savez(path, format="csr", shape=(5, 4), data=np.ones(5), indices=np.array([0, 1, 2, 10**8, 3]), indptr=np.arange(6))
+
+
+def damaged_offsets(*ends):
+    return lambda path: path.write_bytes(offsets(*ends))
+
+
+REFUSED = {  # file -> what writes it, the limit, what the message says
+    "one batch.arrow": (compressed_arrow, 3e7, "would take 0.0 GB of memory, more than the limit of 0.0 GB; raise it by limit=4.4e"),
+    "views.arrow": (lambda path: of_arrow(views())(path), 2e7, "unpacks to more than the limit of 0.0 GB; raise it by limit=2.0e"),
+    "runs.arrow": (
+        of_arrow(pyarrow.RunEndEncodedArray.from_arrays(pyarrow.array([10**6], pyarrow.int32()), pyarrow.array([1.0]))),
+        8e9,
+        "the column 'a' is of type .*run_end_encoded.*, which is not read",
+    ),
+    "beyond.arrow": (damaged_offsets(0, 2, 4, 10**9), 8e9, "cannot be read"),
+    "backwards.arrow": (damaged_offsets(0, 10**6, -5, 6), 8e9, "cannot be read"),
+    "wide.csv": (lambda path: path.write_text("1," * 10_000 + "2\n" + "3," * 10_000 + "4\n"), 1e8, "the 10,001 columns of wide.csv"),
+    "diagonal.jsonl": (lambda path: path.write_text("".join(f'{{"c{i}": 1}}\n' for i in range(3000))), 1e8, "diagonal.jsonl would take"),
+    "columns.json": (lambda path: path.write_text(json.dumps({f"c{i}": {str(i): 1} for i in range(3000)})), 1e8, "columns.json would take"),
+    "deep.json": (lambda path: path.write_text("[" * 100_000 + "]" * 100_000), 8e9, "cannot be read"),
+    "far cell.xlsx": (sheet(1_000_000, 16_000), 8e9, "would take .* GB of memory"),
+    "outside.npz": (sparse, 8e9, "indices must be < 4"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_crafted_file_is_refused_before_it_is_read(name, tmp_path):
+    write, limit, words = REFUSED[name]
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 1e6
+    with pytest.raises(ValueError, match=words):
+        pa.data.load(tmp_path / name, limit=limit)
+
+
+def test_negative_sizes_in_an_archive_make_no_room_for_large_ones(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in (("train", (10**7, 4)), ("test", (-(10**7), 4))):
+            content = io.BytesIO()
+            np.lib.format.write_array_header_2_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            archive.writestr(f"{name}.npy", content.getvalue() + bytes(max(0, 4 * 4 * shape[0])))
+    with pytest.raises(ValueError, match=r"an array of shape \(-10000000, 4\)"):
+        pa.data.load(tmp_path / "x.npz", limit=1e6)
 
 
 def test_a_large_model_is_not_too_large(tmp_path):

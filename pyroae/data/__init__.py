@@ -157,7 +157,7 @@ def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.O
         return _of_object(data, asked, test, options)
     name = os.fspath(data)
     if name in NAMED:
-        return _of_name(name, asked, test)
+        return _of_name(name, asked, test, options.limit)
     path = Path(name)
     if path.is_dir():
         _refuse_columns(asked, "a folder of images")
@@ -175,11 +175,11 @@ def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.O
     raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
 
 
-def _of_name(name: str, asked: tables.Asked, test: float | None) -> DataSet:
+def _of_name(name: str, asked: tables.Asked, test: float | None, limit: float) -> DataSet:
     if asked.domain is not None or test is not None:
         raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
     _refuse_columns(asked, name)
-    return _read(name, NAMED[name])
+    return _read(name, lambda: NAMED[name](limit))
 
 
 def _of_file(name: str, path: Path, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:

@@ -14,26 +14,38 @@ from typing import BinaryIO
 
 LIMIT = 8e9  # bytes
 _ORDER = 40  # bytes for each row: a permutation, its parts and their sorting
+_COLUMN = 20_000  # bytes for each column: its values as objects, what it is taken for, its share of a model
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
+class TooLarge(ValueError):
+    """Data would take more memory than the caller allows; says how the limit is raised."""
+
+
 def check_size(size: float, limit: float, what: str):
-    """``ValueError`` where something would take more than ``limit`` bytes of memory."""
+    """``TooLarge`` where something would take more than ``limit`` bytes of memory."""
     if size > limit:
-        raise ValueError(
+        raise TooLarge(
             f"data: {what} would take {size / 1e9:,.1f} GB of memory, more than the limit of {limit / 1e9:,.1f} GB; "
             f"raise it by limit={1.1 * size:.1e} (--limit)"
         )
 
 
 def check_unpacked(size: float, limit: float, what: str):
-    """``ValueError`` where what has been unpacked so far takes more than ``limit`` bytes."""
+    """``TooLarge`` where what has been unpacked so far takes more than ``limit`` bytes."""
     if size > limit:
-        raise ValueError(f"data: {what} unpacks to more than the limit of {limit / 1e9:,.1f} GB; raise it by limit=... (--limit)")
+        raise TooLarge(
+            f"data: {what} unpacks to more than the limit of {limit / 1e9:,.1f} GB; raise it by limit={2 * size:.1e} or more (--limit)"
+        )
+
+
+def check_columns(columns: int, limit: float, what: str):
+    """``TooLarge`` where columns are so many that what is known of each would take more than ``limit``."""
+    check_size(_COLUMN * columns, limit, f"the {columns:,} columns of {what}")
 
 
 def check_rows(rows: int, limit: float, what: str):
-    """``ValueError`` where rows are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
+    """``TooLarge`` where rows are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
     check_size(_ORDER * rows, limit, f"the order of the {rows:,} rows of {what}")
 
 
@@ -46,10 +58,10 @@ def is_regular(path: Path) -> bool:
 
 
 class Limited(io.RawIOBase):
-    """A binary stream that raises ``ValueError`` once more than ``limit`` bytes were read from it."""
+    """A binary stream that raises ``TooLarge`` once the bytes read from it take more than ``limit``, each as many as ``times``."""
 
-    def __init__(self, file: BinaryIO, limit: float, name: str):
-        self.file, self.left, self.limit, self.name = file, limit, limit, name
+    def __init__(self, file: BinaryIO, limit: float, name: str, times: float = 1.0):
+        self.file, self.read_so_far, self.limit, self.name, self.times = file, 0, limit, name, times
 
     def readable(self) -> bool:
         """Always."""
@@ -58,26 +70,26 @@ class Limited(io.RawIOBase):
     def readinto(self, buffer) -> int:
         """Read into a buffer, and count."""
         content = self.file.read(len(buffer))
-        self.left -= len(content)
-        check_unpacked(self.limit - self.left, self.limit, self.name)
+        self.read_so_far += len(content)
+        check_unpacked(self.times * self.read_so_far, self.limit, self.name)
         buffer[: len(content)] = content
         return len(content)
 
 
 @contextmanager
-def opened(path: Path, limit: float) -> Iterator[BinaryIO]:
-    """A file for reading, unpacked where its name says that it is packed."""
-    check_size(path.stat().st_size, limit, str(path))
+def opened(path: Path, limit: float, times: float = 1.0) -> Iterator[BinaryIO]:
+    """A file for reading, unpacked where its name says that it is packed; each of its bytes takes ``times`` bytes of memory."""
+    check_size(times * path.stat().st_size, limit, str(path))
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise ValueError(f"expected one file in {path.name}, got {len(names)}")
             with archive.open(names[0]) as file:
-                yield io.BufferedReader(Limited(file, limit, path.name), 2**20)
+                yield io.BufferedReader(Limited(file, limit, path.name, times), 2**20)
     elif path.suffix in _PACKED:
         with _PACKED[path.suffix](path, "rb") as file:
-            yield io.BufferedReader(Limited(file, limit, path.name), 2**20)
+            yield io.BufferedReader(Limited(file, limit, path.name, times), 2**20)
     else:
         with open(path, "rb") as file:
             yield file

@@ -8,27 +8,49 @@ from pathlib import Path
 
 import numpy as np
 
+from .limits import TooLarge, check_size, check_unpacked
+
 _NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 _MATRIX, _COMPRESSED = 14, 15
-_AT_MOST = 2**30  # bytes that a compressed array may become
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, limit: float) -> dict[str, np.ndarray]:
     """The arrays of numbers in a file, by name.
 
     Raises:
-        ValueError: another format, or a damaged file.
+        ValueError: another format, a damaged file, or arrays of more than ``limit`` bytes.
     """
-    content = path.read_bytes()
+    check_size(path.stat().st_size, limit, path.name)
+    content, unpacked = path.read_bytes(), Unpacked(limit, path.name)
     if content[124:128] != b"\x00\x01IM":
         raise ValueError(f"data: expected {path} as a MATLAB file of version 5, got another format")
     try:
-        return dict(_array(data) for kind, data in _elements(content[128:]) if kind == _MATRIX)
+        return dict(_array(data) for kind, data in _elements(content[128:], unpacked) if kind == _MATRIX)
+    except TooLarge:
+        raise
     except (ValueError, struct.error, zlib.error, KeyError, OverflowError) as error:
         raise ValueError(f"data: {path} is damaged ({error})") from error
 
 
-def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+class Unpacked:
+    """What compressed arrays of a file have become so far, and the limit to it."""
+
+    def __init__(self, limit: float, name: str):
+        self.size, self.limit, self.name = 0, limit, name
+
+    def unpack(self, data: bytes) -> bytes:
+        """What a compressed element holds.
+
+        Raises:
+            TooLarge: it would be more, with all before it, than the limit.
+        """
+        content = zlib.decompressobj().decompress(data, int(min(max(0, self.limit - self.size) + 1, 2**62)))
+        self.size += len(content)
+        check_unpacked(self.size, self.limit, self.name)
+        return content
+
+
+def _elements(content: bytes, unpacked: Unpacked | None = None) -> Iterator[tuple[int, bytes]]:
     """What a stretch of the file consists of: types and bytes; compressed elements as what they hold."""
     at = 0
     while at < len(content):
@@ -39,8 +61,10 @@ def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
         if len(data) < size:
             raise ValueError("it ends too early")
         at = at + 8 if small else start + size + (0 if kind == _COMPRESSED else -size % 8)
+        if kind == _COMPRESSED and unpacked is None:
+            raise ValueError("a compressed element is inside another")
         if kind == _COMPRESSED:
-            yield from _elements(zlib.decompressobj().decompress(data, _AT_MOST))
+            yield from _elements(unpacked.unpack(data))
         else:
             yield kind, data
 

@@ -12,12 +12,13 @@ import torch
 from filelock import FileLock
 
 from . import matlab
-from .limits import LIMIT
+from .limits import TooLarge, check_size
 from .readers import unzipped
 from .schema import Schema
 from .splits import DataSet, Split
 
 _SHAPE = Schema(image_shape=(28, 28))
+_FLOATS = 5.0  # bytes that a byte takes, with the float32 that is made of it
 
 
 def _digits() -> DataSet:
@@ -31,16 +32,15 @@ def _digits() -> DataSet:
     return DataSet("digits", *(Split(x.float(), y, "unit", schema=schema) for x, y in zip((train, test), labels)))
 
 
-def _torchvision(name: str, kind: str) -> DataSet:
+def _torchvision(name: str, kind: str, limit: float) -> DataSet:
     folder = _data_home() / kind / "raw"
     if not any(folder.glob("train-images-idx3-ubyte*")):
         folder = _download(kind)
 
     def split(which: str) -> Split:
-        images, labels = _idx(folder / f"{which}-images-idx3-ubyte"), _idx(folder / f"{which}-labels-idx1-ubyte")
-        return Split(
-            torch.from_numpy(images.reshape(len(images), -1)).float() / 255, torch.from_numpy(labels).long(), "unit", schema=_SHAPE
-        )
+        images, labels = (_idx(folder / f"{which}-{file}-ubyte", limit) for file in ("images-idx3", "labels-idx1"))
+        x = torch.from_numpy(images.reshape(len(images), -1)).float().div_(255)
+        return Split(x, torch.from_numpy(labels).long(), "unit", schema=_SHAPE)
 
     return DataSet(name, split("train"), split("t10k"))
 
@@ -60,28 +60,31 @@ def _download(kind: str) -> Path:
     return cache / kind / "raw"
 
 
-def _idx(path: Path) -> np.ndarray:
+def _idx(path: Path, limit: float) -> np.ndarray:
     """An array of bytes in LeCun's IDX format, packed or not; its header says how much is read."""
     packed = path.with_name(path.name + ".gz")
     try:
         with gzip.open(packed) if packed.exists() else open(path, "rb") as file:
             depth = file.read(4)[3]
             shape = np.frombuffer(file.read(4 * depth), ">i4", depth).tolist()
-            if min(shape) < 0 or 4 * math.prod(shape) > LIMIT:
+            if min(shape) < 0:
                 raise ValueError(f"its header says that it holds an array of shape {shape}")
+            check_size(_FLOATS * math.prod(shape), limit, f"{path}, an array of shape {shape} by its header,")
             return np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8).reshape(shape)
+    except TooLarge:
+        raise
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise ValueError(f"data: {path} is missing or damaged ({error}); remove it and let it be downloaded again") from error
 
 
-def _binarized_mnist() -> DataSet:
+def _binarized_mnist(limit: float) -> DataSet:
     folder = _data_home() / "binarized_mnist"
     arrays = None
     if (folder / "binarized_mnist.npz").exists():
-        packed = unzipped(folder / "binarized_mnist.npz")
+        packed = unzipped(folder / "binarized_mnist.npz", limit, 8 * _FLOATS)
         arrays = {name: np.unpackbits(packed[name], axis=1)[:, :784] for name in ("train", "valid", "test")}
     elif (folder / "binarized_mnist_train.amat").exists():
-        arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat") for name in ("train", "valid", "test")}
+        arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat", limit) for name in ("train", "valid", "test")}
     if arrays is None:
         raise ValueError(
             f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat "
@@ -91,10 +94,11 @@ def _binarized_mnist() -> DataSet:
     return DataSet("binarized-mnist", splits["train"], splits["test"], splits["valid"])
 
 
-def _amat(path: Path) -> np.ndarray:
+def _amat(path: Path, limit: float) -> np.ndarray:
     """Larochelle's text: lines of 784 zeros and ones with blanks between."""
     if not path.is_file():
         raise ValueError(f"data: there is no file {path}")
+    check_size(_FLOATS * path.stat().st_size, limit, path.name)
     text = np.frombuffer(path.read_bytes(), np.uint8)
     bits = text[(text == ord("0")) | (text == ord("1"))] - ord("0")
     if len(bits) == 0 or len(bits) % 784 or not np.isin(text, list(b"01 \r\n")).all():
@@ -102,12 +106,12 @@ def _amat(path: Path) -> np.ndarray:
     return bits.reshape(-1, 784)
 
 
-def _omniglot() -> DataSet:
+def _omniglot(limit: float) -> DataSet:
     places = [_data_home() / "chardata.mat", _data_home() / "omniglot" / "chardata.mat"]
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise ValueError(f"data: expected chardata.mat in {places[0].parent}, found none; set PYROAE_DATA to the folder that holds it")
-    content = matlab.read(path)
+    content = matlab.read(path, limit)
 
     def split(images: str, labels: str) -> Split:
         upright = content[images].T.reshape(-1, 28, 28).transpose(0, 2, 1).reshape(-1, 784)  # stored column by column
@@ -119,10 +123,10 @@ def _omniglot() -> DataSet:
     return DataSet("omniglot", split("data", "target"), split("testdata", "testtarget"))
 
 
-NAMED: dict[str, Callable[[], DataSet]] = {
-    "digits": _digits,
-    "mnist": lambda: _torchvision("mnist", "MNIST"),
-    "fashion-mnist": lambda: _torchvision("fashion-mnist", "FashionMNIST"),
+NAMED: dict[str, Callable[[float], DataSet]] = {  # each is called with the bytes that its files may take in memory
+    "digits": lambda limit: _digits(),
+    "mnist": lambda limit: _torchvision("mnist", "MNIST", limit),
+    "fashion-mnist": lambda limit: _torchvision("fashion-mnist", "FashionMNIST", limit),
     "binarized-mnist": _binarized_mnist,
     "omniglot": _omniglot,
 }

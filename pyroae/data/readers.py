@@ -1,6 +1,8 @@
 """Files as arrays or tables: thin over NumPy, pandas, pyarrow and anndata. What is too large for memory stays on disk."""
 
 import functools
+import io
+import json
 import math
 import shutil
 import tempfile
@@ -14,12 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import text
-from .limits import LIMIT, check_rows, check_size, check_unpacked, opened
+from . import ipc, text
+from .limits import LIMIT, check_columns, check_rows, check_size, check_unpacked, opened
 from .rows import Rows
 
 MEMORY = 1e9  # bytes as float32, above which data stay on disk
 _BATCH = 65_536  # rows of a Parquet file unpacked at a time
+_OBJECTS = 10.0  # bytes that a byte of JSON takes as objects of Python
+_CELL = 20.0  # bytes of a cell of a sheet: its place in a list and in a column
+_ARRAY = 300.0  # bytes of one column in one batch, its values apart
 _CHUNK = 1024  # rows of a mapped file touched at a time, so that few of its pages count as this process's memory
 
 
@@ -69,9 +74,22 @@ def _text(path: Path, options: Options) -> Read:
 
 
 def _json(path: Path, options: Options) -> Read:
-    with opened(path, options.limit / 10) as file:  # parsed objects take several times the text
-        frame = pd.read_json(file, lines=suffix_of(path) == ".jsonl", convert_dates=False)
-    return Read(frame=frame)
+    lines = suffix_of(path) == ".jsonl"
+    with opened(path, options.limit, _OBJECTS) as file:
+        content = file.read()
+    parsed = [json.loads(line) for line in content.splitlines() if line.strip()] if lines else json.loads(content)
+    rows, columns = _shape_of_json(parsed)
+    check_columns(columns, options.limit, path.name)
+    check_size(_CELL * rows * columns, options.limit, path.name)
+    return Read(frame=pd.read_json(io.BytesIO(content), lines=lines, convert_dates=False))
+
+
+def _shape_of_json(parsed: Any) -> tuple[int, int]:
+    """Rows and columns of the table that pandas makes of a list of rows, or of a mapping from columns; holes are cells too."""
+    items = list(parsed.values()) if isinstance(parsed, dict) else parsed if isinstance(parsed, list) else [parsed]
+    keys = {key for item in items if isinstance(item, dict) for key in item}
+    inner = max([len(keys), *(len(item) for item in items if isinstance(item, list))])
+    return (max(1, inner), len(items)) if isinstance(parsed, dict) else (len(items), max(1, inner))
 
 
 def _npy(path: Path, options: Options) -> Read:
@@ -89,14 +107,14 @@ def _mapped(mapping: Callable[[], np.ndarray], rows: np.ndarray) -> np.ndarray:
     return np.concatenate([mapping()[rows[start : start + _CHUNK]] for start in range(0, max(1, len(rows)), _CHUNK)])
 
 
-def unzipped(path: Path, limit: float = LIMIT) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file, closed again whatever is wrong with it; sizes are looked up in the headers first."""
+def unzipped(path: Path, limit: float, times: float = 1.0) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, whose bytes take ``times`` bytes of memory each; sizes are looked up in the headers first."""
     with zipfile.ZipFile(path) as archive:
         sizes = {}
         for name in archive.namelist():
             with archive.open(name) as file:
                 sizes[name] = _size_in_header(file)
-        check_size(sum(sizes.values()), limit, path.name)
+        check_size(times * sum(sizes.values()), limit, path.name)
         arrays = {}
         for name in sizes:
             with archive.open(name) as file:
@@ -108,6 +126,8 @@ def _size_in_header(file) -> int:
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape}")
     return math.prod(shape) * dtype.itemsize
 
 
@@ -125,8 +145,11 @@ def _npz(path: Path, options: Options) -> Read:
     if arrays.keys() >= {"format", "shape", "data"}:  # of scipy.sparse.save_npz
         import scipy.sparse
 
-        check_size(4.0 * math.prod(arrays["shape"].tolist()), options.limit, path.name)
-        return Read({"train": scipy.sparse.load_npz(path).toarray()})
+        check_size(float(arrays["data"].dtype.itemsize) * math.prod(arrays["shape"].tolist()), options.limit, path.name)
+        matrix = scipy.sparse.load_npz(path)
+        if hasattr(matrix, "check_format"):
+            matrix.check_format()  # indices outside the matrix would be written outside its memory
+        return Read({"train": matrix.toarray()})
     found = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
     labels = {f"{split}_labels": arrays.pop(name) for split, names in _LABELS.items() for name in names if name in arrays}
     if "train" not in found:
@@ -159,6 +182,8 @@ def _parquet(path: Path, options: Options) -> Read:
         packed = sum(group.total_byte_size for group in groups)
         check_size(packed, options.limit, path.name)
         check_rows(file.metadata.num_rows, options.limit, path.name)
+        check_columns(len(file.schema_arrow), options.limit, path.name)
+        ipc.check_types(file.schema_arrow)
         if 4 * file.metadata.num_rows * len(file.schema_arrow) > MEMORY:
             return _unpacked(file.iter_batches(_BATCH), file.metadata.num_rows, file.schema_arrow, path, options)
         widths = [2 * max(8, file.schema.column(i).length) for i in range(len(file.schema))]  # as read, and as a column of pandas
@@ -174,6 +199,10 @@ def _arrow(path: Path, options: Options) -> Read:
     pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
+        ipc.check_types(file.schema)
+        check_size(ipc.unpacked_size(memoryview(source.read_buffer())), options.limit, path.name)
+        check_columns(len(file.schema), options.limit, path.name)
+        check_size(_ARRAY * len(file.schema) * file.num_record_batches, options.limit, f"the batches of {path.name}")
         views = (file.get_batch(number) for number in range(file.num_record_batches))  # of the file, unless it is compressed
         batches = list(_counted(views, path, options))
         rows = sum(len(batch) for batch in batches)
@@ -184,12 +213,14 @@ def _arrow(path: Path, options: Options) -> Read:
 
 
 def _counted(batches: Iterator, path: Path, options: Options) -> Iterator:
-    """Batches of a table, refused once they take more memory than the limit."""
+    """Batches of a table, each checked whole, refused once they or their texts take more memory than the limit."""
     import pyarrow
 
-    before = pyarrow.total_allocated_bytes()
+    before, text = pyarrow.total_allocated_bytes(), 0
     for batch in batches:
-        check_unpacked(pyarrow.total_allocated_bytes() - before, options.limit, path.name)
+        batch.validate(full=True)  # offsets beyond the data would be read beyond the memory
+        text += ipc.text_size(batch)
+        check_unpacked(max(text, pyarrow.total_allocated_bytes() - before), options.limit, path.name)
         yield batch
 
 
@@ -226,10 +257,21 @@ class _Nameless:
 
 
 def _excel(path: Path, options: Options) -> Read:
-    _needs("openpyxl", "excel", "Excel files")
+    openpyxl = _needs("openpyxl", "excel", "Excel files")
     with zipfile.ZipFile(path) as archive:
         check_size(10.0 * sum(member.file_size for member in archive.infolist()), options.limit, path.name)
-    return Read(frame=pd.read_excel(path, na_values=list(map(str, options.na)) or None))
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # what the file says of them may be wrong
+        width = 0
+        for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+            width = max(width, len(row))
+            check_size(_CELL * number * width, options.limit, path.name)
+    finally:
+        book.close()
+    check_columns(width, options.limit, path.name)
+    return Read(frame=as_frame(pd.read_excel(path, na_values=list(map(str, options.na)) or None)))
 
 
 def _anndata(path: Path, options: Options) -> Read:

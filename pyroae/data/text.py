@@ -3,6 +3,8 @@
 import codecs
 import collections
 import csv
+import io
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pandas as pd
 from pandas._libs.parsers import STR_NA_VALUES
 
 from . import number_text
-from .limits import opened
+from .limits import check_columns, opened
 
 _HEAD = 2**16  # bytes that tell how a file is written
 _LINES = 10
@@ -47,6 +49,7 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
     lines = lines[start:]
     quote = given.get("quotechar") or _quote(lines[0], sep)
     rows = _split(lines, sep, quote)
+    check_columns(max(map(len, rows)), limit, path.name)
     header = given["header"] if "header" in given else None if names else _header(rows)
     cells = [cell for row in rows[1:] or rows for cell in row]
     options: dict[str, Any] = {"sep": sep, "header": header, "encoding": encoding, "quotechar": quote, "skipinitialspace": True}
@@ -130,6 +133,7 @@ def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, 
 
 def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:
     """A table, read in chunks: the parser takes several times the text in memory."""
+    asked = options
     options = {**_engine(options), "na_values": [*_NA, *map(str, na)], "low_memory": False, "skip_blank_lines": True, "index_col": False}
     try:
         with opened(path, limit) as file, pd.read_csv(file, chunksize=_CHUNK, **options) as reader:
@@ -139,7 +143,7 @@ def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.D
             with opened(path, limit) as file:
                 frame = pd.read_csv(file, **options)
     except pd.errors.ParserError as error:
-        raise ValueError(_plain(str(error))) from None
+        raise ValueError(_longer_row(path, asked, limit) or str(error).strip()) from None
     except (pd.errors.EmptyDataError, IndexError):
         raise ValueError("expected at least one row, got none") from None
     frame.columns = [str(name).strip().strip("'\"") if isinstance(name, str) else str(name) for name in frame.columns]
@@ -157,10 +161,23 @@ def _engine(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "sep": r"\s+"} if options["sep"] == " " else options
 
 
-def _plain(message: str) -> str:
-    """pandas' word for rows of unequal length, as a person would say it."""
-    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
-    return f"expected {found[1]} cells in line {found[2]}, got {found[3]}" if found else message.strip()
+def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None:
+    """The first row with more cells than the first has, in words; ``None`` where there is none."""
+    sep, skipped = options["sep"], options.get("skiprows", 0)
+    if options.get("comment") or not isinstance(skipped, int):
+        return None
+    with opened(path, limit) as file, io.TextIOWrapper(file, options["encoding"], "replace", newline="") as lines:
+        reader = csv.reader(itertools.islice(lines, skipped, None), delimiter=sep, quotechar=options["quotechar"], skipinitialspace=True)
+        width = len(options.get("names") or ())
+        try:
+            for row in reader:
+                cells = sum(map(bool, row)) if sep == " " else len(row)
+                width = width or cells
+                if cells > width:
+                    return f"expected {width} cells in line {skipped + reader.line_num}, got {cells}"
+        except csv.Error:  # such as a cell longer than it takes
+            pass
+    return None
 
 
 def _encoding(path: Path, head: bytes, limit: float) -> str:

@@ -18,8 +18,8 @@ from .data.schema import Schema
 from .parts import conditions, networks
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
-from .parts.likelihoods import Likelihood
-from .parts.likelihoods.combined import with_holes
+from .parts.likelihoods import Likelihood, Product
+from .parts.likelihoods.combined import with_columns, with_holes
 from .parts.networks import Network
 from .parts.posteriors import Posterior
 from .parts.priors import FromDistribution, Prior
@@ -289,6 +289,10 @@ class Autoencoder(PyroModule):
         old = copy.deepcopy(self).cpu()  # where new parts are; the result goes back
         parts = old.parts | changes
         parts["prior"] = _as_prior(parts["prior"])
+        if isinstance(parts["likelihood"], Product) and parts["likelihood"].event_shape is None:
+            if self.schema is None or self.schema.columns is None:
+                raise ValueError("replace: expected a model of a table for a Product of columns by name; give each its width, Normal(1)")
+            parts["likelihood"] = with_columns(old.likelihood, parts["likelihood"], self.schema.columns)
         for name in ("prior", "likelihood"):
             if getattr(parts[name], "event_shape", ()) is None:
                 parts[name] = parts[name].sized(getattr(old, name).event_shape)

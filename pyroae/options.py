@@ -226,6 +226,12 @@ def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, A
         if cls is None:
             continue
         for argument, parameter in registry.parameters(cls).items():
+            if typing.get_origin(parameter.annotation) is dict:  # parts by name, such as the columns of a Product
+                inner = value.get(argument) if isinstance(value, dict) else None
+                for each in _names_below(f"--{path}.{argument}.", rest, inner):
+                    one = f"{path}.{argument}.{each}"
+                    found[one] = Setting(one, typing.get_args(parameter.annotation)[1], None, "", "")
+                    left.append((one, found[one].annotation, inner.get(each) if isinstance(inner, dict) else None))
             named = [argument]
             if parameter.kind is parameter.VAR_KEYWORD:
                 named = [word.removeprefix(f"--{path}.").partition("=")[0] for word in rest if word.startswith(f"--{path}.")]
@@ -234,6 +240,12 @@ def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, A
                     found[f"{path}.{each}"] = Setting(f"{path}.{each}", parameter.annotation, None, "", "")
             left.append((f"{path}.{argument}", parameter.annotation, value.get(argument) if isinstance(value, dict) else None))
     return found
+
+
+def _names_below(prefix: str, rest: list[str], known: Any) -> list[str]:
+    """Names that options give below a dotted name, and those that are given already."""
+    words = [word.removeprefix(prefix).partition("=")[0].partition(".")[0] for word in rest if word.startswith(prefix)]
+    return list(dict.fromkeys([*words, *(known if isinstance(known, dict) else ())]))
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:

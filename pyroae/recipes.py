@@ -25,6 +25,7 @@ from .parts.likelihoods import (
     Product,
     Standardised,
 )
+from .parts.likelihoods.combined import named
 from .parts.networks import MLP, Dictionary
 from .parts.posteriors import Delta
 from .parts.posteriors import Normal as NormalPosterior
@@ -190,7 +191,7 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     else:
         groups = _grouped(columns, binarized=data.domain == "binary")
         parts = {
-            _named([columns[i] for i in places]): _of_kind(kind, (len(places),), squared, missing, size)
+            named([columns[i].name for i in places]): _of_kind(kind, (len(places),), squared, missing, size)
             for (kind, size, missing), places in groups.items()
         }
         order = [i for places in groups.values() for i in places]
@@ -210,11 +211,6 @@ def _grouped(columns: tuple[Column, ...], binarized: bool) -> dict[tuple, list[i
         kind = "binary" if binarized and column.kind == "unit" else column.kind
         groups.setdefault((kind, column.size, column.missing), []).append(i)
     return groups
-
-
-def _named(block: list[Column]) -> str:
-    names = [column.name for column in block]
-    return ", ".join(names if len(names) <= 3 else [*names[:2], f"... ({len(names)} columns)"])
 
 
 def _categories(x: torch.Tensor) -> int:

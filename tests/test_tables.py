@@ -475,6 +475,52 @@ def test_covariates_that_cannot_be_used(name):
         pa.data.load(frame, **options)
 
 
+def test_single_columns_are_modelled_otherwise_by_name():
+    holes = PEOPLE.assign(age=PEOPLE["age"].mask(PEOPLE["age"] > 50))
+    vae = pa.recipes.vae(holes, latent_dim=2, hidden=4)
+    changed = vae.replace(likelihood=pa.likelihoods.Product({"income": pa.likelihoods.Gamma(), "age, visits": pa.likelihoods.StudentT()}))
+    kept = {name: repr(column) for name, column in zip(vae.likelihood.names, vae.likelihood.columns)}
+    now = {name: repr(column) for name, column in zip(changed.likelihood.names, changed.likelihood.columns)}
+    assert now["income"] == "Gamma(event_shape=(1,))" and now["age, visits"] == "Missing(StudentT(event_shape=(2,)))"
+    assert {name: now[name] for name in ("smokes", "town", "grade")} == {name: kept[name] for name in ("smokes", "town", "grade")}
+    x = changed.schema.encode(holes)[0]
+    expected = {"age, visits": [0, 2], "income": [1], "smokes": [3], "town": [4], "grade": [5]}
+    for (name, _), (_, part) in zip(now.items(), changed.likelihood._parts(torch.from_numpy(x))):
+        assert np.array_equal(part, x[:, expected[name]], equal_nan=True), name
+    pa.fit(changed, holes, epochs=1, progress=False)
+    frame = pd.DataFrame(RNG.normal(size=(40, 3)), columns=["a", "b", "c"])
+    one = pa.recipes.vae(frame, latent_dim=2, hidden=4).replace(likelihood=pa.likelihoods.Product({"b": pa.likelihoods.Laplace()}))
+    assert one.likelihood.names == ["b", "a, c"] and one.likelihood.order.tolist() == [1, 0, 2]
+
+
+MISNAMED = {
+    "another name": ({"incom": "StudentT"}, "Product: there is no column 'incom'; did you mean 'income'"),
+    "a column twice": ({"income": "StudentT", "income, age": "Normal"}, "expected every column once"),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_columns_that_a_product_cannot_name(name):
+    columns, message = MISNAMED[name]
+    product = pa.likelihoods.Product({name: getattr(pa.likelihoods, part)() for name, part in columns.items()})
+    with pytest.raises(ValueError, match=message):
+        pa.recipes.vae(PEOPLE, latent_dim=2, hidden=4).replace(likelihood=product)
+    with pytest.raises(ValueError, match="expected a model of a table"):
+        pa.recipes.vae(np.ones((9, 2)), latent_dim=2, hidden=4).replace(likelihood=product)
+
+
+def test_the_command_names_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    PEOPLE.to_csv("people.csv", index=False)
+    options = ["--epochs", "1", "--particles", "5", "--hidden", "4", "--latent_dim", "2", "--out", "run"]
+    columns = ["--likelihood.columns.income", "Standardised", "--likelihood.columns.income.of", "StudentT"]
+    assert main(["train", "--data", "people.csv", "--likelihood", "Product", *columns, *options]) == 0
+    assert repr(pa.load("run/model.safetensors").likelihood.columns[0]) == "Standardised(StudentT(event_shape=[1]))"
+    assert main(["evaluate", "run", "--particles", "5"]) == 0
+    assert main(["train", "--data", "people.csv", "--likelihood", "Product", "--likelihood.columns.income", "StudenT"]) == 2
+    assert "no likelihood 'StudenT'; did you mean 'StudentT'" in capsys.readouterr().err
+
+
 class Annotated:
     """What AnnData has of its interface: counts X, names of genes, annotations of cells."""
 

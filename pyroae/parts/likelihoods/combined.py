@@ -1,9 +1,13 @@
 """Likelihoods made of others: standardised, of data with holes, of several columns side by side."""
 
+from collections.abc import Sequence
+
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ...checks import did_you_mean
+from ...data.schema import Column
 from ...registry import register
 from .. import distributions
 from ..conditional import of_one_entry
@@ -247,6 +251,9 @@ class Product(Likelihood):
 
     x has the columns one after another, or in the ``order`` given; a refusal names the column.
 
+    Of likelihoods without ``event_shape`` it stands for some columns of a model's table, by name or by names with commas between:
+    ``vae.replace(likelihood=Product({"income": StudentT()}))`` models income so, and the other columns as before.
+
     Args:
         columns: likelihoods of vectors, by name.
         order: the places in x of the columns' entries, where they do not stand one after another.
@@ -260,9 +267,11 @@ class Product(Likelihood):
     def __init__(self, columns: dict[str, Likelihood], order: list[int] | None = None):
         nn.Module.__init__(self)
         for name, column in columns.items():
-            if not isinstance(column, Likelihood) or column.event_shape is None or len(column.event_shape) != 1:
+            if not isinstance(column, Likelihood) or (column.event_shape is not None and len(column.event_shape) != 1):
                 raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
-        self.names, self.columns = list(columns), nn.ModuleList(columns.values())
+        self.names, self.columns, self.event_shape = list(columns), nn.ModuleList(columns.values()), None
+        if any(column.event_shape is None for column in self.columns):
+            return  # until ``with_columns`` knows the table
         self.has_holes = any(column.has_holes for column in self.columns)
         self.mask = any(column.mask for column in self.columns)
         self.lengths = [column.event_shape[0] for column in self.columns]
@@ -317,6 +326,50 @@ class Product(Likelihood):
     def _parts(self, x: Tensor) -> list[tuple[Likelihood, Tensor]]:
         x = x if self.order is None else x.index_select(-1, self.order)
         return list(zip(self.columns, x.split(self.lengths, -1)))
+
+
+def with_columns(likelihood: Likelihood, changed: Product, columns: Sequence[Column]) -> Product:
+    """A table's likelihood with the columns that ``changed`` names modelled as it says, and the others as before.
+
+    Raises:
+        ValueError: a name that no column has, or that occurs twice.
+    """
+    places = {column.name: i for i, column in enumerate(columns)}
+    parts, order = {}, []
+    for name, part in zip(changed.names, changed.columns):
+        names = [name] if name in places else [each.strip() for each in name.split(",")]
+        for each in names:
+            if each not in places:
+                raise ValueError(f"Product: there is no column {each!r}" + did_you_mean(each, places))
+        at = [places[each] for each in names]
+        part = part if part.event_shape == torch.Size([len(at)]) else part.sized(torch.Size([len(at)]))
+        parts[name] = with_holes(part) if any(columns[i].missing for i in at) else part
+        order += at
+    if len(set(order)) < len(order):
+        raise ValueError(f"Product: expected every column once, got {', '.join(changed.names)}")
+    for part, at in _places(likelihood):
+        if rest := [i for i in at if i not in order]:
+            name = named([columns[i].name for i in rest])
+            parts[name] = part if rest == at else part.sized(torch.Size([len(rest)]))
+            order += rest
+    return Product(parts, None if order == sorted(order) else order)
+
+
+def _places(likelihood: Likelihood) -> list[tuple[Likelihood, list[int]]]:
+    """The parts of a table's likelihood, and the places in x of each one's entries."""
+    if not isinstance(likelihood, Product):
+        return [(likelihood, list(range(likelihood.event_shape[0])))]
+    order = torch.arange(sum(likelihood.lengths)) if likelihood.order is None else likelihood.order
+    return [(part, at.tolist()) for part, at in zip(likelihood.columns, order.split(likelihood.lengths))]
+
+
+def named(columns: list[str]) -> str:
+    """What columns are called together.
+
+    >>> named(["age", "income", "height", "weight"])
+    'age, income, ... (4 columns)'
+    """
+    return ", ".join(columns if len(columns) <= 3 else [*columns[:2], f"... ({len(columns)} columns)"])
 
 
 def with_holes(likelihood: Likelihood) -> Likelihood:

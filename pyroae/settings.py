@@ -110,7 +110,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"the settings file {path} cannot be read: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"the settings file {path}: expected names with values, such as epochs: 20, got a {type(found).__name__}")
-    if (out := found.get("out")) is not None and not _below_here(out):
+    if isinstance(out := found.get("out"), str) and not _below_here(out):
         raise ValueError(f"the settings file {path} asks to write to {out}, outside this folder; if that is meant, say --out {out}")
     if isinstance(limit := found.get("limit"), (int, float)) and limit > LIMIT:
         raise ValueError(f"the settings file {path} asks for a limit of {limit:.3g} bytes; no file raises it, say --limit {limit:.3g}")
@@ -129,8 +129,8 @@ def _json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
-def _below_here(out: Any) -> bool:
-    return isinstance(out, str) and Path(out).resolve().is_relative_to(Path.cwd().resolve())
+def _below_here(out: str) -> bool:
+    return Path(out).resolve().is_relative_to(Path.cwd().resolve())
 
 
 def recipe_of(content: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Faults on purpose: processes killed at random moments, damaged files, a full disk. Nothing that was learned may be lost.
 
-The short form runs with the other tests. The long one prints a table:
+The short form runs with the other tests. The long one prints a table, row by row (``-k compiled``: one of them):
 
-    uv run pytest -m slow tests/test_faults.py -s
+    PYROAE_TRIALS=50 uv run pytest -n 0 -m slow tests/test_faults.py -s
 """
 
 import functools
@@ -203,12 +203,16 @@ def test_killed_and_taken_up_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_fifty_kills_each_and_the_rest_as_a_table(tmp_path):
-    trials = int(os.environ.get("PYROAE_TRIALS", "50"))
+def test_many_damages_and_a_full_disk(tmp_path):
     rows = [damages(name, 300, tmp_path / name) for name in DAMAGES]
     rows += [row for row in [full_disk(tmp_path / "small")] if row]
-    for mode in ("eager", "traced", "compiled"):
-        (tmp_path / mode).mkdir()
-        rows.append(kills(mode, trials, tmp_path / mode))
     print("\n" + table(rows))
     check(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eager", "traced", "compiled"])
+def test_many_kills(mode, tmp_path):
+    row = kills(mode, int(os.environ.get("PYROAE_TRIALS", "50")), tmp_path)
+    print("\n" + table([row]))
+    check([row])

@@ -103,6 +103,11 @@ def _batch(content: memoryview, start: int) -> _Table | None:
     return batch if batch is not None and (early or batch.field(3) is not None) else None
 
 
+def empty_columns(schema: Any) -> int:
+    """Columns whose values are all missing and take no bytes in a file; in memory each is an object of Python."""
+    return sum(str(column.type) == "null" for column in schema)
+
+
 def check_types(schema: Any):
     """``ValueError`` for columns in which few bytes can stand for any number of values, views of text apart: ``text_size`` counts those."""
     for column in schema:

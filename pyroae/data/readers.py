@@ -24,6 +24,7 @@ MEMORY = 1e9  # bytes as float32, above which data stay on disk
 _BATCH = 65_536  # rows of a Parquet file unpacked at a time
 _OBJECTS = 10.0  # bytes that a byte of JSON takes as objects of Python
 _CELL = 20.0  # bytes of a cell of a sheet: its place in a list and in a column
+_OBJECT = 100.0  # bytes of a value that is an object of Python, with what is made of it
 _ARRAY = 300.0  # bytes of one column in one batch, its values apart
 _CHUNK = 1024  # rows of a mapped file touched at a time, so that few of its pages count as this process's memory
 
@@ -207,6 +208,7 @@ def _arrow(path: Path, options: Options) -> Read:
         batches = list(_counted(views, path, options))
         rows = sum(len(batch) for batch in batches)
         check_rows(rows, options.limit, path.name)
+        check_size(_OBJECT * rows * ipc.empty_columns(file.schema), options.limit, path.name)
         if 4 * rows * len(file.schema) > MEMORY:
             return _unpacked(iter(batches), rows, file.schema, path, options)
         return Read(frame=pa.Table.from_batches(batches, file.schema).to_pandas(ignore_metadata=True))

@@ -39,7 +39,7 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
         raise ValueError("expected at least one row, got an empty file")
     encoding = given.get("encoding") or _encoding(path, head, limit)
     lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines
+    last, lines = lines[-1], lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines
     places = [i for i, line in enumerate(lines) if line.strip() and not _is_skipped(i, line, given)][: _ROWS + 1]
     if not places:
         raise ValueError("expected at least one row, got none")
@@ -49,7 +49,7 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
     lines = lines[start:]
     quote = given.get("quotechar") or _quote(lines[0], sep)
     rows = _split(lines, sep, quote)
-    check_columns(max(map(len, rows)), limit, path.name)
+    check_columns(max(_width(last, sep, quote), *map(len, rows)), limit, path.name)
     header = given["header"] if "header" in given else None if names else _header(rows)
     cells = [cell for row in rows[1:] or rows for cell in row]
     options: dict[str, Any] = {"sep": sep, "header": header, "encoding": encoding, "quotechar": quote, "skipinitialspace": True}
@@ -200,6 +200,14 @@ def _split(lines: list[str], sep: str, quote: str = '"') -> list[list[str]]:
     if not any(sep in line for line in lines):  # which may be longer than the longest cell that csv takes
         return [[line.strip()] for line in lines]
     return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep, quotechar=quote, skipinitialspace=True)]
+
+
+def _width(line: str, sep: str, quote: str) -> int:
+    """The number of cells in a line, which may be the beginning of one only."""
+    try:
+        return len(_split([line], sep, quote)[0])
+    except (csv.Error, IndexError):  # a cell longer than csv takes, or no line
+        return 0
 
 
 def _separator(lines: list[str]) -> str:

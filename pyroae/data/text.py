@@ -110,11 +110,12 @@ def _codes(rows: list[list[str]]) -> list[int]:
 
 def _head(path: Path, limit: float) -> bytes:
     """The beginning of a file, some lines at least, however long they are."""
-    head = b""
+    parts, lines, size = [], 0, 0
     with opened(path, limit) as file:
-        while (more := file.read(_HEAD)) and (not head or head.count(b"\n") < _LINES and len(head) < _LONGEST):
-            head += more
-    return head
+        while (more := file.read(_HEAD)) and (not parts or lines < _LINES and size < _LONGEST):
+            parts.append(more)
+            lines, size = lines + more.count(b"\n"), size + len(more)
+    return b"".join(parts)
 
 
 def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, na: list, limit: float) -> pd.DataFrame | None:

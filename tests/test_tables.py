@@ -108,6 +108,14 @@ def test_a_long_table_of_numbers_is_the_same_by_either_parser(name, tmp_path, mo
     assert by_pyarrow is None or by_pyarrow == (results != [] and results[-1] is not None)
 
 
+def test_a_long_table_of_blank_lines_takes_no_memory(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="the extra pyroae[parquet] is not installed")
+    monkeypatch.setattr(number_text, "LONG", 0)
+    path = written(tmp_path, "t.csv.gz", gzip.compress(("1.5,2,3,4\n" * 60 + "\n" * 900_000).encode()))
+    with pytest.raises(ValueError, match="t.csv.gz would take 0.0 GB of memory"):
+        text.read(path, {}, [], 1e6)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".feather", ".xlsx", ".csv.zip"])
 def test_binary_formats(suffix, tmp_path):
     path = tmp_path / f"t{suffix}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .limits import opened
+from .limits import check_size, opened
 
 LONG = 2**25  # bytes of a file from which on it matters
 _BLOCK = 2**21  # bytes parsed at a time
@@ -34,7 +34,9 @@ def read(path: Path, names: list[str], skip: int, options: dict[str, Any], missi
     converting = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.float64()), null_values=sorted(missing))
     try:
         with opened(path, limit) as file:
-            table = np.empty((len(names), 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))))
+            lines = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+        check_size(8.0 * lines * len(names), limit, path.name)
+        table = np.empty((len(names), lines))
         rows = 0
         with opened(path, limit) as file, csv.open_csv(file, reading, parsing, converting, pool) as reader:
             for batch in reader:

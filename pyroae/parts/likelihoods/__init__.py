@@ -1,7 +1,7 @@
 """Likelihoods p(x|z): conditionals that know which data they are for."""
 
 from .base import Likelihood
-from .combined import LibrarySize, Missing, Product, Standardised
+from .combined import Missing, Product
 from .plain import (
     Bernoulli,
     Beta,
@@ -21,6 +21,7 @@ from .plain import (
     StudentT,
     ZeroInflatedNegativeBinomial,
 )
+from .scaled import LibrarySize, Standardised
 
 __all__ = [
     "Bernoulli",

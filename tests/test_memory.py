@@ -20,7 +20,7 @@ EVALUATIONS = {  # and how many rows the networks may be given at once
     "sbc": (lambda ae: pa.sbc(ae, X, draws=19).ranks, 15),
     "codes": (lambda ae: pa.codes(ae, X), 15),
     "reconstruction_error": (lambda ae: pa.reconstruction_error(ae, X), 15),
-    "predictive_check": (lambda ae: pa.predictive_check(ae, X, draws=100).pit, 100),
+    "predictive_check": (lambda ae: pa.predictive_check(ae, X, draws=100, particles=100, proposal="guide").pit, 100),
 }
 EXACT = "codes", "reconstruction_error"  # no draws, so that the result is the same
 

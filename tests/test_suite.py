@@ -274,6 +274,37 @@ def test_coverage_is_judged_by_what_the_model_itself_would_give(d, expected):
     assert wrong.coverage_z(0.5) < -3 and "too narrow" in str(wrong)
 
 
+def test_a_guide_that_is_worse_on_simulated_data_does_not_make_a_model_look_wrong():
+    """x = z + noise; the guide is exact for small x and misses z where |x| > 1, so its own draws cover too little there."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 2.0).expand([len(x)]))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        mean = 0.8 * x[..., 0]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(mean - (x[..., 0].abs() > 1.0) * 1.5, 0.8**0.5 + (x[..., 0].abs() > 1.0)))
+
+    z = 2 * torch.randn(1500)
+    x = (z + torch.randn(1500))[:, None]
+    few = pa.predictive_check(model, x[x.abs().amax(1) < 1.0], guide)
+    assert few.khat.max() < 0.7 and (few.expected_coverage(0.5) - pa.predictive_check(model, x, guide).coverage(0.5)) < 0.03
+    right = pa.predictive_check(model, x, guide)
+    assert abs(right.coverage_z(0.5)) < 3 and right.verdict.state == "no sign of trouble" and "[" not in str(right)
+
+
+def test_a_predictive_check_by_a_guide_that_will_not_do_is_marked():
+    exact = linear_gaussian(widen=0.05)
+    check = pa.predictive_check(exact.ae, exact.x)
+    assert check.verdict.state == "wrong" and str(check).count("[wrong]") == 6 and "proposal=" in check.verdict.said()
+    fitted = pa.predictive_check(exact.ae, exact.x, proposal="auto")
+    assert fitted.verdict.state == "no sign of trouble" and fitted.coverage(0.9) > check.coverage(0.9)
+    ae = small_vae(posterior=pa.posteriors.Delta())
+    assert pa.predictive_check(ae, torch.rand(20, 64).round(), draws=30).verdict.state == "wrong"
+
+
 # --- representation ---
 
 

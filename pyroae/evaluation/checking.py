@@ -14,7 +14,10 @@ from ..programs import Program
 from ..training.batches import Args
 from .annealed import simulate
 from .density import Density
-from .particles import on_blocks, passes, prepared, rows_at_once
+from .importance import MOST, UNRELIABLE, Source, drawn_from
+from .particles import on_blocks, prepared, rows_at_once
+from .resampling import resampled
+from .verdict import Verdict
 
 Statistic = Callable[[Tensor], Tensor]  # (..., *event) -> (...)
 
@@ -24,12 +27,17 @@ _SURE = 3.0  # standard errors
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Check:
-    """Data beside replicates of them, and the share of entries inside their predictive intervals, beside that expected of the model."""
+    """Data beside replicates of them, and the share of entries inside their predictive intervals, beside that expected of the model.
+
+    Where k-hat is above 0.7, draws of z are no draws of p(z|x), and what depends on them is marked.
+    """
 
     observed: dict[str, float]  # each statistic's mean over the data
     replicated: dict[str, Tensor]  # (draws,) the same of each replicate
     pit: Tensor  # (N, *event) share of an entry's replicates below it, ties split at random
     reference: Tensor  # (N, *event) the same of data simulated from the model: what pit is distributed as where the model is right
+    khat: Tensor  # (N,) of the weights by which z was drawn
+    reference_khat: Tensor  # (N,) the same for the simulated data
 
     @property
     def p_values(self) -> dict[str, float]:
@@ -38,6 +46,17 @@ class Check:
         return {
             name: (above(self.replicated[name], value) + 0.5) / (len(self.replicated[name]) + 1) for name, value in self.observed.items()
         }
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the intervals are worth: whether z was drawn from p(z|x), of the data and of the simulated data."""
+        shares = [(khat > UNRELIABLE).double().mean().item() for khat in (self.khat, self.reference_khat)]
+        if self.khat.isnan().all():
+            return Verdict("uncertain", "k-hat, which says whether z is drawn from p(z|x), needs 25 particles", "particles")
+        text = f"k-hat is above .7 for {shares[0]:.1%} of the examples and {shares[1]:.1%} of the simulated ones"
+        if max(shares) == 0:
+            return Verdict("no sign of trouble", text)
+        return Verdict("wrong" if max(shares) > MOST else "uncertain", f"{text}, whose z are not drawn from p(z|x)", "proposal")
 
     def coverage(self, level: float) -> float:
         """Share of all entries that lie in their central interval of that level; for the right model ``expected_coverage``."""
@@ -60,14 +79,14 @@ class Check:
 
     def __str__(self) -> str:
         rows = [
-            f"{name}: {value:.4g}, replicated {self.replicated[name].mean():.4g}, p = {self.p_values[name]:.2g}"
+            f"{name}: {value:.4g}, replicated {self.replicated[name].mean():.4g}, p = {self.p_values[name]:.2g}{self.verdict.mark}"
             for name, value in self.observed.items()
         ]
         return "\n".join([*rows, *(self._coverage_line(level) for level in (0.5, 0.9))])
 
     def _coverage_line(self, level: float) -> str:
         text = f"entries in their {level:.0%} interval: {self.coverage(level):.1%}, of data simulated from the model "
-        text += f"{self.expected_coverage(level):.1%}"
+        text += f"{self.expected_coverage(level):.1%}{self.verdict.mark}"
         z = self.coverage_z(level)
         if abs(z) < _SURE:
             return text
@@ -96,13 +115,16 @@ def predictive_check(
     *,
     draws: int = 100,
     statistics: dict[str, Statistic] | None = None,
+    particles: int = 500,
+    proposal: Source = "guide",
     seed: int | None = 0,
+    progress: bool = False,
 ) -> Check:
-    """Posterior-predictive check (Gelman et al. 1996): z from q(z|x), then replicates of x from p(x|z).
+    """Posterior-predictive check (Gelman et al. 1996): z from p(z|x) by importance resampling, then replicates of x from p(x|z).
 
     Since z has seen x, p-values are drawn towards a half (an extreme one says that the model does not fit), and entries lie in their
     intervals more often than these say, however good the model is. So the coverage is compared with that of as many examples simulated
-    from the model, whose z come from the same guide.
+    from the model. Were z drawn from the guide itself, a guide that is worse on simulated data would look like a wrong model.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with one observed site, x.
@@ -110,7 +132,13 @@ def predictive_check(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: replicates.
         statistics: functions from ``(draws, N, *event)`` to ``(draws, N)`` by name; by default mean, deviation, extremes.
+        particles: codes that the draws are chosen from, for each example.
+        proposal: where those come from, as for ``pa.log_likelihood``; ``"auto"`` where the guide will not do, which takes longer.
         seed: of the draws.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: data with holes, or a prior from which no data can be simulated.
 
     >>> import pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
@@ -118,7 +146,7 @@ def predictive_check(
     >>> sorted(predictive_check(vae, x, draws=10).p_values)
     ['largest', 'mean', 'smallest', 'standard deviation']
     """
-    whole_number("predictive_check", draws=draws)
+    whole_number("predictive_check", draws=draws, particles=particles)
     model, guide = programs.pair(model, guide)
     statistics = statistics or STATISTICS
     with programs.eval_mode(model, guide, seed=seed):
@@ -129,26 +157,28 @@ def predictive_check(
                 "predictive_check: expected data without holes, got NaN; replicated data have none, so they would differ in that"
             )
         observed = {name: of(x[None]).double().mean().item() for name, of in statistics.items()}
-        replicated, pit = _replicated(model, guide, args, draws, statistics)
-        _, reference = _replicated(model, guide, _simulated(model, guide, args), draws, {})
-    return Check(observed, {name: values.cpu() for name, values in replicated.items()}, pit.cpu(), reference.cpu())
+        source = draws, particles, drawn_from(proposal), progress
+        replicated, pit, khat = _replicated(model, guide, args, statistics, *source)
+        _, reference, reference_khat = _replicated(model, guide, _simulated(model, guide, args), {}, *source)
+    return Check(observed, {name: v.cpu() for name, v in replicated.items()}, *(v.cpu() for v in (pit, reference, khat, reference_khat)))
 
 
-def _replicated(model: Program, guide: Program, args: Args, draws: int, statistics: dict[str, Statistic]) -> tuple[dict, Tensor]:
-    """The statistics' means over the examples of each replicate, and the share of replicates below each entry of x."""
+def _replicated(
+    model: Program, guide: Program, args: Args, statistics: dict[str, Statistic], draws: int, *source
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The statistics' means over the examples of each replicate; the share of replicates below each entry of x; and k-hat."""
     x = args[0]
     replicated = {name: torch.zeros(draws, dtype=torch.float64, device=x.device) for name in statistics}
-    below, equal = torch.zeros_like(x), torch.zeros_like(x)
-    done = rows = None
-    for each in passes(model, guide, args, draws):
-        done, rows = (0 if each.rows != rows else done), each.rows
-        copies = each.model.nodes[each.observed[0]]["fn"].sample().reshape(each.particles, *x[rows].shape)
-        for name, of in statistics.items():
-            replicated[name][done : done + each.particles] += of(copies).double().sum(1) / len(x)
-        below[rows] += (copies < x[rows]).sum(0)
-        equal[rows] += (copies == x[rows]).sum(0)
-        done += each.particles
-    return replicated, (below + torch.rand_like(x) * (equal + 1)) / (draws + 1)
+    below, equal, khat = torch.zeros_like(x), torch.zeros_like(x), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for each in resampled(model, guide, args, draws, *source):
+        khat[each.rows], done = each.khat, 0
+        for copies in each.pieces:
+            for name, of in statistics.items():
+                replicated[name][done : done + len(copies)] += of(copies).double().sum(1) / len(x)
+            below[each.rows] += (copies < x[each.rows]).sum(0)
+            equal[each.rows] += (copies == x[each.rows]).sum(0)
+            done += len(copies)
+    return replicated, (below + torch.rand_like(x) * (equal + 1)) / (draws + 1), khat
 
 
 def _simulated(model: Program, guide: Program, args: Args) -> Args:

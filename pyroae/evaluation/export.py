@@ -52,9 +52,9 @@ def to_arviz(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        blocks = list(resampled(model, guide, args, draws, particles, drawn_from(proposal)))
-    latents = {name: torch.cat([each.latents[name].cpu() for each in blocks], 1).numpy() for name in blocks[0].latents}
-    copies = torch.cat([each.x.cpu() for each in blocks], 1).numpy()
+        blocks = [(each.latents, each.x().cpu()) for each in resampled(model, guide, args, draws, particles, drawn_from(proposal))]
+    latents = {name: torch.cat([each[name].cpu() for each, _ in blocks], 1).numpy() for name in blocks[0][0]}
+    copies = torch.cat([x for _, x in blocks], 1).numpy()
     groups = {
         "posterior": {name: values[None] for name, values in latents.items()},
         "posterior_predictive": {"x": copies[None]},

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Source = Proposal | Literal["auto", "guide"]  # where particles are drawn from
 
-_MOST = 0.5  # share of unreliable examples above which a mean is wrong
+MOST = 0.5  # share of unreliable examples above which a mean is wrong
 UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari et al. 2024)
 
 
@@ -99,7 +99,7 @@ class Estimate:
         text = f"k-hat is above .7 for {self.unreliable:.1%} of the examples, whose values are too low rather than too high "
         text += f"and their errors too small; the mean may be too low by {self.low_by:.2g} nats or more"
         remedy = "auto" if self.proposal != "auto" else "ais" if self._searched else "prior"
-        return Verdict("wrong" if self.unreliable > _MOST else "uncertain", text, remedy, self.low_by)
+        return Verdict("wrong" if self.unreliable > MOST else "uncertain", text, remedy, self.low_by)
 
     @property
     def _searched(self) -> bool:

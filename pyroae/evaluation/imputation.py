@@ -52,5 +52,5 @@ def impute(
         x = args[0]
         filled = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
         for each in resampled(model, guide, args, draws, particles):
-            filled[:, each.rows] = each.x
+            filled[:, each.rows] = each.x()
     return frames.of_draws(torch.where(x.isnan(), filled, x), given, getattr(model, "schema", None))

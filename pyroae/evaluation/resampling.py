@@ -1,6 +1,7 @@
 """Draws from p(z|x), and of x given them, by importance resampling."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,58 +11,70 @@ from torch import Tensor
 
 from ..programs import Program
 from ..training.batches import Args
+from .density import point_site
 from .particles import Pass, Proposal, on_particles, passes
-
-_Best = tuple[Tensor, dict[str, Tensor]]
+from .weights import Weights
 
 
 @dataclass
 class Resampled:
-    """Draws for a block of examples."""
+    """Draws for a block of examples.
+
+    Args:
+        rows: the examples.
+        latents: by site, ``(draws, B, *inner plates, *event)``.
+        khat: ``(B,)`` of the weights; NaN below 25 particles, infinite for a point guide, which has none.
+        pieces: draws of x from p(x|z), one for each z: ``(some, B, *event)``, as many at once as a pass holds, in order.
+    """
 
     rows: slice
-    latents: dict[str, Tensor]  # site name -> (draws, B, *inner plates, *event)
-    x: Tensor  # (draws, B, *event), one draw from p(x|z) for each z
+    latents: dict[str, Tensor]
+    khat: Tensor
+    pieces: Iterator[Tensor]
+
+    def x(self) -> Tensor:
+        """All pieces, ``(draws, B, *event)``; to be taken once."""
+        return torch.cat(list(self.pieces))
 
 
 def resampled(
-    model: Program, guide: Program, args: Args, draws: int, particles: int, proposal: Proposal | None = None
+    model: Program, guide: Program, args: Args, draws: int, particles: int, proposal: Proposal | None = None, progress: bool = False
 ) -> Iterator[Resampled]:
     """``draws`` of ``particles`` codes for each example, with probability proportional to p(x, z) / q(z|x), and x drawn from p(x|z).
 
     Codes are chosen with replacement; x is drawn after the choice, so that draws that share a code are still independent given it.
     """
-    for _, block in itertools.groupby(passes(model, guide, args, particles, proposal=proposal), key=lambda each: each.rows.start):
-        best, first = None, None
+    every = passes(model, guide, args, particles, progress, proposal)
+    for _, block in itertools.groupby(every, key=lambda each: each.rows.start):
+        first, latents = None, {}
         for each in block:
-            best, first = _winners(each, draws, best), first or each
-        yield _drawn(model, args, first, best[1], draws)
+            log_w = each.log_weights()  # (particles, B)
+            if first is None:
+                first, weights = each, Weights(log_w.shape[1], particles, log_w.device)
+            weights.add(log_w)
+            latents = _chosen(each, log_w, draws, latents, (log_w.logsumexp(0) - weights.log_sum).exp())
+        khat = weights.khat() if point_site(first.guide) is None else torch.full_like(weights.log_sum, math.inf)
+        yield Resampled(first.rows, latents, khat, _drawn(model, args, first, latents, draws))
 
 
-def _winners(each: Pass, draws: int, before: _Best | None) -> _Best:
-    """The chosen codes so far and their keys ``(draws, B)``.
-
-    A particle's key is its log-weight plus Gumbel noise: the largest over all passes is a draw in proportion to the weights.
-    """
-    log_w = each.log_weights()  # (particles, B)
-    gumbel = -torch.empty(draws, *log_w.shape, dtype=log_w.dtype, device=log_w.device).exponential_().log()
-    keys, winner = (log_w + gumbel).max(1)  # (draws, B)
+def _chosen(each: Pass, log_w: Tensor, draws: int, before: dict[str, Tensor], share: Tensor) -> dict[str, Tensor]:
+    """Draws of the particles seen so far, of whose weight those of this pass have the ``share`` ``(B,)``."""
+    p = log_w.softmax(0)
+    p = torch.where(p.isfinite(), p, 1.0)  # where all weights are 0, any
+    winner = p.T.multinomial(draws, replacement=True).T  # (draws, B)
     row = torch.arange(log_w.shape[1], device=log_w.device).expand_as(winner)
     values = {name: each.model.nodes[name]["value"].movedim(each.data_dim, 1)[winner, row] for name in each.latents}
-    if before is None:
-        return keys, values
-    wins = keys > before[0]
-    kept = {name: torch.where(wins.reshape(*wins.shape, *[1] * (v.dim() - 2)), v, before[1][name]) for name, v in values.items()}
-    return torch.maximum(keys, before[0]), kept
+    if not before:
+        return values
+    wins = torch.rand_like(share.expand(draws, -1)) < share
+    return {name: torch.where(wins.reshape(*wins.shape, *[1] * (v.dim() - 2)), v, before[name]) for name, v in values.items()}
 
 
-def _drawn(model: Program, args: Args, block: Pass, latents: dict[str, Tensor], draws: int) -> Resampled:
+def _drawn(model: Program, args: Args, block: Pass, latents: dict[str, Tensor], draws: int) -> Iterator[Tensor]:
     part = tuple(column[block.rows] for column in args)
     at_once = max(1, block.particles)  # a pass fits into memory
-    pieces = []
     for start in range(0, draws, at_once):
         values = {name: value[start : start + at_once].movedim(1, block.data_dim) for name, value in latents.items()}
         k = min(at_once, draws - start)
         trace = poutine.trace(poutine.condition(on_particles(model, k, block.nesting), data=values)).get_trace(*part)
-        pieces.append(trace.nodes[block.observed[0]]["fn"].sample())
-    return Resampled(block.rows, latents, torch.cat(pieces))
+        yield trace.nodes[block.observed[0]]["fn"].sample()

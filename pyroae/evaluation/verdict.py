@@ -10,6 +10,7 @@ _AUTO = "looks for modes and fits a proposal to each example, for 2,000 to 6,000
 _CHECK = "compares 20 examples with annealing from the prior, for about 150,000 decoder evaluations each"
 _REMEDIES = {  # what to do and what it costs: in Python, on the command line
     "auto": (f'proposal="auto", the default, {_AUTO}', f"--proposal auto, the default, {_AUTO}"),
+    "proposal": (f'proposal="auto" {_AUTO}', f"proposal='auto' in Python {_AUTO}"),
     "ais": (
         "pa.ais(model, x[score.khat > .7]) settles it, for about 77,000 decoder evaluations each",
         f"--check 20 {_CHECK}",

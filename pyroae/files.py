@@ -16,6 +16,7 @@ from .checks import short
 
 _TEMPORARY = ".tmp"
 _JSON = 2**24  # bytes of a file of scores at most
+_TENSORS = 100_000  # in a file
 _HEADER = 2**25  # bytes of the header of a file of tensors at most: as Python's objects it takes twenty times that
 
 
@@ -87,8 +88,10 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
     try:
         _check_header(path)
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("pyroae")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if text is not None else {}
+            text, names = (file.metadata() or {}).get("pyroae"), list(file.keys())
+            if len(names) > _TENSORS:
+                raise ValueError(f"expected at most {_TENSORS:,} tensors, got {len(names):,}")
+            tensors = {name: file.get_tensor(name) for name in names} if text is not None else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: a truncated file or another format ({error})") from error
     try:

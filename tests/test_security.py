@@ -574,10 +574,14 @@ def test_a_link_is_written_through(run_folder, tmp_path):
 
 
 def test_the_header_of_a_file_of_tensors_is_looked_at_before_it_is_read(tmp_path):
-    """Ten million lists in its text would take a gigabyte as objects of Python, and many empty tensors as much."""
+    """Ten million lists in its text would take a gigabyte as objects of Python; many empty tensors would take long."""
     pa.save(small_vae(), tmp_path / "model.safetensors")
     with_structure(tmp_path / "model.safetensors", lambda structure: structure.update(schema=[[]] * 10_000_000))
     with pytest.raises(ValueError, match="expected a header of at most 33,554,432 bytes, got 40,0"):
+        pa.load(tmp_path / "model.safetensors")
+    empty = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(100_001))
+    (tmp_path / "model.safetensors").write_bytes((len(empty) + 2).to_bytes(8, "little") + b"{" + empty + b"}")
+    with pytest.raises(ValueError, match="expected at most 100,000 tensors, got 100,001"):
         pa.load(tmp_path / "model.safetensors")
 
 

@@ -100,6 +100,7 @@ LARGE = {  # file -> what writes it in a few kilobytes, the limit that it exceed
     "rows on disk.parquet": (parquet_of(lambda: np.zeros(300_000)), 1e7, r"the order of the 300,000 rows of .* would take 0.0 GB"),
     "lists.parquet": (parquet_of(lambda: [[0] * 100_000] * 100), 1e7, "lists.parquet would take 0.2 GB"),
     "one long text.parquet": (parquet_of(lambda: ["x" * 1000] * 100_000), 2e7, "unpacks to more than the limit"),
+    "archive.npz": (lambda path: np.savez_compressed(path, train=np.zeros((2_000_000, 4))), 1e7, "archive.npz would take 0.1 GB"),
     "compressed.arrow": (compressed_arrow, 1e7, "compressed.arrow would take 0.0 GB"),
     "rows on disk.npy": (lambda path: np.lib.format.open_memmap(path, "w+", np.uint8, (300_000, 1)), 1e7, "the order of the 300,000 rows"),
     "images/b.png": (lambda path: Image.new("L", (1300, 1300)).save(path), 1e8, "b.png has 1,690,000 pixels, more than the limit of 1,118"),

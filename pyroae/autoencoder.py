@@ -290,9 +290,7 @@ class Autoencoder(PyroModule):
         parts = old.parts | changes
         parts["prior"] = _as_prior(parts["prior"])
         if isinstance(parts["likelihood"], Product) and parts["likelihood"].event_shape is None:
-            if self.schema is None or self.schema.columns is None:
-                raise ValueError("replace: expected a model of a table for a Product of columns by name; give each its width, Normal(1)")
-            parts["likelihood"] = with_columns(old.likelihood, parts["likelihood"], self.schema.columns)
+            parts["likelihood"] = with_columns(old.likelihood, parts["likelihood"], self.schema)
         for name in ("prior", "likelihood"):
             if getattr(parts[name], "event_shape", ()) is None:
                 parts[name] = parts[name].sized(getattr(old, name).event_shape)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import pyroae as pa
+from pyroae.data import text
 from pyroae.data.named import _amat
 
 
@@ -325,6 +326,18 @@ def test_read_only_data_are_not_touched(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
     pa.data.load("mnist")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 8])  # a chunk of 4 rows begins at 0, 4 and 8: there pandas drops cells in silence
+def test_a_row_with_more_cells_than_the_header_is_refused_wherever_it_stands(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_CHUNK", 4)
+    rows = [f'"x, {i}",{i}' for i in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["name,value", *rows]))
+    assert text.read(tmp_path / "a.csv", {}, [], 1e9)[0].shape == (20, 2)
+    rows[place] += ",7"
+    (tmp_path / "a.csv").write_text("\n".join(["name,value", *rows]))
+    with pytest.raises(ValueError, match=f"expected 2 cells in line {place + 2}, got 3"):
+        text.read(tmp_path / "a.csv", {}, [], 1e9)
 
 
 # --- larger than memory ---

@@ -483,7 +483,7 @@ def test_a_crafted_checkpoint_goes_on_or_is_refused_in_a_sentence(cases, run, tm
 CRAFTED = {
     "an average of another shape": ("optimizer", "state", 0, "exp_avg"),
     "an average of another dtype": ("optimizer", "state", 1, "exp_avg_sq"),
-    "steps that are no number": ("optimizer", "state", 0, "step"),
+    "a step that is not a number": ("optimizer", "state", 0, "step"),
     "rows of a batch": ("levels", "step"),
     "a setting": ("about", "clip"),
     "weights": ("weights", "model.decoder.0.weight"),

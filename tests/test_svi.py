@@ -464,6 +464,19 @@ def test_the_calls_of_one_structure_share_what_they_took_until_they_are_told_apa
     assert [level for _, level, _ in traced.levels()] == [1, 1]
 
 
+def test_auto_uses_a_graph_that_was_restored(monkeypatch):
+    monkeypatch.setattr(pace, "_COST", {"traced": (1e9, 0.0), "compiled": (1e9, 0.0)})  # none of its own
+    vae, x = small_vae(), torch.ones(8, 64)
+    svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
+    svi.step(x)
+    svi.climb("step", 1, 7, x)
+    for _ in range(3):
+        svi.step(x)
+    assert svi.levels()["step"] == [(8, 1, 10)]
+    (kind,) = svi._gradients.kinds
+    assert kind.pace.operations == len(kind.graph) > 0  # so that it may still be compiled
+
+
 def test_steps_and_losses_have_one_budget():
     vae = small_vae()
     svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())

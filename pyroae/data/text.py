@@ -6,11 +6,11 @@ import csv
 import io
 import itertools
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas._libs.parsers import STR_NA_VALUES
 
 from . import number_text
 from .limits import check_columns, opened
@@ -21,7 +21,8 @@ _LONGEST = 2**26
 _ROWS = 50
 _CHUNK = 100_000  # rows
 _NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
-_MISSING = {*_NA, "", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "n/a", "<NA>"}
+_PANDAS_NA = "#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null"  # of read_csv
+_MISSING = {*_NA, "", *_PANDAS_NA.split(",")}
 _PLAIN = re.compile(r"-?(\d{1,18}|\d*\.\d+)([eE][-+]?\d+)?")
 OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
 
@@ -123,7 +124,7 @@ def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, 
     usual = options["decimal"] == "." and options["thousands"] is None and options["encoding"].startswith("utf-8")
     if path.stat().st_size < number_text.LONG or not usual or options["sep"] == " " or options.keys() & {"names", "comment", "skiprows"}:
         return None
-    missing = {*_MISSING, *STR_NA_VALUES, *map(str, na)}
+    missing = {*_MISSING, *map(str, na)}
     first = rows[header is not None :]
     names = [cell or f"Unnamed: {i}" for i, cell in enumerate(rows[0])] if header is not None else [f"x{i}" for i in range(len(rows[0]))]
     plain = all(cell in missing or _PLAIN.fullmatch(cell) for row in first for cell in row) and not options["dtype"]
@@ -137,16 +138,19 @@ def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.D
     asked = options
     options = {**_engine(options), "na_values": [*_NA, *map(str, na)], "low_memory": False, "skip_blank_lines": True, "index_col": False}
     try:
-        with opened(path, limit) as file, pd.read_csv(file, chunksize=_CHUNK, **options) as reader:
+        with warnings.catch_warnings(), opened(path, limit) as file, pd.read_csv(file, chunksize=_CHUNK, **options) as reader:
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells are dropped
             chunks = list(reader)
         frame = pd.concat(chunks, ignore_index=True) if len(chunks) > 1 else chunks[0]
         if _differ(chunks):
             with opened(path, limit) as file:
                 frame = pd.read_csv(file, **options)
-    except pd.errors.ParserError as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise ValueError(_longer_row(path, asked, limit) or str(error).strip()) from None
     except (pd.errors.EmptyDataError, IndexError):
         raise ValueError("expected at least one row, got none") from None
+    if longer := _dropped_cells(path, asked, frame.shape[1], limit):
+        raise ValueError(longer)
     frame.columns = [str(name).strip().strip("'\"") if isinstance(name, str) else str(name) for name in frame.columns]
     return frame
 
@@ -162,8 +166,16 @@ def _engine(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "sep": r"\s+"} if options["sep"] == " " else options
 
 
+def _dropped_cells(path: Path, options: dict[str, Any], width: int, limit: float) -> str | None:
+    """An error message where a row has more cells than there are columns: pandas drops them if the row is the first of a chunk."""
+    sep = options["sep"].encode()
+    with opened(path, limit) as file:
+        wide = options["sep"] == " " or any(line.count(sep) >= width for line in file)
+    return _longer_row(path, options, limit) if wide else None
+
+
 def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None:
-    """The first row with more cells than the first has, in words; ``None`` where there is none."""
+    """An error message about the first row with more cells than the header, or the first row, has; ``None`` where no row has."""
     sep, skipped = options["sep"], options.get("skiprows", 0)
     if options.get("comment") or not isinstance(skipped, int):
         return None
@@ -172,10 +184,10 @@ def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None
         width = len(options.get("names") or ())
         try:
             for row in reader:
-                cells = sum(map(bool, row)) if sep == " " else len(row)
-                width = width or cells
-                if cells > width:
-                    return f"expected {width} cells in line {skipped + reader.line_num}, got {cells}"
+                row = list(filter(None, row)) if sep == " " else row
+                width = width or len(row)
+                if any(row[width:]):
+                    return f"expected {width} cells in line {skipped + reader.line_num}, got {len(row)}"
         except csv.Error:  # such as a cell longer than it takes
             pass
     return None

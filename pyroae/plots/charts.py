@@ -212,7 +212,7 @@ def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
         names = [f"z{i + 1}" for i in range(len(shares))]
     else:
         shares, of = torch.stack([found.pit.flatten(), found.reference.flatten()]).double(), "entries of x in intervals of p(x|z)"
-        names = ["data", "simulated from the model"]
+        names = [f"data{found.verdict.mark}", f"simulated from the model{found.verdict.mark}"]
     levels = np.linspace(0, 1, 101)
     ax = axes(ax)
     ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")

@@ -1,13 +1,11 @@
 """Likelihoods made of others: of data with holes, of several columns side by side."""
 
-from collections.abc import Sequence
-
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
 from ...checks import did_you_mean
-from ...data.schema import Column
+from ...data.schema import Schema
 from ...registry import register
 from .. import distributions
 from ..conditional import of_one_entry
@@ -169,12 +167,15 @@ class Product(Likelihood):
         return list(zip(self.columns, x.split(self.lengths, -1)))
 
 
-def with_columns(likelihood: Likelihood, changed: Product, columns: Sequence[Column]) -> Product:
+def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None) -> Product:
     """A table's likelihood with the columns that ``changed`` names modelled as it says, and the others as before.
 
     Raises:
-        ValueError: a name that no column has, or that occurs twice.
+        ValueError: a model that is not of a table, a name that no column has, or that occurs twice.
     """
+    if schema is None or schema.columns is None:
+        raise ValueError("replace: expected a model of a table for a Product of columns by name; give each its width, Normal(1)")
+    columns = schema.columns
     places = {column.name: i for i, column in enumerate(columns)}
     parts, order = {}, []
     for name, part in zip(changed.names, changed.columns):

@@ -13,8 +13,33 @@ _WIDE = 1000
 _MEASURABLE = {"loc", "rate", "logits"}
 
 
+class _Scaled(Likelihood):
+    """Another likelihood in units that are taken from the data, by ``measure``."""
+
+    def __init__(self, of: Likelihood, size: int, widths: list[int]):
+        nn.Module.__init__(self)
+        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, size, widths
+        self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.of!r})"
+
+    @property
+    def measured(self):
+        """Whether the units were taken from data."""
+        return bool(self.is_measured)
+
+    def sized(self, event_shape):
+        """This likelihood for events of that shape."""
+        return self if self.event_shape == event_shape else type(self)(self.of.sized(event_shape))
+
+    def picture(self, p):
+        """What ``of`` shows."""
+        return self.of.picture(p)
+
+
 @register("likelihoods")
-class Standardised(Likelihood):
+class Standardised(_Scaled):
     r"""Another likelihood on standardised data: its density of x stays one of x in the data's own units.
 
     Of a family with location and scale, such as Normal or StudentT: :math:`\log p(x|z) = \log p_0(\frac{x - m}{s} | z) - \sum_d \log s_d`
@@ -32,30 +57,16 @@ class Standardised(Likelihood):
     """
 
     def __init__(self, of: Likelihood):
-        nn.Module.__init__(self)
         if not isinstance(of, Likelihood) or isinstance(of, OptimalNormal) or not _MEASURABLE & getattr(of, "limits", {}).keys():
             raise ValueError(
                 "Standardised: expected a likelihood with location and scale or one of counts, such as Normal(64), LogNormal(64) "
                 f"or NegativeBinomial(64), got {of!r}; Missing goes around it: Missing(Standardised(Normal(64)))"
             )
-        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size, of.widths
+        super().__init__(of, of.size, of.widths)
         self.counts, self.logs = "loc" not in of.limits, of.family is dist.LogNormal
         shape = () if of.event_shape is None else tuple(of.event_shape)
         self.register_buffer("shift", torch.zeros(shape))
         self.register_buffer("factor", torch.ones(shape))
-        self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
-
-    def __repr__(self) -> str:
-        return f"Standardised({self.of!r})"
-
-    @property
-    def measured(self):
-        """Whether mean and scale were taken from data."""
-        return bool(self.is_measured)
-
-    def sized(self, event_shape):
-        """This likelihood for events of that shape."""
-        return self if self.event_shape == event_shape else Standardised(self.of.sized(event_shape))
 
     @torch.no_grad()
     def measure(self, x: Tensor):
@@ -87,13 +98,9 @@ class Standardised(Likelihood):
         x = self.of.shown(x) if self.counts else ((x.log() if self.logs else x) - self.shift) / self.factor
         return x * min(1.0, _WIDE / self.event_shape.numel())
 
-    def picture(self, p):
-        """What ``of`` shows."""
-        return self.of.picture(p)
-
 
 @register("likelihoods")
-class LibrarySize(Likelihood):
+class LibrarySize(_Scaled):
     r"""Counts with a total of each row, such as the library size of a cell: a rate of the row times the shares of the columns.
 
     Rates are :math:`l(z) \rho_d(z)` with :math:`\log l = m + s h_0` and :math:`\rho = \mathrm{softmax}(\log \bar\rho + h)` for the
@@ -110,31 +117,17 @@ class LibrarySize(Likelihood):
     """
 
     def __init__(self, of: Likelihood):
-        nn.Module.__init__(self)
         counts = isinstance(of, Likelihood) and {"rate", "logits", "total_count"} & getattr(of, "limits", {}).keys()
         if not counts or of.family in (dist.Binomial, distributions.Bernoulli) or of.event_shape is None or len(of.event_shape) != 1:
             raise ValueError(f"LibrarySize: expected a likelihood of counts of one row, such as NegativeBinomial(2000), got {of!r}")
-        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size + 1, [1, *of.widths]
+        super().__init__(of, of.size + 1, [1, *of.widths])
         self.register_buffer("total", torch.tensor([0.0, 1.0]))  # mean and standard deviation of its log
         self.register_buffer("log_shares", torch.zeros(of.event_shape))
-        self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
-
-    def __repr__(self) -> str:
-        return f"LibrarySize({self.of!r})"
-
-    @property
-    def measured(self):
-        """Whether totals and shares were taken from data."""
-        return bool(self.is_measured)
 
     @property
     def input_shape(self):
         """One number more, the total."""
         return torch.Size([self.event_shape[0] + 1])
-
-    def sized(self, event_shape):
-        """This likelihood for events of that shape."""
-        return self if self.event_shape == event_shape else LibrarySize(self.of.sized(event_shape))
 
     @torch.no_grad()
     def measure(self, x: Tensor):
@@ -158,10 +151,6 @@ class LibrarySize(Likelihood):
         """What ``of`` shows, and the standardised log of the total."""
         counts = self.of.shown(x) * min(1.0, _WIDE / self.event_shape.numel())
         return torch.cat([counts, ((self._log_total(x) - self.total[0]) / self.total[1])[..., None]], -1)
-
-    def picture(self, p):
-        """What ``of`` shows."""
-        return self.of.picture(p)
 
     def _log_total(self, x: Tensor) -> Tensor:
         """The log of the rows' totals; of rows with holes, of what the mean of the others makes it."""

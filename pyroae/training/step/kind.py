@@ -200,7 +200,7 @@ class Kind(Signature):
             outputs = owner.finished(outputs)
         if agree(self._left(ours, fused), theirs, ROUNDING[name]):
             (self.run, self.update), self.level, self.runs = graph, self.level + 1, 1
-            self.pace.climbed()
+            self.pace.climbed(len(self.graph))
             self.settled = name in (owner.mode, LADDER[-1])
         else:
             self._stay(name, "its graph does not repeat it; something in it is no tensor operation, or changes from call to call")

@@ -57,9 +57,10 @@ class Pace:
         self.budget.spent += seconds
         self.budget.eager += self.eager if self.by_graph or self.unusual else seconds
 
-    def climbed(self):
-        """The calls to come are on another level."""
+    def climbed(self, operations: int):
+        """The calls to come are on another level: a graph of so many operations."""
         self.by_graph, self.timed, self.seconds = True, 0, 0.0
+        self.operations = self.operations or operations
 
     def repays(self, level: str, left: float | None) -> bool:
         """Whether the graph of the next level is worth making now; ``left``: the calls of this kind to come, where known."""

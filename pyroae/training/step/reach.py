@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Transform
 from torch.nn.modules import module as hooks
 
 from .arguments import NUMBERS, PLAIN, children, is_record
+from .holders import Cell, ClassView
 from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in
 
 _LONG = 1000  # entries of a container; a longer one is watched by its identity and length alone
@@ -201,7 +202,7 @@ class Reach:
     def _function(self, path: str, function: types.FunctionType):
         name = f"{path}.{function.__name__}"
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            holder = _Cell(cell)
+            holder = Cell(cell)
             self._visited[id(holder)] = holder
             if holder.filled:
                 self._slot(f"{name}.{variable}", holder, 0, holder[0], is_user_code(function.__code__))
@@ -268,7 +269,7 @@ class Reach:
             for function in functions_of(value):
                 self._walk(cls.__name__, function, True)
             if isinstance(value, (*PLAIN, Tensor, list, dict, tuple)) or (_opened(value) and not isinstance(value, property)):
-                holder = self._visited.setdefault(("class", cls), _ClassView(cls))  # one for each class
+                holder = self._visited.setdefault(("class", cls), ClassView(cls))  # one for each class
                 self._slot(f"{cls.__name__}.{name}", holder, name, value, True)
 
     def _enter_store(self, names: Iterable[str]):
@@ -280,39 +281,6 @@ class Reach:
         for name in names:
             if name in store._params:
                 self._slot(f"parameter {name!r}", store._params, name, store._params[name], True)
-
-
-class _Cell:
-    """A closure's cell as a holder."""
-
-    def __init__(self, cell):
-        self.cell = cell
-
-    @property
-    def filled(self) -> bool:
-        try:
-            return self.cell.cell_contents is not self
-        except ValueError:
-            return False
-
-    def __getitem__(self, key):
-        return self.cell.cell_contents
-
-    def __setitem__(self, key, value):
-        self.cell.cell_contents = value
-
-
-class _ClassView:
-    """A class's attributes as a holder."""
-
-    def __init__(self, cls: type):
-        self.cls = cls
-
-    def __getitem__(self, name):
-        return vars(self.cls)[name]
-
-    def __setitem__(self, name, value):
-        setattr(self.cls, name, value)
 
 
 def process_state() -> tuple:

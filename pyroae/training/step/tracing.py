@@ -159,6 +159,7 @@ class Traced:
         if self.mode == "eager":
             return
         leaves = Leaves(args, kwargs)
+        self._pace(leaves.structure).watched = True
         kind = self.kind(leaves)
         before = Snapshot(kind.reach, self.update.changing(kind.info) if self.update else ())
         if not kind.seen:

@@ -16,9 +16,9 @@ _MEASURABLE = {"loc", "rate", "logits"}
 class _Scaled(Likelihood):
     """Another likelihood in units that are taken from the data, by ``measure``."""
 
-    def __init__(self, of: Likelihood, size: int, widths: list[int]):
+    def __init__(self, of: Likelihood):
         nn.Module.__init__(self)
-        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, size, widths
+        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size, of.widths
         self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Standardised(_Scaled):
                 "Standardised: expected a likelihood with location and scale or one of counts, such as Normal(64), LogNormal(64) "
                 f"or NegativeBinomial(64), got {of!r}; Missing goes around it: Missing(Standardised(Normal(64)))"
             )
-        super().__init__(of, of.size, of.widths)
+        super().__init__(of)
         self.counts, self.logs = "loc" not in of.limits, of.family is dist.LogNormal
         shape = () if of.event_shape is None else tuple(of.event_shape)
         self.register_buffer("shift", torch.zeros(shape))
@@ -120,7 +120,8 @@ class LibrarySize(_Scaled):
         counts = isinstance(of, Likelihood) and {"rate", "logits", "total_count"} & getattr(of, "limits", {}).keys()
         if not counts or of.family in (dist.Binomial, distributions.Bernoulli) or of.event_shape is None or len(of.event_shape) != 1:
             raise ValueError(f"LibrarySize: expected a likelihood of counts of one row, such as NegativeBinomial(2000), got {of!r}")
-        super().__init__(of, of.size + 1, [1, *of.widths])
+        super().__init__(of)
+        self.size, self.widths = of.size + 1, [1, *of.widths]
         self.register_buffer("total", torch.tensor([0.0, 1.0]))  # mean and standard deviation of its log
         self.register_buffer("log_shares", torch.zeros(of.event_shape))
 

@@ -38,8 +38,7 @@ def resolved(precision: Precision, weights: Iterable[Tensor], rows: int) -> str:
     return "medium" if large and _medium_is_exact(weights[0].device) else "highest"
 
 
-@contextlib.contextmanager
-def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int = 1) -> Iterator[None]:
+def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int = 1) -> contextlib.AbstractContextManager[None]:
     """Products of float32 matrices at ``precision``, in torch's words, inside; the caller's setting is restored on exit.
 
     The setting is that of ``torch.backends``, for the device of the weights alone: matrix products, on CUDA convolutions too.
@@ -48,20 +47,31 @@ def multiplying(precision: Precision, weights: Iterable[Tensor], rows: int = 1) 
     float32 again, so that no density is computed in bfloat16.
     """
     weights = list(weights)
-    device = weights[0].device if weights else torch.device("cpu")
-    if precision == "bf16":
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _float32_results():
-            yield
-        return
-    place = _WORDS.index(resolved(precision, weights, rows))
-    before = [(owner, owner.fp32_precision, words[place]) for owner, words in _PLACES.get(device.type, ())]
-    for owner, _, wanted in before:
-        owner.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        for owner, setting, _ in before:
+    device = weights[0].device.type if weights else "cpu"
+    return _mixed(device) if precision == "bf16" else _Products(device, _WORDS.index(resolved(precision, weights, rows)))
+
+
+class _Products:
+    """The setting of matrix products on a device; not a generator, since it is entered at every step."""
+
+    def __init__(self, device: str, place: int):
+        self.settings = [(owner, words[place]) for owner, words in _PLACES.get(device, ())]
+
+    def __enter__(self):
+        self.before = [owner.fp32_precision for owner, _ in self.settings]
+        for owner, wanted in self.settings:
+            owner.fp32_precision = wanted
+
+    def __exit__(self, *_):
+        for (owner, _), setting in zip(self.settings, self.before):
             owner.fp32_precision = setting
+
+
+@contextlib.contextmanager
+def _mixed(device: str) -> Iterator[None]:
+    """Mixed precision with bfloat16."""
+    with torch.autocast(device, torch.bfloat16, cache_enabled=False), _float32_results():
+        yield
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from .user_code import is_user_class
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis))
 NUMBERS = (int, float)
+_EXACTLY_PLAIN = frozenset(PLAIN) - {int, float}
+_CONTAINERS = frozenset((dict, list, tuple))
 
 
 class Leaves:
@@ -45,18 +47,23 @@ class Leaves:
                     return i  # the same tensor again: a graph would take one for the other
             self.tensors.append(value)
             return value.shape, value.dtype, value.device, value.requires_grad
-        if type(value) in NUMBERS or isinstance(value, np.generic):
+        kind = type(value)
+        if kind in _EXACTLY_PLAIN:  # the most common types first: this runs at every call
+            return kind, value
+        if kind in _CONTAINERS:
+            return kind, tuple([(name, self._leaf(part)) for name, part in children(value)])
+        if kind in NUMBERS or isinstance(value, np.generic):
             self.numbers.append(value)
-            return type(value)
+            return kind
         if isinstance(value, PLAIN):
-            return type(value), value
+            return kind, value
         if isinstance(value, nn.Module) or callable(value):
             self.objects.append(value)
-            return type(value), id(value)
+            return kind, id(value)
         parts = children(value)
         if parts is None:
-            raise ValueError(f"an argument is a {type(value).__name__}, which is neither a tensor nor plain data")
-        return type(value), tuple((name, self._leaf(part)) for name, part in parts)
+            raise ValueError(f"an argument is a {kind.__name__}, which is neither a tensor nor plain data")
+        return kind, tuple([(name, self._leaf(part)) for name, part in parts])
 
 
 def children(value: Any) -> list[tuple[Any, Any]] | None:

@@ -6,10 +6,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LOOKS = 5  # calls timed before deciding
+SAMPLED, EACH = 50, 7  # after so many calls that are not watched, each 7th is timed, and stands for 7
 GAIN = {"traced": 0.4, "compiled": 0.25}  # of a call's time, saved by the next level: a cautious guess before it is there
-_COST = {"traced": (0.02, 0.0005), "compiled": (12.0, 0.02)}  # seconds to make a graph, and those of each operation
+_COST = {"traced": (0.02, 0.0006), "compiled": (12.0, 0.02)}  # seconds to make a graph, and those of each operation
 _LOSS, _GRACE = 0.1, 0.2  # share and seconds, whichever is more, by which "auto" may be behind the eager program
-_OUTSIDE = 0.04  # share of the eager time that may go into what is not counted here
+_RESERVE = 0.01  # share kept for what is not counted here
+_OVERHEAD = 8e-5  # seconds of an eager call that are not the program's own
 
 
 class Budget:
@@ -47,15 +49,16 @@ class Pace:
             return now(gpu) if self.timed < LOOKS else None
         return start
 
-    def end(self, start: float | None, gpu: torch.device | None):
-        """After a call that began at ``start``."""
-        seconds = self.mean if start is None else now(gpu) - start
+    def end(self, start: float | None, gpu: torch.device | None, calls: int = 1):
+        """After a call that began at ``start``, and that stands for so many ``calls``."""
+        seconds = calls * (self.mean if start is None else now(gpu) - start)
+        self.done += calls - 1
         if not self.unusual:
-            self.timed, self.seconds = self.timed + 1, self.seconds + seconds
+            self.timed, self.seconds = self.timed + calls, self.seconds + seconds
             if not self.by_graph:
-                self.eager = self.mean
+                self.eager = max(self.mean - _OVERHEAD, 0.0)
         self.budget.spent += seconds
-        self.budget.eager += self.eager if self.by_graph or self.unusual else seconds
+        self.budget.eager += calls * self.eager if self.by_graph or self.unusual else max(seconds - calls * _OVERHEAD, 0.0)
 
     def climbed(self, operations: int):
         """The calls to come are on another level: a graph of so many operations."""
@@ -98,7 +101,7 @@ def repays(cost: float, gain: float, done: int, left: float | None, spent: float
     """
     if left is not None:
         return gain * left > cost
-    return gain * done > cost and spent + cost < eager + max(_LOSS * eager, _GRACE) - _OUTSIDE * eager
+    return gain * done > cost and spent + cost < eager + max(_LOSS * eager, _GRACE) - _RESERVE * eager
 
 
 def now(gpu: torch.device | None = None) -> float:

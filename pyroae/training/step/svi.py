@@ -257,7 +257,7 @@ class SVI(pyro.infer.SVI):
         return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
 
     def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
-        known = set(pyro.get_param_store()._params)
+        known = () if self._update.pyros else set(pyro.get_param_store()._params)
         with poutine.trace(param_only=True) as tape, torch.enable_grad():
             if self.differentiable:
                 loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
@@ -284,9 +284,9 @@ class SVI(pyro.infer.SVI):
     def _tensors(self, what: str, loss: Any) -> tuple[list[Tensor], type | None]:
         """Losses as detached tensors, of the type that the program itself gives, and the type of the tuple that they came in."""
         values = loss if isinstance(loss, tuple) else (loss,)
-        found = [v.detach() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in values]
+        found = [v.detach() if isinstance(v, Tensor) else torch.scalar_tensor(float(v), dtype=torch.float64) for v in values]
         dtype = self._dtypes.setdefault(what, found[0].dtype)  # set by the first call, which no graph runs
-        return [each.to(dtype) for each in found], type(loss) if isinstance(loss, tuple) else None
+        return [each if each.dtype == dtype else each.to(dtype) for each in found], type(loss) if isinstance(loss, tuple) else None
 
     def _clear_gradients(self, asked: dict[str, Tensor], info: StepInfo):
         """No gradient stays on anything that the backward pass reached."""

@@ -11,7 +11,7 @@ from torch import nn
 from .arguments import Leaves
 from .graph import Outputs
 from .kind import LADDER, Kind
-from .pace import LOOKS, Budget, Counted, Pace, now
+from .pace import EACH, LOOKS, SAMPLED, Budget, Counted, Pace, now
 from .reach import Reach
 from .snapshot import Snapshot
 from .updates import Update
@@ -60,6 +60,7 @@ class Traced:
             raise ValueError(f"expected compile as 'auto', 'eager', 'traced' or 'compiled', got {mode!r}")
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
         self.done, self.budget = 0, budget or Budget()
+        self.untimed = 0  # calls to come for which the last one stands
         self.paces: dict[tuple, Pace] = {}  # by the structure of the arguments
         self.kinds: list[Kind] = []
         self.last: Kind | None = None
@@ -71,13 +72,16 @@ class Traced:
 
     def __call__(self, *args, **kwargs) -> Outputs:
         if self.mode == "eager":
-            return self.finished(self.function(*args, **kwargs))
+            return self.eager(*args, **kwargs)
+        if self.untimed:
+            self.untimed, self.done = self.untimed - 1, self.done + 1
+            return self.eager(*args, **kwargs)
         start = now()
         try:
             leaves = Leaves(args, kwargs)
         except ValueError as error:
             self.stay(str(error))
-            return self.finished(self.function(*args, **kwargs))
+            return self.eager(*args, **kwargs)
         self.done += 1
         if self.mode != "auto":
             return self.kind(leaves)(leaves, args, kwargs)
@@ -87,7 +91,9 @@ class Traced:
         gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
         start = pace.begin(start, gpu)
         outputs = kind(leaves, args, kwargs) if kind else self._unwatched(pace, args, kwargs)
-        pace.end(start, gpu)
+        if kind is None and pace.done > SAMPLED:
+            self.untimed = EACH - 1
+        pace.end(start, gpu, 1 + self.untimed)
         return outputs
 
     def _unwatched(self, pace: Pace, args: tuple, kwargs: dict) -> Outputs:

@@ -169,9 +169,9 @@ def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Co
 
 def _placed(values, holes: Tensor) -> pd.Series:
     """Values for the rows with holes, nothing for the others."""
-    column = pd.Series(float("nan"), index=range(len(holes)))
+    column = pd.Series(float("nan"), index=range(len(holes)), dtype=object)
     column[holes.numpy()] = values
-    return column
+    return column.infer_objects()
 
 
 def _schema(ae: Autoencoder) -> Schema:
@@ -190,7 +190,7 @@ def _answer(run: str, frame: pd.DataFrame, out: str | None, note: str = "") -> C
     shown = frame.head(_SHOWN).to_string(index=False)
     size = f"{len(frame):,} rows of {frame.shape[1]} columns"
     end = f"written        {out}: {size}" if out is not None else f"{size}; --out FILE.csv writes all of them"
-    records = json.loads(str(frame.to_json(orient="records")))
+    records = json.loads(str(frame.to_json(orient="records", date_format="iso")))
     return CommandOutput(
         "\n".join([shown, *([note] if note else []), end]), {"run": run, "rows": records} if out is None else {"run": run, "out": out}
     )

@@ -209,7 +209,10 @@ def _of_object(data: Any, asked: tables.Asked, test: float | None, options: read
         frame = _without(frame, options.na)
         return tables.of_frame("table", frame, asked, test) if split else tables.whole("table", frame, asked)
     if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
-        raise ValueError(f"data: expected a name, a path, an array, a tensor, a table or a Dataset, got {type(data).__name__}")
+        raise ValueError(
+            f"data: expected a name, a path, an array, a tensor, a table or a Dataset, got {type(data).__name__}; "
+            "make an array, np.array(...), or a table of it, pd.DataFrame(...)"
+        )
     labels = asked.labels
     _refuse_columns(replace(asked, labels=None), "an array")
     if isinstance(labels, str):

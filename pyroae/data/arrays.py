@@ -1,8 +1,10 @@
 """Arrays without column names as data sets: their domain, the shape of their images, and what float32 can hold of them."""
 
+import decimal
 import functools
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,8 @@ def whole(name: str, array: np.ndarray, asked: Asked, labels: Any = None) -> Spl
 def as_array(source: Any, limit: float) -> np.ndarray:
     """Numbers as a dense NumPy array: of tensors of any kind and layout, masked arrays (NaN where masked), sparse matrices."""
     if isinstance(source, Tensor):
+        if source.is_meta or source.is_nested or source.is_quantized:
+            raise ValueError("data: expected a tensor of numbers in memory, got a nested, quantized or meta tensor")
         source = source.detach()
         if source.layout != torch.strided:
             check_size(4.0 * source.shape.numel(), limit, "this sparse tensor")
@@ -78,7 +82,13 @@ def as_array(source: Any, limit: float) -> np.ndarray:
         source = source.toarray()
     if isinstance(source, np.ma.MaskedArray):
         return source.astype(np.float64).filled(np.nan) if np.ma.is_masked(source) else source.data
-    return np.asarray(source)
+    array = np.asarray(source)
+    return _numbers_of_objects(array) if array.dtype == object else array
+
+
+def _numbers_of_objects(array: np.ndarray) -> np.ndarray:
+    """Numbers that are objects of Python as float64, None as NaN; arrays of other objects as they are."""
+    return array.astype(np.float64) if all(value is None or isinstance(value, Real | decimal.Decimal) for value in array.flat) else array
 
 
 def _usual(train: Split) -> float:
@@ -94,6 +104,8 @@ def _split(name: str, array: np.ndarray | Rows, asked: Asked, train: Split | Non
     rows = array.read(np.linspace(0, len(array) - 1, min(_SAMPLE, len(array))).astype(int)) if on_disk else np.asarray(array)
     if rows.dtype.kind not in "biuf":
         raise ValueError(f"data: expected numbers in {name}, got entries of type {rows.dtype}")
+    if rows.ndim == 1 and rows.size:
+        raise ValueError(f"data: expected rows (N, ...) in {name}, got the shape {rows.shape}; give one column as x[:, None]")
     if rows.ndim < 2 or rows.size == 0:
         raise ValueError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
     image = image_layout(rows.shape, rows.dtype, rows, asked.image_shape)
@@ -168,6 +180,9 @@ def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -
         raise ValueError(
             f"data: {name} has {values[row, column]:.4g} in row {row + 1}, column {column}, too large for float32; rescale that column"
         )
+    if bool((small := (largest > 0) & (largest < 1e-18)).any()):
+        column = int(small.argmax())
+        raise ValueError(f"data: {name} is at most {largest[column]:.4g} in column {column}, too small for float32; rescale that column")
     lost = (spread > 0) & (largest * 2.0**-24 > 1e-4 * spread)
     if not lost.any():
         return rows, schema

@@ -1,12 +1,12 @@
 """What a column of a table is: numbers, counts, categories; or an index, dates or text, which are left out."""
 
 import re
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from . import dates
 from .schema import Column
 from .statistics import Statistics, statistics
 from .wide import CLASS, PIXELS, class_column, joint_kind
@@ -18,7 +18,8 @@ _CATEGORIES = 100  # distinct texts that are categories at most
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
 _SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:,\d{3})+"
-_MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.I)
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # what pandas calls the content of a column of objects
+_TEXT = ("string", "empty")
 _SENTINELS = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 
 
@@ -62,12 +63,12 @@ def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labell
             continue
         s = stats.of(position[name]) if name in numbers else None
         shared = joint if joint is not None and name in joint.names else None
-        if name in asked:
-            made = _as_asked(column, name, asked[name], s)
+        if name in asked or (kept and dates.time_of(column)):
+            made = _as_asked(column, name, asked.get(name, "real"), s)
         elif s is not None:
             made = _number_column(column, name, numbers[name], s, place, shared, kept)
         else:
-            made = _text_column(column, name)
+            made = _text_column(column, name, kept)
         if isinstance(made, str):
             found.left_out[str(name)] = made
             continue
@@ -113,7 +114,10 @@ def numeric(series: pd.Series) -> np.ndarray | None:
         if pd.api.types.is_complex_dtype(series.dtype):
             return None
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    if not _is_text(series):
+    content = pd.api.types.infer_dtype(series, skipna=True)
+    if content in _NUMBERS:  # as objects, such as Decimal
+        return series.astype(object).where(series.notna(), np.nan).astype(np.float64).to_numpy()
+    if content not in _TEXT:
         return None
     text = series.astype(object).where(series.notna(), None)
     bare = text.map(lambda value: re.sub(r"^[$€£¥]\s*|\s*(%|[$€£¥])$", "", str(value).strip()), na_action="ignore")
@@ -124,11 +128,6 @@ def numeric(series: pd.Series) -> np.ndarray | None:
     return None if bool((np.isnan(numbers) & series.notna().to_numpy() & (bare != "nan").to_numpy()).any()) else numbers
 
 
-def _is_text(series: pd.Series) -> bool:
-    """Whether all that is there is text."""
-    return pd.api.types.infer_dtype(series, skipna=True) in ("string", "empty")
-
-
 def _as_numbers(series: pd.Series, asked: str | None) -> np.ndarray | None:
     """Numbers of a column that holds numbers, or of one said to; text that looks like numbers stays text in other cases."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
@@ -136,13 +135,16 @@ def _as_numbers(series: pd.Series, asked: str | None) -> np.ndarray | None:
     if isinstance(series.dtype, pd.CategoricalDtype):
         return None
     declared = pd.api.types.is_numeric_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype)
+    declared = declared or pd.api.types.infer_dtype(series, skipna=True) in _NUMBERS
     signed = not declared and _are_signed(series.iloc[:_FIRST]) and _are_signed(series)
     return numeric(series) if declared or signed or (asked not in (None, "category", "binary")) else None
 
 
 def _are_signed(series: pd.Series) -> bool:
     """Whether all is text with percent or currency signs, or commas between thousands."""
-    return _is_text(series) and bool(series.dropna().astype(str).str.contains(_SIGNED, regex=True).all())
+    return pd.api.types.infer_dtype(series, skipna=True) in _TEXT and bool(
+        series.dropna().astype(str).str.contains(_SIGNED, regex=True).all()
+    )
 
 
 def _number_column(
@@ -193,7 +195,7 @@ def _not_data(name: str, values: np.ndarray, s: Statistics, place: int, wide: bo
         return "identifier: another number in every row"
     if _counts_rows(values, s):
         return "index: numbers the rows"
-    if 10000101 <= s.low and s.high <= 29991231 and len(values) > 2 and _are_dates(pd.Series(values.astype(int)).astype(str), "%Y%m%d"):
+    if dates.are_dates_as_numbers(values):
         return "dates"
     return None
 
@@ -204,41 +206,42 @@ def _counts_rows(values: np.ndarray, s: Statistics) -> bool:
     return len(values) >= _MANY and s.high - s.low + 1 == len(values) and not years and len(np.unique(values)) == len(values)
 
 
-def _text_column(series: pd.Series, name: str) -> Column | str:
+def _text_column(series: pd.Series, name: str, kept: bool) -> Column | str:
     present = series.dropna()
     missing = len(present) < len(series)
     if not len(present):
         return "empty"
-    if pd.api.types.is_datetime64_any_dtype(series.dtype) or isinstance(series.dtype, (pd.PeriodDtype,)) or series.dtype.kind in "mM":
+    if dates.time_of(series):
         return "dates"
     if isinstance(series.dtype, pd.CategoricalDtype):
         used = set(present)
-        return _category(name, [value for value in series.dtype.categories if value in used], missing, len(present))
-    kind = pd.api.types.infer_dtype(present, skipna=True)
-    if kind in ("date", "datetime", "datetime64", "timedelta", "period", "time"):
-        return "dates"
-    if kind not in ("string", "boolean", "integer", "floating", "decimal", "mixed-integer", "categorical"):
-        return f"{kind}: neither numbers nor text"
-    values = present.astype(object)
-    if kind == "mixed-integer":
-        values = values.map(str)
+        return _category(name, [value for value in series.dtype.categories if value in used], missing, len(present), kept)
+    content = pd.api.types.infer_dtype(present, skipna=True)
+    mixed = content in ("mixed", "mixed-integer") and bool(present.map(lambda value: isinstance(value, str | float | int)).all())
+    if content not in ("string", "boolean", *_NUMBERS) and not mixed:
+        return f"{content}: neither numbers nor text"
+    values = present.map(str) if mixed else present.astype(object)
     distinct = values.unique()
-    if len(distinct) == 1:
+    if len(distinct) == 1 and not kept:
         return f"constant: {distinct[0]}"
-    if kind == "string" and _are_dates(values.iloc[:: max(1, len(values) // 200)]):
-        return "dates"
-    if _UNNAMED.fullmatch(str(name)) and len(distinct) == len(series):
+    if _UNNAMED.fullmatch(str(name)) and len(distinct) == len(series) and not kept:
         return "index: row names"
-    return _category(name, sorted(distinct, key=_by_number), missing, len(present))
+    return _category(name, sorted(distinct, key=_by_number), missing, len(present), kept)
 
 
-def _category(name: str, values: list, missing: bool, rows: int) -> Column | str:
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    if len(values) == 1:
+def _category(name: str, values: list, missing: bool, rows: int, kept: bool) -> Column | str:
+    values = _plain(values)
+    if len(values) == 1 and not kept:
         return f"constant: {values[0]}"
-    if len(values) > 2 and (len(values) > _CATEGORIES or len(values) > max(0.2 * rows, min(_FEW, 0.5 * rows))):
+    if not kept and len(values) > 2 and (len(values) > _CATEGORIES or len(values) > max(0.2 * rows, min(_FEW, 0.5 * rows))):
         return f"text: {len(values):,} different values in {rows:,} rows{_numbers_but_for(values)}"
     return Column(name, "binary" if len(values) == 2 else "category", values=values, missing=missing)
+
+
+def _plain(values: list) -> list:
+    """Categories as Python's numbers and text; others, such as intervals, as text."""
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return [value if isinstance(value, str | float | int) else str(value) for value in values]
 
 
 def _numbers_but_for(values: list) -> str:
@@ -258,31 +261,23 @@ def _by_number(value) -> tuple:
         return 1, 0.0, str(value)
 
 
-def _are_dates(text: pd.Series, pattern: str = "mixed") -> bool:
-    text = text.astype(str)
-    if pattern == "mixed" and not bool(
-        (text.str.contains(r"\d") & (text.str.contains(r"\d[-/:.]\d|^\d{4}Q\d$") | text.str.contains(_MONTH))).all()
-    ):
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return bool(pd.to_datetime(text, errors="coerce", format=pattern).notna().all())
-
-
 def _as_asked(series: pd.Series, name: str, kind: str, s: Statistics | None) -> Column:
-    """A column of the kind that was asked for."""
+    """A column of the kind that was asked for; dates as real numbers are days."""
+    present = series.dropna()
+    if not len(present):
+        raise ValueError(f"data: column {name!r} was said to be {kind!r}, but is empty; drop it")
     if kind in ("category", "binary"):
-        values = [
-            value.item() if isinstance(value, np.generic) else value for value in sorted(series.dropna().unique().tolist(), key=_by_number)
-        ]
+        if not all(map(pd.api.types.is_hashable, present)):
+            raise ValueError(f"data: column {name!r} was said to be {kind!r}, but holds {present.iloc[0]!r}; drop it")
+        values = _plain(sorted(present.unique().tolist(), key=_by_number))
         values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
         if kind == "binary" and len(values) != 2:
             raise ValueError(f"data: column {name!r} was said to be binary, but has {len(values)} different values; say 'category'")
         return Column(name, kind, values=values, missing=bool(series.isna().any()))
+    if kind == "real" and (time := dates.time_of(series)):
+        return Column(name, kind, shift=float(np.round(dates.days(present, time).mean())), missing=len(present) < len(series), time=time)
     if s is None:
-        raise ValueError(
-            f"data: column {name!r} was said to be {kind!r}, but holds {series.dropna().iloc[0]!r}; say 'category', or drop it"
-        )
+        raise ValueError(f"data: column {name!r} was said to be {kind!r}, but holds {present.iloc[0]!r}; say 'category', or drop it")
     sound = {"positive": s.low > 0, "count": s.low >= 0 and s.whole, "unit": s.low >= 0 and s.high <= 1}.get(kind, True)
     if not sound:
         raise ValueError(f"data: column {name!r} was said to be {kind!r}, but its values go from {s.low:g} to {s.high:g}; say 'real'")

@@ -300,14 +300,9 @@ READERS: dict[str, Callable[[Path, Options], Read]] = {
 def as_frame(source: Any) -> pd.DataFrame | None:
     """A pandas DataFrame of pandas', polars', Hugging Face's or AnnData's objects; ``None`` for other things."""
     if isinstance(source, pd.DataFrame):
-        frame = (
-            source
-            if isinstance(source.columns, pd.Index) and source.columns.nlevels == 1
-            else source.set_axis(source.columns.map("_".join), axis=1)
-        )
-        return frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
+        return source.set_axis([_column_name(name) for name in source.columns], axis=1).reset_index(drop=True).infer_objects()
     if isinstance(source, pd.Series):
-        return source.to_frame(source.name if source.name is not None else "x0").reset_index(drop=True)
+        return source.to_frame("x0" if source.name is None else _column_name(source.name)).reset_index(drop=True).infer_objects()
     if isinstance(source, np.ndarray) and source.dtype.names is not None:  # a structured array
         return as_frame(pd.DataFrame(source))
     if hasattr(source, "var_names") and hasattr(source, "obs"):  # AnnData: cells, genes
@@ -320,3 +315,8 @@ def as_frame(source: Any) -> pd.DataFrame | None:
     if hasattr(source, "to_pandas") and not isinstance(source, np.ndarray):  # polars, Hugging Face datasets, pyarrow
         return as_frame(source.to_pandas())
     return None
+
+
+def _column_name(name: Any) -> str:
+    """A column's name as text; levels of a MultiIndex are joined by underscores."""
+    return "_".join(map(str, name)) if isinstance(name, tuple) else str(name)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..checks import did_you_mean
 from ..registry import Part, register, register_base
+from . import dates
+from .dates import TIMES, Time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,7 @@ class Column:
         shift: subtracted in double precision, where float32 could not hold the values; a density does not change by it.
         scale: 255 for 8-bit grey levels, otherwise 1.
         missing: whether entries may be missing (NaN).
+        time: of a real column of dates or durations, whose numbers are days: ``"date"``, ``"day first"`` (31.12.2020) or ``"duration"``.
 
     >>> Column("species", "category", values=["setosa", "virginica"]).size
     2
@@ -42,11 +45,12 @@ class Column:
     shift: float = 0.0
     scale: float = 1.0
     missing: bool = False
+    time: Time | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that are not the default's, as plain data."""
         values = None if self.values is None else list(self.values)
-        every = {"name": self.name, "kind": self.kind, "values": values, "shift": self.shift, "scale": self.scale, "missing": self.missing}
+        every = vars(self) | {"values": values}
         return {name: value for name, value in every.items() if value not in (None, False) and (name, value) not in _DEFAULTS}
 
     @property
@@ -64,19 +68,25 @@ class Column:
 
         if self.values is not None:
             return self.codes(series, strict)
-        numbers = numeric(series)
+        numbers = self._days(series) if self.time is not None else numeric(series)
         if numbers is None:
             raise ValueError(f"data: expected numbers in column {self.name!r}, got {series.dropna().iloc[0]!r}")
         if bool(np.isinf(numbers).any()):
             raise ValueError(f"data: column {self.name!r} is infinite in row {int(np.isinf(numbers).argmax()) + 1}; drop that row")
         return (numbers - self.shift) / self.scale
 
+    def _days(self, series: "pd.Series") -> np.ndarray:
+        try:
+            return dates.days(series, self.time)
+        except ValueError as error:
+            raise ValueError(f"data: column {self.name!r}: {error}") from error
+
     def codes(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
         """The positions of a column's values in ``values``."""
         import pandas as pd
 
         missing = series.isna().to_numpy()
-        codes = pd.Index(list(self.values), dtype=object).get_indexer(pd.Index(series.astype(object))).astype(float)
+        codes = pd.Index(list(self.values), dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object)).astype(float)
         unknown = (codes < 0) & ~missing
         if unknown.any():  # the same categories may be text in one file and numbers in another
             as_text = pd.Index([str(value) for value in self.values], dtype=object)
@@ -96,7 +106,7 @@ class Column:
         """Values in the data's units and names for entries of x."""
         if self.values is None:
             numbers = entries.astype(np.float64) * self.scale + self.shift
-            return numbers
+            return numbers if self.time is None else dates.from_days(numbers, self.time)
         missing = np.isnan(entries)
         values = np.array([*self.values, None], dtype=object)
         return values[np.where(missing, len(self.values), np.nan_to_num(entries).round().clip(0, len(self.values) - 1)).astype(int)]
@@ -264,6 +274,8 @@ def _check(columns: tuple[Column, ...]):
             raise ValueError(f"Schema: expected columns with a name and a kind of {', '.join(KINDS)}, got {column!r}")
         if (column.kind in ("category", "binary")) != isinstance(column.values, (list, tuple)):
             raise ValueError(f"Schema: expected values for a binary or categorical column, and for no other, got {column!r}")
+        if column.time is not None and (column.time not in TIMES or column.kind != "real"):
+            raise ValueError(f"Schema: expected a time of {', '.join(TIMES)} for real columns alone, got {column!r}")
 
 
 def _fill(x: np.ndarray, columns: list[np.ndarray]):
@@ -283,5 +295,9 @@ def _as_float32(values: np.ndarray, name: str) -> np.ndarray:
         row = int(np.nanargmax(np.abs(values)))
         raise ValueError(
             f"data: column {name!r} is {values[row]:.4g} in row {row + 1}, too large for float32; divide the column by {largest:.0e}"
+        )
+    if 0.0 < largest < 1e-18:
+        raise ValueError(
+            f"data: column {name!r} is at most {largest:.4g} in size, too small for float32; multiply it by {min(1 / largest, 1e300):.0e}"
         )
     return values.astype(np.float32)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..checks import did_you_mean
-from .kinds import Kinds, infer, numeric
+from .kinds import Kinds, infer
 from .schema import KINDS, Column, Schema
 from .splits import DataSet, Split, hold_out
 
@@ -101,8 +101,8 @@ def _covariate(series: pd.Series, kind: str | None) -> Column:
     (column,) = found.columns
     if column.values is not None:
         return column
-    numbers = numeric(series)
-    return Column(name, "real", shift=float(np.nanmean(numbers)), scale=float(np.nanstd(numbers)) or 1.0)
+    numbers = column.encode(series)
+    return replace(column, kind="real", shift=column.shift + float(np.nanmean(numbers)), scale=float(np.nanstd(numbers)) or 1.0)
 
 
 def encoded(frame: pd.DataFrame, schema: Schema, strict: bool = True) -> Split:
@@ -162,6 +162,7 @@ def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema:
     lines = ["  ".join([*(f"{str(cell):{width}}"[:width] for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in (head, *rows)]
     notes = [*remarks, *(f"{column}: {text}" for column, text in found.remarks.items())]
     takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns NAME,... or --kinds '{NAME: real}')"
+    takes += ", dates as days" * ("dates" in found.left_out.values())
     return "\n".join(
         [f"{name}: {len(frame):,} rows", *lines, *(f"note: {note}" for note in notes), *([f"note: {takes}"] if hidden else [])]
     )
@@ -171,8 +172,13 @@ def _row(column: Column, low: float, high: float, missing: int) -> tuple[str, ..
     if column.values is not None:
         span = _listed(column.values)
     else:
-        span = " to ".join(f"{column.decode(np.array([edge]))[0]:.6g}" for edge in (low, high))
-    how = _MODELLED[column.kind].format(column.size) + (f", centred at {column.shift:.9g}" if column.shift else "")
+        edges = column.decode(np.array([low, high]))
+        span = " to ".join(f"{edge:.6g}" if column.time is None else str(edge).replace("T00:00:00", "") for edge in edges)
+    how = _MODELLED[column.kind].format(column.size)
+    if column.time is not None:
+        how += ", in days"
+    elif column.shift:
+        how += f", centred at {column.shift:.9g}"
     return column.name, column.kind, span, str(missing), how
 
 

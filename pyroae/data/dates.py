@@ -1,5 +1,6 @@
 """Dates and durations as numbers of days: told from text and numbers, read, and written again."""
 
+import datetime
 import re
 import warnings
 from typing import Literal, get_args
@@ -12,12 +13,16 @@ TIMES: tuple[str, ...] = get_args(Time)
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.I)
 _DAY_FIRST = r"^\s*(?:1[3-9]|2\d|3[01])[./-]\d{1,2}[./-]\d"  # no month has such a number
 _DOTTED = r"^\s*\d{1,2}\.\d{1,2}\.\d"
+_CLOCK = r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*"  # times of day
 _SOME = 200  # values that tell whether a column of text holds dates
 _SECONDS = 86_400
 
 
 def time_of(series: pd.Series) -> Time | None:
-    """What a column's dates or durations are, ``"day first"`` for text such as 31.12.2020; ``None`` for a column of other things."""
+    """What a column's dates or durations are, ``"day first"`` for text such as 31.12.2020; ``None`` for a column of other things.
+
+    Times of day are durations.
+    """
     dtype, present = series.dtype, series.dropna()
     if not len(present):
         return None
@@ -26,13 +31,15 @@ def time_of(series: pd.Series) -> Time | None:
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return "date"
     content = pd.api.types.infer_dtype(present, skipna=True)
-    if content in ("date", "datetime", "datetime64", "timedelta", "period"):
-        return "duration" if content == "timedelta" else "date"
+    if content in ("date", "datetime", "datetime64", "timedelta", "period", "time"):
+        return "duration" if content in ("timedelta", "time") else "date"
     if content == "integer" and not isinstance(dtype, pd.CategoricalDtype):
         return "date" if are_dates_as_numbers(present.to_numpy(np.float64)) else None
     text = present.iloc[:: max(1, len(present) // _SOME)].astype(str)
     if content != "string" or isinstance(dtype, pd.CategoricalDtype) or not _are_dates(text):
         return None
+    if text.str.fullmatch(_CLOCK).all():
+        return "duration"
     return "day first" if bool(text.str.contains(_DAY_FIRST).any() or text.str.contains(_DOTTED).all()) else "date"
 
 
@@ -65,7 +72,7 @@ def days(series: pd.Series, time: Time) -> np.ndarray:
     [1.5, nan]
     """
     if time == "duration":
-        spans = pd.to_timedelta(series.astype(object), errors="coerce")
+        spans = pd.to_timedelta(series.astype(object).map(_with_seconds), errors="coerce")
     else:
         if isinstance(series.dtype, pd.PeriodDtype):
             series = series.dt.to_timestamp()
@@ -76,6 +83,13 @@ def days(series: pd.Series, time: Time) -> np.ndarray:
     if lost.any():
         raise ValueError(f"expected a {'duration' if time == 'duration' else 'date'}, got {series[lost].iloc[0]!r}")
     return (spans / pd.Timedelta(days=1)).to_numpy(np.float64)
+
+
+def _with_seconds(value):
+    """A time of day as text with seconds, which pandas asks for; other values as they are."""
+    if isinstance(value, datetime.time) or (isinstance(value, str) and re.fullmatch(_CLOCK, value)):
+        return f"{value}:00" if str(value).count(":") == 1 else str(value)
+    return value
 
 
 def from_days(values: np.ndarray, time: Time) -> np.ndarray:

@@ -17,7 +17,9 @@ _FEW = 10  # distinct whole numbers that are categories
 _CATEGORIES = 100  # distinct texts that are categories at most
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
-_SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:,\d{3})+"
+_SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:[,'\u00a0\u202f]\d{3})+"
+_SIGNS = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$|(?<=\d)['\u00a0\u202f](?=\d{3})")  # what is not part of a number's value
+_GROUPED = r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?"
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # what pandas calls the content of a column of objects
 _TEXT = ("string", "empty")
 _SENTINELS = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
@@ -120,10 +122,11 @@ def numeric(series: pd.Series) -> np.ndarray | None:
     if content not in _TEXT:
         return None
     text = series.astype(object).where(series.notna(), None)
-    bare = text.map(lambda value: re.sub(r"^[$€£¥]\s*|\s*(%|[$€£¥])$", "", str(value).strip()), na_action="ignore")
-    bare = bare.map(
-        lambda value: value.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", value) else value, na_action="ignore"
-    )
+    bare = text.map(lambda value: _SIGNS.sub("", str(value).strip()), na_action="ignore")
+    commas = bare[bare.astype(str).str.contains(",")]
+    if len(commas):  # between thousands, or before decimals
+        grouped = commas.str.fullmatch(_GROUPED).all()
+        bare = bare.str.replace(",", "") if grouped else bare.str.replace(".", "").str.replace(",", ".")
     numbers = pd.to_numeric(bare, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return None if bool((np.isnan(numbers) & series.notna().to_numpy() & (bare != "nan").to_numpy()).any()) else numbers
 

@@ -75,14 +75,22 @@ def _text(path: Path, options: Options) -> Read:
 
 
 def _json(path: Path, options: Options) -> Read:
-    lines = suffix_of(path) == ".jsonl"
     with opened(path, options.limit, _OBJECTS) as file:
         content = file.read()
-    parsed = [json.loads(line) for line in content.splitlines() if line.strip()] if lines else json.loads(content)
+    try:
+        parsed, orient, lines = json.loads(content), None, False
+    except json.JSONDecodeError as error:
+        if suffix_of(path) != ".jsonl" and not error.msg.startswith("Extra data"):
+            raise
+        parsed, orient, lines = [json.loads(line) for line in content.splitlines() if line.strip()], None, True
+    if isinstance(parsed, dict) and {"columns", "data"} <= parsed.keys() <= {"columns", "index", "data"}:
+        parsed, orient = parsed["data"], "split"
+    if not parsed or not all(isinstance(each, dict | list) for each in (parsed.values() if isinstance(parsed, dict) else [parsed])):
+        raise ValueError("expected a list of rows, or a mapping from columns to their values")
     rows, columns = _shape_of_json(parsed)
     check_columns(columns, options.limit, path.name)
     check_size(_CELL * rows * columns, options.limit, path.name)
-    return Read(frame=pd.read_json(io.BytesIO(content), lines=lines, convert_dates=False))
+    return Read(frame=pd.read_json(io.BytesIO(content), orient=orient, lines=lines, convert_dates=False))
 
 
 def _shape_of_json(parsed: Any) -> tuple[int, int]:

@@ -20,10 +20,14 @@ _LINES = 10
 _LONGEST = 2**26
 _ROWS = 50
 _CHUNK = 100_000  # rows
-_NA = ["?", ".", "-", "--", "*"]  # beside pandas' own: NA, NaN, N/A, null, ...
+_NA = ["?", ".", "-", "--", "*", "n.a.", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!"]  # beside pandas' own: NA, NaN, N/A, null, ...
 _PANDAS_NA = "#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null"  # of read_csv
 _MISSING = {*_NA, "", *_PANDAS_NA.split(",")}
 _PLAIN = re.compile(r"-?(\d{1,18}|\d*\.\d+)([eE][-+]?\d+)?")
+_MARKS = (
+    *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
 OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
 
 
@@ -38,6 +42,8 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
     head = _head(path, limit)
     if not head.strip():
         raise ValueError("expected at least one row, got an empty file")
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF")):
+        raise ValueError("expected text, got another format, such as Excel's; name the file by its format's suffix")
     encoding = given.get("encoding") or _encoding(path, head, limit)
     lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
     last, lines = lines[-1], lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines
@@ -194,9 +200,11 @@ def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None
 
 
 def _encoding(path: Path, head: bytes, limit: float) -> str:
-    for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, name in _MARKS:
         if head.startswith(mark):
             return name
+    if head.count(0) > len(head) / 4:  # two bytes a character, without a mark
+        return "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
     decoder = codecs.getincrementaldecoder("utf-8")()
     with opened(path, limit) as file:
         while chunk := file.read(2**22):
@@ -285,7 +293,7 @@ def _row_names(rows: list[list[str]]) -> list[str] | None:
     if not cells or cells[0][0] <= names:
         return None
     first = [row[0] for row in rows[1:]]
-    counted = all(cell == str(i) for i, cell in enumerate(first, 1))
+    counted = any(first == [str(i + start) for i in range(len(first))] for start in (0, 1))
     if cells[0][0] == names + 1 and len(set(first)) == len(first) and (counted or not any(map(_is_number, first))):
         return ["rownames", *rows[0]]
     raise ValueError(
@@ -295,10 +303,9 @@ def _row_names(rows: list[list[str]]) -> list[str] | None:
 
 
 def _decimal(cells: list[str], sep: str) -> str:
-    """A comma, where numbers are written with it and it does not separate cells."""
-    if sep == ",":
-        return "."
-    comma = sum(bool(re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?|[-+]?\d{1,3}(\.\d{3})+,\d+", cell)) for cell in cells)
+    """A comma, where numbers are written with it; in quoted cells between commas not where it may stand between thousands."""
+    digits = r"(\d{1,2}|\d{4,})" if sep == "," else r"\d+"
+    comma = sum(bool(re.fullmatch(rf"[-+]?\d+,{digits}([eE][-+]?\d+)?|[-+]?\d{{1,3}}(\.\d{{3}})+,\d+", cell)) for cell in cells)
     point = sum(bool(re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", cell)) for cell in cells)
     return "," if comma > point else "."
 

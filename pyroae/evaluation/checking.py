@@ -1,11 +1,11 @@
 """Does the model look like the data, and the guide like the posterior?"""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import chi2, norm
 from torch import Tensor
 
 from .. import programs
@@ -203,7 +203,7 @@ class Ranks:
         expected = torch.bincount(edges, minlength=many) / values * len(bins)
         counts = torch.stack([(bins == b).sum(0) for b in range(many)], 1)  # (numbers, bins)
         statistic = ((counts - expected).square() / expected).sum(1)
-        return torch.from_numpy(chi2.sf(statistic.numpy(), many - 1))
+        return torch.special.gammaincc(torch.tensor((many - 1) / 2, dtype=statistic.dtype), statistic / 2)
 
     @property
     def shift(self) -> Tensor:
@@ -213,8 +213,8 @@ class Ranks:
     @property
     def shift_p_values(self) -> Tensor:
         """``(dimensions,)`` two-sided, of the mean rank under unshifted ranks, spread as uniform ones or as these, whichever is more."""
-        sd = (self.spread.clamp(min=1) * (self.draws + 2) / (12 * self.draws * len(self.ranks))).sqrt().numpy()
-        return torch.from_numpy(2 * norm.sf(self.shift.abs().numpy() / sd))
+        sd = (self.spread.clamp(min=1) * (self.draws + 2) / (12 * self.draws * len(self.ranks))).sqrt()
+        return torch.special.erfc(self.shift.abs() / sd / math.sqrt(2.0))
 
     @property
     def spread(self) -> Tensor:

@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import mutual_info_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from .. import programs
@@ -71,6 +66,11 @@ def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, ne
     >>> probe(pa.recipes.vae(digits), digits.train, digits.test).linear > 0.2  # untrained
     True
     """
+    from sklearn.linear_model import LogisticRegression  # which takes a second to import
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     for split in (train, test):
         if getattr(split, "classes", None) is None:
             raise ValueError("probe: expected splits with labels, such as pa.data.load(FILE, labels='NAME').train (--labels NAME)")
@@ -103,6 +103,8 @@ def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bi
     >>> 0 <= mig(vae, x, torch.arange(20)[:, None] % 4) <= 1
     True
     """
+    from sklearn.metrics import mutual_info_score  # which takes a second to import
+
     z, v = codes(model, x, guide).numpy(), np.asarray(factors)
     if v.ndim != 2 or len(v) != len(z):
         raise ValueError(f"mig: expected factors of shape ({len(z)}, F), got {v.shape}")

@@ -62,8 +62,7 @@ def load(
 
     Tables: ``.csv``, ``.tsv``, ``.txt`` (any separator, decimal sign, encoding and compression), ``.json``, ``.parquet``, ``.arrow``,
     ``.feather``, ``.xlsx``, ``.h5ad``; DataFrames of pandas and polars, AnnData, Hugging Face datasets. Every column has a kind, and
-    ``DataSet.table`` says which. Beside pixels or genes a column of classes is taken for the labels. Long tables of numbers are parsed by
-    pyarrow (``pyroae[parquet]``) where it is installed, in half the time.
+    ``DataSet.table`` says which. Beside pixels or genes a column of classes is taken for the labels.
 
     Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, each perhaps with labels such as ``train_labels``; or a single one),
     NumPy arrays, tensors, sparse matrices, torch's Datasets and DataLoaders. 8-bit integers are grey levels and become 0 to 1.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _SAMPLE = 20_000  # rows that distinct values and skewness are estimated from
-_BLOCK = 5_000_000  # numbers in memory at once
+_FIRST = 1000  # rows that mostly tell that numbers are not whole
+_BLOCK = 1_000_000  # numbers in memory at once
 
 
 @dataclass
@@ -33,25 +34,36 @@ def statistics(numbers: dict[str, np.ndarray]) -> Statistics:
     if not columns:
         return Statistics(*[np.zeros(0)] * 8)
     at_once = max(1, _BLOCK // max(1, len(columns[0])))
-    blocks = [_block(np.stack(columns[start : start + at_once])) for start in range(0, len(columns), at_once)]
+    parts = (columns[start : start + at_once] for start in range(0, len(columns), at_once))
+    blocks = [_block(np.stack(part) if len(part) > 1 else part[0][None]) for part in parts]
     return Statistics(*(np.concatenate(parts) for parts in zip(*blocks)))
 
 
 def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
     """The statistics of some columns ``(columns, rows)``; of infinite and missing values none."""
-    present = np.isfinite(x)
-    every = present.any(1)
-    low = np.where(every, np.min(x, 1, where=present, initial=np.inf), 0.0)
-    high = np.where(every, np.max(x, 1, where=present, initial=-np.inf), 0.0)
-    holes = np.isnan(x)
-    with np.errstate(invalid="ignore"):
-        whole = every & ((x == np.floor(x)) | holes).all(1) & (present | holes).all(1)
-    sample = np.sort(np.where(present, x, np.nan)[:, :: max(1, x.shape[1] // _SAMPLE)], 1)
+    low, high, holes = x.min(1), x.max(1), np.zeros(len(x), int)
+    every = np.isfinite(low) & np.isfinite(high)
+    if not every.all():
+        present = np.isfinite(x)
+        every = present.any(1)
+        low = np.where(every, np.min(x, 1, where=present, initial=np.inf), 0.0)
+        high = np.where(every, np.max(x, 1, where=present, initial=-np.inf), 0.0)
+        holes = np.isnan(x).sum(1)
+    whole = every & _whole(x[:, :_FIRST])
+    whole[whole] = _whole(x[whole])
+    some = x[:, :: max(1, x.shape[1] // _SAMPLE)]
+    sample = np.sort(np.where(np.isfinite(some), some, np.nan), 1)
     distinct = ((sample[:, 1:] != sample[:, :-1]) & ~np.isnan(sample[:, 1:])).sum(1) + ~np.isnan(sample[:, 0])
     skew, spread = _moments(sample)
     positive = every & (low > 0)
     log_skew = np.where(positive, _moments(np.log(np.where(positive[:, None], sample, 1.0)))[0], np.inf)
-    return low, high, holes.sum(1), whole, distinct, skew, log_skew, spread
+    return low, high, holes, whole, distinct, skew, log_skew, spread
+
+
+def _whole(x: np.ndarray) -> np.ndarray:
+    """Whether the numbers of each column are whole, missing ones apart."""
+    with np.errstate(invalid="ignore"):
+        return (((x == np.floor(x)) & np.isfinite(x)) | np.isnan(x)).all(1)
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

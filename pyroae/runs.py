@@ -22,7 +22,7 @@ from .files import atomic
 from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
 from .recipes import RECIPES
-from .scoring import loaded, results_of, score, write_rows
+from .scoring import beside_independent, loaded, results_of, score, write_rows
 from .settings import ROLES, arguments_of
 from .training import distributed
 from .training.checkpoints import Checkpoints
@@ -78,7 +78,8 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     if not distributed.leads():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
-    results = results_of(terms, estimate) | {"training_seconds": seconds, "objective": history.objective}
+    more, compared = beside_independent(found, estimate)
+    results = results_of(terms, estimate) | more | {"training_seconds": seconds, "objective": history.objective}
     _write_json(folder / "results.json", results)
     write_rows(folder / "results.csv", terms, estimate)
     plots.save(plots.training, folder / "training.png", history)
@@ -89,6 +90,7 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
         f"trained        {settings['recipe']}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
         f"last training loss {loss:.2f} nats/example",
         *report,
+        *compared,
         f"run folder     {folder}: {', '.join(files)}",
         f"next           {command()} report {folder} writes a page about it; {command()} evaluate {folder} says more",
     ]

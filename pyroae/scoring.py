@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from . import schema
+from . import baseline, schema
 from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split, binarized, load, record
@@ -76,6 +76,15 @@ def score(
     return terms, found, [*lines, f"test {said}{note}", f"{'verdict':{_WIDTH}} {found.verdict.said(command_line=True)}"]
 
 
+def beside_independent(data: DataSet, found: Estimate | None) -> tuple[dict, list[str]]:
+    """A table's score were its columns independent, as numbers and a line; nothing of other data or without log p(x)."""
+    rows = None if found is None else sampled(len(data.test), len(found.values))
+    compared = None if rows is None else baseline.gain(data.train, data.test, found.values, rows)
+    if compared is None:
+        return {}, []
+    return {"independent": compared.independent, "gain": compared.gain, "gain_se": compared.se}, [f"{'independent':{_WIDTH}} {compared}"]
+
+
 def sampled(n: int, sample: int) -> torch.Tensor:
     """The rows of an evenly spread sample."""
     return torch.linspace(0, n - 1, sample).round().long()
@@ -137,6 +146,9 @@ def evaluate(
             more, line = {}, f"not given: {error}"
         results |= more
         lines += [f"{name:{_WIDTH}} {part}" for part in line.splitlines()]
+    if data is None:
+        more, compared = beside_independent(found, estimate)
+        results, lines = results | more, lines + compared
     suffix = "" if proposal == "auto" else f"-{proposal}"
     suffix += "" if data is None else f"-{Path(data).name.partition('.')[0]}"
     written = Path(run) / f"evaluation-{particles}{suffix}.json"

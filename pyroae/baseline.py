@@ -55,10 +55,11 @@ def log_prob(train: Split, x: Tensor) -> Tensor:
     Normal for real numbers, LogNormal for positive ones, NegativeBinomial for counts, Bernoulli, Categorical.
     """
     groups: dict[tuple[str, int], list[int]] = {}
+    every = train.x[:]
     for i, column in enumerate(train.schema.columns or ()):
         kind = "binary" if train.domain == "binary" else {"unit": "real"}.get(column.kind, column.kind)
         groups.setdefault((kind, column.size), []).append(i)
-    return sum((_terms(kind, size, train.x[:, at].double(), x[:, at].double()) for (kind, size), at in groups.items()), torch.zeros(len(x)))
+    return sum((_terms(kind, size, every[:, at].double(), x[:, at].double()) for (kind, size), at in groups.items()), torch.zeros(len(x)))
 
 
 def _terms(kind: str, size: int, train: Tensor, x: Tensor) -> Tensor:

@@ -78,8 +78,9 @@ def score(
 
 def beside_independent(data: DataSet, found: Estimate | None) -> tuple[dict, list[str]]:
     """A table's score were its columns independent, as numbers and a line; nothing of other data or without log p(x)."""
-    rows = None if found is None else sampled(len(data.test), len(found.values))
-    compared = None if rows is None else baseline.gain(data.train, data.test, found.values, rows)
+    if found is None:
+        return {}, []
+    compared = baseline.gain(data.train, data.test, found.values, sampled(len(data.test), len(found.values)))
     if compared is None:
         return {}, []
     return {"independent": compared.independent, "gain": compared.gain, "gain_se": compared.se}, [f"{'independent':{_WIDTH}} {compared}"]

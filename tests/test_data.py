@@ -201,6 +201,19 @@ def test_images_of_several_modes_are_refused_with_their_names(tmp_path):
         pa.data.load(tmp_path)
 
 
+def test_files_of_several_images_are_refused(tmp_path):
+    frames = [Image.new("L", (4, 5), level) for level in (0, 200)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="a.tif holds several images, expected one"):
+        pa.data.load(tmp_path)
+
+
+def test_a_structured_array_in_a_file_is_a_table(tmp_path):
+    np.save(tmp_path / "t.npy", np.array([(i / 7, i % 2) for i in range(30)], dtype=[("size", "f8"), ("kind", "i4")]))
+    found = pa.data.load(tmp_path / "t.npy")
+    assert [(column.name, column.kind) for column in found.schema.columns] == [("size", "real"), ("kind", "binary")]
+
+
 def test_colour_keeps_its_channel_from_the_array_to_the_picture(tmp_path):
     red = np.zeros((30, 8, 8, 3), np.uint8)
     red[..., 0] = 200

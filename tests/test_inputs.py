@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 import torch
 from conftest import small_vae
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -21,6 +22,11 @@ class Pairs(Dataset):
 
     def __getitem__(self, i):
         return X[i], int(Y[i])
+
+
+class Pictures(Pairs):
+    def __getitem__(self, i):
+        return Image.new("L", (8, 8)), 0
 
 
 class Stream(IterableDataset):
@@ -170,6 +176,8 @@ REFUSED = {
         "at least one batch.*drop_last",
     ),
     "a DataLoader of unknown length": (lambda: pa.fit(small_vae(), DataLoader(Stream(), 8), progress=False), "length is known.*__len__"),
+    "a Dataset of images": (lambda: pa.data.load(Pictures()), "as tensors from the Pictures; of images by transform=.*ToTensor"),
+    "a Dataset of images, in training": (lambda: pa.fit(small_vae(), Pictures(), progress=False), "transform=.*ToTensor"),
     "an empty Dataset": (lambda: pa.log_likelihood(small_vae(), TensorDataset(X[:0])), "at least one example"),
     "masked entries": (lambda: pa.fit(small_vae(), np.ma.masked_equal(X.numpy(), 1.0)), "NaN or infinity"),
     "values that float32 rounds away": (

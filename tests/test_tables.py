@@ -43,6 +43,9 @@ FILES = {  # name -> (file name, content)
     "a byte-order mark": ("t.csv", csv().encode("utf-8-sig")),
     "latin-1": ("t.csv", csv().encode("latin-1")),
     "utf-16": ("t.csv", csv().encode("utf-16")),
+    "utf-16 without a mark": ("t.csv", csv().encode("utf-16-be")),
+    "utf-32": ("t.csv", csv().encode("utf-32")),
+    "decimal commas in quotes": ("t.csv", csv(decimal=",", quoting=1)),
     "quotes around everything": ("t.csv", csv(quoting=1)),
     "single quotes": ("t.csv", csv(sep=";", quoting=1, quotechar="'")),
     "Windows' line ends": ("t.csv", csv().replace("\n", "\r\n")),
@@ -50,6 +53,9 @@ FILES = {  # name -> (file name, content)
     "gzip": ("t.csv.gz", gzip.compress(csv().encode())),
     "bzip2": ("t.csv.bz2", bz2.compress(csv().encode())),
     "JSON records": ("t.json", PEOPLE.to_json(orient="records")),
+    "JSON lines by another name": ("t.json", PEOPLE.to_json(orient="records", lines=True)),
+    "JSON by parts": ("t.json", PEOPLE.to_json(orient="split")),
+    "JSON by columns": ("t.json", PEOPLE.to_json()),
     "JSON lines": ("t.jsonl", PEOPLE.to_json(orient="records", lines=True)),
 }
 
@@ -228,6 +234,35 @@ def test_options_of_the_reader_hold_for_what_is_inferred_too(tmp_path):
     path = written(tmp_path, "t.csv", "3 rows; of 2 columns; by hand\n%\na;b\n1,5;2\n2,5;7\n3,5;1\n")
     found = pa.data.load(path, csv={"skiprows": 1, "comment": "%"}, columns="a,b", test=0.4)
     assert found.schema.names == ["a", "b"] and found.train.frame()["a"].max() < 4
+
+
+SIGNED = {  # how numbers are written -> the numbers
+    "percent": (["12.5%", "-3 %", "100%"], [12.5, -3, 100]),
+    "currencies": (["$1,234.50", "$ 2", "$3,000,000"], [1234.5, 2, 3e6]),
+    "currencies behind, decimal commas": (["1.234,50 €", "2,25 €", "12,375 €"], [1234.5, 2.25, 12.375]),
+    "percent, decimal commas": (["12,5 %", "0,125 %", None], [12.5, 0.125, np.nan]),
+    "thousands": (["1,234", "12,345,678", "-1,000.5"], [1234, 12345678, -1000.5]),
+    "thousands in Switzerland": (["1'234.5", "2'000", "12'345'678"], [1234.5, 2000, 12345678]),
+    "thousands in France": (["1\u202f234", "12\u00a0345", "1\u202f000"], [1234, 12345, 1000]),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_numbers_with_signs_are_numbers(name):
+    written, expected = (np.resize(np.array(values, dtype=object), 30) for values in SIGNED[name])
+    column = pa.data.load(pd.DataFrame({"a": written, "b": RNG.normal(size=30)}), kinds={"a": "real"}).schema.columns[0]
+    assert np.allclose(column.encode(pd.Series(written)) + column.shift, expected.astype(float), equal_nan=True)
+
+
+def test_what_is_no_text_or_no_table_is_refused(tmp_path):
+    for name, content, message in (
+        ("t.csv", b"PK\x03\x04" + bytes(50), "expected text, got another format, such as Excel's"),
+        ("t.json", "3", "expected a list of rows, or a mapping from columns"),
+        ("t.json", '{"a": 1}', "expected a list of rows, or a mapping from columns"),
+        ("t.json", "[]", "expected a list of rows, or a mapping from columns"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pa.data.load(written(tmp_path, name, content))
 
 
 def test_what_is_left_out_and_what_is_remarked_on():
@@ -530,11 +565,23 @@ def test_the_command_names_columns(tmp_path, monkeypatch, capsys):
 class Annotated:
     """What AnnData has of its interface: counts X, names of genes, annotations of cells."""
 
-    X, obs = np.asarray(cells().iloc[:, :80]), cells()[["batch", "quality"]].set_axis([f"cell{i}" for i in range(60)])
-    var_names = cells().columns[:80]
+    def __init__(self, x=None, obs=None):
+        self.X = np.asarray(cells().iloc[:, :80]) if x is None else x
+        self.obs = cells()[["batch", "quality"]].set_axis([f"cell{i}" for i in range(60)]) if obs is None else pd.DataFrame(obs)
+        self.var_names = [f"g{i}" for i in range(self.X.shape[1])]
 
 
 def test_annotated_counts_have_names_and_covariates():
     assert pa.data.load(Annotated()).schema.names == [f"g{i}" for i in range(80)]
     assert pa.data.load(Annotated(), covariates="batch").train.labels.shape == (48, 1)
     assert pa.data.load(Annotated(), labels="batch").schema.classes == ("one", "two")
+
+
+def test_few_genes_of_few_counts_are_counts():
+    counts = np.random.default_rng(0).poisson(1.0, (60, 30))
+    found = pa.data.load(
+        Annotated(counts, {"batch": ["x", "y"] * 30, "size": counts.sum(1) / 7}), kinds={"batch": "binary", "size": "real"}
+    )
+    assert [column.kind for column in found.schema.columns] == ["count"] * 30 + ["binary", "real"]
+    expressions = pa.data.load(Annotated(np.random.default_rng(0).normal(size=(60, 30)), {}))
+    assert {column.kind for column in expressions.schema.columns} == {"real"}

@@ -117,6 +117,8 @@ def _mode(path: Path, limit: float) -> str:
         if pixels > most:
             remedy = f"raise it by limit={1.1 * LIMIT * pixels / _PIXELS:.1e} (--limit)"
             raise ValueError(f"data: {path} has {pixels:,} pixels, more than the limit of {most:,}; {remedy}")
+        if getattr(image, "is_animated", False):
+            raise ValueError(f"data: {path} holds several images, expected one; save each in a file of its own")
         if image.mode == "P":  # a palette
             return "RGBA" if "transparency" in image.info else "RGB"
         if image.mode not in _MODES:

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,12 +140,23 @@ def gathered(data: Dataset | DataLoader) -> list[Tensor]:
     else:
         loader = data if isinstance(data, DataLoader) else DataLoader(data, 256)
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers
-        batches = [tuple(batch) if isinstance(batch, (list, tuple)) else (batch,) for batch in loader]
+        batches = [tuple(batch) if isinstance(batch, (list, tuple)) else (batch,) for batch in batches_of(loader)]
     if not batches:
         raise ValueError(f"expected at least one example, got none from the {type(data).__name__}")
     if not all(isinstance(column, Tensor) for column in batches[0]):
         raise ValueError(f"expected examples x, or (x, y), as tensors, got {' and '.join(type(c).__name__ for c in batches[0])}")
     return [torch.cat(columns) for columns in zip(*batches)]
+
+
+def batches_of(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a DataLoader; ``ValueError`` where its examples cannot be made into batches."""
+    try:
+        yield from loader
+    except TypeError as error:
+        raise ValueError(
+            f"expected examples x, or (x, y), as tensors from the {type(loader.dataset).__name__}; of images by "
+            f"transform=torchvision.transforms.ToTensor(): {error}"
+        ) from error
 
 
 def cast(data: Any, wanted: Wanted) -> Tensor:

@@ -44,7 +44,7 @@ class _Joint:
     white: float
 
 
-def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labelled: bool = True) -> Kinds:
+def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labelled: bool = True, alike: bool = False) -> Kinds:
     """The kinds of a table's columns.
 
     Args:
@@ -52,13 +52,14 @@ def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labell
         asked: kinds by column that are not to be inferred.
         kept: whether every column was asked for by name: then none is left out as an index, an identifier or a constant.
         labelled: whether labels are known; otherwise a column of classes beside pixels or genes is taken for them.
+        alike: whether all columns of numbers are of one kind, such as genes: counts, or real numbers.
     """
     found = Kinds([])
     series = dict(frame.items())
     numbers = {name: values for name, each in series.items() if (values := _as_numbers(each, asked.get(name))) is not None}
     stats = statistics(numbers)
     position = {name: i for i, name in enumerate(numbers)}
-    joint, label = _together(frame, numbers, stats, set(asked))
+    joint, label = (_genes(numbers, stats, set(asked)), None) if alike else _together(frame, numbers, stats, set(asked))
     found.label = None if labelled or kept or label in asked else label
     for place, (name, column) in enumerate(series.items()):
         if name == found.label:
@@ -80,6 +81,13 @@ def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labell
         elif CLASS.fullmatch(str(name)) and made.values is not None:
             found.remarks[name] = f"if these are classes, labels={name!r} keeps them out of x"
     return found
+
+
+def _genes(numbers: dict[str, np.ndarray], stats: Statistics, asked: set[str]) -> _Joint:
+    """One kind for all columns of numbers but those whose kind was asked for."""
+    some = stats.of([i for i, name in enumerate(numbers) if name not in asked])
+    counts = bool(some.whole.all()) and bool((some.low >= 0).all())
+    return _Joint("count" if counts else "real", frozenset(numbers), 1.0)
 
 
 def _together(frame: pd.DataFrame, numbers: dict[str, np.ndarray], stats: Statistics, asked: set[str]) -> tuple[_Joint | None, str | None]:

@@ -106,7 +106,7 @@ def _npy(path: Path, options: Options) -> Read:
     array = mapping()
     if array.ndim < 2 or 4 * array.size <= MEMORY:
         check_size(array.nbytes, options.limit, path.name)
-        return Read({"train": np.array(array)})
+        return Read({"train": np.array(array)}) if array.dtype.names is None else Read(frame=as_frame(np.array(array)))
     check_rows(len(array), options.limit, path.name)
     return Read({"train": Rows(functools.partial(_mapped, mapping), torch.Size(array.shape))})
 

@@ -76,7 +76,8 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     kinds = dict(asked.kinds)
     if asked.domain is not None:
         kinds = {column: _DOMAIN_KINDS[asked.domain] for column in body} | kinds
-    found = infer(body, kinds, kept=asked.columns is not None, labelled=bool(asked.labels or asked.covariates))
+    genes = "beside" in frame.attrs and asked.columns is None
+    found = infer(body, kinds, asked.columns is not None, bool(asked.labels or asked.covariates), alike=genes)
     if not found.columns:
         reasons = "; ".join(f"{column}: {why}" for column, why in list(found.left_out.items())[:5])
         raise ValueError(f"data: nothing is left of {name} to model ({reasons}); say which columns to take, columns=[...] or kinds={{...}}")

@@ -178,7 +178,7 @@ class Batches:
             epoch = torch.randint(2**31, ())
             distributed.agree(epoch)
             self.data.sampler.set_epoch(int(epoch))
-        for number, batch in enumerate(self.data, 1):
+        for number, batch in enumerate(inputs.batches_of(self.data), 1):
             if number == given:
                 programs.set_random_state(now, self.device)
             if number <= given:

@@ -100,7 +100,8 @@ def fit(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
-        batch_size: data in a step (a DataLoader brings its own).
+        batch_size: data in a step (a DataLoader brings its own). A last batch of one row, on which batch normalisation cannot
+            be trained, is left out of that epoch.
         lr: learning rate; by default 1e-3, or the given optimizer's own. Gradients are of the loss summed over the batch, as Pyro's
             are: Adam's steps hardly depend on that, SGD's do.
         optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).

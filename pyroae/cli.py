@@ -88,16 +88,17 @@ Recipes: vae (the default), conditional, autoencoder, denoising, sparse,
 sparse_kl, contractive.
 
   pyroae train                               # digits: runs/vae-digits-1
-  pyroae train vae --prior VampPrior --prior.components 50
-  pyroae train --data people.csv --labels income --drop id
+  pyroae train vae --data people.csv --labels income --prior VampPrior
   pyroae train --resume runs/vae-digits-1    # go on with a run that was stopped
-  pyroae evaluate runs/vae-digits-1 --particles 5000
-  pyroae impute runs/vae-people-1 --data holes.csv --out filled.csv
   pyroae parts prior VampPrior               # the arguments of a part
 
 pyroae COMMAND --help says more; --json prints the answer for machines.
 """
-USAGE = _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':25}{each.summary}" for name, each in COMMANDS.items()))
+
+
+def usage() -> str:
+    """The help of all commands: a line for each, then examples."""
+    return _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':25}{each.summary}" for name, each in COMMANDS.items()))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        return _say(USAGE.rstrip("\n"))
+        return _say(usage().rstrip("\n"))
     if argv[0] == "--version":
         return _say(f"pyroae {version('pyroae')}")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not make every step wait for spinning threads

@@ -12,12 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import sizes
 from .checks import short
 
 _TEMPORARY = ".tmp"
-_JSON = 2**24  # bytes of a file of scores at most
-_TENSORS = 100_000  # in a file
-_HEADER = 2**25  # bytes of the header of a file of tensors at most: as Python's objects it takes twenty times that
 
 
 @contextlib.contextmanager
@@ -89,8 +87,8 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
         _check_header(path)
         with safe_open(path, framework="pt") as file:
             text, names = (file.metadata() or {}).get("pyroae"), list(file.keys())
-            if len(names) > _TENSORS:
-                raise ValueError(f"expected at most {_TENSORS:,} tensors, got {len(names):,}")
+            if len(names) > sizes.TENSORS:
+                raise ValueError(f"expected at most {sizes.TENSORS:,} tensors, got {len(names):,}")
             tensors = {name: file.get_tensor(name) for name in names} if text is not None else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: a truncated file or another format ({error})") from error
@@ -108,8 +106,8 @@ def _check_header(path: str | os.PathLike):
     """``ValueError`` where the header of a file of tensors is longer than such files have them."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > _HEADER:
-        raise ValueError(f"expected a header of at most {_HEADER:,} bytes, got {size:,}")
+    if size > sizes.HEADER_BYTES:
+        raise ValueError(f"expected a header of at most {sizes.HEADER_BYTES:,} bytes, got {size:,}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,9 +117,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: a file of more than 16 MB, or another content.
     """
     with open(path, "rb") as file:
-        content = file.read(_JSON + 1)
-    if len(content) > _JSON:
-        raise ValueError(f"expected at most {_JSON:,} bytes")
+        content = file.read(sizes.JSON_BYTES + 1)
+    if len(content) > sizes.JSON_BYTES:
+        raise ValueError(f"expected at most {sizes.JSON_BYTES:,} bytes")
     return dict(json.loads(content))
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import registry, schema, settings
-from .bounded import bound
+from . import registry, schema, settings, sizes
+from .bounded import build_for_training
 from .checks import did_you_mean
 from .cli import COMMANDS
 from .data.named import NAMED
@@ -20,7 +20,6 @@ from .recipes import RECIPES
 from .settings import ROLES, Setting
 
 _REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # a recipe's option, the part that it is of
-_LEVELS = 5  # of parts inside parts
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,8 +76,7 @@ def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | 
     except ValueError as error:
         raise ValueError(f"train: {error}") from error
     written = {name: plain.get(name, each.default) for name, each in settings.settings_of(recipe).items()}
-    with bound(checked["limit"]):
-        return schema.made(checked), written, resumed, print_only
+    return build_for_training(lambda: schema.made(checked), checked["limit"]), written, resumed, print_only
 
 
 def parse_call(command: str, function: Callable, usage: str, example: str, argv: list[str]) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def _recipe(named: str | None, content: dict[str, Any]) -> str:
 def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict[str, Any]:
     """What the command line gives, by dotted name. The options of a part are known once the part is, so it is read level by level."""
     known: dict[str, Setting] = {}
-    for _ in range(_LEVELS):
+    for _ in range(sizes.PART_LEVELS):
         given, rest = _parser_with(recipe, known, add_help=False).read(argv)
         more = _arguments_of_parts(recipe, given, content, rest) if rest else {}
         if more.keys() <= known.keys():

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from . import sizes
 from .checks import short
 
-_DEPTH, _EVENTS = 20, 200_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
     word: value for value, words in ((True, "true True TRUE"), (False, "false False FALSE")) for word in words.split()
@@ -40,16 +40,16 @@ def _events(text: str) -> Iterator[yaml.Event]:
     documents = 0
     for number, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         documents += isinstance(event, yaml.DocumentStartEvent)
-        if number > _EVENTS or documents > 1:
-            raise ValueError(f"expected one document of at most {_EVENTS:,} values")
+        if number > sizes.YAML_EVENTS or documents > 1:
+            raise ValueError(f"expected one document of at most {sizes.YAML_EVENTS:,} values")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
             raise ValueError("expected plain YAML without anchors, aliases and tags")
         yield event
 
 
 def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
-    if depth > _DEPTH:
-        raise ValueError(f"expected lists and mappings nested at most {_DEPTH} deep")
+    if depth > sizes.DEPTH:
+        raise ValueError(f"expected lists and mappings nested at most {sizes.DEPTH} deep")
     if isinstance(event, yaml.ScalarEvent):
         return event.value if event.style else scalar(event.value)
     if isinstance(event, yaml.SequenceStartEvent):

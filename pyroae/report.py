@@ -1,8 +1,6 @@
 """``pyroae report``: one page about a run that needs nothing but itself."""
 
 import base64
-import contextlib
-import csv
 import hashlib
 import io
 from collections.abc import Iterator
@@ -24,11 +22,12 @@ from .data.limits import LIMIT
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
 from .evaluation.verdict import Verdict
-from .files import atomic, read_json
+from .files import atomic
 from .output import CommandOutput
 from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
 from .programs import Program
+from .run_files import naming, read_columns, read_scores
 from .scoring import opened_run
 from .settings import ROLES
 from .structure import describe
@@ -50,6 +49,7 @@ _CAPTIONS = {
     "calibration": "A line below the diagonal: the model is too sure of x. With binary data the test is weak.",
     "ranks": "A line below the diagonal: the guide is too sure of z, on data that the model itself made.",
 }
+_AS_ROWS = 10.0  # times the memory of columns that their rows as mappings take
 _GOOD = "weights", "calibration", "ranks"
 _CODE = "codes", "units", "aggregate", "traversal", "walk", "manifold", "manifold-by-prior", "filters"
 _DRAWS = "reconstructions", "samples"
@@ -71,18 +71,22 @@ def report(run: str, out: str | None = None, limit: float = LIMIT) -> CommandOut
     if not target.parent.is_dir():
         raise ValueError(f"report: the folder {target.parent} is not there; make it first")
     with atomic(target) as temporary:
-        temporary.write_text(page(ae, found, Path(run)), encoding="utf-8")
+        temporary.write_text(page(ae, found, Path(run), limit), encoding="utf-8")
     size = target.stat().st_size / 2**20
     return CommandOutput(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
 
 
-def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
-    """The page, as HTML. Whatever is shown is escaped, and nothing but the page's own script may run or be fetched."""
+def page(ae: Autoencoder, data: DataSet, run: Path, limit: float = LIMIT) -> str:
+    """The page, as HTML. Whatever is shown is escaped, and nothing but the page's own script may run or be fetched.
+
+    Raises:
+        ValueError: a file of the run that is damaged, or that takes more than ``limit`` bytes of memory.
+    """
     explorer = atlas(ae, data)
-    drawn = dict(tqdm(_pictures(ae, data, run), "report", unit="picture", leave=False, disable=None))
+    drawn = dict(tqdm(_pictures(ae, data, run, limit), "report", unit="picture", leave=False, disable=None))
     captioned = lambda names: [(drawn[name], _CAPTIONS[name]) for name in names if name in drawn]  # noqa: E731
     script = _file("explorer.js")
-    settings = _read(run / "settings.json")
+    settings = read_scores(run / "settings.json")
     return (
         Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .from_string(_file("page.html"))
@@ -92,7 +96,7 @@ def page(ae: Autoencoder, data: DataSet, run: Path) -> str:
             settings=[(name, _said(value)) for name, value in settings.items() if value not in (None, False, 0)],
             parts=[(role, ROLES[role], _said(describe(part))) for role, part in ae.parts.items() if part is not None and role in ROLES],
             programs=_programs(ae, data),
-            results=_results(run, isinstance(ae.posterior, Delta)),
+            results=_results(run, limit, isinstance(ae.posterior, Delta)),
             training=captioned(["training"]),
             good=captioned(_GOOD),
             draws=captioned(_DRAWS),
@@ -141,15 +145,18 @@ def _base(distribution):
     return distribution
 
 
-def _results(run: Path, pointwise: bool) -> list[tuple[str, str, str]]:
+def _results(run: Path, limit: float, pointwise: bool) -> list[tuple[str, str, str]]:
     """Name, value with its errors, and what it means, of the evaluation with most particles; none of a run without one."""
-    scored = {file: _read(file) for file in (run / "results.json", *run.glob("evaluation-*[0-9].json"))}
-    with _whole(*scored):
-        path = max(scored, key=lambda file: scored[file].get("particles", 0))
-    if not scored[path]:
+    path = run / "results.json"
+    scores = read_scores(path)
+    for file in run.glob("evaluation-*[0-9].json"):
+        with naming(path, file):
+            if (other := read_scores(file)).get("particles", 0) > scores.get("particles", 0):
+                path, scores = file, other
+    if not scores:
         return [("not scored yet", "", f"pyroae evaluate {run} does it")]
-    with _whole(path):
-        return _said_of(scored[path], _rows(path.with_suffix(".csv")), pointwise)
+    with naming(path):
+        return _said_of(scores, read_columns(path.with_suffix(".csv"), limit), pointwise)
 
 
 def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bool) -> list[tuple[str, str, str]]:
@@ -178,43 +185,17 @@ def _said_of(found: dict[str, Any], rows: dict[str, torch.Tensor], pointwise: bo
     return said + [(name.replace("_", " "), f"{found[name]:.4g}", "") for name in sorted(known & found.keys()) if found[name] is not None]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A run's JSON file; empty where it is not there, as in a run that was stopped before its scores."""
-    with _whole(path):
-        return read_json(path) if path.is_file() else {}
-
-
-@contextlib.contextmanager
-def _whole(*paths: Path) -> Iterator[None]:
-    """``ValueError`` that names the files, where what was written there is not what is read."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, RecursionError, csv.Error) as error:
-        if str(error).startswith("report: "):
-            raise
-        names, why = " or ".join(path.name for path in paths), f"{type(error).__name__}: {error}"
-        raise ValueError(f"report: in {paths[0].parent} {names} is damaged or written by another program ({why})") from error
-
-
-def _rows(path: Path) -> dict[str, torch.Tensor]:
-    """The columns of a CSV file of numbers, those that are empty or absent left out."""
-    if not path.is_file():
-        return {}
-    with _whole(path), open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-        return {name: torch.tensor([float(row[name] or "nan") for row in rows], dtype=torch.float64) for name in (rows[0] if rows else ())}
-
-
-def _pictures(ae: Autoencoder, data: DataSet, run: Path) -> Iterator[tuple[str, str]]:
+def _pictures(ae: Autoencoder, data: DataSet, run: Path, limit: float) -> Iterator[tuple[str, str]]:
     """Every picture by name, as a data URI."""
-    columns, scores, results = _rows(run / "history.csv"), _rows(run / "results.csv"), _read(run / "results.json")
+    columns, scores = read_columns(run / "history.csv", limit, _AS_ROWS), read_columns(run / "results.csv", limit)
+    results = read_scores(run / "results.json")
     if columns:
         rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
-        with _whole(run / "history.csv"):
+        with naming(run / "history.csv"):
             figure = plots.figure(plots.training, History(results.get("objective", ""), rows))
         yield "training", _uri(figure)
     if "khat" in scores and scores["khat"].isfinite().any():
-        with _whole(run / "results.json", run / "results.csv"):
+        with naming(run / "results.json", run / "results.csv"):
             scored = scores["log_likelihood"].isfinite()
             one = [scores[name][scored] for name in ("log_likelihood", "mc_se", "ess", "khat")]
             figure = plots.figure(plots.weights, Estimate(*one, particles=results["particles"], dimensions=data.event_shape.numel()))

@@ -13,7 +13,7 @@ import yaml
 
 from . import data, pictures, plots, storage
 from .autoencoder import Autoencoder
-from .bounded import bound
+from .bounded import build_for_training
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet, record
@@ -147,10 +147,9 @@ def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path
 def _built(settings: Settings, found: DataSet) -> Autoencoder:
     """The recipe's model with the parts that were named, checked against the data."""
     recipe = RECIPES[settings["recipe"]]
+    changes = {name: settings[name] for name in ROLES if settings[name] is not None}
     try:
-        with bound(settings["limit"]):
-            ae = recipe(found, **arguments_of(recipe, settings))
-            ae = ae.replace(**{name: settings[name] for name in ROLES if settings[name] is not None})
+        ae = build_for_training(lambda: recipe(found, **arguments_of(recipe, settings)).replace(**changes), settings["limit"])
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"train: no model can be built with these settings: {type(error).__name__}: {error}") from error
     ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))

@@ -16,11 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from . import registry
+from . import registry, sizes
 from .checks import did_you_mean, short
 
-DEPTH, ENTRIES, TEXT, NAME, NUMBER = 20, 1_000_000, 1000, 100, 2**53  # levels, entries in all, characters of text and of a name, size
-LARGEST = 2**63  # a whole number, as int64 has them
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool)
@@ -66,15 +64,15 @@ def check_size(value: Any, what: str):
     while left:
         item, depth = left.pop()
         entries += 1
-        if depth > DEPTH or entries > ENTRIES:
-            raise ValueError(f"{what}: expected at most {ENTRIES:,} entries, nested at most {DEPTH} deep")
-        if isinstance(item, str) and len(item) > TEXT:
-            raise ValueError(f"{what}: expected text of at most {TEXT:,} characters, got {len(item):,}")
-        if isinstance(item, int) and abs(item) > LARGEST:
+        if depth > sizes.DEPTH or entries > sizes.ENTRIES:
+            raise ValueError(f"{what}: expected at most {sizes.ENTRIES:,} entries, nested at most {sizes.DEPTH} deep")
+        if isinstance(item, str) and len(item) > sizes.TEXT:
+            raise ValueError(f"{what}: expected text of at most {sizes.TEXT:,} characters, got {len(item):,}")
+        if isinstance(item, int) and abs(item) > sizes.LARGEST:
             raise ValueError(f"{what}: expected whole numbers of at most 2^63, got {short(item)}")
         if isinstance(item, dict):
-            if any(len(str(name)) > NAME for name in item):
-                raise ValueError(f"{what}: expected names of at most {NAME} characters")
+            if any(len(str(name)) > sizes.NAME for name in item):
+                raise ValueError(f"{what}: expected names of at most {sizes.NAME} characters")
             left += [(name, depth + 1) for name in item] + [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, list):
             left += [(inner, depth + 1) for inner in item]
@@ -208,7 +206,7 @@ def _class(name: str, kinds: list[tuple[str, bool]], where: str) -> tuple[type, 
 
 
 def _number(value: int | float, where: str) -> int | float:
-    if not abs(value) <= NUMBER and not (isinstance(value, float) and math.isfinite(value)):
+    if not abs(value) <= sizes.WHOLE_NUMBER and not (isinstance(value, float) and math.isfinite(value)):
         raise ValueError(f"expected {where} as a finite number, whole ones at most 2^53, got {short(value)}")
     return value
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import schema, structure
+from . import schema, sizes, structure
 from .checks import did_you_mean, short
 from .data import load
 from .data.limits import LIMIT
@@ -18,7 +18,6 @@ from .plain_yaml import parse
 from .recipes import RECIPES
 from .training.fit import fit
 
-SIZE, LARGEST = 2**20, 10**9  # bytes of a settings file, and a whole number in it, at most
 ROLES = {
     "prior": "p(z)",
     "likelihood": "p(x|z)",
@@ -100,9 +99,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(SIZE + 1)
-        if len(content) > SIZE:
-            raise ValueError(f"expected at most {SIZE:,} bytes")
+            content = file.read(sizes.SETTINGS_BYTES + 1)
+        if len(content) > sizes.SETTINGS_BYTES:
+            raise ValueError(f"expected at most {sizes.SETTINGS_BYTES:,} bytes")
         text = content.decode("utf-8")
         found = _json(text) if text.lstrip().startswith('{"') else parse(text)
         schema.check_size(found, "settings")
@@ -152,8 +151,8 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"there is no setting {name!r}" + did_you_mean(name, known))
     for name, value in content.items():
-        if isinstance(value, int) and abs(value) > LARGEST and name != "seed":
-            raise ValueError(f"expected --{name} as a number of at most {LARGEST:,}, got {short(value)}")
+        if isinstance(value, int) and abs(value) > sizes.SETTING and name != "seed":
+            raise ValueError(f"expected --{name} as a number of at most {sizes.SETTING:,}, got {short(value)}")
     return {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
 
 

@@ -8,13 +8,12 @@ import torch
 
 from . import schema, structure
 from .autoencoder import Autoencoder
-from .bounded import Bounded
+from .bounded import build, file_numbers, in_memory
 from .checks import did_you_mean, short
 from .files import read_tensors, write_tensors
 from .programs import seeded
 
 _FORMAT = "pyroae-2"
-_TIMES, _SPARE, _EACH = 16, 1_000_000, 1000  # 16 times the file's numbers and a million may be made; a tensor counts a thousand
 
 
 def save(ae: Autoencoder, path: str | os.PathLike):
@@ -79,10 +78,10 @@ def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Aut
             if name not in structure.FIELDS:
                 raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure.FIELDS))
         specs = structure.check(described, set(parts))
-        numbers = _TIMES * (_SPARE + sum(weight.numel() + _EACH for weight in weights.values())) if limit is None else limit / 4
-        remedy = f"; if the file is to be trusted, raise it: pa.load(..., limit={40.0 * numbers:.0e})"
-        with seeded(0, torch.device("cpu")), Bounded(numbers, remedy):  # the first weights are drawn, and replaced
-            ae = Autoencoder(**schema.made(specs) | parts)
+        numbers = file_numbers(weights.values()) if limit is None else in_memory(limit)
+        why = f"which is the limit; if the file is to be trusted, raise it: pa.load(..., limit={40.0 * numbers:.0e})"
+        with seeded(0, torch.device("cpu")):  # the first weights are drawn, and replaced
+            ae = build(lambda: Autoencoder(**schema.made(specs) | parts), numbers, why)
         _fill(ae, weights)
     except Exception as error:  # constructors that are given nonsense may raise anything
         raise ValueError(f"{path}: the model in it cannot be rebuilt: {str(error) or type(error).__name__}") from error

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import openpyxl
@@ -16,12 +17,15 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 import scipy.io
+import torch
 from conftest import small_vae, with_structure
 from PIL import Image
 
 import pyroae as pa
+from pyroae import bounded, sizes
 from pyroae.cli import main
 from pyroae.data import ipc, readers
+from pyroae.recipes import RECIPES
 
 FAR_TOO_LARGE = {
     "a wide layer": ("encoder", {"hidden": 10**9}),
@@ -59,6 +63,67 @@ else:
         subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(ValueError, match="cannot be rebuilt"):
         pa.load(tmp_path / "model.safetensors")
+
+
+RUNS = [
+    "--latent_dim 1000000000",
+    "--hidden 1000000000",
+    "--prior GaussianMixture --prior.components 1000000000",
+    "--prior Normal --prior.event_shape 300000000",
+    "--encoder Conv --encoder.channels [100000,100000]",
+    "--likelihood LogisticMixture --likelihood.components 1000000000",
+    "--config x.yaml",
+]
+
+
+def test_settings_of_models_that_are_too_large_are_refused_before_memory_is_taken(tmp_path):
+    """In a process of its own, whose peak of memory is that of a usual model."""
+    (tmp_path / "x.yaml").write_text("latent_dim: 400000000\nprior: {class: VampPrior, components: 1000}")
+    code = f"""
+import resource
+from pyroae.cli import main
+assert main(["train", "--epochs", "1", "--particles", "2", "--out", "small"]) == 0
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for run in {RUNS!r}:
+    assert main(["train", *run.split()]) == 2
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "numbers, which is the limit; raise it by --limit, in bytes" in line]
+    assert len(said) == len(RUNS) and int(done.stdout.splitlines()[-1]) < 500, done.stderr + done.stdout
+
+
+def test_the_constructors_of_python_know_the_memory_of_the_machine():
+    with pytest.raises(ValueError, match="Normal: expected an event of at most .* numbers, as the memory of this machine holds"):
+        pa.priors.Normal(10**15)
+    with pytest.raises(ValueError, match="encoder: its parts take more than .* numbers, all that the memory of this machine holds"):
+        small_vae().replace(encoder=pa.nets.MLP([10**9, 10**9]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_size_of_a_model_is_found_without_it(recipe, monkeypatch):
+    """All of it is described, nothing made; and a model that was described first is made with the same random numbers."""
+    data = pa.data.load("digits", binarize="dynamic")
+    monkeypatch.setattr(bounded, "_REAL", 0)
+    with bounded._Described(1e9) as described:
+        assert all(parameter.is_meta for parameter in RECIPES[recipe](data).parameters())
+    made = described.allowed - described.left
+    torch.manual_seed(0)
+    first = bounded.build(lambda: RECIPES[recipe](data), 2 * made).state_dict()
+    torch.manual_seed(0)
+    plain = RECIPES[recipe](data).state_dict()
+    assert all(torch.equal(first[name], plain[name]) for name in plain)
+    with pytest.raises(bounded.TooManyNumbers):
+        bounded.build(lambda: RECIPES[recipe](data), made - 1)
+
+
+def test_the_readme_lists_every_fixed_limit():
+    folder = Path(pa.__file__).parent
+    said = re.findall(r"^([A-Z_]+) = .*?  # (.*)$", (folder / "sizes.py").read_text(), re.M)
+    rows = [f"| `{name}` | {getattr(sizes, name):,} | {what} |" for name, what in said]
+    assert "\n".join(["|---|---|---|", *rows, ""]) in (folder / "README.md").read_text(), "\n".join(rows)
+    assert [name for name in vars(sizes) if name.isupper()] == [name for name, _ in said]
 
 
 def test_the_caller_raises_the_limit(tmp_path):

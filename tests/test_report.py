@@ -157,6 +157,22 @@ def test_a_damaged_file_is_named(name, run, tmp_path, monkeypatch, capsys):
     assert said.startswith(f"pyroae: report: in {tmp_path / 'run'} ") and f"{file} " in said and "is damaged" in said, said
 
 
+@pytest.mark.parametrize("file", ["history.csv", "results.csv", "evaluation-900.csv"])
+def test_the_tables_of_a_run_have_a_limit(file, run, tmp_path, monkeypatch, capsys):
+    for drawn in ("pyroae.report.atlas", "pyroae.pictures.figures", "pyroae.pictures.diagnostics"):
+        monkeypatch.setattr(drawn, lambda *_: ())
+    shutil.copytree(run, tmp_path / "run")
+    scores = json.loads((run / "results.json").read_text()) | {"particles": 900}
+    (tmp_path / "run/evaluation-900.json").write_text(json.dumps(scores))
+    table = tmp_path / "run" / file
+    table.write_text("elbo,kl,reconstruction\n" + "-20,1,-19\n" * 50_000)
+    assert main(["report", str(tmp_path / "run"), "--limit", "5e6"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pyroae: report: {table} would take ") and "raise it by limit=6.6e+0" in said and "(--limit)" in said
+    table.write_text("," * 50_000 + "\n")
+    assert main(["report", str(tmp_path / "run"), "--limit", "7e6"]) == 2 and f"the 50,001 columns of {table}" in capsys.readouterr().err
+
+
 def test_whatever_the_files_of_a_run_say_is_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr("pyroae.report._uri", lambda figure: "data:,")
     settings = {UNSPOKEN: UNSPOKEN, "data": UNSPOKEN, "prior": {"class_path": UNSPOKEN, "init_args": {UNSPOKEN: [UNSPOKEN]}}}

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import sizes
 from ..checks import short
 
 _MAGIC = b"ARROW1"
-_BUFFERS = 10_000_000  # compressed ones that are looked at
 _VIEWS = ("string_view", "binary_view")  # several texts may share the same bytes
 _NOT_READ = ("run_end_encoded", "list_view", "_union")  # few bytes can stand for any number of values
 
@@ -80,8 +80,8 @@ def _sizes(content: memoryview) -> Iterator[int]:
             batch = _batch(content, start)
             for buffer in () if batch is None else batch.vector(2, 16):
                 seen += 1
-                if seen > _BUFFERS:
-                    raise ValueError(f"expected at most {_BUFFERS:,} compressed buffers")
+                if seen > sizes.ARROW_BUFFERS:
+                    raise ValueError(f"expected at most {sizes.ARROW_BUFFERS:,} compressed buffers")
                 if batch.read("<q", buffer + 8) > 0:
                     yield max(0, batch.read("<q", start + length + batch.read("<q", buffer)))
 

@@ -22,11 +22,11 @@ class TooLarge(ValueError):
     """Data would take more memory than the caller allows; says how the limit is raised."""
 
 
-def check_size(size: float, limit: float, what: str):
-    """``TooLarge`` where something would take more than ``limit`` bytes of memory."""
+def check_size(size: float, limit: float, what: str, owner: str = "data"):
+    """``TooLarge`` where something would take more than ``limit`` bytes of memory; the message begins with ``owner``."""
     if size > limit:
         raise TooLarge(
-            f"data: {what} would take {size / 1e9:,.1f} GB of memory, more than the limit of {limit / 1e9:,.1f} GB; "
+            f"{owner}: {what} would take {size / 1e9:,.1f} GB of memory, more than the limit of {limit / 1e9:,.1f} GB; "
             f"raise it by limit={1.1 * size:.1e} (--limit)"
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
+from ..bounded import machine_numbers
 from ..checks import did_you_mean
 from ..inside import mapped
 from ..registry import members
@@ -155,11 +156,15 @@ class Relaxed(Conditional):
 
 
 def as_shape(shape: Shape, owner: str) -> torch.Size:
-    """``8`` or ``(1, 28, 28)`` as a ``torch.Size``; ``ValueError`` unless every entry is a positive whole number."""
+    """``8`` or ``(1, 28, 28)`` as a ``torch.Size``; ``ValueError`` unless every entry is a positive whole number, and memory holds one."""
     entries = [shape] if isinstance(shape, int) else shape
     sound = isinstance(entries, Sequence) and not isinstance(entries, str) and len(entries) > 0
     if not sound or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in entries):
         raise ValueError(f"{owner}: expected the shape of one event as a positive whole number or several of them, got {shape!r}")
+    if prod(entries) > machine_numbers():
+        raise ValueError(
+            f"{owner}: expected an event of at most {machine_numbers():,.0f} numbers, as the memory of this machine holds, got {shape!r}"
+        )
     return torch.Size(entries)
 
 

@@ -7,6 +7,7 @@ from math import isqrt, prod
 import torch
 from torch import Tensor, nn
 
+from ..bounded import TooManyNumbers, build_here
 from ..checks import did_you_mean, whole_number
 from ..registry import Part, members, register, register_base
 
@@ -317,7 +318,10 @@ def fit_between(
     """
     if isinstance(network, Network):
         sized = network if image is None else network.for_images(torch.Size(image))
-        return sized.build(inputs, outputs, encoder)
+        try:
+            return build_here(lambda: sized.build(inputs, outputs, encoder))
+        except TooManyNumbers as error:
+            raise ValueError(f"{role}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
     asked = f"it maps {tuple(inputs)} to {outputs} numbers"

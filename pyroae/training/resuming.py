@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import registry
+from .. import registry, sizes
 from ..checks import short
 
 if TYPE_CHECKING:
     from .loop import Training
 
-_ROWS, _STEPS, _KINDS, _LEVELS = 100_000, 2**40, 100, 10  # epochs, steps, kinds of batches, levels of a graph at most
-_LARGEST, _TEXT = 2**63, 1000  # a whole number, and characters of a text in the history, at most
 _CORE = ("epoch", "loss", "lr", "seconds")  # of every row of the history
 
 
@@ -36,8 +34,8 @@ def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
     _require(isinstance(state, dict) and state.keys() == ours.keys(), "its entries", f"{', '.join(ours)}", state)
     _same_settings(state["about"], ours["about"])
     _same_weights(state["weights"], ours["weights"])
-    _whole(state["step"], "step", 0, _STEPS)
-    _whole(state["seen"], "seen", 0, _STEPS)
+    _whole(state["step"], "step", 0, sizes.STEPS)
+    _whole(state["seen"], "seen", 0, sizes.STEPS)
     _number(state["seconds"], "seconds", 0.0)
     _like(state["total"], ours["total"], "total")
     _history(state["history"], state["step"], len(run.train), (*_CORE, "validation_loss") if run.held_out else _CORE)
@@ -86,7 +84,7 @@ def _like(value: Any, ours: Any, where: str, low: float = -math.inf):
     elif isinstance(ours, (list, tuple)):
         sound = isinstance(value, (list, tuple)) and len(value) == len(ours)
         _require(sound, where, f"{len(ours):,} values", value)
-        if all(type(one) is type(other) is int and 0 <= one < _LARGEST for one, other in zip(value, ours)):
+        if all(type(one) is type(other) is int and 0 <= one < sizes.LARGEST for one, other in zip(value, ours)):
             return
         for i, (one, other) in enumerate(zip(value, ours)):
             _like(one, other, f"{where}[{i}]", low)
@@ -120,7 +118,7 @@ def _same_weights(theirs: Any, ours: dict[str, Tensor]):
 
 
 def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
-    most = min(_ROWS, step // max(1, batches))
+    most = min(sizes.EPOCHS, step // max(1, batches))
     _require(isinstance(rows, list) and len(rows) <= most, "history", f"at most {most:,} rows, one for each finished epoch", rows)
     for i, row in enumerate(rows):
         sound = isinstance(row, dict) and row.keys() >= set(core) and row.keys() == rows[0].keys()
@@ -128,7 +126,7 @@ def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
         _whole(row["epoch"], f"history[{i}].epoch", i + 1, i + 1)
         for name, value in row.items():
             where = f"history[{i}].{name}"
-            _require(isinstance(name, str) and len(name) < 100, "the columns of the history", "short text", name)
+            _require(isinstance(name, str) and len(name) <= sizes.NAME, "the columns of the history", "short text", name)
             if name in core:
                 _number(value, where, 0.0 if name in ("lr", "seconds") else -math.inf)
             else:
@@ -137,8 +135,9 @@ def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
 
 def _of_a_callback(value: Any, where: str):
     """A number, which may be NaN, or text, in a column of the history that a callback added."""
-    sound = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < _LARGEST)
-    _require(sound or (isinstance(value, str) and len(value) <= _TEXT), where, f"a number, or text of at most {_TEXT:,} characters", value)
+    sound = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < sizes.LARGEST)
+    sound = sound or (isinstance(value, str) and len(value) <= sizes.TEXT)
+    _require(sound, where, f"a number, or text of at most {sizes.TEXT:,} characters", value)
 
 
 def _best(best: Any, weights: dict[str, Tensor], epochs: int):
@@ -147,7 +146,8 @@ def _best(best: Any, weights: dict[str, Tensor], epochs: int):
     _whole(best["epoch"], "best.epoch", 0, epochs)
     if best["weights"] is not None:
         _like(best["weights"], weights, "best.weights")
-    _require(isinstance(best["objective"], list) and len(best["objective"]) < 100, "best.objective", "some numbers", best["objective"])
+    sound = isinstance(best["objective"], list) and len(best["objective"]) <= sizes.OBJECTIVE_NUMBERS
+    _require(sound, "best.objective", f"at most {sizes.OBJECTIVE_NUMBERS} numbers", best["objective"])
     for value in best["objective"]:
         _number(value, "best.objective")
 
@@ -226,9 +226,9 @@ def _levels(state: Any, ours: dict[str, Any], rows: int):
     """For each kind of batch its rows, how far its graph has come, and how often it has run."""
     _require(isinstance(state, dict) and state.keys() == ours.keys(), "levels", f"the entries {', '.join(ours)}", state)
     for what, kinds in state.items():
-        sound = isinstance(kinds, list) and len(kinds) <= _KINDS
-        _require(sound, f"levels.{what}", f"at most {_KINDS} kinds of batches", kinds)
+        sound = isinstance(kinds, list) and len(kinds) <= sizes.BATCH_KINDS
+        _require(sound, f"levels.{what}", f"at most {sizes.BATCH_KINDS} kinds of batches", kinds)
         for kind in kinds:
             _require(isinstance(kind, (tuple, list)) and 2 <= len(kind) <= 3, f"levels.{what}", "rows, a level, and runs", kind)
-            for value, low, high in zip(kind, (1, 0, 0), (rows, _LEVELS, _STEPS)):
+            for value, low, high in zip(kind, (1, 0, 0), (rows, sizes.GRAPH_LEVELS, sizes.STEPS)):
                 _whole(value, f"levels.{what}", low, high)

@@ -24,6 +24,9 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+_LISTED = 40  # known names in a message, at most
+
+
 class _Short(reprlib.Repr):
     def repr_Tensor(self, value: Any, level: int) -> str:
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
@@ -41,4 +44,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     near = difflib.get_close_matches("Normal" if name == "Gaussian" and "Normal" in known else name, known, 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known)[:_LISTED])}{', ...' * (len(known) > _LISTED)}"

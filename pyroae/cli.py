@@ -136,6 +136,11 @@ def _main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         _complain(str(error))
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        _complain(f"the memory does not hold what was asked for: {' '.join(str(error).split())[:200]}")
+        return 2
     except KeyboardInterrupt as stopped:
         _complain(str(stopped) or "interrupted")
         return 130
@@ -143,6 +148,11 @@ def _main(argv: list[str]) -> int:
         return 0
     labelled = argv[0] in ("train", "evaluate") and _in_colour(sys.stdout)
     return _say(answer.json if as_json else _LABEL.sub("\033[1m\\1\033[0m ", answer.text) if labelled else answer.text)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was refused; of that of a CPU torch has no error of its own."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error)
 
 
 def _answer(name: str, argv: list[str]) -> tuple[CommandOutput, bool]:

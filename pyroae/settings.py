@@ -153,7 +153,10 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, int) and abs(value) > sizes.SETTING and name != "seed":
             raise ValueError(f"expected --{name} as a number of at most {sizes.SETTING:,}, got {short(value)}")
-    return {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
+    checked = {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
+    if not checked["limit"] > 0:
+        raise ValueError(f"expected --limit as a positive number of bytes, got {checked['limit']!r}")
+    return checked
 
 
 def merge(below: Any, above: Any) -> Any:

@@ -492,6 +492,17 @@ def test_a_command_is_a_function_and_a_row(capsys, tmp_path, monkeypatch):
     assert "--times" in completion("bash").text
 
 
+@pytest.mark.parametrize("ask", [lambda: np.zeros(2**50), lambda: torch.zeros(2**50)], ids=["NumPy", "torch"])
+def test_memory_that_is_not_there_is_one_sentence(ask, capsys, monkeypatch):
+    monkeypatch.setattr(Command, "load", lambda self: ask)
+    assert main(["parts"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pyroae: the memory does not hold what was asked for: ") and len(said.splitlines()) == 1
+    monkeypatch.setattr(Command, "load", lambda self: lambda: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError):
+        main(["parts"])
+
+
 load = Command.load
 
 

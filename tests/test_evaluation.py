@@ -149,6 +149,20 @@ def test_memory_does_not_grow_with_particles(digits):
     assert largest[0] == pytest.approx(largest[1], rel=0.01) or max(largest) <= 64e6 / (32 * 64)
 
 
+@pytest.mark.parametrize("proposal", ["guide", "auto"])
+@pytest.mark.parametrize("particles, at_once", [(1, 8192), (10, 819), (24, 341)])
+def test_few_particles_take_many_examples_at_once(particles, at_once, proposal):
+    """A call of the networks takes some 8,192 draws, whatever their number for each example: its fixed cost counts for little."""
+    ae, encoded, decoded = small_vae(x=4, z=2), [], []
+    ae.encoder.register_forward_hook(lambda module, inputs, output: encoded.append(len(inputs[0])))
+    ae.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(len(inputs[0])))
+    n = 20_000
+    assert pa.log_likelihood(ae, torch.rand(n, 4).round(), particles=particles, proposal=proposal).values.isfinite().all()
+    blocks = math.ceil(n / at_once)
+    assert len(encoded) == blocks and sum(encoded) == n
+    assert len(decoded) <= 2 * blocks and sum(decoded) == n * (particles + 1)  # once more to look at the program
+
+
 # --- the stream of weights ---
 
 

@@ -1,6 +1,11 @@
 """Every public name is documented, with an example; the doctests run them."""
 
+import ast
 import inspect
+import re
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +49,23 @@ def test_all_parts_are_among_them():
         "pa.recipes.vae",
         "pa.fit",
     } <= PUBLIC.keys()
+
+
+PACKAGES = {"PIL": "pillow", "pyro": "pyro-ppl", "sklearn": "scikit-learn", "umap": "umap-learn", "yaml": "pyyaml"}  # module -> package
+
+
+def test_every_package_that_is_imported_is_a_dependency_and_every_dependency_is_imported():
+    """Extras may be imported by those who read files or draw graphs for us, such as pandas; the command line is argparse's alone."""
+    folder = Path(pa.__file__).parent
+    declared = tomllib.loads((folder.parent / "pyproject.toml").read_text())["project"]
+    needed, extras = (
+        {re.match(r"[\w-]+", each)[0] for each in listed}
+        for listed in (declared["dependencies"], sum(declared["optional-dependencies"].values(), []))
+    )
+    nodes = [node for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    found = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    packages = {PACKAGES.get(name, name) for name in found}
+    assert packages - needed <= extras and needed - packages == set()
+    assert "jsonargparse" not in needed | extras

@@ -188,6 +188,19 @@ SETTINGS = {
     "a number too large": '{"epochs": 1e999}',
     "a part's unknown argument": "prior: {class: Normal, command: x}",
     "no mapping": "[1, 2]",
+    "a limit that nothing keeps": "limit: -1",
+    "a name that no file can have": '{"data": "a\\u0000b.csv"}',
+    "another one": '{"data": "\\ud800.csv"}',
+    "one too long": "data: " + "x" * 900 + ".csv",
+    "a name of the run's folder that no file can have": '{"out": "a\\u0000b"}',
+    "a tag by a directive": "%TAG ! tag:yaml.org,2002:python/\n---\noptimizer: !object/apply:os.system [touch executed]",
+    "a tag in full": "optimizer: !<tag:yaml.org,2002:python/object/apply:os.system> [touch executed]",
+    "another encoding": "epochs: 1\0",
+    "a distribution that compiles C++": "prior: {class: FromPyro, family: SpanningTree, event_shape: 3}",
+    "an option of pandas that reads another file": "data: x.csv\ncsv: {filepath_or_buffer: /etc/passwd}",
+    "a separator that takes for ever": "data: x.csv\ncsv: {sep: (a+)+$}",
+    "a device of another program": "device: 'privateuseone:0'",
+    "a device without numbers": "device: meta",
 }
 
 
@@ -201,6 +214,7 @@ def test_a_settings_file_imports_calls_and_reaches_nothing(name, way, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path / "here")
     (tmp_path / "here/evil.py").write_text("open('executed', 'w')")
     (tmp_path / "here/other.yaml").write_text("epochs: 1")
+    (tmp_path / "here/x.csv").write_text(f"{'a' * 40}!,b\n" + f"{'a' * 40}!,1\n" * 20)
     for file in ("x.yaml", "run/settings.json"):
         (tmp_path / "here" / file).write_text(SETTINGS[name])
     files = {"--config": ["--config", "x.yaml"], "--resume": ["--resume", "run"], "two files": ["--config", "x.yaml", "--config", "none"]}
@@ -208,6 +222,14 @@ def test_a_settings_file_imports_calls_and_reaches_nothing(name, way, tmp_path, 
     error = capsys.readouterr().err
     assert error.startswith("pyroae: ") and len(error.splitlines()) == 1 and len(error) < 1000
     assert not (tmp_path / "here/executed").exists() and "evil" not in sys.modules and not [*(tmp_path / "outside").iterdir()]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.csv", "\ud800.csv", "x" * 900 + ".csv", "x" * 900], ids=["null", "half a character", "long", "no suffix"]
+)
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(ValueError, match="^data: "):
+        pa.data.load(name)
 
 
 OWN = """

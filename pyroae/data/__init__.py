@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import did_you_mean
+from ..checks import did_you_mean, short
 from . import arrays, images, inputs, readers, record, tables
 from .limits import LIMIT, is_regular
 from .named import NAMED
@@ -157,6 +157,15 @@ def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.O
     name = os.fspath(data)
     if name in NAMED:
         return _of_name(name, asked, test, options.limit)
+    try:
+        return _of_path(name, asked, test, options)
+    except (OSError, UnicodeEncodeError) as error:  # such as a name that no file can have
+        raise ValueError(f"data: {short(name)} cannot be read: {error.strerror if isinstance(error, OSError) else error}") from error
+
+
+def _of_path(name: str, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+    if "\0" in name:
+        raise ValueError(f"data: no file has the name {short(name)}")
     path = Path(name)
     if path.is_dir():
         _refuse_columns(asked, "a folder of images")

@@ -80,7 +80,8 @@ def _read_split(paths: list[Path], shape: tuple[int, ...], mode: str, large: boo
 
 
 def _labels(below: dict[Path, str], classes: list[str]) -> Tensor | None:
-    return torch.tensor([classes.index(name) for name in below.values()]) if len(classes) > 1 else None
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers[name] for name in below.values()]) if len(classes) > 1 else None
 
 
 def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from .parts.likelihoods.combined import with_columns, with_holes
 from .parts.networks import Network
 from .parts.posteriors import Posterior
 from .parts.priors import FromDistribution, Prior
-from .threads import one_at_a_time
+from .threads import alone, one_at_a_time
 
 _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
 
@@ -127,6 +127,7 @@ class Autoencoder(PyroModule):
     (torch.Size([8]), torch.Size([64]))
     """
 
+    @alone  # first weights are drawn
     def __init__(
         self,
         prior: Prior | dist.Distribution,
@@ -272,6 +273,7 @@ class Autoencoder(PyroModule):
         with one_at_a_time():
             return self.prior.sample(n, self._context(y, n))
 
+    @alone
     def replace(self, **changes) -> "Autoencoder":
         """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
 

@@ -31,11 +31,13 @@ from .parts.posteriors import Delta
 from .parts.posteriors import Normal as NormalPosterior
 from .parts.priors import Flat, Laplace
 from .parts.priors import Normal as NormalPrior
+from .threads import alone
 
 Hidden = int | list[int]
 Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: names, files, arrays, tensors, DataFrames, Datasets, DataLoaders
 
 
+@alone
 def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
     """Plain autoencoder: a flat prior and a point posterior; the loss is the reconstruction error.
 
@@ -54,6 +56,7 @@ def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoe
     )
 
 
+@alone
 def denoising(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
     """Denoising autoencoder (Vincent et al. 2010): the encoder sees corrupted x, the decoder must give the clean one.
 
@@ -69,6 +72,7 @@ def denoising(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoenc
     return autoencoder(data, latent_dim, hidden).replace(corruption=Masking(0.25))
 
 
+@alone
 def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float = 10.0) -> Autoencoder:
     """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale; a dictionary decodes.
 
@@ -88,6 +92,7 @@ def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float
     return autoencoder(data, latent_dim, hidden).replace(prior=Laplace(latent_dim, scale=scale), decoder=Dictionary())
 
 
+@alone
 def sparse_kl(data: Data, latent_dim: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
     """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target.
 
@@ -107,6 +112,7 @@ def sparse_kl(data: Data, latent_dim: int = 128, hidden: Hidden = 128, weight: f
     )
 
 
+@alone
 def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: float = 0.1) -> Autoencoder:
     """Contractive autoencoder (Rifai et al. 2011): sigmoid units, and a penalty on the squared Jacobian of the encoder.
 
@@ -125,6 +131,7 @@ def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: f
     )
 
 
+@alone
 def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Variational autoencoder (Kingma & Welling 2014): Normal prior, Normal posterior, the likelihood that the data's domain asks for.
 
@@ -142,6 +149,7 @@ def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
     return Autoencoder(NormalPrior(latent_dim), likelihood_of(data), NormalPosterior(), *networks, schema=data.schema)
 
 
+@alone
 def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
     """Conditional VAE (Sohn et al. 2015): encoder and decoder are given the label, or the covariates; samples are drawn by class.
 

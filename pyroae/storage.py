@@ -12,6 +12,7 @@ from .bounded import build, file_numbers, in_memory
 from .checks import did_you_mean, short
 from .files import read_tensors, write_tensors
 from .programs import seeded
+from .threads import alone
 
 _FORMAT = "pyroae-2"
 
@@ -46,6 +47,7 @@ def save(ae: Autoencoder, path: str | os.PathLike):
         raise ValueError(f"save: tie a decoder with pa.nets.Tied: {error}") from error
 
 
+@alone
 def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Autoencoder:
     """Read an Autoencoder that ``save`` wrote, on the CPU. No code in the file is executed and no module is imported.
 

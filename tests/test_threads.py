@@ -1,5 +1,6 @@
 """Two calls in two threads give what they give alone."""
 
+import tempfile
 import threading
 
 import pyro
@@ -37,6 +38,26 @@ def stepped(seed):
     return ae, lambda: [svi.step(X[:10]) > 0 for _ in range(30)]
 
 
+def made(seed):
+    """Models are made, changed and loaded, whose first weights are drawn."""
+    ae = small_vae()
+
+    def make(folder):
+        pa.save(ae, f"{folder}/model.safetensors")
+        for _ in range(10):
+            pa.load(f"{folder}/model.safetensors")
+            pa.recipes.sparse(X, hidden=8)
+            ae.replace(prior=pa.priors.Flow(4), posterior=pa.posteriors.Flow())
+            pa.priors.GaussianMixture(4), pa.priors.Clusters(4)
+        return True
+
+    def making():
+        with tempfile.TemporaryDirectory() as folder:
+            return make(folder)
+
+    return ae, making
+
+
 CALLS = {
     "two fits": (trained, trained),
     "two scores": (scored, scored),
@@ -44,6 +65,7 @@ CALLS = {
     "a fit and draws from p(x)": (trained, sampled),
     "a fit and a loop of one's own": (trained, stepped),
     "two loops of one's own": (stepped, stepped),
+    "a fit and new models": (trained, made),
 }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from ...checks import whole_number
 from ...inside import mapped, modules, tensors
 from ...registry import register
+from ...threads import alone
 from ..conditional import Conditional, Shape, as_shape
 from ..networks import near_identity
 from .base import Prior
@@ -96,6 +97,7 @@ class Flow(FromDistribution):
     torch.Size([4])
     """
 
+    @alone
     def __init__(self, event_shape: Shape | None = None, kind: str = "spline", layers: int = 4, hidden: int = 64):
         makers = {"spline": transforms.spline_coupling, "affine": transforms.affine_coupling}
         if kind not in makers:

@@ -8,6 +8,7 @@ from torch.distributions import constraints
 
 from ...checks import whole_number
 from ...registry import register
+from ...threads import alone
 from ..conditional import Conditional, Shape, as_shape
 from ..networks import MLP, apply, beside
 from .base import Prior
@@ -115,6 +116,7 @@ class Clusters(_Levels):
 
     sites = ("z", "y")
 
+    @alone
     def __init__(self, event_shape: Shape | None = None, clusters: int = 10, spread: float = 1.0):
         nn.Module.__init__(self)
         whole_number("Clusters", clusters=clusters)

@@ -7,6 +7,7 @@ from torch.distributions import constraints, transform_to
 
 from ...checks import whole_number
 from ...registry import register
+from ...threads import alone
 from ..conditional import Shape, as_shape
 from ..distributions import NormalMixture
 from .base import Prior
@@ -25,6 +26,7 @@ class GaussianMixture(Prior):
     torch.Size([8])
     """
 
+    @alone
     def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
         nn.Module.__init__(self)
         whole_number("GaussianMixture", components=components)

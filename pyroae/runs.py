@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from pyro.infer import ELBO
 
 from . import data, pictures, plots, storage
 from .autoencoder import Autoencoder
@@ -17,11 +18,13 @@ from .bounded import build_for_training
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
 from .data import DataSet, record
+from .data.limits import check_size
 from .evaluation.particles import as_data
 from .files import atomic
 from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
 from .recipes import RECIPES
+from .registry import Part
 from .scoring import beside_independent, loaded, results_of, score, write_rows
 from .settings import ROLES, arguments_of
 from .training import distributed
@@ -37,6 +40,7 @@ _FEW = 100  # columns
 _HELD_OUT = 0.1  # of a person's own training data, to see when to stop
 _SAMPLE = 500  # test examples whose log p(x) ends a run
 _LEVELS = 1000  # rows whose different values are counted
+_STEP = 16.0  # bytes of a step for each number of x and draw, at least
 _LOOKS = 50  # at the two sides of the ELBO, in a run
 
 
@@ -169,6 +173,15 @@ def _settle(settings: Settings, written: Settings, found: DataSet):
             settings["patience"] = written["patience"] = max(3, settings["epochs"] // 10)
     whole_number("train", particles=settings["particles"], pretrain=settings["pretrain"] or 1, pictures=settings["pictures"] or 1)
     check_arguments(settings["epochs"], settings["batch_size"], settings["lr"], settings["patience"], found.validation, settings["device"])
+    rows, draws = min(settings["batch_size"], len(found.train)), _draws(settings["objective"])
+    size = _STEP * draws * rows * found.event_shape.numel()
+    check_size(size, settings["limit"], f"a step with {draws:,} draws for each of {rows:,} examples", "train")
+
+
+def _draws(objective: Any) -> int:
+    """How many particles, or probes of a Jacobian, an objective draws for each example, in itself or in what it is made of."""
+    inner = [each for each in getattr(objective, "__dict__", {}).values() if isinstance(each, (ELBO, Part))]
+    return max([1, getattr(objective, "num_particles", 1), getattr(objective, "probes", None) or 1, *map(_draws, inner)])
 
 
 def _write_json(path: Path, content: dict):

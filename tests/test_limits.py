@@ -94,6 +94,26 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
     assert len(said) == len(RUNS) and int(done.stdout.splitlines()[-1]) < 500, done.stderr + done.stdout
 
 
+DRAWS = {
+    "objective: {class: IWAE, particles: 1000000000}": "1,000,000,000 draws for each of 128 examples",
+    "objective: {class: PIWAE, groups: 1000000}": "8,000,000 draws for each of 128 examples",
+    "objective: {class: Trace_ELBO, num_particles: 10000000}": "10,000,000 draws for each of 128 examples",
+    "objective: {class: Tempered, elbo: {class: TraceMeanField_ELBO, num_particles: 10000000}}": "10,000,000 draws",
+    "objective: {class: Penalised, penalty: L2, elbo: {class: Renyi, particles: 10000000}}": "10,000,000 draws",
+    "objective: {class: Penalised, penalty: {class: Contractive, probes: 10000000}}": "10,000,000 draws",
+}
+
+
+@pytest.mark.parametrize("setting", DRAWS)
+def test_settings_of_steps_that_are_too_large_are_refused(setting, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(setting)
+    assert main(["train", "--config", "x.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert f"pyroae: train: a step with {DRAWS[setting]}" in said and "GB of memory, more than the limit of 8.0 GB" in said, said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_constructors_of_python_know_the_memory_of_the_machine():
     with pytest.raises(ValueError, match="Normal: expected an event of at most .* numbers, as the memory of this machine holds"):
         pa.priors.Normal(10**15)

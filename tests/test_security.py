@@ -199,6 +199,7 @@ SETTINGS = {
     "a distribution that compiles C++": "prior: {class: FromPyro, family: SpanningTree, event_shape: 3}",
     "an option of pandas that reads another file": "data: x.csv\ncsv: {filepath_or_buffer: /etc/passwd}",
     "a separator that takes for ever": "data: x.csv\ncsv: {sep: (a+)+$}",
+    "a part around one that it does not fit": "likelihood: {class: Standardised, of: GreyLevels}",
     "a device of another program": "device: 'privateuseone:0'",
     "a device without numbers": "device: meta",
 }

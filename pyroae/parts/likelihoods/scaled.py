@@ -57,7 +57,12 @@ class Standardised(_Scaled):
     """
 
     def __init__(self, of: Likelihood):
-        if not isinstance(of, Likelihood) or isinstance(of, OptimalNormal) or not _MEASURABLE & getattr(of, "limits", {}).keys():
+        if (
+            not isinstance(of, Likelihood)
+            or isinstance(of, OptimalNormal)
+            or getattr(of, "length", 0)
+            or not _MEASURABLE & getattr(of, "limits", {}).keys()
+        ):
             raise ValueError(
                 "Standardised: expected a likelihood with location and scale or one of counts, such as Normal(64), LogNormal(64) "
                 f"or NegativeBinomial(64), got {of!r}; Missing goes around it: Missing(Standardised(Normal(64)))"

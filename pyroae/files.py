@@ -29,7 +29,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError(f"{path} is a folder, a pipe or a device; name a file to write to")
-    path = Path(path).resolve()
+    path = target_of(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f"{_TEMPORARY}{path.suffix}", dir=path.parent)
     os.close(handle)
     try:
@@ -42,6 +42,11 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         Path(temporary).unlink(missing_ok=True)
 
 
+def target_of(path: str | os.PathLike) -> Path:
+    """The absolute path with every link in it followed; of links in a circle, which name no file, as far as that goes."""
+    return Path(os.path.realpath(path))
+
+
 def remove_temporaries(folder: Path):
     """Delete what processes that were killed have left of ``atomic`` in a folder and below."""
     for path in folder.rglob(f".*{_TEMPORARY}.*"):
@@ -50,12 +55,12 @@ def remove_temporaries(folder: Path):
 
 def refuse_links(folder: Path):
     """``ValueError`` where a file or folder below ``folder`` is a symbolic link to somewhere outside it."""
-    root = folder.resolve()
+    root = target_of(folder)
     for parent, folders, names in os.walk(folder):
         for name in [*folders, *names]:
             path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise ValueError(f"{path} is a link to {path.resolve()}, outside the folder of the run; replace it by the file itself")
+            if path.is_symlink() and not target_of(path).is_relative_to(root):
+                raise ValueError(f"{path} is a link to {target_of(path)}, outside the folder of the run; replace it by the file itself")
 
 
 def write_tensors(path: str | os.PathLike, content: dict[str, Any], tensors: dict[str, Tensor]):

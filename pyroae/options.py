@@ -14,6 +14,7 @@ from .bounded import build_for_training
 from .checks import did_you_mean
 from .cli import COMMANDS
 from .data.named import NAMED
+from .files import refuse_links
 from .option_values import class_of, metavar, value_of
 from .output import Help
 from .recipes import RECIPES
@@ -159,6 +160,7 @@ def _from_files(resumed: str | None, first: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"train: expected --resume RUN with the folder of a run, such as runs/vae-digits-1, got {resumed}")
         if "out" in first:
             raise ValueError("train: a run goes on in its own folder; leave --out out")
+        refuse_links(Path(resumed))
     for file in [*([Path(resumed) / "settings.json"] if resumed else []), *first.get("config", ())]:
         try:
             content = settings.merge(content, settings.read_file(file))

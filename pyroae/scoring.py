@@ -51,13 +51,23 @@ def score(
         proposal: where they are drawn from.
         sample: log p(x) is of so many examples, spread evenly; of all by default.
         check: how many examples are compared with annealing.
+
+    Raises:
+        ValueError: the ELBO is finite for no example.
     """
     terms = elbo_terms(ae, test)
+    overflows = int((~terms.elbo.isfinite()).sum())
+    if overflows == len(terms.elbo):
+        raise ValueError(
+            f"the ELBO is finite for none of the {overflows:,} test examples: weights are far too large, or the data are on another scale "
+            "than those that the model was trained on"
+        )
+    overflow = f"; not finite for {overflows:,} of {len(terms.elbo):,} examples" if overflows else ""
     elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
     if isinstance(ae.posterior, Delta):
-        lines = [f"test log p(x,z) {elbo:.2f} nats/example = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}"]
+        lines = [f"test log p(x,z) {elbo:.2f} nats/example = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}{overflow}"]
     else:
-        lines = [f"test ELBO      {elbo:.2f} nats/example = reconstruction {reconstruction:.2f} - KL {kl:.2f}"]
+        lines = [f"test ELBO      {elbo:.2f} nats/example = reconstruction {reconstruction:.2f} - KL {kl:.2f}{overflow}"]
     if not ae.prior.proper:
         return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
     if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample is not None):

@@ -14,6 +14,7 @@ from .checks import did_you_mean, short
 from .data import load
 from .data.limits import LIMIT
 from .data.named import NAMED
+from .files import target_of
 from .plain_yaml import parse
 from .recipes import RECIPES
 from .training.fit import fit
@@ -129,7 +130,7 @@ def _json(text: str) -> Any:
 
 
 def _below_here(out: str) -> bool:
-    return Path(out).resolve().is_relative_to(Path.cwd().resolve())
+    return target_of(out).is_relative_to(target_of(Path.cwd()))
 
 
 def recipe_of(content: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ from pyroae import plain_yaml, registry, schema
 from pyroae import settings as run_settings
 from pyroae.bounded import Bounded
 from pyroae.cli import main
+from pyroae.scoring import score
 from pyroae.training import checkpoints, loop
 from pyroae.training.checkpoints import Checkpoints
 
@@ -571,6 +572,27 @@ def test_links_out_of_a_runs_folder_are_not_followed(file, tmp_path, monkeypatch
     assert sorted((path, path.stat().st_mtime_ns) for path in [outside, *outside.rglob("*")]) == before
 
 
+@pytest.mark.parametrize(
+    "file", ["settings.json", "model.safetensors", "history.csv", "checkpoints/.lock", "checkpoints/9999999999.safetensors"]
+)
+def test_links_in_a_circle_are_one_sentence(file, run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_folder, "run")
+    (tmp_path / "run" / file).unlink(missing_ok=True)
+    (tmp_path / "run" / file).symlink_to(Path(file).name)
+    (tmp_path / "x.yaml").write_text("out: circle/x\nepochs: 1\nparticles: 2")
+    (tmp_path / "circle").symlink_to("circle")
+    capsys.readouterr()
+    for command in (
+        ["train", "--resume", "run", "--epochs", "2"],
+        ["evaluate", "run", "--particles", "2"],
+        ["train", "--config", "x.yaml"],
+    ):
+        code, said = main(command), capsys.readouterr().err
+        assert (code, said.count("pyroae: ")) in ((0, 0), (2, 1)), said
+    assert code == 2
+
+
 def test_what_killed_runs_leave_is_removed_when_they_go_on(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in (".filters-ab12.tmp.png", "checkpoints/.0000000004-xy.tmp.safetensors"):
@@ -619,6 +641,22 @@ def test_a_run_whose_model_has_another_float_type_is_evaluated(dtype, tmp_path, 
     assert main(["evaluate", "run", "--particles", "2"]) == 0, capsys.readouterr().err
     save_file({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, path, header)
     assert main(["evaluate", "run", "--particles", "2"]) == 2 and "not finite" in capsys.readouterr().err
+
+
+def test_finite_weights_that_score_nothing(run_folder, tmp_path, capsys):
+    """The guide's scales overflow: of every example, or of one of them."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run/model.safetensors"
+    with safe_open(path, "pt") as file:
+        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    last = max(name for name in weights if name.startswith("guide.encoder") and name.endswith("bias"))
+    save_file(weights | {last: torch.full_like(weights[last], 1e30)}, path, header)
+    assert main(["evaluate", str(tmp_path / "run"), "--particles", "2"]) == 2
+    assert "the ELBO is finite for none of the 360 test examples" in capsys.readouterr().err
+    ae, x = pa.load(run_folder / "model.safetensors"), torch.ones(9, 64)
+    x[0, 0] = 0.0
+    ae.guide.encoder.register_forward_hook(lambda module, inputs, output: output + 1e30 * (inputs[0][..., :1] == 0.0))
+    assert "; not finite for 1 of 9 examples" in score(ae, pa.data.Split(x, None, "binary"), 2)[2][0]
 
 
 AUDITED = {

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import programs
 from ..checks import whole_number
+from ..files import target_of
 from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
 from ..threads import one_at_a_time
@@ -225,7 +226,7 @@ def _settled(elbo: ELBO | None, latent: list[dict], model_latent: list[dict]) ->
 def _checkpoints(run_dir: str | Path | None, resume: str | Path | None) -> Checkpoints | None:
     if resume is not None and not Path(resume).is_dir():
         raise ValueError(f"fit: expected resume as the folder of a run, there is none at {resume}")
-    if None not in (run_dir, resume) and Path(run_dir).resolve() != Path(resume).resolve():
+    if None not in (run_dir, resume) and target_of(run_dir) != target_of(resume):
         raise ValueError(f"fit: a run goes on in its own folder; expected run_dir as {resume} too, or left out, got {run_dir}")
     folder = resume if run_dir is None else run_dir
     return None if folder is None else Checkpoints(folder)

@@ -53,6 +53,7 @@ def trained(path: Path, options: list[str], folder: str) -> dict:
         "left out": data.table.count("  left out  "),
         "missing": int(sum(split.x.isnan().sum() for split in data.splits.values())),
         "log p(x)": results["log_likelihood"],
+        "independent": results.get("independent"),
         "s.e.": results["data_se"],
         "k-hat > .7": results["unreliable"],
         "seconds": time.perf_counter() - start,
@@ -79,10 +80,10 @@ def main(options: list[str] = [], only: list[str] | None = None, out: str = "eve
 
 def table(rows: dict) -> str:
     """The results as Markdown."""
-    columns = ["rows", "columns", "left out", "missing", "log p(x)", "s.e.", "k-hat > .7"]
+    columns = ["rows", "columns", "left out", "missing", "log p(x)", "independent", "s.e.", "k-hat > .7"]
     lines = ["| table | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
-        cells = [row.get("refused", "")] if "refused" in row else [_cell(row[column], column) for column in columns]
+        cells = [row.get("refused", "")] if "refused" in row else [_cell(row.get(column), column) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

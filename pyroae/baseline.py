@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .data import Split
 
-_REMEDY = "it fits the training rows, not what they share; more rows, --hidden 16 or --latent_dim 2 may help"
+_REMEDY = "what it has learned does not hold for new rows; more epochs or rows, or a smaller model (--hidden 16) may help"
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ PYTHON = {
     "an unknown domain": (lambda: pa.data.load(X, domain="grey"), ["real, binary, unit", "'grey'"]),
     "NaN in a file": (lambda: pa.data.load(with_nan()), ["finite", "1 of 20 rows", "drop or fill"]),
     "text in an array": (lambda: pa.data.load(np.array([["a", "b"]] * 5)), ["numbers", "<U1"]),
-    "a list of numbers instead of rows": (lambda: pa.data.load(np.zeros(5)), ["at least one row", "(5,)"]),
+    "a list of numbers instead of rows": (lambda: pa.data.load(np.zeros(5)), ["expected rows (N, ...)", "(5,)", "x[:, None]"]),
     "a validation share of everything": (lambda: pa.data.load("digits", validation=1.0), ["less than 1", "1.0"]),
     "a test share of nothing": (lambda: pa.data.load(X, test=0.0), ["greater than 0", "0.0"]),
     "a test share of a set with a test split": (lambda: pa.data.load("digits", test=0.3), ["digits has", "leave test out"]),

@@ -46,7 +46,7 @@ def main(
             encoder=pa.nets.GatedMLP([hidden, hidden]),
             decoder=pa.nets.GatedMLP([hidden, hidden]),
         )
-        vae.prior.start_from(images.train.draw(images.train.x))
+        vae.prior.measure(images.train.draw(images.train.x))
         start = time.perf_counter()
         pa.fit(vae, images.train, epochs=epochs, seed=seed)
         seconds = time.perf_counter() - start

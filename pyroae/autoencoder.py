@@ -11,11 +11,13 @@ from pyro import distributions as dist
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform, kl_divergence
+from torch.distributions import kl_divergence
 
 from .data import frames, inputs
 from .data.schema import Schema
+from .nested import copied, without_graphs
 from .parts import conditions, networks
+from .parts.building import Context
 from .parts.conditions import Condition
 from .parts.corruption import Corruption
 from .parts.likelihoods import Likelihood, Product
@@ -153,8 +155,8 @@ class Autoencoder(PyroModule):
                     f"{role} {type(part).__name__}: expected the shape of one event as its first argument, "
                     f"got none; for example {type(part).__name__}(64)"
                 )
-        prior, likelihood, corruption = _own(prior), _own(likelihood), _own(corruption)
-        posterior = _own(posterior.fitted(prior))
+        likelihood, corruption = likelihood.build(Context()), copied(corruption)
+        posterior = posterior.build(Context(prior=prior))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         _require(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = likelihood.input_shape
@@ -166,10 +168,10 @@ class Autoencoder(PyroModule):
         decoder = networks.fit_between(
             decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image
         )
-        self.model = Model(prior, likelihood, decoder, condition, schema)
-        self.guide = Guide(posterior, encoder, corruption, condition, likelihood)
+        guide = Guide(posterior, encoder, corruption, condition, likelihood)
+        prior = prior.build(Context(guide=guide, likelihood=likelihood))
+        self.model, self.guide = Model(prior, likelihood, decoder, condition, schema), guide
         self.objective = objective
-        prior.meet(self.guide, likelihood)
 
     prior = property(lambda self: self.model.prior)
     likelihood = property(lambda self: self.model.likelihood)
@@ -295,9 +297,9 @@ class Autoencoder(PyroModule):
             parts["likelihood"] = with_columns(old.likelihood, parts["likelihood"], self.schema)
         for name in ("prior", "likelihood"):
             if getattr(parts[name], "event_shape", ()) is None:
-                parts[name] = parts[name].sized(getattr(old, name).event_shape)
+                parts[name] = parts[name].build(Context(getattr(old, name).event_shape))
         if "posterior" not in changes and parts["prior"].event_shape != old.prior.event_shape:
-            parts["posterior"] = old.posterior.remade(event_shape=None)
+            parts["posterior"] = old.posterior.replace(event_shape=None)
         new = Autoencoder(**parts)
         if "encoder" not in changes and new._encoder_ends() == old._encoder_ends():
             new.encoder.load_state_dict(old.encoder.state_dict())
@@ -334,7 +336,7 @@ class Autoencoder(PyroModule):
     def __deepcopy__(self, memo: dict) -> "Autoencoder":
         """A copy that shares nothing, not even its name in Pyro's parameter store."""
         new = Autoencoder.__new__(Autoencoder)
-        memo |= {id(self): new} | _without_graphs(self)
+        memo |= {id(self): new} | without_graphs(self)
         new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         serial = f"autoencoder_{next(_serial)}"
         for path, module in new.named_modules():
@@ -356,33 +358,6 @@ def _image_of(likelihood: Likelihood, schema: Schema | None) -> list[int] | None
 
 def _as_prior(prior) -> Prior:
     return prior if isinstance(prior, Prior) else FromDistribution(prior)
-
-
-def _own(part):
-    """The part itself, or a copy where another Autoencoder has it already: two models share no parameters."""
-    if part is not None:
-        part = copy.deepcopy(part, _without_graphs(part)) if part.__dict__.get("_taken") else part
-        part.__dict__["_taken"] = True
-    return part
-
-
-def _without_graphs(part: Any) -> dict[int, Any]:
-    """For ``copy.deepcopy``: what transforms remember of their last call, without the graph that made it."""
-    left, seen, memo = [part], set(), {}
-    while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            memo |= {id(value): value.detach()} if value.grad_fn is not None else {}
-        elif isinstance(value, (list, tuple)):
-            left += value
-        elif isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, (nn.Module, Distribution, Transform)):
-            left += vars(value).values()
-    return memo
 
 
 def _require(part, kind, role: str, example: str):

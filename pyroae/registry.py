@@ -40,7 +40,7 @@ class Part:
             arguments.update(value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
         return self
 
-    def remade(self, **changes) -> Self:
+    def replace(self, **changes) -> Self:
         """A new part of the same class with some arguments changed."""
         return type(self)(**{**self.arguments, **changes})
 

@@ -154,7 +154,7 @@ def _built(settings: Settings, found: DataSet) -> Autoencoder:
     changes = {name: settings[name] for name in ROLES if settings[name] is not None}
     try:
         ae = build_for_training(lambda: recipe(found, **arguments_of(recipe, settings)).replace(**changes), settings["limit"])
-        ae.prior.start_from(found.train.draw(found.train.x[:_LOOK]))
+        ae.prior.measure(found.train.draw(found.train.x[:_LOOK]))
         for split in (found.train, found.test):
             as_data(split, ae.model, ae.guide, stream=True)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:

@@ -324,7 +324,7 @@ def test_the_elbo_inside_is_by_default_what_the_guide_allows(wrap, digits):
     objective.settle(programs.sites(poutine.trace(discrete.guide).get_trace(x), observed=False).values())
     assert type(objective.elbo) is TraceEnum_ELBO
     with pytest.raises(ValueError, match="with a differentiable_loss, such as Trace_ELBO, got RenyiELBO"):
-        objective.remade(elbo=RenyiELBO())
+        objective.replace(elbo=RenyiELBO())
 
 
 def test_objectives_take_programs_that_are_no_autoencoders():

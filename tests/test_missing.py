@@ -110,7 +110,7 @@ def test_pseudo_inputs_start_on_data_with_holes():
     vae = pa.recipes.vae(pa.data.load(torch.rand(20, 6).round()), latent_dim=2, hidden=8).replace(
         likelihood=pa.likelihoods.Missing(pa.likelihoods.Bernoulli(6)), prior=pa.priors.VampPrior(2, components=9)
     )
-    vae.prior.start_from(x)
+    vae.prior.measure(x)
     inputs = vae.prior.raw.sigmoid()
     assert vae.likelihood.bounded and inputs.isfinite().all() and torch.allclose(inputs[:, 4], torch.tensor(0.01))
     whole = ((inputs[:, 0] - 0.01).abs() < 1e-5) | ((inputs[:, 0] - 0.99).abs() < 1e-5)

@@ -179,7 +179,7 @@ def test_a_full_covariance_posterior_can_be_the_exact_one():
 
 def test_vamp_prior_is_the_mixture_of_its_posteriors_encoded_once_a_step(digits):
     ae, rows = make(PRIORS["VampPrior"], POSTERIORS["Normal"], LIKELIHOODS["Bernoulli"]), []
-    ae.prior.start_from(digits.train.x)
+    ae.prior.measure(digits.train.x)
     pseudo = ae.prior.raw.sigmoid()
     assert ((pseudo > 0) & (pseudo < 1)).all() and ((pseudo > 0.5).float().mean() - digits.train.x.mean()).abs() < 0.1
     z = torch.randn(7, 4)

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 
 import pyroae as pa
 from pyroae.parts import networks
+from pyroae.parts.building import Context
 from pyroae.parts.distributions import NormalMixture
 from pyroae.registry import members, name_of
 from pyroae.structure import describe, rebuild
@@ -457,7 +458,7 @@ def test_posterior_takes_leading_dimensions_and_passes_gradients(name):
 @pytest.mark.parametrize("support, code", [("real", lambda h: h), ("unit_interval", torch.sigmoid), ("positive", torch.exp)])
 def test_a_point_lies_in_the_priors_support(support, code):
     h = torch.randn(5, 3)
-    posterior = pa.posteriors.Delta().fitted(pa.priors.Flat(3, support=support))
+    posterior = pa.posteriors.Delta().build(Context(prior=pa.priors.Flat(3, support=support)))
     assert torch.allclose(posterior(h).mean, code(h))
 
 

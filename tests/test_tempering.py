@@ -144,7 +144,7 @@ def test_copies_have_schedules_of_their_own():
     second = copy.deepcopy(first)
     first.advance(5)
     assert (first.beta.item(), second.beta.item()) == (0.5, 0.0)
-    assert first.remade().beta.item() == 0.0
+    assert first.replace().beta.item() == 0.0
 
 
 @pytest.mark.parametrize("make", [lambda: Tempered(Linear(10)), lambda: Capacity(Linear(10, end=30.0))], ids=["Tempered", "Capacity"])

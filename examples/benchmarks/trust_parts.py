@@ -71,7 +71,7 @@ PRIORS = {
 
 def measured(ae: pa.Autoencoder, train: Tensor, test: Tensor, epochs: int, particles: int) -> list[str]:
     """The cells of a row, after training."""
-    ae.prior.start_from(train)
+    ae.prior.measure(train)
     pa.fit(ae, train, epochs=epochs, batch_size=128, seed=0, progress=False)
     scores, seconds = {}, {}
     for proposal in ("guide", "auto"):

@@ -57,7 +57,7 @@ def main(
         encoder=pa.nets.GatedMLP([300, 300]),
         decoder=pa.nets.GatedMLP([300, 300]),
     )
-    vae.prior.start_from(images.train.draw(images.train.x))
+    vae.prior.measure(images.train.draw(images.train.x))
     steps = epochs * len(images.train) // 100
     history = pa.fit(
         vae,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import programs
 from ..checks import whole_number
-from ..inside import mapped, tensors
+from ..nested import mapped, tensors
 from ..programs import Program
 from ..training import distributed
 from ..training.precision import Precision, check_precision, multiplying

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .. import programs
 from ..data.rows import Rows
-from ..inside import tensors
+from ..nested import tensors
 from ..programs import Program
 from ..programs.particles import on_particles as run_on_particles
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example

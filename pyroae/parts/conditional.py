@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from ..bounded import machine_numbers
 from ..checks import did_you_mean
-from ..inside import mapped
+from ..nested import mapped
 from ..registry import members
 
 Shape = int | Sequence[int]
@@ -65,10 +65,6 @@ class Conditional(nn.Module):
             for name in self.limits:
                 self._place(name, given.get(name))
         self.size = sum(self.widths)
-
-    def sized(self, event_shape: torch.Size) -> Self:
-        """This conditional for events of that shape: itself if it has that shape already, otherwise made anew."""
-        return self if self.event_shape == event_shape else self.remade(event_shape=tuple(event_shape))
 
     def forward(self, h: Tensor | None = None) -> dist.Distribution:
         """The distribution given a network's output ``h`` of shape ``(..., size)``."""

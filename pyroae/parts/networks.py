@@ -21,13 +21,16 @@ class Network(Part):
     True
     """
 
-    def build(self, inputs: torch.Size, outputs: int, encoder: nn.Module | None = None) -> nn.Module:
-        """A fresh module, ``(..., *inputs) -> (..., outputs)``; a decoder's recipe is shown the encoder."""
-        raise NotImplementedError
+    def build(self, inputs: torch.Size, outputs: int, encoder: nn.Module | None = None, image: Sequence[int] | None = None) -> nn.Module:
+        """A new module, ``(..., *inputs) -> (..., outputs)``.
 
-    def for_images(self, image: torch.Size) -> "Network":
-        """This recipe for images of shape ``(C, H, W)``, where that makes a difference."""
-        return self
+        Args:
+            inputs: shape of one input.
+            outputs: numbers of one output.
+            encoder: the model's, for a decoder.
+            image: channels, height and width of one x, where that is an image.
+        """
+        raise NotImplementedError
 
 
 @register("nets")
@@ -49,7 +52,7 @@ class MLP(Network):
             raise ValueError(f"MLP: expected dropout from 0 to less than 1, got {dropout!r}")
         self.activation, self.dropout = _activation(activation), dropout
 
-    def build(self, inputs, outputs, encoder=None):
+    def build(self, inputs, outputs, encoder=None, image=None):
         widths = [prod(inputs), *self.widths]
         layers = _flatten(inputs)
         for width, wider in zip(widths, widths[1:]):
@@ -85,7 +88,7 @@ class Dictionary(Network):
     tensor([1., 1., 1.], grad_fn=<RoundBackward1>)
     """
 
-    def build(self, inputs, outputs, encoder=None):
+    def build(self, inputs, outputs, encoder=None, image=None):
         return nn.Sequential(*_flatten(inputs), _UnitColumns(prod(inputs), outputs))
 
 
@@ -127,7 +130,7 @@ class Residual(Network):
         whole_number("Residual", width=width, blocks=blocks)
         self.width, self.blocks, self.activation = width, blocks, _activation(activation)
 
-    def build(self, inputs, outputs, encoder=None):
+    def build(self, inputs, outputs, encoder=None, image=None):
         blocks = [_Block(self.width, self.activation) for _ in range(self.blocks)]
         return nn.Sequential(
             *_flatten(inputs), nn.Linear(prod(inputs), self.width), *blocks, self.activation(), nn.Linear(self.width, outputs)
@@ -159,7 +162,7 @@ class Tied(Network):
     def __init__(self, activation: str = "ReLU"):
         self.activation = _activation(activation)
 
-    def build(self, inputs, outputs, encoder=None):
+    def build(self, inputs, outputs, encoder=None, image=None):
         layers = [module for module in encoder.modules() if isinstance(module, nn.Linear)] if encoder is not None else []
         if not layers or layers[-1].out_features != prod(inputs) or layers[0].in_features != outputs:
             got = f"{layers[0].in_features} and {layers[-1].out_features}" if layers else "no linear layer"
@@ -224,11 +227,8 @@ class Conv(Network):
     def __init__(self, channels: Sequence[int] = (32, 64), image: Sequence[int] | None = None, activation: str = "ReLU"):
         self.channels, self.image, self.activation = _widths(channels, "Conv"), image, _activation(activation)
 
-    def for_images(self, image):
-        return self if self.image is not None else self.remade(image=list(image))
-
-    def build(self, inputs, outputs, encoder=None):
-        image = _image(self.image, inputs, len(self.channels), "Conv")
+    def build(self, inputs, outputs, encoder=None, image=None):
+        image = _image(self.image or image, inputs, len(self.channels), "Conv")
         layers: list[nn.Module] = [nn.Flatten(-len(inputs)), nn.Unflatten(-1, image)]
         for thin, thick in zip([image[0], *self.channels], self.channels):
             layers += [nn.Conv2d(thin, thick, 4, stride=2, padding=1), self.activation()]
@@ -251,12 +251,10 @@ class Deconv(Network):
     def __init__(self, channels: Sequence[int] = (64, 32), image: Sequence[int] | None = None, activation: str = "ReLU"):
         self.channels, self.image, self.activation = _widths(channels, "Deconv"), image, _activation(activation)
 
-    def for_images(self, image):
-        return self if self.image is not None else self.remade(image=list(image))
-
-    def build(self, inputs, outputs, encoder=None):
+    def build(self, inputs, outputs, encoder=None, image=None):
         depth = len(self.channels)
-        image = _image(self.image, torch.Size([outputs]), depth, "Deconv", whole=self.image is None)
+        given = self.image or image
+        image = _image(given, torch.Size([outputs]), depth, "Deconv", whole=given is None)
         small = [side // 2**depth for side in image[1:]]
         layers: list[nn.Module] = [*_flatten(inputs), nn.Linear(prod(inputs), self.channels[0] * prod(small))]
         layers += [nn.Unflatten(-1, (self.channels[0], *small)), self.activation()]
@@ -317,9 +315,8 @@ def fit_between(
         ValueError: not a network, or one whose input or output has the wrong size.
     """
     if isinstance(network, Network):
-        sized = network if image is None else network.for_images(torch.Size(image))
         try:
-            return build_here(lambda: sized.build(inputs, outputs, encoder))
+            return build_here(lambda: network.build(inputs, outputs, encoder, image))
         except TooManyNumbers as error:
             raise ValueError(f"{role}: {error}") from error
     if not isinstance(network, nn.Module):

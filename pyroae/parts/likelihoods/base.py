@@ -7,13 +7,14 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...registry import Part, register_base
+from ...registry import register_base
 from .. import distributions
+from ..building import DistributionPart
 from ..conditional import Conditional, in_words, of_one_entry
 
 
 @register_base("likelihoods")
-class Likelihood(Conditional, Part):
+class Likelihood(Conditional, DistributionPart):
     """A distribution over one x given the decoder's output; refuses data outside its support.
 
     >>> import pyroae as pa

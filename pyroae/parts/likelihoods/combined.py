@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from ...checks import did_you_mean
 from ...data.schema import Schema
+from ...nested import copied
 from ...registry import register
 from .. import distributions
+from ..building import Context
 from ..conditional import of_one_entry
 from .base import Likelihood
 from .plain import OptimalNormal
@@ -54,9 +56,10 @@ class Missing(Likelihood):
         """As the likelihood of complete data."""
         return self.of.bounded
 
-    def sized(self, event_shape):
-        """This likelihood for events of that shape."""
-        return self if self.event_shape == event_shape else Missing(self.of.sized(event_shape), self.mask)
+    def build(self, context):
+        """As the likelihood of complete data."""
+        same = context.event_shape in (None, self.event_shape)
+        return copied(self) if same else Missing(self.of.build(context), self.mask)
 
     def forward(self, h: Tensor) -> dist.Distribution:
         """The distribution of the entries that were seen, given the decoder's output."""
@@ -184,7 +187,7 @@ def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None
             if each not in places:
                 raise ValueError(f"Product: there is no column {each!r}" + did_you_mean(each, places))
         at = [places[each] for each in names]
-        part = part if part.event_shape == torch.Size([len(at)]) else part.sized(torch.Size([len(at)]))
+        part = part.build(Context(torch.Size([len(at)])))
         parts[name] = with_holes(part) if any(columns[i].missing for i in at) else part
         order += at
     if len(set(order)) < len(order):
@@ -192,7 +195,7 @@ def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None
     for part, at in _places(likelihood):
         if rest := [i for i in at if i not in order]:
             name = named([columns[i].name for i in rest])
-            parts[name] = part if rest == at else part.sized(torch.Size([len(rest)]))
+            parts[name] = part.build(Context(torch.Size([len(rest)])))
             order += rest
     return Product(parts, None if order == sorted(order) else order)
 

@@ -4,6 +4,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ...nested import copied
 from ...registry import register
 from .. import distributions
 from .base import Likelihood
@@ -29,9 +30,10 @@ class _Scaled(Likelihood):
         """Whether the units were taken from data."""
         return bool(self.is_measured)
 
-    def sized(self, event_shape):
-        """This likelihood for events of that shape."""
-        return self if self.event_shape == event_shape else type(self)(self.of.sized(event_shape))
+    def build(self, context):
+        """As every likelihood's; one of another shape has taken its units from no data."""
+        same = context.event_shape in (None, self.event_shape)
+        return copied(self) if same else type(self)(self.of.build(context))
 
     def picture(self, p):
         """What ``of`` shows."""

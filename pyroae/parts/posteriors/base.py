@@ -1,19 +1,22 @@
 """What every posterior is: a conditional on the encoder's output, sized by the prior."""
 
 import itertools
+from dataclasses import replace
+from typing import Self
 
 import pyro
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...registry import Part, register_base
+from ...registry import register_base
+from ..building import Context, DistributionPart
 from ..conditional import Conditional, in_words
 from ..priors import Prior
 
 
 @register_base("posteriors")
-class Posterior(Conditional, Part):
+class Posterior(Conditional, DistributionPart):
     """A distribution over one z given the encoder's output.
 
     >>> import pyroae as pa
@@ -32,12 +35,25 @@ class Posterior(Conditional, Part):
         """A point in the middle: z, and the level above where the decoder may see it."""
         return (self(h).mean,)
 
-    def fitted(self, prior: Prior) -> "Posterior":
-        """This posterior for that prior's z.
+    def build(self, context: Context) -> Self:
+        """A module for the z of the model's prior.
 
         Raises:
             ValueError: the two disagree on the shape of z, or the posterior draws z where the prior has no mass.
         """
+        if context.prior is None:
+            return super().build(context)
+        self._check_sites(context.prior)
+        self._check_support(context.prior.support)
+        built = super().build(replace(context, event_shape=context.prior.event_shape))
+        built._follow(context.prior)
+        built._check_inside(context.prior)
+        return built
+
+    def _follow(self, prior: Prior):
+        """Take what depends on the prior from it."""
+
+    def _check_sites(self, prior: Prior):
         name, shape = type(self).__name__, prior.event_shape
         if self.event_shape not in (None, shape):
             raise ValueError(
@@ -49,9 +65,6 @@ class Posterior(Conditional, Part):
                 f"posterior {name}: draws {' and '.join(self.sites)}, but the prior {type(prior).__name__} {' and '.join(prior.sites)}; "
                 "priors and posteriors with several levels go together, such as pa.priors.Hierarchical and pa.posteriors.Hierarchical"
             )
-        fitted = self._within(prior.support).sized(shape)
-        fitted._check_inside(prior)
-        return fitted
 
     @torch.no_grad()
     def _check_inside(self, prior: Prior):
@@ -68,7 +81,7 @@ class Posterior(Conditional, Part):
                 "use a posterior with that support, or a prior on the real line"
             )
 
-    def _within(self, support: constraints.Constraint) -> "Posterior":
+    def _check_support(self, support: constraints.Constraint):
         if self.family.support.is_discrete and not support.is_discrete:
             raise ValueError(
                 f"posterior {type(self).__name__}: draws categories or bits, but the prior's z is {in_words(support)}; "
@@ -79,4 +92,3 @@ class Posterior(Conditional, Part):
                 f"posterior {type(self).__name__}: draws any real z, but the prior's z is {in_words(support)}; "
                 "use a prior on the real line or the posterior Delta"
             )
-        return self

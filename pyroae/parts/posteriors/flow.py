@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...checks import whole_number
 from ...registry import register
+from ..building import Context
 from ..conditional import Shape, as_shape
 from ..networks import near_identity
 from .base import Posterior
@@ -34,7 +35,7 @@ class Flow(Posterior):
         self.family, self.widths, self.size = base.family, [], 0
         self.event_shape = base.event_shape if event_shape is None else as_shape(event_shape, "Flow")
         if self.event_shape is not None:
-            self.base = base.sized(self.event_shape)
+            self.base = base.build(Context(self.event_shape))
             self.widths, self.size = self.base.widths, self.base.size
             steps = [transforms.affine_autoregressive(self.event_shape[0], hidden_dims=[hidden]) for _ in range(layers)]
             self.steps = nn.ModuleList(steps)

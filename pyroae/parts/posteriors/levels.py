@@ -18,10 +18,11 @@ class _Levels(Posterior):
 
     top: int | None
 
-    def fitted(self, prior):
+    def build(self, context):
         """As every posterior's, with the size of the upper level from the prior too."""
-        top = prior.top.event_shape[0] if hasattr(prior, "top") else self.top
-        return super(_Levels, self if self.top == top else self.remade(top=top)).fitted(prior)
+        above = context.prior.top_size if context.prior is not None else None
+        top = above or self.top
+        return super(_Levels, self if self.top == top else self.replace(top=top)).build(context)
 
 
 @register("posteriors")

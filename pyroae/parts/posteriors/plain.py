@@ -190,15 +190,11 @@ class Delta(Posterior):
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.Delta, event_shape, limits={"v": constraints.real})
 
-    def _within(self, support):
-        within = self.remade()
-        within.limits = {"v": support}
-        return within
+    def _check_support(self, support):
+        """Any will do."""
 
-    def sized(self, event_shape):
-        sized = super().sized(event_shape)
-        sized.limits = self.limits
-        return sized
+    def _follow(self, prior):
+        self.limits = {"v": prior.support}
 
 
 @register("posteriors")

@@ -6,12 +6,13 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
-from ...registry import Part, register_base
-from ..conditional import Conditional, of_one_entry
+from ...registry import register_base
+from ..building import DistributionPart
+from ..conditional import of_one_entry
 
 
 @register_base("priors")
-class Prior(Part, nn.Module):
+class Prior(DistributionPart, nn.Module):
     """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``.
 
     >>> import pyroae as pa
@@ -19,10 +20,9 @@ class Prior(Part, nn.Module):
     (True, False)
     """
 
-    event_shape: torch.Size | None
     proper = True  # whether it integrates to 1, so that there is something to draw and p(x) exists
+    top_size: int | None = None  # numbers of the level above z
     sites = ("z",)  # what it draws; the posterior must draw the same
-    sized = Conditional.sized
 
     @property
     def code_shape(self) -> torch.Size:
@@ -49,11 +49,8 @@ class Prior(Part, nn.Module):
         """Whether all of ``z`` ``(n, *event_shape)`` is where this prior has mass."""
         return bool(self().support.check(z).all())
 
-    def start_from(self, x: torch.Tensor):
-        """Called before training, for a prior that takes its first values from the data."""
-
-    def meet(self, guide: nn.Module, likelihood: Conditional):
-        """Called by the Autoencoder once its guide is there, for a prior that is made of the posterior."""
+    def measure(self, x: torch.Tensor):
+        """Take first values from training data ``(N, *event)``, where this prior has any that depend on data."""
 
     @property
     def support(self) -> constraints.Constraint:

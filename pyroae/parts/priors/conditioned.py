@@ -2,7 +2,7 @@
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...registry import register
 from ..conditional import Conditional, Shape, as_shape, of_one_entry, pyro_family
@@ -28,16 +28,22 @@ class Conditioned(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None, family: str = "Normal", hidden: int | list[int] = 128, activation: str = "ReLU"):
-        nn.Module.__init__(self)
+        super().__init__()
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Conditioned")
         self.layer = Conditional(pyro_family(family, "Conditioned"), self.event_shape)
-        self.network_recipe = MLP(hidden, activation)
+        self.network_recipe, self.network = MLP(hidden, activation), None
 
-    def meet(self, guide, likelihood):
-        if guide.condition is None:
+    def build(self, context):
+        built = super().build(context)
+        if context.guide is not None:
+            built._attach(context.guide.condition)
+        return built
+
+    def _attach(self, condition):
+        if condition is None:
             raise ValueError("Conditioned: expected an Autoencoder with a condition such as pa.conditions.Labels(10), got none")
-        if not hasattr(self, "network") or self.network[0].in_features != guide.condition.size:
-            self.network = self.network_recipe.build(torch.Size([guide.condition.size]), self.layer.size)
+        if self.network is None or self.network[0].in_features != condition.size:
+            self.network = self.network_recipe.build(torch.Size([condition.size]), self.layer.size)
 
     def given(self, c: Tensor | None) -> dist.Distribution:
         """p(z|y), with batch shape ``(B,)``."""

@@ -8,10 +8,10 @@ from pyro.distributions import transforms
 from torch import nn
 
 from ...checks import whole_number
-from ...inside import mapped, modules, tensors
+from ...nested import copied, mapped, modules, tensors
 from ...registry import register
 from ...threads import alone
-from ..conditional import Conditional, Shape, as_shape
+from ..conditional import Shape, as_shape
 from ..networks import near_identity
 from .base import Prior
 
@@ -46,8 +46,8 @@ class FromDistribution(Prior):
             )
         self.learned = nn.ModuleList(modules(distribution))
 
-    def sized(self, event_shape):
-        return self
+    def build(self, context):
+        return copied(self)  # its shape is the distribution's
 
     def __getstate__(self) -> dict:
         """For copying: transforms remember their last values, which are no leaves."""
@@ -116,4 +116,4 @@ class Flow(FromDistribution):
         steps = [step for each in learned for step in (each, transforms.Permute(flip))]
         super().__init__(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
 
-    sized = Conditional.sized
+    build = Prior.build

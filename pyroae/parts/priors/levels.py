@@ -23,6 +23,10 @@ class _Levels(Prior):
     both_seen = False  # whether the decoder sees the top beside z
 
     @property
+    def top_size(self):
+        return self.top.event_shape[0]
+
+    @property
     def code_shape(self):
         return torch.Size([self.event_shape.numel() + self.top.event_shape[0]]) if self.both_seen else self.event_shape
 
@@ -82,7 +86,7 @@ class Hierarchical(_Levels):
         activation: str = "Tanh",
         skip: bool = False,
     ):
-        nn.Module.__init__(self)
+        super().__init__()
         whole_number("Hierarchical", top=top)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Hierarchical")
         self.both_seen = skip
@@ -118,7 +122,7 @@ class Clusters(_Levels):
 
     @alone
     def __init__(self, event_shape: Shape | None = None, clusters: int = 10, spread: float = 1.0):
-        nn.Module.__init__(self)
+        super().__init__()
         whole_number("Clusters", clusters=clusters)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Clusters")
         self.top = OneHot(clusters, logits="per_dimension")
@@ -153,7 +157,7 @@ class ClassAndStyle(_Levels):
     both_seen = True
 
     def __init__(self, event_shape: Shape | None = None, classes: int = 10):
-        nn.Module.__init__(self)
+        super().__init__()
         whole_number("ClassAndStyle", classes=classes)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "ClassAndStyle")
         self.top, self.style = OneHot(classes), Normal(self.event_shape)

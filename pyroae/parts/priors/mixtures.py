@@ -28,7 +28,7 @@ class GaussianMixture(Prior):
 
     @alone
     def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
-        nn.Module.__init__(self)
+        super().__init__()
         whole_number("GaussianMixture", components=components)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "GaussianMixture")
         if self.event_shape is not None:
@@ -44,7 +44,7 @@ class GaussianMixture(Prior):
 class VampPrior(Prior):
     r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are encoded once a step, not once per example. They start at random; ``start_from`` puts them on data.
+    The pseudo-inputs are encoded once a step, not once per example. They start at random; ``measure`` puts them on data.
 
     Args:
         event_shape: shape of one z.
@@ -59,7 +59,7 @@ class VampPrior(Prior):
     support = constraints.real
 
     def __init__(self, event_shape: Shape | None = None, components: int = 100):
-        nn.Module.__init__(self)
+        super().__init__()
         whole_number("VampPrior", components=components)
         self.event_shape = None if event_shape is None else as_shape(event_shape, "VampPrior")
         self.components = components
@@ -68,7 +68,13 @@ class VampPrior(Prior):
         """Everything: its posteriors cover what they cover."""
         return True
 
-    def meet(self, guide, likelihood):
+    def build(self, context):
+        built = super().build(context)
+        if context.guide is not None:
+            built._attach(context.guide, context.likelihood)
+        return built
+
+    def _attach(self, guide, likelihood):
         if guide.condition is not None and guide.condition.shown:
             raise ValueError("VampPrior: its pseudo-inputs have no labels, so it takes no condition; use GaussianMixture or Conditioned")
         self._guide = (guide,)  # no submodule: its parameters are the guide's
@@ -79,7 +85,7 @@ class VampPrior(Prior):
             self.raw = nn.Parameter(torch.randn(shape) - (2.0 if bounded else 0.0))
 
     @torch.no_grad()
-    def start_from(self, x: torch.Tensor):
+    def measure(self, x: torch.Tensor):
         """Put the pseudo-inputs on ``components`` of the data, drawn at random."""
         rows = x[torch.randint(len(x), (self.components,), device=x.device)].to(self.raw)
         rows = torch.where(rows.isnan(), x.nanmean(0).nan_to_num(), rows)  # what is missing

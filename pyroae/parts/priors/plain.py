@@ -2,7 +2,6 @@
 
 import torch
 from pyro import distributions as dist
-from torch import nn
 from torch.distributions import constraints
 
 from ...registry import register
@@ -99,7 +98,7 @@ class SpikeSlab(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None, share: float = 0.2, slab: float = 1.0, spike: float = 0.05):
-        nn.Module.__init__(self)
+        super().__init__()
         if not (0.0 < share < 1.0 and 0.0 < spike < slab):
             raise ValueError(f"SpikeSlab: expected share between 0 and 1 and 0 < spike < slab, got {share!r}, {spike!r} and {slab!r}")
         self.event_shape = None if event_shape is None else as_shape(event_shape, "SpikeSlab")
@@ -121,7 +120,7 @@ class Sphere(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None):
-        nn.Module.__init__(self)
+        super().__init__()
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Sphere")
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
@@ -214,7 +213,7 @@ class Flat(Prior):
     proper = False
 
     def __init__(self, event_shape: Shape | None = None, support: str = "real"):
-        nn.Module.__init__(self)
+        super().__init__()
         self.event_shape = None if event_shape is None else as_shape(event_shape, "Flat")
         if support not in _SUPPORTS:
             raise ValueError(f"Flat: expected support as one of {', '.join(map(repr, _SUPPORTS))}, got {support!r}")

@@ -1,4 +1,4 @@
-"""What a Pyro distribution or a constraint holds: its tensors and modules."""
+"""What distributions, constraints and parts hold, however deep: tensors and modules; copies of it."""
 
 import copy
 from collections.abc import Callable
@@ -46,3 +46,27 @@ def mapped(value: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, Transform):
         copied._inv = None  # that of the original, which holds the original's tensors
     return copied
+
+
+def copied(part: Any) -> Any:
+    """A deep copy, without the graphs behind tensors that transforms remember of their last call."""
+    return copy.deepcopy(part, without_graphs(part))
+
+
+def without_graphs(part: Any) -> dict[int, Any]:
+    """For ``copy.deepcopy``: the tensors that are results of a graph, as tensors without it, by their ``id``."""
+    left, visited, memo = [part], set(), {}
+    while left:
+        value = left.pop()
+        if id(value) in visited:
+            continue
+        visited.add(id(value))
+        if isinstance(value, torch.Tensor):
+            memo |= {id(value): value.detach()} if value.grad_fn is not None else {}
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (nn.Module, torch.distributions.Distribution, Transform)):
+            left += vars(value).values()
+    return memo

@@ -1,7 +1,9 @@
 """``pa.SVI`` is ``pyro.infer.SVI``: same arguments, results, random numbers and parameters, whatever changes between steps."""
 
 import argparse
+import contextlib
 import inspect
+import itertools
 import json
 import logging
 import pickle
@@ -20,9 +22,11 @@ from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELB
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.ops.provenance import detach_provenance
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyroae as pa
+from pyroae.training.step.graph import Graph
 from pyroae.training.step.user_code import is_user_file
 
 STEPS, X = 20, torch.linspace(-1.0, 2.0, 50)
@@ -263,7 +267,62 @@ def set_global(programs, step):
     FACTOR = 1.0 + 0.1 * step
 
 
+def weight():
+    return weight.factor
+
+
+weight.factor = 1.0
+WEIGHTS = {"x": 1.0}
+
+
+class Weighted(Plain):
+    """What a program may read its weight from beside numbers: a set, an array, an object's slots, an attribute of a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.flags, self.array = set(), np.ones(1)
+        WEIGHTS["x"] = Own.power = weight.factor = 1.0
+
+    def model(self, x):
+        with poutine.scale(scale=weight() * float(self.array[0]) * (2.0 if "double" in self.flags else 1.0)):
+            super().model(x)
+
+
+class Own(dist.Normal):
+    """A distribution whose methods Pyro calls."""
+
+    power = 1.0
+
+    def log_prob(self, value):
+        return super().log_prob(value) * self.power * WEIGHTS["x"]
+
+
+class OfOwn(Weighted):
+    def model(self, x):
+        super().model(x)
+        pyro.sample("y", Own(0.0, 1.0), obs=x[0])
+
+
+class Weigh(Messenger):
+    """A handler whose methods Pyro calls."""
+
+    def _pyro_sample(self, msg):
+        msg["scale"] = msg["scale"] * WEIGHTS["x"]
+
+
+class Handled(Weighted):
+    def __init__(self):
+        super().__init__()
+        self.model = Weigh()(super().model)
+
+
 CHANGES = {
+    "an attribute of a function": (Weighted, lambda programs, step: setattr(weight, "factor", 1.0 + 0.1 * (step // 7))),
+    "a set": (Weighted, lambda programs, step: programs.flags.add("double") if step == 9 else None),
+    "an array, in place": (Weighted, lambda programs, step: programs.array.fill(1.0 + 0.1 * (step // 7))),
+    "a class that a distribution's method reads": (OfOwn, lambda programs, step: setattr(Own, "power", 1.0 + 0.1 * (step // 7))),
+    "a global that a distribution's method reads": (OfOwn, lambda programs, step: WEIGHTS.update(x=1.0 + 0.1 * (step // 7))),
+    "a global that a handler's method reads": (Handled, lambda programs, step: WEIGHTS.update(x=1.0 + 0.1 * (step // 7))),
     "an attribute of a module": (Module, lambda programs, step: setattr(programs, "beta", 0.1 * (step + 1))),
     "an attribute of a plain object": (Plain, lambda programs, step: setattr(programs, "beta", 0.1 * (step + 1))),
     "a number in a dictionary": (Plain, lambda programs, step: programs.cfg.update(beta=0.1 * (step + 1))),
@@ -342,7 +401,60 @@ class Interrupted(Plain):
         self.library.end()
 
 
+class Iterating(Plain):
+    def __init__(self):
+        super().__init__()
+        self.weights = itertools.cycle([1.0, 2.0, 3.0])
+
+    def model(self, x):
+        with poutine.scale(scale=next(self.weights)):
+            super().model(x)
+
+
+class OwnGenerator(Plain):
+    def __init__(self):
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def model(self, x):
+        with poutine.scale(scale=1.0 + self.generator.random()):
+            super().model(x)
+
+
+class Milestones(Plain):
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def model(self, x):
+        with poutine.scale(scale=2.0 if self.step + 1 in {10, 15} else 1.0):
+            super().model(x)
+
+
+class Counted(Plain):
+    def model(self, x):
+        with poutine.scale(scale=float(len(x[x > 0.5].nonzero()))):
+            super().model(x)
+
+
+class SomebodyElses(Plain):
+    def __init__(self):
+        super().__init__()
+        self.tensors = [torch.ones((), requires_grad=True)]
+
+
+class Unwatchable(Plain):
+    def model(self, x):
+        with poutine.scale(scale=globals()["FACTOR"]):
+            super().model(x)
+
+
 UNTRACEABLE = {
+    "an iterator": (Iterating, "it reads .*weights, a cycle, in which changes cannot be seen"),
+    "a random number generator": (OwnGenerator, "it reads .*generator, a Generator, in which changes cannot be seen"),
+    "a computed name": (Unwatchable, "model uses globals, in which changes cannot be seen"),
+    "a count of entries": (Counted, "whose number depends on values|depends on values"),
+    "a gradient for somebody else": (SomebodyElses, r"leaves a gradient on .*tensors\[0\], which is no parameter of the optimizer"),
     "a counter": (Counting, "the program changes 'model.beta' as it runs"),
     "a list that grows": (Listing, "the program changes 'model.tensors' as it runs"),
     "tolist": (Reading, r"test_drop_in.py:\d+ \(super\(\).model\(torch.tensor\(x.tolist\(\)\)\)\): tolist\(\) reads a tensor's values"),
@@ -372,18 +484,101 @@ def test_a_gradient_hook_is_called_at_every_step(log):
 
 
 def test_a_graph_that_lies_is_found_out(log):
-    """What no walk over objects can see: a C-level iterator. The next proof goes back to the program."""
-    betas = iter(range(1, 100))
+    """What no walk over objects looks at: an attribute of a tensor. The next proof goes back to the program."""
+    hidden = torch.ones(())
+    hidden.factor = 1.0
 
     class Hidden(Plain):
         def model(self, x):
-            with poutine.scale(scale=float(next(betas))):
+            with poutine.scale(scale=hidden.factor):
                 super().model(x)
 
     svi = pa.SVI(Hidden().model, Plain().guide, adam(), Trace_ELBO(), compile="traced")
     for _ in range(6):
+        hidden.factor += 1.0
         svi.step(X)
-    assert svi.levels()["step"][0][1] == 0 and "repeats it" in log()[0] or "repeat it" in log()[0]
+    assert svi.levels()["step"][0][1] == 0 and "repeats it" in log()[0]
+
+
+def test_a_number_that_is_looked_up_makes_each_value_a_kind():
+    check(Milestones, change=lambda programs, step: setattr(programs, "step", step))
+
+
+def both_losses(between, optim=adam, **options):
+    """Losses under Pyro and here, with ``between(svi, step)``, a context or ``None``, before each step."""
+    ends = []
+    for kind, more in ((pyro.infer.SVI, {}), (pa.SVI, {"compile": "traced"} | options)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi, losses = kind(Plain().model, Plain().guide, optim(), Trace_ELBO(), **more), []
+        for step in range(STEPS):
+            with between(svi, step) or contextlib.nullcontext():
+                losses.append(svi.step(X))
+        ends.append(losses)
+    return ends
+
+
+HANDLERS = {"scale": lambda step: poutine.scale(scale=1.0 + step % 3), "block": lambda step: poutine.block()}
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_handlers_around_a_step_count(name):
+    theirs, ours = both_losses(lambda svi, step: HANDLERS[name](step))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_an_optimizer_may_take_the_place_of_another():
+    theirs, ours = both_losses(lambda svi, step: setattr(svi, "optim", pyro.optim.SGD({"lr": 1e-3})) if step == 10 else None)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("what", ["settings of each parameter", "another state"])
+def test_adam_inside_a_graph_is_each_parameters_own(what, monkeypatch):
+    monkeypatch.setattr(Graph, "compiled", lambda graph, inputs: graph)
+
+    def optim():
+        own = {"lr": 0.02, "weight_decay": 0.5}
+        return pyro.optim.AdamW(lambda name: own if name == "scale" and what.startswith("settings") else {"lr": 0.02})
+
+    def between(svi, step):
+        if step == 12 and what == "another state":
+            for adamw in svi.optim.optim_objs.values():
+                state = adamw.state_dict()
+                state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"] + 1.0
+                adamw.load_state_dict(state)
+
+    theirs, ours = both_losses(between, optim, compile="compiled")
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+class Dividing(Plain):
+    def model(self, x):
+        super().model(x)
+        pyro.get_param_store()._params["mu"].data.mul_(0.9)
+        x.div_(1.1)
+
+
+def test_what_a_program_writes_into_is_written_into_once():
+    x = {}
+
+    def arguments(step):
+        if step == 0:
+            x["held"] = X.clone()
+        return (x["held"],), {}
+
+    check(Dividing, arguments=arguments, level=1)
+
+
+def test_tensors_that_lie_otherwise_in_memory_are_another_kind():
+    class Viewing(Plain):
+        def model(self, x):
+            super().model(x.view(-1) if x.is_contiguous() else x.reshape(-1))
+
+        def guide(self, x):
+            super().guide(x.reshape(-1))
+
+    square = X.reshape(5, 10)
+    check(Viewing, arguments=lambda step: ((square if step % 7 else square.t().contiguous().t(),), {}), level=1)
 
 
 # --- validation ---

@@ -392,7 +392,10 @@ def test_what_depends_on_how_many_entries_a_mask_takes_is_not(said):
 
 @pytest.mark.parametrize(
     "noise, words",
-    [(random.Random(0).random, "does not repeat it"), (lambda: 1.0 if pyro.param("svi_mu") > 0 else 2.0, "control flow")],
+    [
+        (random.Random(0).random, "a Random, in which changes cannot be seen"),
+        (lambda: 1.0 if pyro.param("svi_mu") > 0 else 2.0, "control flow"),
+    ],
     ids=["Python's random numbers", "a branch on a value"],
 )
 def test_programs_that_cannot_be_traced_say_why(noise, words, said):

@@ -158,6 +158,7 @@ def fit(
         place = torch.device("cpu")
     with contextlib.ExitStack() as around:
         around.enter_context(one_at_a_time())
+        around.enter_context(torch.enable_grad())
         before = distributed.first(lambda: _opened(checkpoints, resume, around))
         around.enter_context(programs.seeded(seed, place))
         around.enter_context(warnings.catch_warnings())

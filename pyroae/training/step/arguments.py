@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .user_code import is_user_class
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis))
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis), np.generic)
 NUMBERS = (int, float)
 _EXACTLY_PLAIN = frozenset(PLAIN) - {int, float}
 _CONTAINERS = frozenset((dict, list, tuple))
@@ -46,7 +46,7 @@ class Leaves:
                 if known is value:
                     return i  # the same tensor again: a graph would take one for the other
             self.tensors.append(value)
-            return value.shape, value.dtype, value.device, value.requires_grad
+            return value.shape, value.dtype, value.device, value.requires_grad, layout(value)
         kind = type(value)
         if kind in _EXACTLY_PLAIN:  # the most common types first: this runs at every call
             return kind, value
@@ -63,7 +63,16 @@ class Leaves:
         parts = children(value)
         if parts is None:
             raise ValueError(f"an argument is a {kind.__name__}, which is neither a tensor nor plain data")
+        if is_user_class(kind):
+            self.objects.append(kind)  # its methods may read more
         return kind, tuple([(name, self._leaf(part)) for name, part in parts])
+
+
+def layout(tensor: Tensor) -> tuple[int, ...] | None:
+    """How the entries lie in memory, where that is not one after another; ``ValueError`` for a sparse tensor."""
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"an argument is a tensor of the layout {tensor.layout}")
+    return None if tensor.is_contiguous() else tensor.stride()
 
 
 def children(value: Any) -> list[tuple[Any, Any]] | None:

@@ -47,8 +47,8 @@ class Graph:
 
         with _one_fake_mode():
             module = make_fx(static)(*inputs)
+        _refuse_changing_shapes(module.graph)  # also where only the shape was used, so that the operation seems unused
         _remove_unused(module.graph, any(tensor.is_cuda for tensor in inputs))
-        _refuse_changing_shapes(module.graph)
         self.module, self.constants = _lifted(module, len(inputs))
 
     def __call__(self, inputs: list[Tensor]) -> list:

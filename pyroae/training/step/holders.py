@@ -1,4 +1,8 @@
-"""Closures and classes as holders: what they hold is read and written like an entry of a dictionary."""
+"""Closures, classes, sets and arrays as holders: what they hold is read and written like an entry of a dictionary."""
+
+from typing import Any
+
+import numpy as np
 
 
 class Cell:
@@ -32,3 +36,21 @@ class ClassView:
 
     def __setitem__(self, name, value):
         setattr(self.cls, name, value)
+
+
+class Contents:
+    """All that a set or an array holds, as one value that can be compared."""
+
+    def __init__(self, holder: set | bytearray | np.ndarray):
+        self.holder = holder
+
+    def __getitem__(self, key) -> Any:
+        if isinstance(self.holder, np.ndarray):
+            return f"{self.holder.dtype.str} {self.holder.shape} ".encode() + self.holder.tobytes()
+        return bytes(self.holder) if isinstance(self.holder, bytearray) else frozenset(self.holder)
+
+    def __setitem__(self, key, value):
+        """Put a set's contents back; arrays are not written."""
+        if isinstance(self.holder, set):
+            self.holder.clear()
+            self.holder.update(value)

@@ -18,6 +18,7 @@ from .proof import ROUNDING, agree, is_power_of_two
 from .reach import Reach
 from .signature import Signature
 from .snapshot import Snapshot, python_random
+from .static import as_input
 from .updates import InvalidValuesError, Update
 from .user_code import drawing_line, line_of
 
@@ -40,6 +41,7 @@ class Kind(Signature):
         self.update: Update | None = None  # where it is a part of what runs
         self.update_kind: tuple | None = None
         self.info, self.effects, self.seen, self.settled, self.prove = None, [], False, False, False
+        self.written: list[int] = []  # arguments that the program writes into
 
     def look(self, reach: Reach | None = None):
         """As ``Signature.look``."""
@@ -51,7 +53,7 @@ class Kind(Signature):
         if not super().take_over(new):
             return False
         self.moves += 1
-        self.prove = self.prove or is_power_of_two(self.moves)
+        self.prove = self.prove or self.moves == 1 or is_power_of_two(self.moves)
         return True
 
     # --- running it ---
@@ -59,13 +61,15 @@ class Kind(Signature):
     def __call__(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         owner = self.owner
         if not self.seen:
-            return owner.finished(self.first(args, kwargs))
-        if self.reach.hooked or any(flags[-1] for flags in self.about[1]):
+            return owner.finished(self.first(leaves, args, kwargs))
+        if self.reach.refused or any(flags[-1] for flags in self.about[1]):
             if owner.mode != "eager":
-                owner.stay(f"{self.reach.hooked or 'a hook on a parameter'}, which runs at every call")
+                owner.stay(self.reach.refused or "a hook on a parameter runs at every call")
             return owner.eager(*args, **kwargs)
         if self._worth_climbing():
             return self.climb(leaves, args, kwargs)
+        if self.update and self.update.kind(self.info) != self.update_kind:  # the optimizer does something else now
+            self.run, self.update, self.level = self.graph, None, 1
         if self.proof_due:
             return self._proved(leaves, args, kwargs)
         return self._whole(leaves, args, kwargs)
@@ -75,14 +79,23 @@ class Kind(Signature):
         """Whether the program runs beside the graph in the next call."""
         return self.level > 0 and (self.prove or is_power_of_two(self.runs + 1))
 
-    def first(self, args: tuple, kwargs: dict) -> Outputs:
-        """The first call is the program itself: it makes its parameters, and shows which modules it calls."""
+    def first(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
+        """The first call is the program itself: it makes its parameters, and shows which modules it calls and where it writes."""
         self.pace.unusual = True
+        before = list(map(_version, leaves.tensors))
         with self.owner.watching():
             outputs = self.owner.function(*args, **kwargs)
+        self.written = [i for i, tensor in enumerate(leaves.tensors) if _version(tensor) != before[i]]
         self.seen = True
         self.look(self.owner.walk(self.objects))
+        self._find_outside(leaves)
         return outputs
+
+    def _find_outside(self, leaves: Leaves):
+        """Refuse a graph where the program leaves gradients on tensors that are no parameters, for somebody else's optimizer."""
+        for path, tensor in [*zip(self.reach.tensor_paths, self.known), *(("an argument", tensor) for tensor in leaves.tensors)]:
+            if tensor.is_leaf and tensor.requires_grad and tensor.grad is not None:
+                self.reach.refuse(f"it leaves a gradient on {path}, which is no parameter of the optimizer")
 
     def _whole(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         if not self.level or (self.update and self.update.pending):
@@ -90,8 +103,6 @@ class Kind(Signature):
             if not self.reach.intact():  # it was just before the call
                 self.owner.ignore(self.reach.rewritten())
             return outputs
-        if self.update and self.update.kind(self.info) != self.update_kind:  # the optimizer does something else now
-            self.run, self.update, self.level = self.graph, None, 1
         checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync
         random = torch.get_rng_state() if checked else None
         try:
@@ -172,18 +183,19 @@ class Kind(Signature):
         name, owner, self.pace.unusual = LADDER[self.level + 1], self.owner, True
         owner.announce(name)
         fused = owner.update if name == "compiled" and owner.update and owner.update.kind(self.info) else None
-        before = Snapshot(self.reach, fused.changing(self.info) if fused else ())
+        before = self.snapshot(leaves, fused)
         now, graph = (self.run, self.update), None
         try:
             if name == "traced":
                 while owner.ignore(self._trace(leaves, args, kwargs)):  # until no cache of a library is among the inputs
                     before.restore()
-                    before = Snapshot(self.reach)
+                    before = self.snapshot(leaves, fused)
                 self.run = self.graph
             else:
                 self._compile(leaves, fused)
             before.restore()
             graph, theirs = (self.run, self.update), self._left(self.graphed(leaves), fused)
+            drawn = torch.get_rng_state()
         except Exception as error:  # whatever a user's program or a compiler may raise; the program itself still runs
             failure = error
         before.restore()
@@ -195,16 +207,23 @@ class Kind(Signature):
         if graph is None:
             return self._not_climbed(name, failure, leaves, args, kwargs)
         outputs = self.graphed(leaves) if self.level else owner.function(*args, **kwargs)
+        same_draws = torch.equal(torch.get_rng_state(), drawn)
         ours = [tensor if tensor is None or not fused else tensor.clone() for tensor in outputs]  # a step may change gradients in place
         if fused:
             outputs = owner.finished(outputs)
-        if agree(self._left(ours, fused), theirs, ROUNDING[name]):
+        if same_draws and agree(self._left(ours, fused), theirs, ROUNDING[name]):
             (self.run, self.update), self.level, self.runs = graph, self.level + 1, 1
             self.pace.climbed(len(self.graph))
             self.settled = name in (owner.mode, LADDER[-1])
         else:
-            self._stay(name, "its graph does not repeat it; something in it is no tensor operation, or changes from call to call")
+            what = "does not repeat it" if same_draws else "draws other random numbers"
+            self._stay(name, f"its graph {what}; something in it is no tensor operation, or changes from call to call")
         return outputs if fused else owner.finished(outputs)
+
+    def snapshot(self, leaves: Leaves, update: Update | None) -> Snapshot:
+        """The state that a call may change: also arguments, and what an update inside a graph changes."""
+        arguments = [leaves.tensors[i] for i in self.written]
+        return Snapshot(self.reach, [*arguments, *(update.changing(self.info) if update else ())])
 
     def _run_through(self, args: tuple, kwargs: dict):
         """Run a program to its end that tracing has interrupted, so that what libraries keep between calls, such as plates, is whole."""
@@ -306,13 +325,15 @@ class Kind(Signature):
     def _proved(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         """A call of the graph beside the program from the same state; the graph's result counts if the two agree."""
         owner, self.prove, self.pace.unusual = self.owner, False, True
-        before = Snapshot(self.reach, self.update.changing(self.info) if self.update else ())
+        before = self.snapshot(leaves, self.update)
         with owner.watching():
             expected = owner.function(*args, **kwargs)
+        drawn = torch.get_rng_state()
         before.restore()
         self.runs += 1
         outputs = self.graphed(leaves)
-        if expected.info == self.info and agree(expected, outputs, ROUNDING[LADDER[self.level]]):
+        same_draws = torch.equal(torch.get_rng_state(), drawn)
+        if same_draws and expected.info == self.info and agree(expected, outputs, ROUNDING[LADDER[self.level]]):
             return self._finished(outputs)
         before.restore()
         self.look()
@@ -321,6 +342,11 @@ class Kind(Signature):
         return owner.eager(*args, **kwargs)
 
 
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written into."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _tensor(value: int | float) -> Tensor:
     """A number as Python computes with it."""
-    return torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64)
+    return as_input(torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64))

@@ -1,29 +1,47 @@
 """What a program can read beside its arguments, found by walking its objects and code: the inputs and the guards of its graph."""
 
+import datetime
 import enum
 import functools
+import inspect
 import logging
+import re
 import types
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from operator import getitem, is_
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.ops import tensor_utils
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 
 from .arguments import NUMBERS, PLAIN, children, is_record
-from .holders import Cell, ClassView
+from .holders import Cell, ClassView, Contents
 from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in
 
-_LONG = 1000  # entries of a container; a longer one is watched by its identity and length alone
+_LONG = 5000  # entries of a container that are watched
+_SMALL = 8192  # bytes of an array whose contents are watched
+_SETTLED = (  # what cannot change, or is known by its identity
+    *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, enum.Enum),
+    *(logging.Logger, frozenset, range, slice, property, re.Pattern, PurePath, datetime.date, datetime.timedelta, Decimal, Fraction),
+    *(np.dtype, np.ufunc, torch.finfo, torch.iinfo),
+)
+_COMPUTED, _ENVIRONMENT = {"globals", "eval", "exec", "locals"}, {"environ", "getenv"}  # what looks up what is not followed
 _MODULE = frozenset(vars(nn.Module())) - {"training"}  # what every module has; its contents are looked at one by one
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _CACHES = "_cached", "_intermediates_cache", "_inv", "_pyro_context", "arguments"  # of libraries: rewritten whenever they are used
+_NOT_CALLED = frozenset({"__init__", "__new__", "__repr__", "__str__", "__del__", "__init_subclass__", "__class_getitem__"})
+_MAKING = frozenset({"__init__", "__new__"})
 _STORE = "the parameter store"
 _GLOBAL_HOOKS = [getattr(hooks, f"_global{name}") for name in _HOOKS]
 
@@ -33,7 +51,8 @@ class Reach:
 
     Followed are modules and their hooks, bound methods, closures, partial functions, the globals and attributes that the
     person's own code names, containers, the ELBO and handlers, and the parameter store's entries ``names``. Attributes
-    that no reached code names, such as a trainer's list of losses, are not.
+    that no reached code names, such as a trainer's list of losses, are not. Where an object is reached that cannot be watched,
+    such as an iterator or a random number generator of the person's own, ``refused`` says so.
 
     ``tensors`` are looked up at every call, so they may be replaced. ``numbers`` are those whose path is in ``dynamic``;
     they too are inputs. Everything else is fixed in a graph; ``intact`` says whether it is still as it was. Those ``ignored``
@@ -54,7 +73,7 @@ class Reach:
         self.own: set[str] = set()  # paths of what a person's own code holds, not a library
         self.sized: list[Any] = [pyro.poutine.runtime._PYRO_STACK, *_GLOBAL_HOOKS]
         self.sized_paths: list[str] = [""] * len(self.sized)  # of a person's own containers
-        self.hooked: str | None = None  # a hook that is not torch's own
+        self.refused: str | None = None  # why no graph is made: a hook that is not torch's own, or what cannot be watched
         self.codes: list[Any] = []
         self._visited: dict[Any, Any] = {}
         self._known: set[str] = set()  # names of attributes in the reached code
@@ -125,7 +144,7 @@ class Reach:
     def _signature(self) -> tuple:
         """What makes two walks the same kind of call, tensors apart."""
         plain = tuple(
-            (path, type(value), value if isinstance(value, PLAIN) else id(value) if _closed(value) else None)
+            (path, type(value), value if isinstance(value, (*PLAIN, frozenset)) else id(value) if _closed(value) else None)
             for path, value in zip(self.fixed_paths, self.values)
         )
         return plain, tuple(self.tensor_paths), tuple(self.number_paths), tuple(map(id, self.codes)), self.state
@@ -140,6 +159,9 @@ class Reach:
         if user:
             self.own.add(path)
         if isinstance(value, Tensor):
+            if value.layout is not torch.strided or is_lazy(value):
+                self.refuse(f"it reads {path}, a tensor without entries side by side")
+                return
             kind, paths = self.tensor_slots, self.tensor_paths
         elif path in self.dynamic and type(value) in NUMBERS:
             kind, paths = self.number_slots, self.number_paths
@@ -170,6 +192,7 @@ class Reach:
         elif isinstance(value, type):
             if is_user_class(value):
                 self._wait(path, value)
+                self._methods(path, value, made=True)
         elif isinstance(value, types.ModuleType):
             if is_user_module(value.__name__):
                 self._wait(path, value)
@@ -178,11 +201,34 @@ class Reach:
         elif _opened(value):
             self._wait(path, value)
             self._methods(path, type(value))
+        elif isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType):
+            self._walk(path, value.__self__, user)
+        elif isinstance(value, (set, bytearray)) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
+            self._contents(path, value, user)
+        elif user and not isinstance(value, _SETTLED) and (isinstance(value, torch.Generator) or _is_users(type(value))):
+            self.refuse(f"it reads {path}, a {type(value).__name__}, in which changes cannot be seen")
+
+    def _contents(self, path: str, value: Any, user: bool):
+        small = value.nbytes <= _SMALL if isinstance(value, np.ndarray) else len(value) <= _LONG
+        if small:
+            holder = self._visited.setdefault(("contents", id(value)), Contents(value))
+            self._slot(f"{path} (contents)", holder, 0, holder[0], user)
+        elif user:
+            self.refuse(f"it reads {path}, a {type(value).__name__} too long to be watched")
+
+    def refuse(self, why: str):
+        """Remember the first reason why no graph can be made."""
+        self.refused = self.refused or why
 
     def _container(self, path: str, value: Any, user: bool):
         if not isinstance(value, tuple):
             self._size(value, path if user else "")
-        if len(value) <= _LONG:
+        if is_user_class(type(value)):
+            self._wait(path, value)
+            self._methods(path, type(value))
+        if len(value) > _LONG and user:
+            self.refuse(f"it reads {path}, a {type(value).__name__} too long to be watched")
+        elif len(value) <= _LONG:
             for key, part in children(value):
                 self._slot(f"{path}[{key!r}]", value, key, part, user)
 
@@ -191,7 +237,7 @@ class Reach:
             self._size(getattr(module, name))
         for hook in (hook for name in _HOOKS for hook in getattr(module, name).values()):
             if not is_library_hook(hook):
-                self.hooked = self.hooked or f"a hook on {path} ({type(module).__name__})"
+                self.refuse(f"a hook on {path} ({type(module).__name__}) runs at every call")
         for store in (module._parameters, module._buffers, module._modules):
             self._size(store)
             for name, part in store.items():
@@ -214,18 +260,28 @@ class Reach:
             self.codes.append(function.__code__)
             variables, attributes = names_in(function.__code__)
             self._known |= attributes
+            if computed := (variables - function.__globals__.keys()) & _COMPUTED or (variables | attributes) & _ENVIRONMENT:
+                self.refuse(f"{name} uses {min(computed)}, in which changes cannot be seen")
+            self._size(vars(function))
+            for key, value in vars(function).items():
+                self._slot(f"{name}.{key}", vars(function), key, value, True)
             for variable in variables & function.__globals__.keys():
                 self._global(f"{function.__module__}.{variable}", function.__globals__, variable)
 
-    def _methods(self, path: str, cls: type):
-        """The special methods of a person's own classes: nobody calls them by name."""
+    def _methods(self, path: str, cls: type, made: bool = False):
+        """Methods of a person's own classes that nobody calls by name: special ones, and those that a library's class calls.
+
+        ``made``: the program may make objects of the class.
+        """
+        libraries = [base for base in cls.__mro__ if not is_user_class(base) and base is not object]
         for owner in cls.__mro__:
             if is_user_class(owner):
                 self._wait(owner.__name__, owner)
                 for name, method in vars(owner).items():
-                    special = name.startswith("__") and name not in ("__init__", "__new__", "__repr__", "__str__", "__del__")
-                    if isinstance(method, types.FunctionType) and (special or name == "forward"):
-                        self._walk(owner.__name__, method, True)
+                    called = name.startswith(("__", "_pyro_")) or any(hasattr(base, name) for base in libraries)
+                    called = called and (name not in _NOT_CALLED or (made and name in _MAKING))
+                    for function in functions_of(method) if called else ():
+                        self._walk(owner.__name__, function, True)
 
     def _wait(self, path: str, owner: Any):
         self._waiting.setdefault(id(owner), (path, owner))
@@ -246,7 +302,7 @@ class Reach:
         elif isinstance(owner, type):
             self._class(owner)
         else:
-            user, held = is_user_class(type(owner)), vars(owner)
+            user, held = is_user_class(type(owner)), getattr(owner, "__dict__", {})
             if user and (id(owner), "") not in self._taken:  # attributes may appear
                 self._taken.add((id(owner), ""))
                 self._size(held)
@@ -258,7 +314,7 @@ class Reach:
         value = holder[name]
         if isinstance(value, types.ModuleType) or (isinstance(value, type) and not is_user_class(value)):
             self._walk(path, value, True)
-        elif isinstance(value, types.FunctionType) and not is_user_code(value.__code__):
+        elif isinstance(value, types.FunctionType) and not is_user_code(inspect.unwrap(value).__code__):
             return
         else:
             self._slot(path, holder, name, value, True)
@@ -290,6 +346,9 @@ def process_state() -> tuple:
         torch.get_default_dtype(),
         torch.is_autocast_enabled("cpu"),
         torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
+        tensor_utils.CHOLESKY_RELATIVE_JITTER,
         Distribution._validate_args,
         pyro.infer.util.is_validation_enabled(),
         pyro.poutine.util.is_validation_enabled(),
@@ -297,7 +356,12 @@ def process_state() -> tuple:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and a == b)
+    return a is b or (type(a) is type(b) and isinstance(a, (*PLAIN, frozenset)) and a == b)
+
+
+def _is_users(cls: type) -> bool:
+    """Whether objects of a class can change without notice: those of torch and Pyro are no more than what they are made of."""
+    return cls.__module__.partition(".")[0] not in ("torch", "pyro", "pyroae", "typing")
 
 
 def _closed(value: Any) -> bool:
@@ -311,7 +375,7 @@ def _opened(value: Any) -> bool:
         return True
     if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
         return False
-    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro.infer.reparam"))
+    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro."))
 
 
 def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
@@ -320,7 +384,7 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
     if listed is not None:
         yield from listed
         return
-    held = vars(owner)
+    held = getattr(owner, "__dict__", {})
     computed = names is not None and bool(names & DYNAMIC_NAMES)
     inherited = any(not is_user_class(base) and base not in (object, nn.Module) for base in type(owner).__mro__)
     for name, value in list(held.items()):
@@ -328,7 +392,7 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
             continue
         if names is None or name in names or name == "training" or isinstance(value, (Tensor, nn.Module)):
             yield name
-        elif computed and isinstance(value, PLAIN) or inherited and not isinstance(value, (list, dict, set)):
+        elif computed or inherited and not isinstance(value, (list, dict, set)):
             yield name
 
 

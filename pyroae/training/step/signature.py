@@ -4,7 +4,7 @@ from operator import attrgetter, is_
 
 from torch import Tensor
 
-from .arguments import Leaves
+from .arguments import Leaves, layout
 from .reach import Reach, is_library_hook
 
 _TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
@@ -31,13 +31,16 @@ class Signature:
         self.pointers, self.flags = list(map(Tensor.data_ptr, self.known)), list(map(_TENSOR, self.known))
         first: dict[int, int] = {}
         same = tuple(first.setdefault(id(tensor), i) for i, tensor in enumerate(self.known))
-        self.about = same, tuple((t.shape, t.dtype, t.device, t.requires_grad, _hooked(t)) for t in self.known)
+        self.about = same, tuple((t.shape, t.dtype, t.device, t.requires_grad, layout(t), _hooked(t)) for t in self.known)
 
     def fits(self, leaves: Leaves) -> bool:
         """Whether a call is one of these, and everything is where it was last seen."""
         if leaves.structure != self.structure or not self.reach.intact() or not self._fixed_arguments(leaves):
             return False
-        tensors = self.reach.tensors()
+        try:
+            tensors = self.reach.tensors()
+        except (KeyError, IndexError, ValueError):  # one was removed
+            return False
         if all(map(is_, tensors, self.known)):
             return list(map(Tensor.data_ptr, tensors)) == self.pointers and list(map(_TENSOR, tensors)) == self.flags
         return False

@@ -20,11 +20,11 @@ def python_random() -> tuple:
 
 
 class Snapshot:
-    """Random states, tensors without a gradient, gradients, the parameter store and a person's own attributes, as they are now.
+    """Random states, tensors, gradients, the parameter store and a person's own attributes, as they are now.
 
     Args:
         reach: what the program can read.
-        more: further tensors that are going to change, such as an optimizer's state.
+        more: further tensors that may change, such as the arguments and an optimizer's state.
     """
 
     def __init__(self, reach: Reach, more: Iterable[Tensor] = ()):
@@ -33,7 +33,7 @@ class Snapshot:
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
         self.random, self.numpy = random.getstate(), np.random.get_state()
         self.gradients = [(tensor, tensor.grad) for tensor in self.tensors if tensor.is_leaf]
-        changing = [tensor for tensor in self.tensors if not tensor.requires_grad and not _expanded(tensor)] + list(more)
+        changing = [tensor for tensor in (*self.tensors, *more) if not (_expanded(tensor) or tensor.is_inference())]
         self.copies = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor in changing}.values()]
         store = pyro.get_param_store()
         self.store = [(held, dict(held)) for held in (store._params, store._param_to_name, store._constraints)]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+_POWERS = Tensor.pow, Tensor.__pow__, Tensor.__rpow__, torch.pow, Tensor.__lshift__, Tensor.__rlshift__
 _TRUTH = Tensor.__bool__, Tensor.is_nonzero, torch.is_nonzero
 _READS = {
     Tensor.tolist: "tolist()",
@@ -52,6 +53,16 @@ class Static(TorchFunctionMode):
     def __init__(self):
         self.taken: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id: what stands for the entries, the whole, its mask
         self.checks: list[Tensor] = []
+        self.hashes: list[Callable] = []
+
+    def __enter__(self):
+        self.hashes.append(Tensor.__hash__)  # it may be entered again inside, by a hook
+        Tensor.__hash__ = _hash
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        Tensor.__hash__ = self.hashes.pop()
+        return super().__exit__(*error)
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
         found = [self.taken[id(leaf)] for leaf in tree_leaves(args) if id(leaf) in self.taken]
@@ -67,13 +78,18 @@ class Static(TorchFunctionMode):
         if func is Tensor.item:
             value = args[0].detach()
             return value.double() if value.is_floating_point() else value
+        if func in _POWERS and any(_changes(arg) and not arg.is_floating_point() for arg in args):
+            raise ValueError("a power of a whole number that changes, which may be too large for a tensor")
         if func in _READS:
             _refuse_reading(_READS[func], args)
         if func is F.one_hot and len(args) == 2 and args[1] > 0:
+            self.checks.append(detach_provenance((args[0] >= 0) & (args[0] < args[1])))
             return (args[0].unsqueeze(-1) == torch.arange(args[1], device=args[0].device)).long()
         if func in (Tensor.__getitem__, Tensor.masked_select, torch.masked_select) and _is_mask(*args):
             return self._take(*args)
-        return func(*args, **kwargs or {})
+        result = func(*args, **kwargs or {})
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        return as_input(result) if isinstance(result, Tensor) and tensors and all(map(_changes, tensors)) else result
 
     def valid(self) -> Tensor | None:
         """Whether all that validation has looked at is true; ``None`` if it has looked at nothing."""
@@ -113,6 +129,23 @@ class Static(TorchFunctionMode):
         if func is torch.tensordot and len(found) == 2 and same:
             return (whole.masked_fill(~mask, 0.0) * found[1][1].masked_fill(~mask, 0.0)).sum()
         raise ValueError(f"{getattr(func, '__name__', func)} of the entries that a mask takes out, whose number depends on values")
+
+
+def as_input(number: Tensor) -> Tensor:
+    """Mark a tensor as a number that changes from call to call; what is computed from such numbers alone is one too."""
+    number.changes = True
+    return number
+
+
+def _changes(tensor: Any) -> bool:
+    return getattr(tensor, "changes", False)
+
+
+def _hash(tensor: Tensor) -> int:
+    """As ``Tensor.__hash__``, by identity: a number that changes would be another key in every call."""
+    if _changes(tensor):
+        raise ValueError("a number that changes is looked up in a dictionary or a set")
+    return id(tensor)
 
 
 def _is_mask(whole: Tensor, index) -> bool:

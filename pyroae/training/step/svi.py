@@ -97,10 +97,10 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, _UNUSED if torchs else optim, loss, loss_and_grads, num_samples, num_steps, **kwargs)
         if precision is not None:
             check_precision(precision)
-        self.optim, self.elbo = optim, loss if isinstance(loss, ELBO) else None
+        self.elbo = loss if isinstance(loss, ELBO) else None
         self.precision, self.sync, self.clip, self.accumulate = precision, sync, clip, accumulate
         self.options = {"compile": compile, "steps": steps}
-        self._begin()
+        self.optim = optim
 
     def _begin(self):
         """Everything that is made from the arguments and not kept when the object is pickled."""
@@ -128,6 +128,17 @@ class SVI(pyro.infer.SVI):
     def __setstate__(self, state: dict[str, Any]):
         vars(self).update(state)
         self._begin()
+
+    @property
+    def optim(self) -> PyroOptim | Optimizer:
+        """The optimizer; where another takes its place, graphs are made anew."""
+        return self._optim
+
+    @optim.setter
+    def optim(self, optim: PyroOptim | Optimizer):
+        self._optim = optim
+        if "options" in vars(self):  # not yet in Pyro's constructor
+            self._begin()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -258,10 +269,11 @@ class SVI(pyro.infer.SVI):
 
     def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
         known = () if self._update.pyros else set(pyro.get_param_store()._params)
-        with poutine.trace(param_only=True) as tape, torch.enable_grad():
+        with poutine.trace(param_only=True) as tape:
             if self.differentiable:
-                loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
-                loss.backward()
+                with torch.enable_grad():
+                    loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
+                    loss.backward()
             else:
                 loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         asked = {name: site["value"].unconstrained() for name, site in tape.trace.nodes.items()}

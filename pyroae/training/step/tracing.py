@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from pyro import poutine
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import nn
 
 from .arguments import Leaves
@@ -13,7 +15,6 @@ from .graph import Outputs
 from .kind import LADDER, Kind
 from .pace import EACH, LOOKS, SAMPLED, Budget, Counted, Pace, now
 from .reach import Reach
-from .snapshot import Snapshot
 from .updates import Update
 
 Mode = Literal["auto", "eager", "traced", "compiled"]
@@ -71,7 +72,7 @@ class Traced:
         self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
 
     def __call__(self, *args, **kwargs) -> Outputs:
-        if self.mode == "eager":
+        if self.mode == "eager" or handled():
             return self.eager(*args, **kwargs)
         if self.untimed:
             self.untimed, self.done = self.untimed - 1, self.done + 1
@@ -140,7 +141,7 @@ class Traced:
 
     def settled(self, *args) -> "Kind | None":
         """What handles such a call, if that is a graph and will be to the end, all of it on the device, and no proof is due."""
-        if self.mode == "eager":
+        if self.mode == "eager" or handled():
             return None
         leaves = Leaves(args, {})
         kind = next((each for each in self.kinds if each.fits(leaves)), None)
@@ -167,9 +168,9 @@ class Traced:
         leaves = Leaves(args, kwargs)
         self._pace(leaves.structure).watched = True
         kind = self.kind(leaves)
-        before = Snapshot(kind.reach, self.update.changing(kind.info) if self.update else ())
+        before = kind.snapshot(leaves, self.update)
         if not kind.seen:
-            kind.first(args, kwargs)
+            kind.first(leaves, args, kwargs)
             before.restore()
         while kind.level < level and not kind.settled:
             kind.climb(leaves, args, kwargs)
@@ -237,3 +238,8 @@ class Traced:
             if differ and not differ & self.fixed:
                 return differ
         return set()
+
+
+def handled() -> bool:
+    """Whether handlers of the caller's, such as ``poutine.scale``, are around the call; ``poutine.block`` changes nothing inside it."""
+    return any(type(handler) is not BlockMessenger for handler in _PYRO_STACK)

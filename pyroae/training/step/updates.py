@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .graph import Outputs
 
 _STATE = "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
+_SETTINGS = "lr", "betas", "eps", "weight_decay", "clip_norm", "lrd", "maximize", "decoupled_weight_decay"
 _HAD_GRADIENT = WeakIdKeyDictionary()  # parameters on which Pyro would have left a gradient of zeros
 
 
@@ -138,7 +139,7 @@ class Update:
         found = []
         for optimizer, group, _, state in self.trained:
             step = float(state["step"]) + 1.0
-            key = (step, id(group)) if not self.pyros else (step, group["lr"], *group["betas"])
+            key = (step, id(group)) if not self.pyros else (step, type(optimizer), *(group.get(name) for name in _SETTINGS))
             if key not in rows:
                 rows[key] = _numbers(optimizer, group, step)
             found.append(rows[key])
@@ -172,7 +173,8 @@ class Update:
         holds = (self.optimizer.param_groups, self.optimizer.state) if single else (self.optimizer.optim_objs, None)
         marks = [info, len(holds[1] if single else holds[0]), *([] if single else map(id, self.parameters(info)))]
         if self.looked and self.looked[0] is holds[0] and self.looked[1] is holds[1] and self.looked[2] == marks:
-            if not any(watched(optimizer) for optimizer in self.optimizers):
+            same = all(optimizer.state.get(parameter) is state for optimizer, _, parameter, state in self.trained)
+            if same and not any(watched(optimizer) for optimizer in self.optimizers):
                 return
         self.looked = [*holds, marks]
         each = [(self.optimizer, group, p) for group in holds[0] for p in group["params"]] if single else self._of_pyro(info)

@@ -164,7 +164,38 @@ def scaled():
     return poutine.scale(model, 0.01), poutine.scale(guide, 0.01), value
 
 
+def relative_to_the_batch(statistic):
+    """Every example has an offset that only all of them show."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", NORMAL)
+            pyro.sample("x", dist.Normal(z + statistic(x), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x, a=statistic(x)))
+
+    return model, guide, exact(X, a=statistic(X))
+
+
+def largest_of_sorted_data():
+    return relative_to_the_batch(torch.max)
+
+
+def previous_example():
+    return relative_to_the_batch(lambda x: 0.5 * x.roll(1))
+
+
+def few_row_constants():
+    rare = torch.where(torch.arange(len(X)) % 50 == 17, 3.0, 0.0)
+    return relative_to_the_batch(lambda x: rare[: len(x)])
+
+
 EXACT = [
+    largest_of_sorted_data,
+    previous_example,
+    few_row_constants,
     row_constants,
     late_row_constants,
     centred,
@@ -176,7 +207,7 @@ EXACT = [
     data_on_the_left,
     scaled,
 ]
-WHOLE = (row_constants, late_row_constants, centred, fixed_size, drawn_rows)
+WHOLE = (largest_of_sorted_data, previous_example, few_row_constants, row_constants, late_row_constants, centred, fixed_size, drawn_rows)
 
 
 @pytest.mark.parametrize("program", EXACT, ids=lambda program: program.__name__)
@@ -196,7 +227,32 @@ def test_annealing_and_proposals_see_all_rows_too():
     assert torch.allclose(pa.codes(model, X, guide)[:, 0], posterior(X, a=OFFSET).mean.double(), atol=1e-6)
 
 
+def chained(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", NORMAL)
+        pyro.sample("x", dist.Normal(z.cumsum(-1), 1.0), obs=x)
+
+
+def as_many_columns(x):
+    with pyro.plate("data", len(x), dim=-2), pyro.plate("t", 150, dim=-1):
+        pyro.sample("x", NORMAL, obs=x[:, None])
+
+
+def drawing(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", NORMAL)
+        pyro.sample("x", dist.Normal(z, 1.0 + torch.rand(())), obs=x)
+
+
+def prior_of_z(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", NORMAL)
+
+
 REFUSED = {
+    "latents of others": (chained, "an example depends on the latents of others", prior_of_z),
+    "two plates of one size": (as_many_columns, "the plates 'data' and 't' have the size 150"),
+    "random numbers outside sample statements": (drawing, "draws random numbers outside its sample statements", prior_of_z),
     "a sequential plate": (lambda x: [pyro.sample(f"x{i}", NORMAL, obs=x[i]) for i in pyro.plate("rows", len(x))], "'rows' is sequential"),
     "no plate": (
         lambda x: pyro.sample("x", NORMAL.expand([len(x)]).to_event(1), obs=x),
@@ -207,9 +263,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_split_into_examples_is_refused(name):
-    model, words = REFUSED[name]
+    model, words, *guide = REFUSED[name]
     with pytest.raises(ValueError, match=words):
-        pa.log_likelihood(model, X, lambda x: None, particles=3)
+        pa.log_likelihood(model, X, guide[0] if guide else lambda x: None, particles=3)
 
 
 @pytest.mark.parametrize("program", [drawn_steps, fixed_size, row_constants], ids=lambda program: program.__name__)
@@ -458,6 +514,51 @@ def test_frozen_weights_stay_frozen_and_no_gradients_are_left():
         assert not any(p.requires_grad for p in model.parameters()) and all(p.requires_grad for p in encoder.parameters())
         assert all(p.grad is None for p in (*model.parameters(), *encoder.parameters()))
     assert not list(pyro.get_param_store().keys())
+
+
+class Both(PyroModule):
+    """Model and guide as methods, with a frozen decoder and dropout that reads the mode itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = PyroModule[nn.Linear](1, 1).requires_grad_(False)
+        self.encoder = PyroModule[nn.Linear](1, 1)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", NORMAL)
+            loc = nn.functional.dropout(self.decoder(z[..., None])[..., 0], 0.5, self.training)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x[..., None])[..., 0], 1.0))
+
+
+def both_as_methods():
+    both = Both()
+    return both, both.model, both.guide
+
+
+def both_in_closures():
+    both = Both()
+    return both, lambda x: both.model(x), lambda x: both.guide(x)
+
+
+@pytest.mark.parametrize("make", [both_as_methods, both_in_closures])
+def test_modules_behind_functions_are_scored_in_evaluation_mode_and_fit_leaves_them_frozen(make):
+    torch.manual_seed(0)
+    both, model, guide = make()
+    before = both.decoder.weight.detach().clone()
+    scores, terms = [], []
+    for mode in (True, False):
+        both.train(mode)
+        scores.append(pa.log_likelihood(model, X, guide, particles=20).values)
+        terms.append(pa.elbo_terms(model, X, guide).elbo)
+        assert both.training == mode
+    assert torch.equal(*scores) and torch.equal(*terms)
+    pa.fit(model, X, guide=guide, epochs=2, progress=False)
+    assert torch.equal(both.decoder.weight, before) and not both.decoder.weight.requires_grad
 
 
 OUTSIDE = {

@@ -172,10 +172,11 @@ def test_corruption_acts_only_in_training_and_only_on_the_encoders_input(vae, di
     assert (seen[0] == 0).all() and torch.equal(seen[1], x) and torch.equal(trace.nodes["x"]["value"], x)
 
 
-def test_parts_given_to_two_autoencoders_are_not_shared(digits):
+def test_every_autoencoder_builds_parts_of_its_own(digits):
     likelihood, prior = pa.likelihoods.Normal(64), pa.priors.Normal(4, scale="learned")
     first, second = small_vae(likelihood=likelihood, prior=prior), small_vae(likelihood=likelihood, prior=prior)
-    assert first.likelihood is likelihood and not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+    owned = [{id(p) for p in each.parameters()} for each in (first, second, likelihood, prior)]
+    assert len(set().union(*owned)) == sum(map(len, owned)) and owned[3]
 
 
 def test_draws_without_gradients_are_trained_by_the_score_function():

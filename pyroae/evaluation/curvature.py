@@ -48,9 +48,20 @@ class Curvature:
         with warnings.catch_warnings():  # operations that vmap runs one by one, such as GLU's: as right, only slower
             warnings.filterwarnings("ignore", "There is a performance drop")
             for part in u.split(at_once):
-                more = self._sums(part)
+                more = self._checked_sums(part)
                 slope, curvature = slope + more[0], curvature + more[1]
         return (slope / len(u)).nan_to_num(0.0, 0.0, 0.0), self._bounded(curvature / len(u))
+
+    def _checked_sums(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self._sums(u)
+        except RuntimeError as error:
+            if "random operation" not in str(error):
+                raise
+            raise ValueError(
+                "the model draws random numbers outside its sample statements, so its density is another at every call; "
+                "draw them by pyro.sample, or use proposal='guide'"
+            ) from None
 
     def _sums(self, u: Tensor) -> tuple[Tensor, Tensor]:
         density, networks = self.density, self.networks

@@ -2,6 +2,8 @@
 
 import contextlib
 import contextvars
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,12 +39,25 @@ def modules(*programs: Program) -> list[nn.Module]:
     return [program for program in programs if isinstance(program, nn.Module)]
 
 
+def _reached(*programs: Program) -> list[nn.Module]:
+    """The programs that are modules, the modules of bound methods, and those that a function has in its closure or names."""
+    held: list[Any] = []
+    for program in programs:
+        program = program.func if isinstance(program, functools.partial) else program
+        held += [program, getattr(program, "__self__", None)]
+        if inspect.isfunction(function := getattr(program, "__func__", program)):
+            variables = inspect.getclosurevars(function)
+            held += [*variables.nonlocals.values(), *variables.globals.values()]
+    return [each for each in held if isinstance(each, nn.Module)]
+
+
 def parameters(pair: list[nn.Module], seen: tuple[poutine.Trace, poutine.Trace]) -> list[torch.Tensor]:
     """Every tensor that training can change, each once: the modules' own, and those that the traces asked Pyro's store for."""
     found = {id(p): p for module in pair for p in module.parameters() if p.requires_grad}
     for site in [site for trace in seen for site in trace.nodes.values() if site["type"] == "param"]:
         free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
-        found[id(free)] = free
+        if free.requires_grad:
+            found[id(free)] = free
     return list(found.values())
 
 
@@ -105,31 +120,49 @@ def eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _in_eval_mode(*programs: Program, seed: int | None) -> Iterator[None]:
     modes: dict[nn.Module, bool] = {}
-    takes_gradients: dict[int, tuple[torch.Tensor, bool]] = {}
 
     def enter(module: nn.Module, *_):
         modes.setdefault(module, module.training)
         module.training = False
-        keep(module._parameters.values())
 
-    def keep(tensors: Iterable[torch.Tensor | None]):
-        for tensor in tensors:
-            if tensor is not None:
-                takes_gradients.setdefault(id(tensor), (tensor, tensor.requires_grad))
-
-    found = modules(*programs)
-    for module in itertools.chain.from_iterable(program.modules() for program in found):
+    for module in itertools.chain.from_iterable(program.modules() for program in _reached(*programs)):
         enter(module)
-    store, all_known = pyro.get_param_store(), len(found) == len(programs)
-    keep(tensor for _, tensor in store.named_parameters())
+    store, all_known = pyro.get_param_store(), len(modules(*programs)) == len(programs)
     hook = contextlib.nullcontext() if all_known else nn.modules.module.register_module_forward_pre_hook(enter)
     token = _VALIDATES.set(validates())
     try:
-        with hook, torch.no_grad(), seeded(seed, device_of(*programs)), pyro.validation_enabled(False), store.scope(store.get_state()):
+        with (
+            hook,
+            keeping_frozen(*programs),
+            torch.no_grad(),
+            seeded(seed, device_of(*programs)),
+            pyro.validation_enabled(False),
+            store.scope(store.get_state()),
+        ):
             yield
     finally:
         _VALIDATES.reset(token)
         for module, mode in modes.items():
             module.training = mode
-        for tensor, takes in takes_gradients.values():  # Pyro turns them on where it registers a parameter
+
+
+@contextlib.contextmanager
+def keeping_frozen(*programs: Program) -> Iterator[None]:
+    """Run programs; afterwards the parameters take gradients as before. Pyro turns that on where it registers a parameter."""
+    before: dict[int, tuple[torch.Tensor, bool]] = {}
+
+    def keep(tensors: Iterable[torch.Tensor | None]):
+        for tensor in tensors:
+            if tensor is not None:
+                before.setdefault(id(tensor), (tensor, tensor.requires_grad))
+
+    keep(tensor for _, tensor in pyro.get_param_store().named_parameters())
+    for module in _reached(*programs):
+        keep(module.parameters())
+    hook = nn.modules.module.register_module_forward_pre_hook(lambda module, inputs: keep(module._parameters.values()))
+    try:
+        with hook:
+            yield
+    finally:
+        for tensor, takes in before.values():
             tensor.requires_grad_(takes)

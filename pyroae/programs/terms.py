@@ -71,10 +71,10 @@ def vectorized(site: dict) -> list[Any]:
 
 
 def data_plate(found: dict[str, dict], n: int | None = None) -> DataPlate:
-    """The vectorized plate that holds all sites: of size ``n`` where that is known; of several the one at dim -1, then the outermost.
+    """The vectorized plate that holds all sites: the one of size ``n``, or of several the one at dim -1, then the outermost.
 
     Raises:
-        ValueError: there is none; names a site outside, and what plates it is in.
+        ValueError: there is none; names a site outside, and what plates it is in. Or there are several of that size.
     """
     first, *rest = found.values()
     shared = [frame for frame in vectorized(first) if n in (None, frame.size)]
@@ -83,6 +83,11 @@ def data_plate(found: dict[str, dict], n: int | None = None) -> DataPlate:
         shared = [frame for frame in shared if (frame.dim, frame.size) in inside]
     if not shared:
         raise ValueError(_outside(found, n))
+    if n is not None and len(shared) > 1:
+        names = " and ".join(repr(frame.name) for frame in shared)
+        raise ValueError(
+            f"the plates {names} both have the size {n}, so which one is over the data is not known; give another number of rows"
+        )
     frame = next((frame for frame in shared if frame.dim == -1), shared[0])
     return DataPlate(frame.name, frame.dim, frame.size, subsampling(frame))
 

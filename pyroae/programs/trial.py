@@ -89,12 +89,13 @@ def _untraced() -> Iterator[None]:
 def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]:
     """The programs as they can be scored on the rows of ``args``; inside ``eval_mode``.
 
-    A few rows are run by themselves, in another order, on the draws of a run on all rows (or as many as fit into memory):
-    where a site's log-probability differs, the programs are run on all rows at once. Plates that draw a subsample take all
-    rows.
+    A few rows, each half of them and all of them in another order are run by themselves, on the draws of a run on all rows (or as
+    many as fit into memory): where a site's log-probability differs, the programs are run on all rows at once. Plates that
+    draw a subsample take all rows.
 
     Raises:
-        ValueError: a site outside a plate over the rows, a guide that does not draw the model's latents, or data outside the support.
+        ValueError: a site outside a plate over the rows, a guide that does not draw the model's latents, data outside the
+            support, or an example whose log-probability depends on the latents of others.
     """
     n, pair = len(args[0]), (Tried(model), Tried(guide))
     with seeded(0, args[0].device):
@@ -105,9 +106,13 @@ def try_rows(model: Program, guide: Program, args: tuple) -> tuple[Tried, Tried]
         check_support(sites(run[0], observed=True))
         plate = data_plate({site["name"]: site for site in _all_sites(*run)}, rows)
         few = torch.linspace(0, rows - 1, min(_FEW, rows), device=args[0].device).round().long().flip(0)
-        some = tuple(column[few] for column in args)
-        splits = _same_on(few, pair, some, run, plate) or not _same_on(slice(None), pair, tuple(c[:rows] for c in args), run, plate)
+        some, whole = tuple(column[few] for column in args), tuple(column[:rows] for column in args)
+        order = torch.randperm(rows).to(args[0].device)
+        trials = few, *order.chunk(2), order
+        splits = all(_same_on(i, pair, tuple(column[i] for column in whole), run, plate) for i in trials)
+        splits = splits or not _same_on(slice(None), pair, whole, run, plate)  # the last: noise of the program's own
         if not splits:
+            _check_latents_apart(pair, whole, run, plate)
             _LOG.info("the program gives an example another log-probability among other examples; it is scored on all of them at once")
         how = _particles(*pair, some if splits else args, {}, plate_nesting(*run), plate.dim)
     for program, way in zip(pair, (how.model, how.guide)):
@@ -184,6 +189,25 @@ def _same_on(rows: Any, pair: tuple[Tried, Tried], args: tuple, run: tuple[pouti
     except Exception:  # noqa: BLE001  whatever a program may raise that does not take fewer rows
         return False
     return True
+
+
+def _check_latents_apart(pair: tuple[Tried, Tried], args: tuple, run: tuple[poutine.Trace, poutine.Trace], plate: DataPlate):
+    """``ValueError`` where the log-probability of some examples changes with the latents of others alone."""
+    other, drawn = draws_of(traces(*pair, *args)[1]), draws_of(run[1])
+    for name, site in drawn.nodes.items():
+        if plate.holds(site):
+            dim = plate.dim - site["fn"].event_dim
+            value, changed = site["value"].movedim(dim, 0).clone(), other.nodes[name]["value"].movedim(dim, 0)
+            value[1::2] = changed[1::2]
+            site["value"] = value.movedim(0, dim)
+    again = poutine.trace(poutine.replay(pair[0], trace=drawn)).get_trace(*args)
+    for site in sites(run[0], observed=True).values():
+        before, after = (_rows_of(_log_prob(each), slice(None, None, 2), plate.dim) for each in (site, again.nodes[site["name"]]))
+        if not close(after, before):
+            raise ValueError(
+                f"site {site['name']!r}: the log-probability of an example depends on the latents of others, so log p(x) does not split "
+                "into examples"
+            )
 
 
 def _rows_of(value: Tensor, rows: Any, dim: int) -> Tensor:

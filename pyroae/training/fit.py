@@ -175,11 +175,8 @@ def fit(
         held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
         for module in pair:
             module.train()
-        frozen = [p for module in pair for p in module.parameters() if not p.requires_grad]
-        with torch.no_grad():
+        with torch.no_grad(), programs.keeping_frozen(model, guide):
             seen = programs.traces(model, guide, *train.first())
-        for parameter in frozen:  # Pyro's store has let them be trained
-            parameter.requires_grad_(False)
         elbo = _settled(elbo, *(list(programs.sites(trace, observed=False).values()) for trace in reversed(seen)))
         optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
         steps = epochs * len(train) - (before["step"] if before else 0)

@@ -16,7 +16,8 @@ import numpy as np
 _STANDARD = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib"))
 _INSTALLED = frozenset({"site-packages", "dist-packages"})  # of any environment: several may be stacked
 _TRUSTED = frozenset(  # installed packages whose functions depend on their arguments alone, but for settings that are looked at
-    "torch functorch pyro pyroapi pyroae numpy scipy opt_einsum sklearn pandas matplotlib tqdm PIL torchvision einops _pytest pytest pluggy hypothesis IPython".split()
+    """torch functorch torchvision pyro pyroapi pyroae numpy scipy opt_einsum einops sklearn pandas matplotlib PIL tqdm
+    pytest _pytest pluggy hypothesis IPython""".split()
 )
 _GENERATED = "<frozen", "<__array", "<eval_with_key", "<attrs", "<lambdifygenerated"  # sources of libraries that are no files
 DYNAMIC_NAMES = frozenset({"getattr", "vars", "__dict__", "globals", "attrgetter"})  # attributes are looked up by computed names

@@ -249,10 +249,15 @@ def prior_of_z(x):
         pyro.sample("z", NORMAL)
 
 
+def far_off(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x + 5.0, 0.1))
+
+
 REFUSED = {
     "latents of others": (chained, "an example depends on the latents of others", prior_of_z),
-    "two plates of one size": (as_many_columns, "the plates 'data' and 't' have the size 150"),
-    "random numbers outside sample statements": (drawing, "draws random numbers outside its sample statements", prior_of_z),
+    "two plates of one size": (as_many_columns, "the plates 'data' and 't' both have the size 150"),
+    "random numbers outside sample statements": (drawing, "draws random numbers outside its sample statements", far_off),
     "a sequential plate": (lambda x: [pyro.sample(f"x{i}", NORMAL, obs=x[i]) for i in pyro.plate("rows", len(x))], "'rows' is sequential"),
     "no plate": (
         lambda x: pyro.sample("x", NORMAL.expand([len(x)]).to_event(1), obs=x),

@@ -238,26 +238,14 @@ def as_many_columns(x):
         pyro.sample("x", NORMAL, obs=x[:, None])
 
 
-def drawing(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", NORMAL)
-        pyro.sample("x", dist.Normal(z, 1.0 + torch.rand(())), obs=x)
-
-
 def prior_of_z(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", NORMAL)
 
 
-def far_off(x):
-    with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal(x + 5.0, 0.1))
-
-
 REFUSED = {
     "latents of others": (chained, "an example depends on the latents of others", prior_of_z),
     "two plates of one size": (as_many_columns, "the plates 'data' and 't' both have the size 150"),
-    "random numbers outside sample statements": (drawing, "draws random numbers outside its sample statements", far_off),
     "a sequential plate": (lambda x: [pyro.sample(f"x{i}", NORMAL, obs=x[i]) for i in pyro.plate("rows", len(x))], "'rows' is sequential"),
     "no plate": (
         lambda x: pyro.sample("x", NORMAL.expand([len(x)]).to_event(1), obs=x),
@@ -271,6 +259,16 @@ def test_what_does_not_split_into_examples_is_refused(name):
     model, words, *guide = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         pa.log_likelihood(model, X, guide[0] if guide else lambda x: None, particles=3)
+
+
+def test_a_model_with_random_numbers_of_its_own_gets_no_proposal():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", NORMAL)
+            pyro.sample("x", dist.Normal(z, 1.0 + torch.rand(())), obs=x)
+
+    with pytest.raises(ValueError, match="draws random numbers outside its sample statements"):
+        pa.log_likelihood(model, 5.0 + X, prior_of_z, particles=200)
 
 
 @pytest.mark.parametrize("program", [drawn_steps, fixed_size, row_constants], ids=lambda program: program.__name__)

@@ -54,7 +54,10 @@ def copied(part: Any) -> Any:
 
 
 def without_graphs(part: Any) -> dict[int, Any]:
-    """For ``copy.deepcopy``: the tensors that are results of a graph, as tensors without it, by their ``id``."""
+    """For ``copy.deepcopy``: what is not copied, by ``id``: tensors that are results of a graph, as tensors without it; constraints.
+
+    Constraints such as ``constraints.real`` are told apart by identity.
+    """
     left, visited, memo = [part], set(), {}
     while left:
         value = left.pop()
@@ -63,6 +66,8 @@ def without_graphs(part: Any) -> dict[int, Any]:
         visited.add(id(value))
         if isinstance(value, torch.Tensor):
             memo |= {id(value): value.detach()} if value.grad_fn is not None else {}
+        elif isinstance(value, Constraint) and not tensors(value):
+            memo[id(value)] = value
         elif isinstance(value, (list, tuple)):
             left += value
         elif isinstance(value, dict):

@@ -8,6 +8,7 @@ import torch
 from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
 import pyroae as pa
@@ -177,6 +178,12 @@ def test_every_autoencoder_builds_parts_of_its_own(digits):
     first, second = small_vae(likelihood=likelihood, prior=prior), small_vae(likelihood=likelihood, prior=prior)
     owned = [{id(p) for p in each.parameters()} for each in (first, second, likelihood, prior)]
     assert len(set().union(*owned)) == sum(map(len, owned)) and owned[3]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda ae: ae, lambda ae: ae.replace(likelihood=pa.likelihoods.Normal(64))])
+def test_supports_are_known_in_every_copy(copied):
+    ae = copied(small_vae(prior=pa.priors.Flat(4), posterior=pa.posteriors.Delta()))
+    assert ae.prior.support == constraints.real and ae.posterior.limits["v"] == constraints.real
 
 
 def test_draws_without_gradients_are_trained_by_the_score_function():

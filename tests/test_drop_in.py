@@ -316,7 +316,18 @@ class Handled(Weighted):
         self.model = Weigh()(super().model)
 
 
+class OfTensor(Weighted):
+    def __init__(self):
+        super().__init__()
+        self.tensors[0].weight = 1.0
+
+    def model(self, x):
+        with poutine.scale(scale=self.tensors[0].weight):
+            super().model(x)
+
+
 CHANGES = {
+    "an attribute of a tensor": (OfTensor, lambda programs, step: setattr(programs.tensors[0], "weight", 1.0 + step // 9)),
     "an attribute of a function": (Weighted, lambda programs, step: setattr(weight, "factor", 1.0 + 0.1 * (step // 7))),
     "a set": (Weighted, lambda programs, step: programs.flags.add("double") if step == 9 else None),
     "an array, in place": (Weighted, lambda programs, step: programs.array.fill(1.0 + 0.1 * (step // 7))),
@@ -483,19 +494,18 @@ def test_a_gradient_hook_is_called_at_every_step(log):
     assert len(norms) == 3 * (STEPS - 9) and "a hook on a parameter" in log()[0]
 
 
-def test_a_graph_that_lies_is_found_out(log):
-    """What no walk over objects looks at: an attribute of a tensor. The next proof goes back to the program."""
-    hidden = torch.ones(())
-    hidden.factor = 1.0
+def test_a_graph_that_lies_is_found_out(log, monkeypatch):
+    """What no walk over objects looks at: what a library's module holds. The next proof goes back to the program."""
+    monkeypatch.setattr(torch, "hidden_factor", 1.0, raising=False)
 
     class Hidden(Plain):
         def model(self, x):
-            with poutine.scale(scale=hidden.factor):
+            with poutine.scale(scale=torch.hidden_factor):
                 super().model(x)
 
     svi = pa.SVI(Hidden().model, Plain().guide, adam(), Trace_ELBO(), compile="traced")
     for _ in range(6):
-        hidden.factor += 1.0
+        torch.hidden_factor += 1.0
         svi.step(X)
     assert svi.levels()["step"][0][1] == 0 and "repeats it" in log()[0]
 

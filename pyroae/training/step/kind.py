@@ -108,9 +108,11 @@ class Kind(Signature):
         try:
             self.runs += 1
             return self._finished(self.graphed(leaves))
-        except InvalidValuesError:
+        except (InvalidValuesError, torch.linalg.LinAlgError) as error:
+            if random is None:
+                raise
             torch.set_rng_state(random)
-            raise
+            raise InvalidValuesError from error
 
     def graphed(self, leaves: Leaves) -> Outputs:
         """A call of the graph, with what it changes put in its place."""

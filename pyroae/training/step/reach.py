@@ -169,6 +169,10 @@ class Reach:
             kind, paths = self.fixed, self.fixed_paths
             self.values.append(value)
         kind[0].append(holder), kind[1].append(key), paths.append(path)
+        if user and isinstance(value, Tensor):
+            for name, part in vars(value).items():
+                if isinstance(part, PLAIN):
+                    self._slot(f"{path}.{name}", vars(value), name, part, user)
         self._walk(path, value, user)
 
     def _size(self, container: Any, path: str = ""):
@@ -193,12 +197,16 @@ class Reach:
             if is_user_class(value):
                 self._wait(path, value)
                 self._methods(path, value, made=True)
+                self._walk(path, type(value), user)  # its metaclass
         elif isinstance(value, types.ModuleType):
             if is_user_module(value.__name__):
                 self._wait(path, value)
         elif isinstance(value, nn.Module):
             self._module(path, value)
         elif _opened(value):
+            self._wait(path, value)
+            self._methods(path, type(value))
+        elif isinstance(value, enum.Enum) and is_user_class(type(value)):
             self._wait(path, value)
             self._methods(path, type(value))
         elif isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType):

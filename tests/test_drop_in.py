@@ -422,6 +422,16 @@ class Iterating(Plain):
             super().model(x)
 
 
+class OfItsClass(Plain):
+    """What is not an object's own but its class's."""
+
+    generator = np.random.default_rng(0)
+
+    def model(self, x):
+        with poutine.scale(scale=1.0 + self.generator.random()):
+            super().model(x)
+
+
 class OwnGenerator(Plain):
     def __init__(self):
         super().__init__()
@@ -899,3 +909,10 @@ def test_settings_of_library_objects_are_watched_and_their_caches_are_not():
     for _ in range(5):
         svi.step(X)
     assert len(svi.levels()["step"]) == 1
+
+
+def test_what_a_class_holds_is_refused_as_what_an_object_holds(log):
+    svi = pa.SVI(OfItsClass().model, Plain().guide, adam(), Trace_ELBO(), compile="traced")
+    for _ in range(3):
+        svi.step(X)
+    assert "generator, a Generator, in which changes cannot be seen" in log()[0]

@@ -74,7 +74,7 @@ def data_plate(found: dict[str, dict], n: int | None = None) -> DataPlate:
     """The vectorized plate that holds all sites: the one of size ``n``, or of several the one at dim -1, then the outermost.
 
     Raises:
-        ValueError: there is none; names a site outside, and what plates it is in. Or there are several of that size.
+        ValueError: no plate holds all sites (the message names one outside), or several have the size ``n``.
     """
     first, *rest = found.values()
     shared = [frame for frame in vectorized(first) if n in (None, frame.size)]

@@ -1,41 +1,27 @@
 """What a program can read beside its arguments, found by walking its objects and code: the inputs and the guards of its graph."""
 
-import datetime
 import enum
 import functools
 import inspect
-import logging
-import re
 import types
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
-from fractions import Fraction
 from operator import getitem, is_
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from pyro.infer import ELBO
-from pyro.ops import tensor_utils
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
 
-from .arguments import NUMBERS, PLAIN, children, is_record
+from .arguments import NUMBERS, PLAIN, children
 from .holders import Cell, ClassView, Contents
 from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in
+from .watching import SETTLED, is_closed, is_library_hook, is_opened, may_change_unseen, process_state, same
 
 _LONG = 5000  # entries of a container that are watched
 _SMALL = 8192  # bytes of an array whose contents are watched
-_SETTLED = (  # what cannot change, or is known by its identity
-    *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, enum.Enum),
-    *(logging.Logger, frozenset, range, slice, property, re.Pattern, PurePath, datetime.date, datetime.timedelta, Decimal, Fraction),
-    *(np.dtype, np.ufunc, torch.finfo, torch.iinfo),
-)
 _COMPUTED, _ENVIRONMENT = {"globals", "eval", "exec", "locals"}, {"environ", "getenv"}  # what looks up what is not followed
 _MODULE = frozenset(vars(nn.Module())) - {"training"}  # what every module has; its contents are looked at one by one
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
@@ -101,8 +87,8 @@ class Reach:
         """Whether everything that a graph takes for fixed is as it was."""
         try:
             values = list(map(getitem, *self.fixed))
-            same = all(map(is_, values, self.values)) or self._equal(values)
-            return same and list(map(len, self.sized)) == self.sizes and self.state == process_state()
+            equal = all(map(is_, values, self.values)) or self._equal(values)
+            return equal and list(map(len, self.sized)) == self.sizes and self.state == process_state()
         except (KeyError, IndexError, ValueError):
             return False
 
@@ -111,7 +97,7 @@ class Reach:
         found = []
         for holder, key, value, path in zip(*self.fixed, self.values, self.fixed_paths):
             try:
-                if not _same(holder[key], value):
+                if not same(holder[key], value):
                     found.append(path)
             except (KeyError, IndexError, ValueError):
                 found.append(path)
@@ -128,7 +114,7 @@ class Reach:
     def restore(self):
         """Put fixed values of a person's own objects back to what they were."""
         for holder, key, value, path in zip(*self.fixed, self.values, self.fixed_paths):
-            if path in self.own and not _same(holder[key], value):
+            if path in self.own and not same(holder[key], value):
                 holder[key] = value
 
     def rewritten(self) -> set[str]:
@@ -136,7 +122,7 @@ class Reach:
         return {path for path in self.changed() if path not in self.own and path != _STORE}
 
     def _equal(self, values: list[Any]) -> bool:
-        if not all(map(_same, values, self.values)):
+        if not all(map(same, values, self.values)):
             return False
         self.values = values
         return True
@@ -144,7 +130,7 @@ class Reach:
     def _signature(self) -> tuple:
         """What makes two walks the same kind of call, tensors apart."""
         plain = tuple(
-            (path, type(value), value if isinstance(value, (*PLAIN, frozenset)) else id(value) if _closed(value) else None)
+            (path, type(value), value if isinstance(value, (*PLAIN, frozenset)) else id(value) if is_closed(value) else None)
             for path, value in zip(self.fixed_paths, self.values)
         )
         return plain, tuple(self.tensor_paths), tuple(self.number_paths), tuple(map(id, self.codes)), self.state
@@ -203,7 +189,7 @@ class Reach:
                 self._wait(path, value)
         elif isinstance(value, nn.Module):
             self._module(path, value)
-        elif _opened(value):
+        elif is_opened(value):
             self._wait(path, value)
             self._methods(path, type(value))
         elif isinstance(value, enum.Enum) and is_user_class(type(value)):
@@ -213,7 +199,7 @@ class Reach:
             self._walk(path, value.__self__, user)
         elif isinstance(value, (set, bytearray)) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
             self._contents(path, value, user)
-        elif user and not isinstance(value, _SETTLED) and (isinstance(value, torch.Generator) or _is_users(type(value))):
+        elif user and not isinstance(value, SETTLED) and (isinstance(value, torch.Generator) or may_change_unseen(type(value))):
             self.refuse(f"it reads {path}, a {type(value).__name__}, in which changes cannot be seen")
 
     def _contents(self, path: str, value: Any, user: bool):
@@ -332,7 +318,7 @@ class Reach:
             value = vars(cls)[name]
             for function in functions_of(value):
                 self._walk(cls.__name__, function, True)
-            if isinstance(value, (*PLAIN, Tensor, list, dict, tuple)) or (_opened(value) and not isinstance(value, property)):
+            if not functions_of(value) and not isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType)):
                 holder = self._visited.setdefault(("class", cls), ClassView(cls))  # one for each class
                 self._slot(f"{cls.__name__}.{name}", holder, name, value, True)
 
@@ -345,45 +331,6 @@ class Reach:
         for name in names:
             if name in store._params:
                 self._slot(f"parameter {name!r}", store._params, name, store._params[name], True)
-
-
-def process_state() -> tuple:
-    """Settings of the process that a graph fixes."""
-    return (
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cpu"),
-        torch.get_autocast_dtype("cuda"),
-        tensor_utils.CHOLESKY_RELATIVE_JITTER,
-        Distribution._validate_args,
-        pyro.infer.util.is_validation_enabled(),
-        pyro.poutine.util.is_validation_enabled(),
-    )
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, (*PLAIN, frozenset)) and a == b)
-
-
-def _is_users(cls: type) -> bool:
-    """Whether objects of a class can change without notice: those of torch and Pyro are no more than what they are made of."""
-    return cls.__module__.partition(".")[0] not in ("torch", "pyro", "pyroae", "typing")
-
-
-def _closed(value: Any) -> bool:
-    """Whether an object is known by its identity alone; others are known by what they hold."""
-    return not (_opened(value) or isinstance(value, (list, dict, tuple, types.MethodType, types.FunctionType, functools.partial)))
-
-
-def _opened(value: Any) -> bool:
-    """Whether the attributes of such an object are followed."""
-    if isinstance(value, (ELBO, Messenger, Distribution, Transform, nn.Module)) or hasattr(type(value), "read_by_programs"):
-        return True
-    if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
-        return False
-    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro."))
 
 
 def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
@@ -402,8 +349,3 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
             yield name
         elif computed or inherited and not isinstance(value, (list, dict, set)):
             yield name
-
-
-def is_library_hook(hook: Any) -> bool:
-    """Whether a hook is torch's or Pyro's own, such as weight normalisation, so that it does nothing but tensor operations."""
-    return str(getattr(hook, "__module__", None) or type(hook).__module__).startswith(("torch.", "pyro."))

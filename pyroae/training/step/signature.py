@@ -5,7 +5,8 @@ from operator import attrgetter, is_
 from torch import Tensor
 
 from .arguments import Leaves, layout
-from .reach import Reach, is_library_hook
+from .reach import Reach
+from .watching import is_library_hook
 
 _TENSOR = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 

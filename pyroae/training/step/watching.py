@@ -1,0 +1,73 @@
+"""How the objects that a program reaches are watched: by their value, by what they hold, by identity, or not at all."""
+
+import datetime
+import enum
+import functools
+import logging
+import re
+import types
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.ops import tensor_utils
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.distributions import Distribution, Transform
+
+from .arguments import PLAIN, is_record
+
+SETTLED = (  # what cannot change, or is known by its identity
+    *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, enum.Enum),
+    *(logging.Logger, frozenset, range, slice, property, re.Pattern, PurePath, datetime.date, datetime.timedelta, Decimal, Fraction),
+    *(np.dtype, np.ufunc, torch.finfo, torch.iinfo),
+)
+
+
+def process_state() -> tuple:
+    """Settings of the process that a graph fixes."""
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
+        tensor_utils.CHOLESKY_RELATIVE_JITTER,
+        Distribution._validate_args,
+        pyro.infer.util.is_validation_enabled(),
+        pyro.poutine.util.is_validation_enabled(),
+    )
+
+
+def same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, (*PLAIN, frozenset)) and a == b)
+
+
+def may_change_unseen(cls: type) -> bool:
+    """Whether objects of a class can change without notice: those of torch and Pyro are no more than what they are made of."""
+    return cls.__module__.partition(".")[0] not in ("torch", "pyro", "pyroae", "typing")
+
+
+def is_closed(value: Any) -> bool:
+    """Whether an object is known by its identity alone; others are known by what they hold."""
+    return not (is_opened(value) or isinstance(value, (list, dict, tuple, types.MethodType, types.FunctionType, functools.partial)))
+
+
+def is_opened(value: Any) -> bool:
+    """Whether the attributes of such an object are followed."""
+    if isinstance(value, (ELBO, Messenger, Distribution, Transform, nn.Module)) or hasattr(type(value), "read_by_programs"):
+        return True
+    if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
+        return False
+    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro."))
+
+
+def is_library_hook(hook: Any) -> bool:
+    """Whether a hook is torch's or Pyro's own, such as weight normalisation, so that it does nothing but tensor operations."""
+    return str(getattr(hook, "__module__", None) or type(hook).__module__).startswith(("torch.", "pyro."))

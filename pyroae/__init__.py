@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 _HOME = {
-    "Autoencoder": "autoencoder",
+    "Autoencoder": "model.autoencoder",
     "History": "training.fit",
     "Penalised": "objectives",
     "with_weight_prior": "objectives.weight_priors",
@@ -42,12 +42,12 @@ _HOME = {
     "jacobian": "evaluation.jacobian",
 }
 _MODULES = {
-    "priors": "parts.priors",
-    "likelihoods": "parts.likelihoods",
-    "posteriors": "parts.posteriors",
-    "nets": "parts.networks",
-    "conditions": "parts.conditions",
-    "corruption": "parts.corruption",
+    "priors": "model.priors",
+    "likelihoods": "model.likelihoods",
+    "posteriors": "model.posteriors",
+    "nets": "model.networks",
+    "conditions": "model.conditions",
+    "corruption": "model.corruption",
     "objectives": "objectives",
     "penalties": "objectives.penalties",
     "schedules": "objectives.schedules",

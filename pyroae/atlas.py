@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from . import programs
-from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.particles import as_data
+from .model.autoencoder import Autoencoder
 from .pictures import look
 from .plots.charts import principal
 

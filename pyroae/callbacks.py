@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import pictures, programs
-from .autoencoder import Autoencoder
 from .data import DataSet
 from .evaluation.particles import as_data
 from .evaluation.representation import codes
 from .evaluation.terms import elbo_terms
+from .model.autoencoder import Autoencoder
 from .programs import Program
 
 _UNITS = 32  # numbers of the code that get a histogram

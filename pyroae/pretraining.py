@@ -12,13 +12,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from . import programs
-from .autoencoder import Autoencoder
+from .model import networks
+from .model.autoencoder import Autoencoder
+from .model.corruption import Corruption
+from .model.likelihoods import Normal
+from .model.posteriors import Delta
+from .model.priors import Flat
 from .objectives import Penalised
-from .parts import networks
-from .parts.corruption import Corruption
-from .parts.likelihoods import Normal
-from .parts.posteriors import Delta
-from .parts.priors import Flat
 from .training.batches import Batches, as_tensors
 from .training.devices import resolve_device
 from .training.fit import History, fit

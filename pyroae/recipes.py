@@ -6,13 +6,11 @@ from typing import Any
 import torch
 
 from . import data as datasets
-from .autoencoder import Autoencoder
 from .data import Column, DataSet, Split, inputs
-from .objectives import Penalised
-from .objectives.penalties import Contractive, KLSparsity
-from .parts.conditions import Covariates, Labels
-from .parts.corruption import Masking
-from .parts.likelihoods import (
+from .model.autoencoder import Autoencoder
+from .model.conditions import Covariates, Labels
+from .model.corruption import Masking
+from .model.likelihoods import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -25,12 +23,14 @@ from .parts.likelihoods import (
     Product,
     Standardised,
 )
-from .parts.likelihoods.combined import named
-from .parts.networks import MLP, Dictionary
-from .parts.posteriors import Delta
-from .parts.posteriors import Normal as NormalPosterior
-from .parts.priors import Flat, Laplace
-from .parts.priors import Normal as NormalPrior
+from .model.likelihoods.combined import named
+from .model.networks import MLP, Dictionary
+from .model.posteriors import Delta
+from .model.posteriors import Normal as NormalPosterior
+from .model.priors import Flat, Laplace
+from .model.priors import Normal as NormalPrior
+from .objectives import Penalised
+from .objectives.penalties import Contractive, KLSparsity
 from .threads import alone
 
 Hidden = int | list[int]

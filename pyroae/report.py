@@ -16,15 +16,15 @@ from tqdm.auto import tqdm
 
 from . import pictures, plots, programs
 from .atlas import atlas
-from .autoencoder import Autoencoder
 from .data import DataSet
 from .data.limits import LIMIT
 from .evaluation.importance import Estimate
 from .evaluation.particles import as_data
 from .evaluation.verdict import Verdict
 from .files import atomic
+from .model.autoencoder import Autoencoder
+from .model.posteriors import Delta
 from .output import CommandOutput
-from .parts.posteriors import Delta
 from .plots.drawing import COLOURS
 from .programs import Program
 from .run_files import naming, read_columns, read_scores

@@ -13,7 +13,6 @@ import yaml
 from pyro.infer import ELBO
 
 from . import data, pictures, plots, storage
-from .autoencoder import Autoencoder
 from .bounded import build_for_training
 from .callbacks import Callback, TensorBoard, Terms
 from .checks import whole_number
@@ -21,6 +20,7 @@ from .data import DataSet, record
 from .data.limits import check_size
 from .evaluation.particles import as_data
 from .files import atomic
+from .model.autoencoder import Autoencoder
 from .output import CommandOutput, as_json, command
 from .pretraining import pretrain
 from .recipes import RECIPES

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from . import baseline, schema
-from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import DataSet, Split, binarized, load, record
 from .data.limits import LIMIT
@@ -21,8 +20,9 @@ from .evaluation.importance import Estimate, Source, log_likelihood
 from .evaluation.representation import probe, reconstruction_error
 from .evaluation.terms import Terms, elbo_terms
 from .files import atomic
+from .model.autoencoder import Autoencoder
+from .model.posteriors import Delta
 from .output import CommandOutput, as_json, command
-from .parts.posteriors import Delta
 from .settings import arguments_of, read_run
 from .training import distributed
 from .using import new_rows, opened

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from . import schema, structure
-from .autoencoder import Autoencoder
 from .bounded import build, file_numbers, in_memory
 from .checks import did_you_mean, short
 from .files import read_tensors, write_tensors
+from .model.autoencoder import Autoencoder
 from .programs import seeded
 from .threads import alone
 

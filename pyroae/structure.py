@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from . import registry, schema
-from .autoencoder import Autoencoder
 from .checks import short
+from .model.autoencoder import Autoencoder
 from .objectives import penalties  # noqa: F401 (a file can name every part, so all must be defined)
 
 _STORED_AS = {"base_distribution": "base_dist", "cache_size": "_cache_size"}  # other than its name

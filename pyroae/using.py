@@ -12,14 +12,14 @@ from torch import Tensor
 from . import data as datasets
 from . import programs, storage
 from . import schema as plain
-from .autoencoder import Autoencoder
 from .checks import whole_number
 from .data import Column, Schema, Split
 from .data.limits import LIMIT
 from .evaluation.imputation import impute as draw_missing
 from .files import atomic, refuse_links
+from .model.autoencoder import Autoencoder
+from .model.conditions import Covariates
 from .output import CommandOutput, command
-from .parts.conditions import Covariates
 from .settings import arguments_of, read_run
 from .training.batches import as_tensors
 

@@ -279,7 +279,7 @@ def test_help_fits_a_screen(capsys):
     assert len(shown) - len(COMMANDS) <= 12 and max(map(len, shown)) <= 80
     text = run("train", "contractive", "--help", capsys=capsys)
     assert "--weight" in text and "--binarize {threshold,static,dynamic}" in text and "--scheduler" in text
-    assert "pyroae.parts" not in text and "class '" not in text  # names, no paths
+    assert "pyroae.model" not in text and "class '" not in text  # names, no paths
     assert "--prior.components" in run("parts", "prior", "VampPrior", capsys=capsys)
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyroae as pa
-from pyroae.parts import networks
-from pyroae.parts.building import Context
-from pyroae.parts.distributions import NormalMixture
+from pyroae.model import networks
+from pyroae.model.building import Context
+from pyroae.model.distributions import NormalMixture
 from pyroae.registry import members, name_of
 from pyroae.structure import describe, rebuild
 

@@ -12,12 +12,12 @@ from pyro import poutine
 from torch import Tensor
 
 from .. import programs
-from ..autoencoder import Autoencoder
 from ..data import inputs
 from ..evaluation.checking import Check, Ranks
 from ..evaluation.decomposition import Units
 from ..evaluation.importance import UNRELIABLE, Estimate
 from ..evaluation.representation import codes
+from ..model.autoencoder import Autoencoder
 from ..training.fit import History
 from .drawing import COLOURS, Undrawable, axes
 

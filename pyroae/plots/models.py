@@ -6,9 +6,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..autoencoder import Autoencoder
 from ..data import inputs
-from ..parts import networks
+from ..model import networks
+from ..model.autoencoder import Autoencoder
 from .drawing import Undrawable
 from .grid import Limits, images, name_rows, shape_of
 

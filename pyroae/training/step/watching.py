@@ -65,7 +65,7 @@ def is_opened(value: Any) -> bool:
         return True
     if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
         return False
-    return is_record(value) or type(value).__module__.startswith(("pyroae.parts", "pyroae.objectives", "pyro."))
+    return is_record(value) or type(value).__module__.startswith(("pyroae.model", "pyroae.objectives", "pyro."))
 
 
 def is_library_hook(hook: Any) -> bool:

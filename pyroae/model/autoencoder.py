@@ -13,19 +13,19 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from .data import frames, inputs
-from .data.schema import Schema
-from .nested import copied, without_graphs
-from .parts import conditions, networks
-from .parts.building import Context
-from .parts.conditions import Condition
-from .parts.corruption import Corruption
-from .parts.likelihoods import Likelihood, Product
-from .parts.likelihoods.combined import with_columns, with_holes
-from .parts.networks import Network
-from .parts.posteriors import Posterior
-from .parts.priors import FromDistribution, Prior
-from .threads import alone, one_at_a_time
+from ..data import frames, inputs
+from ..data.schema import Schema
+from ..nested import copied, without_graphs
+from ..threads import alone, one_at_a_time
+from . import conditions, networks
+from .building import Context
+from .conditions import Condition
+from .corruption import Corruption
+from .likelihoods import Likelihood, Product
+from .likelihoods.combined import with_columns, with_holes
+from .networks import Network
+from .posteriors import Posterior
+from .priors import FromDistribution, Prior
 
 _serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
 

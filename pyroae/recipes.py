@@ -141,7 +141,7 @@ def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
         hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
-    >>> type(vae(pa.data.load("digits")).posterior).__name__
+    >>> type(pa.recipes.vae(pa.data.load("digits")).posterior).__name__
     'Normal'
     """
     data = _split(data)

@@ -23,9 +23,7 @@ def save(ae: Autoencoder, path: str | os.PathLike):
     Raises:
         ValueError: a part that JSON cannot hold, or a folder that is not there.
 
-    >>> import pyroae as pa
     >>> import tempfile
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(vae, f"{folder}/vae.safetensors")
     ...     load(f"{folder}/vae.safetensors").sample(3).shape
@@ -63,7 +61,6 @@ def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Aut
 
     >>> import pyroae as pa
     >>> import tempfile
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(vae, f"{folder}/vae.safetensors")
     ...     load(f"{folder}/vae.safetensors", posterior=pa.posteriors.Normal(2)).sample(3).shape

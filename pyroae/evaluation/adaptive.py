@@ -69,8 +69,6 @@ class Adaptive:
     of the examples alone are drawn from the guide.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> pa.log_likelihood(vae, x, particles=30, proposal=Adaptive()).values.shape
     torch.Size([20])
     """

@@ -114,8 +114,6 @@ def ais(
     Raises:
         ValueError: discrete latents or ones on a sphere, a guide without a density and no proposal, an improper prior.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> ais(vae, torch.rand(5, 16).round(), chains=4, temperatures=5).values.shape
     torch.Size([5])
     """
@@ -152,8 +150,6 @@ def bdmc(
     Raises:
         ValueError: as for ``ais``; a model whose one observed site is not x itself.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> abs(bdmc(vae, torch.zeros(5, 16), chains=10, temperatures=20).gap) < 1
     True
     """

@@ -140,9 +140,6 @@ def predictive_check(
     Raises:
         ValueError: data with holes, or a prior from which no data can be simulated.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> sorted(predictive_check(vae, x, draws=10).p_values)
     ['largest', 'mean', 'smallest', 'standard deviation']
     """
@@ -255,9 +252,6 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
         draws: from the guide for each example.
         seed: of the draws.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> sbc(vae, x, draws=9).ranks.shape
     torch.Size([20, 2])
     """

@@ -58,7 +58,6 @@ def compare(a: Any, b: Any, x: Any = None, **settings: Any) -> Comparison:
         ValueError: Estimates of different numbers of data, or models without x.
 
     >>> import pyroae as pa, torch
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> compare(vae, vae, torch.rand(10, 16).round(), particles=50).difference
     0.0
     """

@@ -75,8 +75,6 @@ def cross_check(
         seed: of the draws.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> cross_check(pa.log_likelihood(vae, x, particles=50), vae, x, examples=3, temperatures=5).check.rows
     tensor([ 0, 10, 19])
     """

@@ -89,9 +89,6 @@ def decompose(
         proposal: where the importance samples come from, as for ``pa.log_likelihood``.
         seed: of the draws.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> decompose(vae, x, particles=30, draws=10).kl_to_posterior.shape
     torch.Size([20])
     """
@@ -142,9 +139,6 @@ def aggregate(model: Any, x: Any, guide: Program | None = None, *, seed: int | N
     Raises:
         ValueError: a guide without a density, latents that are not real-valued.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> aggregate(vae, x).data
     20
     """
@@ -219,9 +213,6 @@ def active_units(model: Any, x: Any, guide: Program | None = None, *, threshold:
         threshold: variance above which a unit counts as active.
         seed: of the draws, where the posterior's mean has no closed form.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> active_units(vae, x).variance.shape
     torch.Size([2])
     """

@@ -40,9 +40,6 @@ def to_arviz(
     Raises:
         ValueError: ArviZ is not installed.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> to_arviz(vae, x, draws=5, particles=30).posterior["z"].shape  # doctest: +SKIP
     (1, 5, 20, 2)
     """

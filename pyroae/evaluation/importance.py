@@ -184,8 +184,6 @@ def log_likelihood(
         ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
             program that does not split into data.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> log_likelihood(vae, torch.rand(10, 16).round(), particles=100).values.shape
     torch.Size([10])
     """

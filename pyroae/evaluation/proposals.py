@@ -23,8 +23,6 @@ def prior(model: Program, guide: Program, *args: Tensor) -> Program:
     """p(z), whatever the guide is. For low-dimensional codes, and as the base of AIS.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> pa.log_likelihood(vae, x, particles=30, proposal=prior).values.shape
     torch.Size([20])
     """
@@ -44,8 +42,6 @@ class Laplace:
         lr: Adam's first learning rate, in units of z's prior standard deviation.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> pa.log_likelihood(vae, x, particles=30, proposal=Laplace(steps=5)).values.shape
     torch.Size([20])
     """
@@ -77,8 +73,6 @@ class Optimised:
         lr: the first learning rate, in units of the guide's standard deviation.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> x = torch.rand(20, 16).round()
     >>> pa.log_likelihood(vae, x, particles=30, proposal=Optimised(steps=5)).values.shape
     torch.Size([20])
     """

@@ -25,10 +25,6 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
         guide: the model's guide, where ``model`` is not an Autoencoder.
         seed: of the draws.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> import torch
-    >>> x = torch.rand(20, 16).round()
     >>> codes(vae, x).shape
     torch.Size([20, 2])
     """
@@ -96,10 +92,7 @@ def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bi
     Raises:
         ValueError: factors of another shape, or a factor that does not vary.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> import torch
-    >>> x = torch.rand(20, 16).round()
     >>> 0 <= mig(vae, x, torch.arange(20)[:, None] % 4) <= 1
     True
     """
@@ -125,10 +118,6 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
     Args:
         model, x, guide, seed: as for ``codes``.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
-    >>> import torch
-    >>> x = torch.rand(20, 16).round()
     >>> reconstruction_error(vae, x).shape
     torch.Size([20])
     """

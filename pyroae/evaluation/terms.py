@@ -60,8 +60,6 @@ def elbo_terms(
     Raises:
         ValueError: a program whose log p(x) does not split into examples, or data outside the support of their distribution.
 
-    >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> terms = elbo_terms(vae, torch.rand(10, 16).round())
     >>> bool((terms.kl >= 0).all()), terms.elbo.shape
     (True, torch.Size([10]))

@@ -76,7 +76,6 @@ class IWAE(_Weighted):
         max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=IWAE(5, gradient="dreg"), epochs=1, progress=False)
     >>> history.objective
     'IWAE'
@@ -139,7 +138,6 @@ class PIWAE(_Weighted):
         max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=PIWAE(3, groups=2), epochs=1, progress=False)
     >>> history.objective
     'PIWAE'
@@ -169,7 +167,6 @@ class Renyi(_Weighted):
         max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Renyi(0.5, 5), epochs=1, progress=False)
     >>> history.objective
     'Renyi'
@@ -191,7 +188,6 @@ class CIWAE(_Around):
     """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018).
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=CIWAE(5, 0.5), epochs=1, progress=False)
     >>> history.objective
     'CIWAE'

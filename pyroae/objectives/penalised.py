@@ -27,7 +27,6 @@ class Penalised(_Around):
         elbo: the ELBO penalised; by default what ``default_elbo`` gives for the guide.
 
     >>> import pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Penalised(pa.penalties.L2(0.1)), epochs=1, progress=False)
     >>> history.objective
     'Penalised'

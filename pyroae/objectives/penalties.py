@@ -51,7 +51,6 @@ class L2(Penalty):
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(L2(0.1))
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """
@@ -71,7 +70,6 @@ class L1(Penalty):
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(L1(0.1))
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """
@@ -154,7 +152,6 @@ class Contractive(Penalty):
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(Contractive(0.1))
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """
@@ -220,7 +217,6 @@ class TotalCorrelation(Penalty):
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(TotalCorrelation(num_data=64))
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """
@@ -266,7 +262,6 @@ class MMD(Penalty):
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(MMD(10.0))
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> pa.fit(vae, torch.rand(64, 16).round(), elbo=elbo, epochs=1, progress=False).objective
     'Penalised'
     """

@@ -99,7 +99,6 @@ class FreeBits(_Steered):
         max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=FreeBits(0.5), epochs=1, progress=False)
     >>> history.objective
     'FreeBits'
@@ -128,7 +127,6 @@ class Capacity(_Steered):
         max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
 
     >>> import torch, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Capacity(2.0), epochs=1, progress=False)
     >>> history.objective
     'Capacity'

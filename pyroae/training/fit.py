@@ -139,9 +139,7 @@ def fit(
         ConnectionError: of several processes that train together (``pa.together``) another one has died.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step under way; the weights are those of then, with ``patience`` the best so far.
 
-    >>> import pyroae as pa
     >>> x = torch.rand(256, 16).round()
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> len(fit(vae, x, epochs=3, progress=False).loss)
     3
     """

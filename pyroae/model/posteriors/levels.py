@@ -36,7 +36,6 @@ class Hierarchical(_Levels):
         top: how many numbers z2 has; by default as the prior says.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
     >>> two.encode(torch.zeros(3, 16)).event_shape
     torch.Size([2])
@@ -97,7 +96,6 @@ class TopDown(_TopDown):
         top: how many numbers z2 has; by default as the prior says.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=TopDown())
     >>> two.reconstruct(torch.zeros(3, 16)).shape
     torch.Size([3, 16])
@@ -129,7 +127,6 @@ class Clusters(_TopDown):
     certain of it. The arguments are those of TopDown.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> mixture = vae.replace(prior=pa.priors.Clusters(2, clusters=4), posterior=Clusters())
     >>> mixture.encode(torch.zeros(3, 16)).mixture_distribution.probs.shape
     torch.Size([3, 4])

@@ -21,7 +21,6 @@ class Conditioned(Prior):
         activation: as in ``pa.nets.MLP``.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> told = vae.replace(prior=Conditioned(2), condition=pa.conditions.Labels(3))
     >>> told.sample(y=torch.tensor([0, 1, 2])).shape
     torch.Size([3, 16])

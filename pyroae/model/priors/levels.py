@@ -70,7 +70,6 @@ class Hierarchical(_Levels):
         skip: the decoder sees z2 too: p(x|z, z2).
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> two = vae.replace(prior=Hierarchical(2, top=1), posterior=pa.posteriors.Hierarchical())
     >>> two.sample(3).shape
     torch.Size([3, 16])
@@ -112,7 +111,6 @@ class Clusters(_Levels):
         spread: standard deviation of the means at the start.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> mixture = vae.replace(prior=Clusters(2), posterior=pa.posteriors.Clusters())
     >>> mixture.sample(3).shape
     torch.Size([3, 16])
@@ -147,7 +145,6 @@ class ClassAndStyle(_Levels):
         classes: how many, equally likely.
 
     >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> m2 = vae.replace(prior=ClassAndStyle(2), posterior=pa.posteriors.Clusters())
     >>> m2.sample(3).shape
     torch.Size([3, 16])

@@ -50,8 +50,6 @@ class VampPrior(Prior):
         event_shape: shape of one z.
         components: K.
 
-    >>> import pyroae as pa
-    >>> vae = pa.recipes.vae(pa.data.load(torch.rand(20, 16).round()), latent_dim=2, hidden=8)
     >>> vae.replace(prior=VampPrior(2, components=5)).sample(3).shape
     torch.Size([3, 16])
     """

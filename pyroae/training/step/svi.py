@@ -67,7 +67,6 @@ class SVI(pyro.infer.SVI):
         accumulate: micro-batches per step: each batch is split into so many, whose gradients are summed.
 
     >>> import pyro, pyroae as pa
-    >>> vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
     >>> type(svi.step(torch.rand(32, 16).round())).__name__
     'float'

@@ -12,6 +12,13 @@ from .evaluation.terms import elbo_terms
 from .model.autoencoder import Autoencoder
 from .programs import Program
 
+__all__ = ["Callback", "TensorBoard", "Terms"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _UNITS = 32  # numbers of the code that get a histogram
 _ROWS = 500
 

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from . import programs
-from .model import networks
+from .model import nets
 from .model.autoencoder import Autoencoder
 from .model.corruption import Corruption
 from .model.likelihoods import Normal
@@ -178,7 +178,7 @@ def _pairs(ae: Autoencoder) -> list[tuple[nn.Module, nn.Module]]:
     if ae.condition is not None or len(ae.prior.sites) > 1:
         raise ValueError("pretrain: expected a model without a condition and with one latent site")
     try:
-        up, down = networks.layers(ae.encoder), networks.layers(ae.decoder)
+        up, down = nets.layers(ae.encoder), nets.layers(ae.decoder)
     except ValueError as error:
         raise ValueError(f"pretrain: {error}") from None
     if len(up) != len(down):

@@ -24,7 +24,7 @@ from .model.likelihoods import (
     Standardised,
 )
 from .model.likelihoods.combined import named
-from .model.networks import MLP, Dictionary
+from .model.nets import MLP, Dictionary
 from .model.posteriors import Delta
 from .model.posteriors import Normal as NormalPosterior
 from .model.priors import Flat, Laplace
@@ -32,6 +32,13 @@ from .model.priors import Normal as NormalPrior
 from .objectives import Penalised
 from .objectives.penalties import Contractive, KLSparsity
 from .threads import alone
+
+__all__ = ["autoencoder", "conditional", "contractive", "denoising", "sparse", "sparse_kl", "vae"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 Hidden = int | list[int]
 Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: names, files, arrays, tensors, DataFrames, Datasets, DataLoaders

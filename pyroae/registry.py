@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from pyro import distributions as dist
@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 
 from .checks import did_you_mean, short
 
+T = TypeVar("T")
 _TABLE: dict[str, dict[str, type]] = {}  # kind -> name in files -> class: "Laplace"; "my_parts.Cauchy" of the user's own
 _BASES: dict[str, type] = {}  # kind -> what its classes are subclasses of
 _NAMES: dict[type, str] = {}  # class -> "kind.name"
@@ -45,10 +46,10 @@ class Part:
         return type(self)(**{**self.arguments, **changes})
 
 
-def register_base(kind: str) -> Callable[[type], Any]:
+def register_base(kind: str) -> Callable[[type[T]], type[T]]:
     """Decorate the base class of a kind of objects, such as ``Prior`` of ``"priors"``."""
 
-    def enter(cls: type) -> type:
+    def enter(cls: type[T]) -> type[T]:
         _BASES[kind] = cls
         _TABLE.setdefault(kind, {})
         return cls
@@ -56,7 +57,7 @@ def register_base(kind: str) -> Callable[[type], Any]:
     return enter
 
 
-def register(kind: str) -> Callable[[type], Any]:
+def register(kind: str) -> Callable[[type[T]], type[T]]:
     """Decorate a class of your own, so that a saved model can name it: once its module is imported, ``pa.load`` finds it.
 
     On the command line ``--likelihood my_parts.Cauchy`` and ``--use my_parts`` import the module from the current folder.
@@ -78,7 +79,7 @@ def register(kind: str) -> Callable[[type], Any]:
     3
     """
 
-    def enter(cls: type) -> type:
+    def enter(cls: type[T]) -> type[T]:
         if kind not in _BASES:
             raise ValueError(f"register: there is no kind {kind!r}" + did_you_mean(kind, _BASES))
         if not issubclass(cls, _BASES[kind]):

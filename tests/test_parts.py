@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyroae as pa
-from pyroae.model import networks
+from pyroae.model import nets
 from pyroae.model.building import Context
 from pyroae.model.distributions import NormalMixture
 from pyroae.registry import members, name_of
@@ -625,7 +625,7 @@ def test_mlp_depth_activation_and_dropout():
     assert sum(isinstance(layer, torch.nn.Dropout) for layer in network) == 2
     x = torch.randn(7, 8, 8)
     assert not torch.equal(network.train()(x), network(x)) and torch.equal(network.eval()(x), network(x))
-    assert networks.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
+    assert nets.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
 
 
 def test_a_trained_flow_is_replaced_and_copied():

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Column", "DataSet", "Schema", "Split", "load"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def load(
     data: Any = "digits",
     *,

@@ -12,9 +12,16 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..programs import Program
-from .adaptive import Adaptive as Adaptive
+from .adaptive import Adaptive
 from .density import Density, Prior
 from .modes import minimised
+
+__all__ = ["Adaptive", "Laplace", "Optimised", "prior"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 _DRAWS = 256  # of the guide or the prior, to know where they are and how wide
 

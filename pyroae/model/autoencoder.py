@@ -17,13 +17,13 @@ from ..data import frames, inputs
 from ..data.schema import Schema
 from ..nested import copied, without_graphs
 from ..threads import alone, one_at_a_time
-from . import conditions, networks
+from . import conditions, nets
 from .building import Context
 from .conditions import Condition
 from .corruption import Corruption
 from .likelihoods import Likelihood, Product
 from .likelihoods.combined import with_columns, with_holes
-from .networks import Network
+from .nets import Network
 from .posteriors import Posterior
 from .priors import FromDistribution, Prior
 
@@ -51,7 +51,7 @@ class Model(PyroModule):
 
     def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
         """p(x|z) for what the decoder sees, ``(..., *code_shape)``, and the condition's numbers."""
-        return self.likelihood(networks.apply(self.decoder, z, len(self.prior.code_shape), conditions.shown(self.condition, c)))
+        return self.likelihood(nets.apply(self.decoder, z, len(self.prior.code_shape), conditions.shown(self.condition, c)))
 
     @property
     def takes_labels(self) -> bool:
@@ -103,7 +103,7 @@ class Guide(PyroModule):
             x = x.masked_fill(x.isnan(), 0.0)
         if mask is not None:
             x = torch.cat([x, mask.to(x.dtype)], -self.x_dim)
-        return networks.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
+        return nets.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
 
 
 class Autoencoder(PyroModule):
@@ -161,13 +161,11 @@ class Autoencoder(PyroModule):
         _require(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = likelihood.input_shape
         beside = conditions.width(condition)
-        x_shape = networks.widened(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
+        x_shape = nets.widened(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
         image = _image_of(likelihood, schema)
         seen = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
-        encoder = networks.fit_between(encoder, x_shape, posterior.size, "encoder", image=seen)
-        decoder = networks.fit_between(
-            decoder, networks.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image
-        )
+        encoder = nets.fit_between(encoder, x_shape, posterior.size, "encoder", image=seen)
+        decoder = nets.fit_between(decoder, nets.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image)
         guide = Guide(posterior, encoder, corruption, condition, likelihood)
         prior = prior.build(Context(guide=guide, likelihood=likelihood))
         self.model, self.guide = Model(prior, likelihood, decoder, condition, schema), guide

@@ -6,6 +6,12 @@ from torch import Tensor
 from ..checks import whole_number
 from ..registry import Part, register, register_base
 
+__all__ = ["Condition", "Covariates", "Labels", "PartialLabels"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @register_base("conditions")
 class Condition(Part):

@@ -5,6 +5,12 @@ from torch import Tensor, nn
 
 from ..registry import Part, register, register_base
 
+__all__ = ["BernoulliMask", "Corruption", "Gaussian", "Masking", "SaltPepper"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @register_base("corruption")
 class Corruption(Part, nn.Module):

@@ -6,3 +6,7 @@ from .penalised import Penalised
 from .tempering import Capacity, FreeBits, Tempered
 
 __all__ = ["CIWAE", "Capacity", "FreeBits", "IWAE", "Objective", "PIWAE", "Penalised", "Renyi", "Tempered", "default_elbo"]
+
+
+def __dir__() -> list[str]:
+    return __all__

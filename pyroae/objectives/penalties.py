@@ -10,6 +10,12 @@ from ..checks import whole_number
 from ..programs.terms import factorises
 from ..registry import Part, register, register_base
 
+__all__ = ["Classification", "Contractive", "KLSparsity", "L1", "L2", "MMD", "Penalty", "SigmoidContractive", "TotalCorrelation"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @register_base("penalties")
 class Penalty(Part):

@@ -7,6 +7,12 @@ import torch
 from ..checks import whole_number
 from ..registry import Part, register, register_base
 
+__all__ = ["Cyclical", "Linear", "Schedule"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @register_base("schedules")
 class Schedule(Part):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..data import inputs
-from ..model import networks
+from ..model import nets
 from ..model.autoencoder import Autoencoder
 from .drawing import Undrawable
 from .grid import Limits, images, name_rows, shape_of
@@ -257,11 +257,11 @@ def _weights(ae: Autoencoder, decoder: bool) -> Tensor:
     """``(units, D)``."""
     side = ae.decoder if decoder else ae.encoder
     try:
-        ends = networks.layers(side)[-1 if decoder else 0]
+        ends = nets.layers(side)[-1 if decoder else 0]
     except ValueError as error:
         raise Undrawable(f"filters: {error}") from None
     last = next(layer for layer in ends if hasattr(layer, "in_features"))
-    return networks.matrix(last).detach().cpu().T if decoder else networks.matrix(last).detach().cpu()
+    return nets.matrix(last).detach().cpu().T if decoder else nets.matrix(last).detach().cpu()
 
 
 def _quantiles(ae: Autoencoder, n: int) -> Tensor:

@@ -9,7 +9,7 @@ from ...checks import whole_number
 from ...registry import register
 from ..building import Context
 from ..conditional import Shape, as_shape
-from ..networks import near_identity
+from ..nets import near_identity
 from .base import Posterior
 from .plain import Normal
 

@@ -9,7 +9,7 @@ from ...checks import whole_number
 from ...registry import register
 from .. import distributions
 from ..conditional import Conditional, Shape
-from ..networks import MLP, apply
+from ..nets import MLP, apply
 from .base import Posterior
 
 

@@ -21,8 +21,12 @@ class Prior(DistributionPart, nn.Module):
     """
 
     proper = True  # whether it integrates to 1, so that there is something to draw and p(x) exists
-    top_size: int | None = None  # numbers of the level above z
     sites = ("z",)  # what it draws; the posterior must draw the same
+
+    @property
+    def top_size(self) -> int | None:
+        """The size of the level above z, or ``None`` without one."""
+        return None
 
     @property
     def code_shape(self) -> torch.Size:

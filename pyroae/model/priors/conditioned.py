@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...registry import register
 from ..conditional import Conditional, Shape, as_shape, of_one_entry, pyro_family
-from ..networks import MLP, apply
+from ..nets import MLP, apply
 from .base import Prior
 
 

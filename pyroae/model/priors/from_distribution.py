@@ -12,7 +12,7 @@ from ...nested import copied, mapped, modules, tensors
 from ...registry import register
 from ...threads import alone
 from ..conditional import Shape, as_shape
-from ..networks import near_identity
+from ..nets import near_identity
 from .base import Prior
 
 

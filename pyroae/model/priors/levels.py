@@ -10,7 +10,7 @@ from ...checks import whole_number
 from ...registry import register
 from ...threads import alone
 from ..conditional import Conditional, Shape, as_shape
-from ..networks import MLP, apply, beside
+from ..nets import MLP, apply, beside
 from .base import Prior
 from .plain import Normal, OneHot
 
@@ -23,7 +23,7 @@ class _Levels(Prior):
     both_seen = False  # whether the decoder sees the top beside z
 
     @property
-    def top_size(self):
+    def top_size(self) -> int:
         return self.top.event_shape[0]
 
     @property

@@ -11,6 +11,12 @@ from ..bounded import TooManyNumbers, build_here
 from ..checks import did_you_mean, whole_number
 from ..registry import Part, members, register, register_base
 
+__all__ = ["Conv", "Deconv", "Dictionary", "GatedMLP", "Linear", "MLP", "Network", "Residual", "Tied"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @register_base("nets")
 class Network(Part):

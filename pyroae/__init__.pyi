@@ -4,6 +4,7 @@ from . import data as data
 from . import objectives as objectives
 from . import plots as plots
 from . import recipes as recipes
+from . import sklearn as sklearn
 from .evaluation import proposals as proposals
 from .evaluation.annealed import ais as ais
 from .evaluation.annealed import bdmc as bdmc

@@ -204,7 +204,7 @@ def _tensor(data: Any, wanted: Wanted) -> Tensor:
         _check_precision(array)
     native = array.dtype.newbyteorder("=")
     native = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}.get(native.name, native)
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
+    tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))  # a copy of memory that is read-only
     return tensor.to(device) if device is not None else tensor
 
 

@@ -43,6 +43,7 @@ from .registry import register as register
 from .storage import load as load
 from .storage import save as save
 from .training.distributed import together as together
+from .training.epoch import StopTraining as StopTraining
 from .training.fit import History as History
 from .training.fit import fit as fit
 from .training.step.svi import SVI as SVI

@@ -1,4 +1,4 @@
-"""What can watch training: a callback is called with the row of every epoch, and that is all."""
+"""Callbacks of ``fit``: each is called after every epoch, sees its row, the model and the step, and may stop training."""
 
 import math
 from pathlib import Path
@@ -11,8 +11,9 @@ from .evaluation.representation import codes
 from .evaluation.terms import elbo_terms
 from .model.autoencoder import Autoencoder
 from .programs import Program
+from .training.epoch import Epoch
 
-__all__ = ["Callback", "TensorBoard", "Terms"]
+__all__ = ["Callback", "Epoch", "TensorBoard", "Terms"]
 
 
 def __dir__() -> list[str]:
@@ -24,7 +25,7 @@ _ROWS = 500
 
 
 class Callback(Protocol):
-    """Anything that can be called with an epoch's row; what it writes into the row stays in the history.
+    """Anything that can be called with an ``Epoch``; what it writes into it stays in the history, and ``pa.StopTraining`` ends training.
 
     >>> import pyroae as pa
     >>> halve = lambda row: row.update(half=row["loss"] / 2)
@@ -33,8 +34,8 @@ class Callback(Protocol):
     dict_keys(['epoch', 'loss', 'lr', 'seconds', 'half'])
     """
 
-    def __call__(self, row: dict[str, float], /) -> None:
-        """Look at, or add to, a row: epoch, loss and validation_loss in nats per example, lr, seconds since the start."""
+    def __call__(self, epoch: Epoch, /) -> None:
+        """Read, or add to, an epoch's row: epoch, loss and validation_loss in nats per example, lr, seconds since the start."""
 
 
 class Terms:
@@ -60,7 +61,7 @@ class Terms:
         with programs.eval_mode(self.model, self.guide, seed=0):
             self.data = tuple(column[:_ROWS] for column in as_data(data, self.model, self.guide, stream=True))
 
-    def __call__(self, row: dict[str, float]) -> None:
+    def __call__(self, row: Epoch) -> None:
         row["reconstruction"] = row["kl"] = math.nan
         if row["epoch"] == 1 or row["epoch"] % self.every == 0:
             terms = elbo_terms(self.model, self.data, self.guide, particles=1)
@@ -95,7 +96,7 @@ class TensorBoard:
             raise ValueError("TensorBoard: it is not installed; pip install 'pyroae[tensorboard]'") from error
         self.writer, self.ae, self.data, self.every = SummaryWriter(str(folder)), ae, data, every
 
-    def __call__(self, row: dict[str, float]) -> None:
+    def __call__(self, row: Epoch) -> None:
         step = int(row["epoch"])
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):

@@ -14,6 +14,7 @@ import pyroae as pa
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
+    "callbacks": ({"epochs": 2, "particles": 5, "every": 1}, None),
     "semi_supervised": ({"epochs": 1, "hidden": 8, "latent_dim": 2}, None),
     "adversarial": ({"epochs": 1, "hidden": 8}, "adversarial"),
     "objectives": ({"data": "digits", "epochs": 1, "particles": 5, "hidden": 8, "latent_dim": 4, "test_rows": 20}, "objectives.json"),

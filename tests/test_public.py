@@ -26,7 +26,17 @@ def test_it_says_what_it_is_and_shows_it(name):
 
 def test_all_namespaces_and_functions_are_public():
     model = {"conditions", "corruption", "likelihoods", "nets", "posteriors", "priors"}
-    assert set(NAMESPACES) == model | {"callbacks", "data", "objectives", "penalties", "plots", "proposals", "recipes", "schedules", "sklearn"}
+    assert set(NAMESPACES) == model | {
+        "callbacks",
+        "data",
+        "objectives",
+        "penalties",
+        "plots",
+        "proposals",
+        "recipes",
+        "schedules",
+        "sklearn",
+    }
     assert {"pa.priors.VampPrior", "pa.nets.Conv", "pa.objectives.IWAE", "pa.plots.calibration", "pa.fit"} <= PUBLIC.keys()
 
 

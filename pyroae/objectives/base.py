@@ -1,5 +1,6 @@
 """What an objective is: a Pyro ELBO; and which one is used by default."""
 
+import difflib
 import math
 import warnings
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
 from torch import Tensor
 
-from .. import programs
+from .. import programs, registry
 from ..programs import Program, recorded
 from ..programs.particles import on_particles
 from ..programs.scales import ScaleFactors
@@ -54,7 +55,7 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] 
     """
     latent = list(latent)
     if not isinstance(elbo, ELBO):
-        raise ValueError(f"fit: expected elbo as a Pyro ELBO such as pyro.infer.Trace_ELBO(), got {elbo!r}")
+        raise ValueError(f"fit: expected elbo as a Pyro ELBO such as pyro.infer.Trace_ELBO(), got {elbo!r}; {_objectives(elbo)}")
     if elbo.num_particles < 1:
         raise ValueError(f"fit: expected num_particles of the ELBO as at least 1, got {elbo.num_particles!r}")
     if isinstance(elbo, TraceTailAdaptive_ELBO):
@@ -65,6 +66,18 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] 
             f"fit: TraceMeanField_ELBO needs reparameterised draws, which the guide's site {stuck[0]!r} lacks; use TraceGraph_ELBO"
         )
     _check_order(elbo, [site["name"] for site in latent], [site["name"] for site in model_latent])
+
+
+def _objectives(elbo: Any) -> str:
+    """What there is in place of a name or a class, and how to write it."""
+    ours, pyros = ([], [])
+    for name, cls in registry.members("objectives").items():
+        if "." not in name:
+            (ours if cls.__module__.startswith("pyroae.") else pyros).append(name)
+    name = elbo if isinstance(elbo, str) else getattr(elbo, "__name__", "")
+    near = next(iter(difflib.get_close_matches(name, [*ours, *pyros], 1, 0.6)), None)
+    made = f"{'pa.objectives' if near in ours else 'pyro.infer'}.{near}(...)" if near else "one"
+    return f"make {made}: pa.objectives has {', '.join(sorted(ours))}, and pyro.infer {', '.join(sorted(pyros))}"
 
 
 def _check_order(elbo: ELBO, guide: list[str], model: list[str]):

@@ -27,6 +27,7 @@ from . import distributed
 from .batches import Batches, checks_data, measure
 from .checkpoints import Checkpoints
 from .devices import resolve_device
+from .epoch import Epoch
 from .loop import Training
 from .precision import Precision, check_precision
 from .step.svi import SVI
@@ -90,7 +91,7 @@ def fit(
     resume: str | Path | None = None,
     save_every: float = 60.0,
     progress: bool = True,
-    callbacks: Iterable[Callable[[dict], None]] = (),
+    callbacks: Iterable[Callable[[Epoch], None]] = (),
 ) -> History:
     """Train a model and its guide; afterwards they are on the device, in evaluation mode.
 
@@ -128,7 +129,8 @@ def fit(
             fastest that is measured to be as exact as float32 on this device, ``"bf16"`` is mixed precision. The caller's
             own setting is left alone.
         progress: show a progress bar.
-        callbacks: each is called with the row of every epoch.
+        callbacks: each is called after every epoch with its row, a dict that has ``model``, ``guide`` and ``step`` too, and may
+            add numbers to it, or ``raise pa.StopTraining``.
 
     Returns:
         A row for each epoch: epoch, loss and validation_loss in nats per example, lr, seconds since the start.
@@ -150,6 +152,7 @@ def fit(
     check_precision(precision)
     checkpoints = _checkpoints(run_dir, resume)
     elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
+    given = model, guide
     model, guide = programs.pair(model, guide)
     pair = programs.modules(whole, model, guide)
     if device == "auto" and not pair:
@@ -194,6 +197,7 @@ def fit(
             patience=patience,
             retries=retries,
             callbacks=callbacks,
+            given=given,
             checkpoints=checkpoints if distributed.leads() else None,
             save_every=save_every,
         )

@@ -19,6 +19,7 @@ from . import distributed
 from .batches import Args, Batches
 from .checkpoints import Checkpoints, copied
 from .divergence import Diverged, careful_step, finite, first_bad_site, first_bad_step, remedy
+from .epoch import Epoch, StopTraining
 from .interrupt import requested
 from .resuming import check_state
 from .step.svi import SVI
@@ -48,13 +49,15 @@ class Training:
         epochs: int,
         patience: int | None,
         retries: int,
-        callbacks: Iterable[Callable[[dict], None]],
+        callbacks: Iterable[Callable[[Epoch], None]],
+        given: tuple[Any, Any],
         checkpoints: Checkpoints | None,
         save_every: float,
     ):
         self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
         self.epochs, self.patience, self.retries = epochs, patience, retries
         self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
+        self.given, self.stopped = given, False  # the model and the guide that callbacks see; whether one of them stopped training
         self.rows: list[dict[str, float]] = []  # of the history, one for each finished epoch
         self.step = self.seen = 0  # steps in all, data in this epoch
         self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # of this epoch's losses
@@ -176,9 +179,9 @@ class Training:
                     raise
 
     def finished(self) -> bool:
-        """Whether the last epoch is done, or early stopping has come."""
+        """Whether the last epoch is done, early stopping has come, or a callback has stopped training."""
         done = len(self.rows)
-        return done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
+        return self.stopped or done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
 
     def epoch(self):
         """The rest of the epoch under way."""
@@ -195,11 +198,20 @@ class Training:
         self.seen = 0
         self.total.zero_()
         if not self.careful:
-            core = dict(row)
-            for callback in self.callbacks:
-                callback(row)
-            row |= core  # a callback adds columns, and takes none away
+            self._call_back(row)
             self._keep_or_save(self.saving / _SHARE)
+
+    def _call_back(self, row: dict[str, float]):
+        """Call all callbacks; they add columns to the row, and may stop training."""
+        model, guide = self.given
+        epoch, stopped = Epoch(row, model=model, guide=guide, step=self.step), False
+        for callback in self.callbacks:
+            try:
+                callback(epoch)
+            except StopTraining:
+                stopped = True
+        self.stopped = bool(distributed.of_any(stopped or None))
+        row |= {**epoch, **row}
 
     def _step(self, batch: Args):
         if self.careful:

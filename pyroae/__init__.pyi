@@ -1,5 +1,4 @@
 # The public names and where each is defined. Type checkers and editors read this file, and so does __init__.py.
-from . import callbacks as callbacks
 from . import data as data
 from . import objectives as objectives
 from . import plots as plots
@@ -25,6 +24,7 @@ from .evaluation.representation import mig as mig
 from .evaluation.representation import probe as probe
 from .evaluation.representation import reconstruction_error as reconstruction_error
 from .evaluation.terms import elbo_terms as elbo_terms
+from .experiment import callbacks as callbacks
 from .model import conditions as conditions
 from .model import corruption as corruption
 from .model import likelihoods as likelihoods

@@ -1,6 +1,7 @@
 """The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -239,24 +240,24 @@ def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, holes: bool, size
         "unit": lambda: Normal(shape, scale=1.0) if squared else ContinuousBernoulli(shape),
         "real": lambda: Standardised(Normal(shape, scale=scale)),
         "positive": lambda: Standardised(LogNormal(shape, scale=scale)),
-        "count": lambda: _sized(NegativeBinomial(shape, total_count="per_dimension")),
+        "count": lambda: (LibrarySize if _many(shape) else Standardised)(NegativeBinomial(shape, total_count="per_dimension")),
         "category": lambda: Categorical(shape, categories=size),
     }[kind]()
     return Missing(made) if holes else made
 
 
-def _sized(counts: Likelihood) -> Likelihood:
-    """Counts in many columns with a total of each row, otherwise each in multiples of its mean."""
-    return LibrarySize(counts) if len(counts.event_shape) == 1 and counts.event_shape[0] >= _GENES else Standardised(counts)
+def _many(shape: Sequence[int]) -> bool:
+    """Whether counts have so many columns that a row's total is of interest."""
+    return len(shape) == 1 and shape[0] >= _GENES
 
 
 def _split(data: Data) -> Split:
     """The training data of a data set, also of a named one or a file; of other data as ``pa.data.load`` takes them, all rows."""
     if isinstance(data, (str, os.PathLike)):
         data = datasets.load(data)
-    if isinstance(data, (DataSet, Split)):
-        return getattr(data, "train", data)
-    return datasets.whole(data)
+    if isinstance(data, DataSet):
+        return data.train
+    return data if isinstance(data, Split) else datasets.whole(data)
 
 
 def _mirrored(hidden: Hidden) -> Hidden:

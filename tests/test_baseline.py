@@ -7,8 +7,8 @@ import scipy.stats
 import torch
 
 import pyroae as pa
-from pyroae.baseline import Gain, gain, log_prob
 from pyroae.cli import main
+from pyroae.experiment.baseline import Gain, gain, log_prob
 
 RNG = np.random.default_rng(0)
 N = 400

@@ -21,12 +21,13 @@ from PIL import Image
 
 import pyroae as pa
 from pyroae import scoring
-from pyroae.cli import COMMANDS, Command, main, usage
-from pyroae.completion import completion
+from pyroae.cli import main
+from pyroae.cli.commands import COMMANDS, Command, usage
+from pyroae.cli.completion import completion
+from pyroae.cli.options import parse_call, parse_train
 from pyroae.data.named import NAMED
-from pyroae.options import parse_call, parse_train
-from pyroae.runs import _built, _load
-from pyroae.settings import arguments_of
+from pyroae.experiment.settings import arguments_of
+from pyroae.experiment.train import _built, _load
 
 QUICK = ["--epochs", "2", "--particles", "20"]
 
@@ -480,7 +481,7 @@ def test_a_system_by_one_command(line, capsys):
 
 def test_a_command_is_a_function_and_a_row(capsys, tmp_path, monkeypatch):
     """Options, help and completion follow from its signature and docstring."""
-    source = ["from pyroae.output import CommandOutput", "def hello(run: str, times: int = 2) -> CommandOutput:"]
+    source = ["from pyroae.experiment.output import CommandOutput", "def hello(run: str, times: int = 2) -> CommandOutput:"]
     source += ['    """Say hello."""', "    return CommandOutput(' '.join([run] * times), {'times': times})"]
     (tmp_path / "hello.py").write_text("\n".join(source))
     monkeypatch.syspath_prepend(tmp_path)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import pyroae as pa
-from pyroae.atlas import atlas
 from pyroae.cli import main
-from pyroae.report import page
+from pyroae.experiment.atlas import atlas
+from pyroae.experiment.report import page
 
 QUICK = ["--epochs", "2", "--particles", "30", "--hidden", "16"]
 UNSPOKEN = "<script>alert(1)</script>&"
@@ -122,7 +122,7 @@ OTHERS = {
 @pytest.mark.parametrize("make", OTHERS.values(), ids=list(OTHERS))
 def test_a_page_for_every_kind_of_model(make, tmp_path, monkeypatch):
     """Pictures are drawn but not written; and the run was stopped before its scores."""
-    monkeypatch.setattr("pyroae.report._uri", lambda figure: "data:,")
+    monkeypatch.setattr("pyroae.experiment.report._uri", lambda figure: "data:,")
     (tmp_path / "settings.json").write_text("{}")
     text = page(*make(), tmp_path)
     assert "not scored yet" in text and text.count('src="data:,"') >= 3
@@ -147,7 +147,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_named(name, run, tmp_path, monkeypatch, capsys):
-    for drawn in ("pyroae.report.atlas", "pyroae.pictures.figures", "pyroae.pictures.diagnostics"):
+    for drawn in ("pyroae.experiment.report.atlas", "pyroae.experiment.figures.figures", "pyroae.experiment.figures.diagnostics"):
         monkeypatch.setattr(drawn, lambda *_: ())
     file, content = DAMAGED[name]
     shutil.copytree(run, tmp_path / "run")
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_named(name, run, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("file", ["history.csv", "results.csv", "evaluation-900.csv"])
 def test_the_tables_of_a_run_have_a_limit(file, run, tmp_path, monkeypatch, capsys):
-    for drawn in ("pyroae.report.atlas", "pyroae.pictures.figures", "pyroae.pictures.diagnostics"):
+    for drawn in ("pyroae.experiment.report.atlas", "pyroae.experiment.figures.figures", "pyroae.experiment.figures.diagnostics"):
         monkeypatch.setattr(drawn, lambda *_: ())
     shutil.copytree(run, tmp_path / "run")
     scores = json.loads((run / "results.json").read_text()) | {"particles": 900}
@@ -174,7 +174,7 @@ def test_the_tables_of_a_run_have_a_limit(file, run, tmp_path, monkeypatch, caps
 
 
 def test_whatever_the_files_of_a_run_say_is_escaped(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyroae.report._uri", lambda figure: "data:,")
+    monkeypatch.setattr("pyroae.experiment.report._uri", lambda figure: "data:,")
     settings = {UNSPOKEN: UNSPOKEN, "data": UNSPOKEN, "prior": {"class_path": UNSPOKEN, "init_args": {UNSPOKEN: [UNSPOKEN]}}}
     scores = {
         "elbo": -1.0,

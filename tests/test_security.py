@@ -36,7 +36,7 @@ from pyroae import plain_yaml, registry, schema
 from pyroae import settings as run_settings
 from pyroae.bounded import Bounded
 from pyroae.cli import main
-from pyroae.scoring import score
+from pyroae.experiment.scoring import score
 from pyroae.training import checkpoints, loop
 from pyroae.training.checkpoints import Checkpoints
 
@@ -155,7 +155,7 @@ SETTINGS = {
     "the same as text of another parser": """optimizer: '{"class_path": "os.system", "init_args": {"command": "touch executed"}}'""",
     "a part as text": """prior: '{"class_path": "evil.Prior"}'""",
     "the same in one line": "optimizer.class: os.system",
-    "a function of our own imports": "optimizer: {class: pyroae.runs.shutil.copy, src: x.yaml, dst: executed}",
+    "a function of our own imports": "optimizer: {class: pyroae.experiment.train.shutil.copy, src: x.yaml, dst: executed}",
     "a function of torch's": "optimizer: {class: torch.hub.load, repo_or_dir: ., source: local, model: x}",
     "a module of torch's that is a program": "optimizer: torch.utils.model_dump.__main__.Adam",
     "a module of ours that is a program": "prior: pyroae.__main__.Normal",
@@ -317,7 +317,8 @@ NAMES = st.sampled_from(
 )
 CLASSES = st.sampled_from(
     ["Normal", "priors.Laplace", "distributions.Normal", "MLP", "Tempered", "Missing", "Product", "FromPyro", "StepLR", "Adam"]
-    + ["os.system", "evil.Prior", "torch.hub.load", "pyroae.runs.shutil.copy", "builtins.exec", "_inductor", "__class__", "my_parts.Mine"]
+    + ["os.system", "evil.Prior", "torch.hub.load", "pyroae.experiment.train.shutil.copy"]
+    + ["builtins.exec", "_inductor", "__class__", "my_parts.Mine"]
 )
 NUMBERS = st.integers(-(2**70), 2**70) | st.just(10**400) | st.integers(-3, 100) | st.floats()
 PLAIN = st.none() | st.booleans() | NUMBERS | st.text(max_size=8)

@@ -9,19 +9,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import data as datasets
-from . import programs, storage
-from . import schema as plain
-from .checks import whole_number
-from .data import Column, Schema, Split
-from .data.limits import LIMIT
-from .evaluation.imputation import impute as draw_missing
-from .files import atomic, refuse_links
-from .model.autoencoder import Autoencoder
-from .model.conditions import Covariates
+from .. import data as datasets
+from .. import programs, storage
+from .. import schema as plain
+from ..checks import whole_number
+from ..data import Column, Schema, Split
+from ..data.limits import LIMIT
+from ..evaluation.imputation import impute as draw_missing
+from ..files import atomic, refuse_links
+from ..model.autoencoder import Autoencoder
+from ..model.conditions import Covariates
+from ..training.batches import as_tensors
 from .output import CommandOutput, command
 from .settings import arguments_of, read_run
-from .training.batches import as_tensors
 
 _SHOWN = 10  # rows that are printed
 
@@ -74,8 +74,8 @@ def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT)
     ae = ae.with_holes()
     rows, _ = new_rows(data, ae, settings)
     with programs.eval_mode(ae, seed=0):
-        codes = ae.centre(*as_tensors(rows, ae.model)).flatten(1).cpu()
-    return _answer(run, pd.DataFrame(codes.numpy(), columns=[f"z{i + 1}" for i in range(codes.shape[1])]), out)
+        codes = ae.centre(*(column[:] for column in as_tensors(rows, ae.model))).flatten(1).cpu()
+    return _answer(run, pd.DataFrame({f"z{i + 1}": column for i, column in enumerate(codes.numpy().T)}), out)
 
 
 def impute(
@@ -115,8 +115,9 @@ def impute(
     columns = ae.schema.columns if ae.schema is not None else None
     if frame is None or columns is None:
         raise ValueError("impute: expected a table whose columns have names, such as a .csv file; for arrays there is pa.impute(model, x)")
+    missing = int(rows.x[:].isnan().sum())
     filled = draw_missing(ae, rows, draws=draws, particles=particles, seed=seed).cpu()  # (draws, N, D)
-    return _answer(run, _filled(frame, rows.x, filled, columns, interval), out, f"{int(rows.x.isnan().sum())} missing values filled in")
+    return _answer(run, _filled(frame, rows.x[:], filled, columns, interval), out, f"{missing:,} missing values filled in")
 
 
 def opened(run: str, owner: str, limit: float = LIMIT) -> tuple[Autoencoder, dict[str, Any]]:
@@ -140,7 +141,8 @@ def new_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Sp
     rows, frame = datasets.rows(source, _schema(ae), **read)
     if settings.get("binarize"):
         generator = torch.Generator().manual_seed(0)
-        x = (rows.x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(rows.x, generator=generator)
+        x = rows.x[:]
+        x = (x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(x, generator=generator)
         rows = Split(x, rows.labels, "binary", schema=rows.schema)
     return rows, frame
 

@@ -8,13 +8,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import plots, programs
-from .data import DataSet
-from .evaluation.checking import predictive_check, sbc
-from .evaluation.decomposition import active_units
-from .evaluation.particles import as_data
-from .files import atomic
-from .model.autoencoder import Autoencoder
+from .. import plots, programs
+from ..data import DataSet
+from ..evaluation.checking import predictive_check, sbc
+from ..evaluation.decomposition import active_units
+from ..evaluation.particles import as_data
+from ..files import atomic
+from ..model.autoencoder import Autoencoder
 
 _CODES = 5000  # data whose codes are drawn
 _LOOK = 100_000  # data that tell the range of x

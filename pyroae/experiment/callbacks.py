@@ -4,14 +4,15 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import pictures, programs
-from .data import DataSet
-from .evaluation.particles import as_data
-from .evaluation.representation import codes
-from .evaluation.terms import elbo_terms
-from .model.autoencoder import Autoencoder
-from .programs import Program
-from .training.epoch import Epoch
+from .. import programs
+from ..data import DataSet
+from ..evaluation.particles import as_data
+from ..evaluation.representation import codes
+from ..evaluation.terms import elbo_terms
+from ..model.autoencoder import Autoencoder
+from ..programs import Program
+from ..training.epoch import Epoch
+from . import figures
 
 __all__ = ["Callback", "Epoch", "TensorBoard", "Terms"]
 
@@ -106,7 +107,7 @@ class TensorBoard:
         self.writer.flush()
 
     def _look(self, step: int):
-        for name, figure in pictures.figures(self.ae, self.data):
+        for name, figure in figures.figures(self.ae, self.data):
             self.writer.add_figure(name, figure, step, close=False)
         z = codes(self.ae, self.data.test)
         for unit in range(min(_UNITS, z.shape[1])):

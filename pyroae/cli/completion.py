@@ -4,14 +4,14 @@ import argparse
 
 import shtab
 
-from . import settings
-from .checks import did_you_mean
-from .cli import COMMANDS
+from ..checks import did_you_mean
+from ..experiment import settings
+from ..experiment.output import CommandOutput
+from ..experiment.scoring import PROPOSALS
+from ..recipes import RECIPES
+from ..registry import parameters
+from .commands import COMMANDS
 from .options import add_call, part_choices
-from .output import CommandOutput
-from .recipes import RECIPES
-from .registry import parameters
-from .scoring import PROPOSALS
 
 _FILES = {"config": shtab.FILE, "data": shtab.FILE, "out": shtab.DIRECTORY, "resume": shtab.DIRECTORY, "run": shtab.DIRECTORY}
 _FILES |= {"runs": shtab.DIRECTORY}

@@ -4,7 +4,8 @@ import argparse
 import typing
 from typing import Any, Literal
 
-from . import plain_yaml, registry, schema
+from .. import registry, schema
+from ..experiment import plain_yaml
 
 
 def value_of(annotation: Any, option: str, text: str) -> Any:

@@ -12,24 +12,25 @@ import torch
 import yaml
 from pyro.infer import ELBO
 
-from . import data, pictures, plots, storage
-from .bounded import build_for_training
+from .. import data, plots, storage
+from ..bounded import build_for_training
+from ..checks import whole_number
+from ..data import DataSet, record
+from ..data.limits import check_size
+from ..evaluation.particles import as_data
+from ..files import atomic
+from ..model.autoencoder import Autoencoder
+from ..pretraining import pretrain
+from ..recipes import RECIPES
+from ..registry import Part
+from ..training import distributed
+from ..training.checkpoints import Checkpoints
+from ..training.fit import History, check_arguments, fit
+from . import figures
 from .callbacks import Callback, TensorBoard, Terms
-from .checks import whole_number
-from .data import DataSet, record
-from .data.limits import check_size
-from .evaluation.particles import as_data
-from .files import atomic
-from .model.autoencoder import Autoencoder
 from .output import CommandOutput, as_json, command
-from .pretraining import pretrain
-from .recipes import RECIPES
-from .registry import Part
 from .scoring import beside_independent, loaded, results_of, score, write_rows
 from .settings import ROLES, arguments_of
-from .training import distributed
-from .training.checkpoints import Checkpoints
-from .training.fit import History, check_arguments, fit
 
 Settings = dict[str, Any]
 _LOOK = 100_000  # rows that a prior may take its first guess from
@@ -88,7 +89,7 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     write_rows(folder / "results.csv", terms, estimate)
     plots.save(plots.training, folder / "training.png", history)
     files = ["settings.json", "data.safetensors", "model.safetensors", "history.csv", "results.json", "results.csv", "training.png"]
-    files += pictures.draw(ae, found, folder)
+    files += figures.draw(ae, found, folder)
     lines = [
         f"data           {found!r}{note}",
         f"trained        {settings['recipe']}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
@@ -142,7 +143,7 @@ def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path
     if not distributed.leads():
         return callbacks
     if settings["pictures"]:
-        callbacks.append(pictures.as_it_trains(ae, found, folder, settings["pictures"]))
+        callbacks.append(figures.as_it_trains(ae, found, folder, settings["pictures"]))
     if settings["tensorboard"]:
         callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings["epochs"] // 5)))
     return callbacks

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import schema, sizes, structure
-from .checks import did_you_mean, short
-from .data import load
-from .data.limits import LIMIT
-from .data.named import NAMED
-from .files import target_of
+from .. import schema, sizes, structure
+from ..checks import did_you_mean, short
+from ..data import load
+from ..data.limits import LIMIT
+from ..data.named import NAMED
+from ..files import target_of
+from ..recipes import RECIPES
+from ..training.fit import fit
 from .plain_yaml import parse
-from .recipes import RECIPES
-from .training.fit import fit
 
 ROLES = {
     "prior": "p(z)",

@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import registry, schema, settings, sizes
-from .bounded import build_for_training
-from .checks import did_you_mean
-from .cli import COMMANDS
-from .data.named import NAMED
-from .files import refuse_links
-from .option_values import class_of, metavar, value_of
-from .output import Help
-from .recipes import RECIPES
-from .settings import ROLES, Setting
+from .. import registry, schema, sizes
+from ..bounded import build_for_training
+from ..checks import did_you_mean
+from ..data.named import NAMED
+from ..experiment import settings
+from ..experiment.output import Help
+from ..experiment.settings import ROLES, Setting
+from ..files import refuse_links
+from ..recipes import RECIPES
+from .commands import COMMANDS
+from .values import class_of, metavar, value_of
 
 _REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # a recipe's option, the part that it is of
 
@@ -109,8 +110,8 @@ def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argpar
     hints, said, actions = typing.get_type_hints(function), settings.help_of(function), []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY and parameter.default in (parameter.empty, ()):
-            several = {"nargs": "+" if parameter.default is parameter.empty else "*"} if hints[name] is not str else {}
-            actions.append(parser.add_argument(name, help=said.get(name), **several))
+            several = None if hints[name] is str else "+" if parameter.default is parameter.empty else "*"
+            actions.append(parser.add_argument(name, help=said.get(name), nargs=several))
         else:
             actions.append(_add(parser, Setting(name, hints[name], parameter.default, said.get(name, ""), "")))
     if {"run", "runs", "kind"} & hints.keys():

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import constraints
 
-from . import programs
-from .data import DataSet
-from .evaluation.particles import as_data
-from .model.autoencoder import Autoencoder
-from .pictures import look
-from .plots.charts import principal
+from .. import programs
+from ..data import DataSet
+from ..evaluation.particles import as_data
+from ..model.autoencoder import Autoencoder
+from ..plots.charts import principal
+from .figures import look
 
 _MOST = 41  # codes in a row
 _PIXELS = 1300  # of the sprite's side

@@ -6,7 +6,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from .data import Split
+from ..data import Split
 
 _REMEDY = "what it has learned does not hold for new rows; more epochs or rows, or a smaller model (--hidden 16) may help"
 

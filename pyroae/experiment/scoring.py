@@ -8,24 +8,25 @@ from typing import Any, Literal
 
 import torch
 
-from . import baseline, schema
-from .checks import whole_number
-from .data import DataSet, Split, binarized, load, record
-from .data.limits import LIMIT
-from .evaluation import proposals
-from .evaluation.comparison import compare as difference
-from .evaluation.crosscheck import cross_check
-from .evaluation.decomposition import active_units, aggregate
-from .evaluation.importance import Estimate, Source, log_likelihood
-from .evaluation.representation import probe, reconstruction_error
-from .evaluation.terms import Terms, elbo_terms
-from .files import atomic
-from .model.autoencoder import Autoencoder
-from .model.posteriors import Delta
+from .. import schema
+from ..checks import whole_number
+from ..data import DataSet, Split, binarized, load, record
+from ..data.limits import LIMIT
+from ..evaluation import proposals
+from ..evaluation.comparison import compare as difference
+from ..evaluation.crosscheck import cross_check
+from ..evaluation.decomposition import active_units, aggregate
+from ..evaluation.importance import Estimate, Source, log_likelihood
+from ..evaluation.representation import probe, reconstruction_error
+from ..evaluation.terms import Terms, elbo_terms
+from ..files import atomic
+from ..model.autoencoder import Autoencoder
+from ..model.posteriors import Delta
+from ..training import distributed
+from . import baseline
+from .apply import new_rows, opened
 from .output import CommandOutput, as_json, command
 from .settings import arguments_of, read_run
-from .training import distributed
-from .using import new_rows, opened
 
 _AT_MOST = 10_000  # data that labels are learned from, or whose codes are compared with one another
 _WIDTH = 14  # of the name that begins a line

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from . import sizes
-from .checks import short
+from .. import sizes
+from ..checks import short
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data.limits import TooLarge, check_size
-from .files import read_json
+from ..data.limits import TooLarge, check_size
+from ..files import read_json
 
 _NUMBER = 12.0  # bytes for each byte of a table: a number is a digit and a comma at least, and is in a list and in a tensor
 _COLUMN = 200.0  # bytes for each column, its numbers apart

@@ -14,24 +14,25 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from . import pictures, plots, programs
+from .. import plots, programs
+from ..data import DataSet
+from ..data.limits import LIMIT
+from ..evaluation.importance import Estimate
+from ..evaluation.particles import as_data
+from ..evaluation.verdict import Verdict
+from ..files import atomic
+from ..model.autoencoder import Autoencoder
+from ..model.posteriors import Delta
+from ..plots.drawing import COLOURS
+from ..programs import Program
+from ..structure import describe
+from ..training.fit import History
+from . import figures
 from .atlas import atlas
-from .data import DataSet
-from .data.limits import LIMIT
-from .evaluation.importance import Estimate
-from .evaluation.particles import as_data
-from .evaluation.verdict import Verdict
-from .files import atomic
-from .model.autoencoder import Autoencoder
-from .model.posteriors import Delta
 from .output import CommandOutput
-from .plots.drawing import COLOURS
-from .programs import Program
 from .run_files import naming, read_columns, read_scores
 from .scoring import opened_run
 from .settings import ROLES
-from .structure import describe
-from .training.fit import History
 
 _CAPTIONS = {
     "training": "Epoch by epoch. The two sides of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
@@ -200,7 +201,7 @@ def _pictures(ae: Autoencoder, data: DataSet, run: Path, limit: float) -> Iterat
             one = [scores[name][scored] for name in ("log_likelihood", "mc_se", "ess", "khat")]
             figure = plots.figure(plots.weights, Estimate(*one, particles=results["particles"], dimensions=data.event_shape.numel()))
         yield "weights", _uri(figure)
-    for made in (pictures.figures, pictures.diagnostics):
+    for made in (figures.figures, figures.diagnostics):
         for name, figure in made(ae, data):
             yield name, _uri(figure)
 
@@ -225,4 +226,4 @@ def _said(value: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("pyroae") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("pyroae.experiment") / "page" / name).read_text(encoding="utf-8")

@@ -20,12 +20,12 @@ import yaml
 from PIL import Image
 
 import pyroae as pa
-from pyroae import scoring
 from pyroae.cli import main
 from pyroae.cli.commands import COMMANDS, Command, usage
 from pyroae.cli.completion import completion
 from pyroae.cli.options import parse_call, parse_train
 from pyroae.data.named import NAMED
+from pyroae.experiment import scoring
 from pyroae.experiment.settings import arguments_of
 from pyroae.experiment.train import _built, _load
 

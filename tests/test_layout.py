@@ -50,7 +50,7 @@ def test_every_module_has_its_place():
     assert {home(file) for file in FILES} - {"__init__", "__main__"} == RANK.keys()
 
 
-@pytest.mark.parametrize("name", RANK)
+@pytest.mark.parametrize("name", sorted(RANK))
 def test_imports_point_one_way(name):
     upward = {(file, each) for file, found in FILES.items() if home(file) == name for each in found if RANK[each] > RANK[name]}
     assert upward <= UPWARD

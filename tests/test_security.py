@@ -32,10 +32,11 @@ from safetensors.torch import save_file
 from torch.optim import lr_scheduler
 
 import pyroae as pa
-from pyroae import plain_yaml, registry, schema
-from pyroae import settings as run_settings
+from pyroae import registry, schema
 from pyroae.bounded import Bounded
 from pyroae.cli import main
+from pyroae.experiment import plain_yaml
+from pyroae.experiment import settings as run_settings
 from pyroae.experiment.scoring import score
 from pyroae.training import checkpoints, loop
 from pyroae.training.checkpoints import Checkpoints

@@ -40,7 +40,7 @@ SMALL = {
     "benchmarks/likelihood": ({"data": 1, "particles": 10, "batch_sizes": [], "repeats": 1}, "likelihood"),
 }
 
-ELSEWHERE = ["pyro_examples"]  # has tests of its own
+ELSEWHERE = ["pyro_examples", "reference"]  # have tests of their own
 
 
 @pytest.fixture(autouse=True)

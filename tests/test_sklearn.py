@@ -61,8 +61,9 @@ def test_parts_can_be_searched():
 def test_scores_and_codes_are_those_of_the_library():
     estimator = small().fit(IRIS)
     ae, seed = estimator.autoencoder_, int(np.random.RandomState(0).randint(2**31 - 1))
-    expected = pa.log_likelihood(ae, IRIS, particles=30, seed=seed)
-    np.testing.assert_array_equal(estimator.score_samples(IRIS), expected.values)
+    for proposal in ("auto", "guide"):
+        expected = pa.log_likelihood(ae, IRIS, particles=30, seed=seed, proposal=proposal)
+        np.testing.assert_array_equal(estimator.set_params(proposal=proposal).score_samples(IRIS), expected.values)
     assert estimator.score(IRIS) == pytest.approx(expected.mean)
     np.testing.assert_array_equal(estimator.transform(IRIS), pa.codes(ae, IRIS))
     z = ae.centre(torch.as_tensor(IRIS, dtype=torch.float32))

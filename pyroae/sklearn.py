@@ -30,8 +30,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     """An autoencoder as a scikit-learn estimator: a transformer that is scored by held-out log p(x).
 
     ``transform`` gives E[z|x], ``inverse_transform`` the mean of p(x|z), ``score_samples`` log p(x) in nats and ``score`` its mean
-    in nats per example, estimated as by ``pa.log_likelihood`` (a lower bound in expectation, tighter with more particles). Arrays have one likelihood for all columns; the columns of a
-    DataFrame each have their own, as in ``pa.data.load``. Missing values (NaN) are allowed.
+    in nats per example, as ``pa.log_likelihood`` estimates it: in expectation a lower bound, tighter with more particles.
+    Arrays have one likelihood for all columns; the columns of a DataFrame each have their own, as in ``pa.data.load``.
+    Missing values (NaN) are allowed.
 
     Args:
         recipe: a name from ``pa.recipes``, a function of the training data (and of ``latent_dim`` and ``hidden`` where these are
@@ -121,8 +122,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             ValueError: a model without log p(x): an improper prior, as of the recipe ``"autoencoder"``.
         """
         X = self._validated(X)
-        options = {"particles": self.particles, "proposal": self.proposal, "seed": self._seed()}
-        return log_likelihood(self._model(X), X, **options).values.numpy()
+        ae, seed = self._model(X), self._seed()
+        return log_likelihood(ae, X, particles=self.particles, proposal=self.proposal, seed=seed).values.numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x), nats per example; ``y`` is ignored."""

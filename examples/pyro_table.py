@@ -63,7 +63,7 @@ def equality(program: Program, modes: list[str], steps: int) -> dict:
     theirs, result = run(program, pyro.infer.SVI, steps), {}
     for mode in modes:
         try:
-            apart = differences(run(program, partial(pa.SVI, compile=mode, precision="highest"), steps), theirs)
+            apart = differences(run(program, partial(pa.SVI, compile=pa.Step(mode, precision="highest")), steps), theirs)
             result[mode] = apart[0] if mode == "compiled" else max(apart)
         except Exception as problem:
             result[mode] = f"{type(problem).__name__}: {problem}".splitlines()[0]

@@ -42,10 +42,13 @@ from .pretraining import pretrain as pretrain
 from .registry import register as register
 from .storage import load as load
 from .storage import save as save
-from .training.distributed import together as together
+from .training.distributed import distributed as distributed
 from .training.epoch import StopTraining as StopTraining
 from .training.fit import History as History
 from .training.fit import fit as fit
+from .training.options import Run as Run
+from .training.options import Step as Step
+from .training.options import Validation as Validation
 from .training.step.svi import SVI as SVI
 
 __version__: str

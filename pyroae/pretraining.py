@@ -22,6 +22,7 @@ from .objectives import Penalised
 from .training.batches import Batches, as_tensors
 from .training.devices import resolve_device
 from .training.fit import History, fit
+from .training.options import Validation
 
 _ROWS = 1024  # encoded at once
 _serial = itertools.count()  # every Classifier has a name of its own in Pyro's parameter store
@@ -64,13 +65,14 @@ def pretrain(
     [2, 2, 2]
     >>> history = pa.fit(deep, digits.train, epochs=2, progress=False)  # the whole
     """
-    if training.keys() & {"run_dir", "resume"}:
-        raise ValueError("pretrain: its layers have no checkpoints; leave run_dir and resume to the fit of the whole")
+    if "run" in training:
+        raise ValueError("pretrain: its layers have no checkpoints; give run to the fit of the whole model")
     pairs = _pairs(ae)
     place = resolve_device(training.get("device", "auto"))
     ae.to(place)
     kinds = zip(_for_each(corruption, len(pairs), "corruption"), _for_each(penalty, len(pairs), "penalty"))
-    histories, below, held_out = [], data, training.pop("validation", None)
+    histories, below, validation = [], data, Validation.of(training.pop("validation", None))
+    held_out = validation.data
     for i, ((up, down), (noise, pull)) in enumerate(zip(pairs, kinds)):
         bottom, top = i == 0, i == len(pairs) - 1
         shallow = Autoencoder(
@@ -82,7 +84,7 @@ def pretrain(
             corruption=noise,
             objective=None if pull is None else Penalised(pull),
         )
-        histories.append(fit(shallow, below, validation=held_out, **training))
+        histories.append(fit(shallow, below, validation=Validation(held_out, validation.patience), **training))
         below, held_out = (
             None if rows is None else _codes(shallow, Batches(rows, _ROWS, place, shuffle=False, model=shallow.model))
             for rows in (below, held_out)

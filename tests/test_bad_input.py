@@ -136,7 +136,10 @@ PYTHON = {
     "a negative learning rate": (lambda: quiet(small_vae(), X, lr=-1e-3), ["lr", "positive", "-0.001"]),
     "no epochs": (lambda: quiet(small_vae(), X, epochs=0), ["epochs", "at least 1", "got 0"]),
     "half a batch": (lambda: quiet(small_vae(), X, batch_size=0.5), ["batch_size", "whole number", "0.5"]),
-    "patience without validation": (lambda: quiet(small_vae(), X, patience=3), ["patience", "validation=..."]),
+    "patience without validation": (
+        lambda: quiet(small_vae(), X, validation=pa.Validation(None, patience=3)),
+        ["patience", "validation=pa.Validation"],
+    ),
     "an optimizer that is none": (lambda: quiet(small_vae(), X, optimizer=lambda p, lr=1.0: None), ["torch optimizer", "NoneType"]),
     "a learning rate far too high": (lambda: quiet(small_vae(), X, lr=1e30, epochs=3), ["the loss is", "lower lr"]),
     "a device that is none": (lambda: quiet(small_vae(), X, device="gpu0"), ["'cuda'", "'gpu0'"]),

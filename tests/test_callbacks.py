@@ -50,14 +50,15 @@ def test_with_patience_the_best_weights_come_back():
         if epoch["epoch"] == 6:
             raise pa.StopTraining
 
-    pa.fit(ae, X, epochs=9, lr=0.1, validation=torch.rand(60, 64).round(), patience=9, seed=0, progress=False, callbacks=[keep])
+    validation = pa.Validation(torch.rand(60, 64).round(), patience=9)
+    pa.fit(ae, X, epochs=9, lr=0.1, validation=validation, seed=0, progress=False, callbacks=[keep])
     assert len(weights) == 6 and all(torch.equal(a, b) for a, b in zip(ae.parameters(), weights[min(weights)]))
 
 
 def test_a_run_that_was_stopped_is_kept_and_goes_on(tmp_path):
     ae = small_vae()
-    assert len(fit(ae, [stop_at(2)], run_dir=tmp_path).rows) == 2
-    assert fit(ae, [], epochs=4, resume=tmp_path)["epoch"] == [1, 2, 3, 4]
+    assert len(fit(ae, [stop_at(2)], run=tmp_path).rows) == 2
+    assert fit(ae, [], epochs=4, run=pa.Run(tmp_path, resume=True))["epoch"] == [1, 2, 3, 4]
 
 
 def test_other_errors_of_callbacks_are_the_callers(vae):

@@ -28,18 +28,18 @@ class Killed(Exception):
 
 def stopped_after(steps, monkeypatch, train):
     """Run ``train`` with a checkpoint after so many steps, and no further."""
-    step = loop.Training._step
+    count = loop.Training.count
 
-    def stopping(self, batch):
+    def stopping(self, loss):
         if not steps:
             raise Killed
-        step(self, batch)
+        count(self, loss)
         if self.step == steps:
             self.save()
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "_step", stopping)
+        patch.setattr(loop.Training, "count", stopping)
         with pytest.raises(Killed):
             train()
 
@@ -71,11 +71,10 @@ def with_everything(ae, **more):
     return quiet(
         ae,
         data.train,
-        validation=data.validation,
+        validation=pa.Validation(data.validation, patience=2),
         elbo=pa.objectives.Tempered(pa.schedules.Linear(70)),
         scheduler=functools.partial(lr_scheduler.StepLR, step_size=1, gamma=0.7),
         optimizer=torch.optim.RMSprop,
-        patience=2,
         epochs=4,
         batch_size=12,
         lr=1e-2,
@@ -84,14 +83,14 @@ def with_everything(ae, **more):
     )
 
 
-def of_a_loader(ae, **more):
+def of_a_loader(ae, compile="auto", **more):
     loader = DataLoader(Noisy(), batch_size=7, shuffle=True, generator=torch.Generator().manual_seed(5))
-    return quiet(ae, loader, epochs=3, seed=1, elbo=pa.Penalised(pa.penalties.L2()), clip=1.0, **more)
+    return quiet(ae, loader, epochs=3, seed=1, elbo=pa.Penalised(pa.penalties.L2()), compile=pa.Step(compile, clip=1.0), **more)
 
 
-def of_the_callers_numbers(ae, **more):
+def of_the_callers_numbers(ae, compile="auto", **more):
     torch.manual_seed(2)
-    return quiet(ae, dynamic().train.x[:100].round(), epochs=3, batch_size=30, accumulate=2, **more)
+    return quiet(ae, dynamic().train.x[:100].round(), epochs=3, batch_size=30, compile=pa.Step(compile, accumulate=2), **more)
 
 
 RUNS = {"plain": plain, "with everything": with_everything, "of a loader": of_a_loader, "of the caller's": of_the_callers_numbers}
@@ -108,9 +107,9 @@ def goes_on(run, steps, tmp_path, monkeypatch, **more):
     if steps > 20 and run != "with everything":
         pytest.skip("over by then")
     history = RUNS[run](whole, **more)
-    stopped_after(steps, monkeypatch, lambda: RUNS[run](half, run_dir=tmp_path, **more))
+    stopped_after(steps, monkeypatch, lambda: RUNS[run](half, run=tmp_path, **more))
     torch.manual_seed(99)
-    resumed = RUNS[run](again, resume=tmp_path, **more)
+    resumed = RUNS[run](again, run=pa.Run(tmp_path, resume=True), **more)
     assert same(whole, again) and not same(whole, half)
     columns = set(history.rows[0]) - {"seconds"}
     assert [{c: row[c] for c in columns} for row in history.rows] == [{c: row[c] for c in columns} for row in resumed.rows]
@@ -134,32 +133,34 @@ X = torch.rand(40, 64, generator=torch.Generator().manual_seed(0)).round()
 def test_the_newest_two_are_kept_and_a_finished_run_can_go_further(tmp_path):
     short, long = small_vae_of(0), small_vae_of(0)
     quiet(long, X, epochs=5, batch_size=10, seed=0)
-    quiet(short, X, epochs=2, batch_size=10, seed=0, run_dir=tmp_path)
+    quiet(short, X, epochs=2, batch_size=10, seed=0, run=tmp_path)
     assert [path.name for path in Checkpoints(tmp_path).paths()] in (
         ["0000000008.safetensors", f"{step:010d}.safetensors"] for step in (0, 4)
     )
-    history = quiet(short, X, epochs=5, batch_size=10, seed=0, resume=tmp_path)
+    history = quiet(short, X, epochs=5, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
     assert same(short, long) and history["epoch"] == [1, 2, 3, 4, 5]
 
 
 REFUSED = {
-    "another run's folder": (lambda folder: quiet(small_vae(), X, run_dir=folder), ["holds a run already", "resume="]),
-    "two folders": (lambda folder: quiet(small_vae(), X, run_dir="other", resume=folder), ["own folder", "other"]),
-    "no folder": (lambda folder: quiet(small_vae(), X, resume=folder / "none"), ["the folder of a run", "none"]),
-    "another model": (lambda folder: quiet(small_vae(z=5), X, resume=folder), ["another model", "(8,)", "(10,)"]),
-    "other batches": (lambda folder: quiet(small_vae(), X, batch_size=3, resume=folder), ["batches 1", "this call 14"]),
-    "another optimizer": (lambda folder: quiet(small_vae(), X, optimizer=torch.optim.SGD, lr=1.0, resume=folder), ["Adam", "SGD"]),
-    "pretraining": (lambda folder: pa.pretrain(small_vae(), X, run_dir=folder), ["pretrain", "leave run_dir and resume"]),
-    "no clip": (lambda folder: quiet(small_vae(), X, clip=0.0), ["clip", "positive"]),
-    "half a part": (lambda folder: quiet(small_vae(), X, accumulate=0.5), ["accumulate", "whole number"]),
-    "negative retries": (lambda folder: quiet(small_vae(), X, retries=-1), ["retries", "at least 0"]),
-    "no seconds": (lambda folder: quiet(small_vae(), X, save_every=0), ["save_every", "positive"]),
+    "another run's folder": (lambda folder: quiet(small_vae(), X, run=folder), ["holds a run already", "resume=True"]),
+    "no folder": (lambda folder: quiet(small_vae(), X, run=pa.Run(folder / "none", resume=True)), ["the folder of a run", "none"]),
+    "another model": (lambda folder: quiet(small_vae(z=5), X, run=pa.Run(folder, resume=True)), ["another model", "(8,)", "(10,)"]),
+    "other batches": (lambda folder: quiet(small_vae(), X, batch_size=3, run=pa.Run(folder, resume=True)), ["batches 1", "this call 14"]),
+    "another optimizer": (
+        lambda folder: quiet(small_vae(), X, optimizer=torch.optim.SGD, lr=1.0, run=pa.Run(folder, resume=True)),
+        ["Adam", "SGD"],
+    ),
+    "pretraining": (lambda folder: pa.pretrain(small_vae(), X, run=folder), ["pretrain", "give run to the fit"]),
+    "no clip": (lambda folder: quiet(small_vae(), X, compile=pa.Step(clip=0.0)), ["clip", "positive"]),
+    "half a part": (lambda folder: quiet(small_vae(), X, compile=pa.Step(accumulate=0.5)), ["accumulate", "whole number"]),
+    "negative retries": (lambda folder: quiet(small_vae(), X, compile=pa.Step(retries=-1)), ["retries", "at least 0"]),
+    "no seconds": (lambda folder: quiet(small_vae(), X, run=pa.Run(folder, save_every=0)), ["save_every", "positive"]),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_refused_and_the_run_stays(name, tmp_path):
-    quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
+    quiet(small_vae(), X, epochs=1, run=tmp_path)
     wrong, words = REFUSED[name]
     before = [path.read_bytes() for path in Checkpoints(tmp_path).paths()]
     with pytest.raises(ValueError) as raised:
@@ -171,24 +172,24 @@ def test_what_does_not_fit_is_refused_and_the_run_stays(name, tmp_path):
 def test_damaged_files_are_named_and_the_good_one_before_them_is_used(tmp_path, caplog):
     whole, half = small_vae_of(0), small_vae_of(0)
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
-    quiet(half, X, epochs=2, batch_size=10, seed=0, run_dir=tmp_path)
+    quiet(half, X, epochs=2, batch_size=10, seed=0, run=tmp_path)
     newest, older = Checkpoints(tmp_path).paths()
     newest.write_bytes(newest.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "pyroae"):
-        quiet(half, X, epochs=4, batch_size=10, seed=0, resume=tmp_path)
+        quiet(half, X, epochs=4, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
     assert same(whole, half) and str(newest) in caplog.text and f"going on from {older}" in caplog.text
     for path in Checkpoints(tmp_path).paths():
         path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no checkpoint in .* can be used.*another format"):
-        quiet(half, X, epochs=4, resume=tmp_path)
+        quiet(half, X, epochs=4, run=pa.Run(tmp_path, resume=True))
 
 
 def test_a_second_run_in_the_folder_is_refused_and_the_lock_of_a_dead_one_is_not(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.lock").write_text("12345")
     with Checkpoints(tmp_path).locked(), pytest.raises(ValueError, match="another process trains in"):
-        quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
-    quiet(small_vae(), X, epochs=1, run_dir=tmp_path)
+        quiet(small_vae(), X, epochs=1, run=tmp_path)
+    quiet(small_vae(), X, epochs=1, run=tmp_path)
 
 
 def test_a_full_disk_stops_no_training_and_the_older_file_makes_room(tmp_path, monkeypatch, caplog):
@@ -201,12 +202,12 @@ def test_a_full_disk_stops_no_training_and_the_older_file_makes_room(tmp_path, m
 
     monkeypatch.setattr(checkpoints, "write", writing)
     with caplog.at_level(logging.WARNING, "pyroae"):
-        quiet(ae, X, epochs=3, batch_size=10, seed=0, run_dir=tmp_path, callbacks=[lambda row: full.append(row["epoch"] == 3)])
+        quiet(ae, X, epochs=3, batch_size=10, seed=0, run=tmp_path, callbacks=[lambda row: full.append(row["epoch"] == 3)])
     assert "No space left" in caplog.text and Checkpoints(tmp_path).newest()["step"] in (0, 4, 8)
     full.clear()
     quiet(whole, X, epochs=3, batch_size=10, seed=0)
     again = small_vae()
-    quiet(again, X, epochs=3, batch_size=10, seed=0, resume=tmp_path)
+    quiet(again, X, epochs=3, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
     assert same(ae, whole) and same(again, whole)
 
 
@@ -241,8 +242,8 @@ def test_schedulers_go_on(scheduler, tmp_path):
     go = functools.partial(quiet, batch_size=20, lr=0.01, scheduler=scheduler, seed=0)
     whole, half = small_vae_of(0), small_vae_of(0)
     rates = go(whole, X, epochs=5)["lr"]
-    go(half, X, epochs=2, run_dir=tmp_path)
-    assert go(half, X, epochs=5, resume=tmp_path)["lr"] == rates and same(whole, half)
+    go(half, X, epochs=2, run=tmp_path)
+    assert go(half, X, epochs=5, run=pa.Run(tmp_path, resume=True))["lr"] == rates and same(whole, half)
 
 
 @pytest.fixture
@@ -259,11 +260,11 @@ def test_ctrl_c_or_sigterm_finishes_the_step_keeps_it_and_says_how_to_go_on(numb
     whole, half, rows = small_vae_of(0), small_vae_of(0), []
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
     half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), number)) or None)
-    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 after 6 steps; go on with resume="):
-        quiet(half, X, epochs=4, batch_size=10, seed=0, run_dir=tmp_path, compile="eager")
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 after 6 steps; continue with run="):
+        quiet(half, X, epochs=4, batch_size=10, seed=0, run=tmp_path, compile="eager")
     assert Checkpoints(tmp_path).newest()["step"] == 6 and not half.training
     assert signal.getsignal(number) == interrupt._USUAL[number]
-    quiet(half, X, epochs=4, batch_size=10, seed=0, resume=tmp_path)
+    quiet(half, X, epochs=4, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
     assert same(whole, half)
 
 
@@ -271,15 +272,15 @@ def test_the_command_goes_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["train", "--epochs", "3", "--particles", "5"]
     assert main([*options, "--out", "whole"]) == 0
-    step = loop.Training._step
+    count = loop.Training.count
 
-    def pressing(self, batch):
+    def pressing(self, loss):
         if self.step == 15:
-            self.asked.set()
-        step(self, batch)
+            self.stop_requested.set()
+        count(self, loss)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "_step", pressing)
+        patch.setattr(loop.Training, "count", pressing)
         assert main([*options, "--out", "half"]) == 130
     assert "pyroae train --resume half" in capsys.readouterr().err
     assert main(["train", "--resume", "half"]) == 0
@@ -309,7 +310,7 @@ class Bursting(torch.nn.Module):
 def test_divergence_names_step_and_site_and_leaves_the_last_good_weights(tmp_path):
     ae = small_vae().replace(decoder=Bursting(8))
     with pytest.raises(ValueError) as raised:
-        quiet(ae, X, epochs=9, batch_size=10, seed=0, run_dir=tmp_path)
+        quiet(ae, X, epochs=9, batch_size=10, seed=0, run=tmp_path)
     step = int(ae.decoder.calls) - 1  # one call looked at the programs
     said = str(raised.value)
     assert "is nan at step 7 (epoch 2): the model's log-density of the site 'x' is nan in 10 of 10 places" in said, said
@@ -320,7 +321,7 @@ def test_divergence_names_step_and_site_and_leaves_the_last_good_weights(tmp_pat
 def test_a_rate_that_is_too_high_is_halved_where_that_is_asked_for(caplog):
     ae = small_vae()
     with caplog.at_level(logging.WARNING, "pyroae"):
-        history = quiet(ae, X, lr=1e20, epochs=3, batch_size=10, seed=0, retries=150)
+        history = quiet(ae, X, lr=1e20, epochs=3, batch_size=10, seed=0, compile=pa.Step(retries=150))
     assert history["lr"][-1] < 1e20 and all(p.isfinite().all() for p in ae.parameters()) and "half the learning rate" in caplog.text
 
 
@@ -329,7 +330,7 @@ def test_a_last_step_that_makes_a_weight_infinite_is_gone_back_from_too():
     refused, halved = small_vae(), small_vae()
     with pytest.raises(ValueError, match="at step 1 .* made a weight infinite.* again those from before training"):
         quiet(refused, X, **whole)
-    assert quiet(halved, X, retries=150, **whole)["lr"][-1] < 1e38
+    assert quiet(halved, X, compile=pa.Step(retries=150), **whole)["lr"][-1] < 1e38
     assert all(p.isfinite().all() for ae in (refused, halved) for p in ae.parameters())
 
 
@@ -338,7 +339,7 @@ def test_a_long_gradient_is_shortened_to_the_clip(mode, vae):
     def svi(**more):
         optimizer, seen = torch.optim.SGD(vae.parameters(), lr=0.0), []
         optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in vae.parameters()]) / len(X)))
-        return pa.SVI(vae.model, vae.guide, optimizer, pa.objectives.IWAE(2), compile=mode, **more), seen
+        return pa.SVI(vae.model, vae.guide, optimizer, pa.objectives.IWAE(2), compile=pa.Step(mode, **more)), seen
 
     (free, whole), (clipped, short) = svi(), svi(clip=0.5)
     for _ in range(3):
@@ -353,7 +354,16 @@ def test_parts_of_a_batch_have_the_whole_batch_s_gradient(digits):
     ends = []
     for parts in (1, 3):
         ae = small_vae_of(0, prior=pa.priors.Laplace(4), posterior=pa.posteriors.Delta())
-        history = quiet(ae, digits.train.x[:200], epochs=2, batch_size=100, accumulate=parts, optimizer=torch.optim.SGD, lr=1e-4, seed=0)
+        history = quiet(
+            ae,
+            digits.train.x[:200],
+            epochs=2,
+            batch_size=100,
+            compile=pa.Step(accumulate=parts),
+            optimizer=torch.optim.SGD,
+            lr=1e-4,
+            seed=0,
+        )
         ends.append((torch.cat([p.flatten() for p in ae.parameters()]), history.loss[-1]))
     assert torch.allclose(ends[0][0], ends[1][0], atol=1e-5) and ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
 
@@ -364,6 +374,6 @@ def test_mixed_precision_learns_the_same_with_float32_weights(mode, digits):
     for precision in ("highest", "bf16"):
         ae = small_vae_of(0)
         ae.encoder[0].register_forward_hook(lambda module, inputs, result: ran.append(torch.is_autocast_enabled("cpu")))
-        losses[precision] = quiet(ae, digits.train, epochs=5, seed=0, precision=precision, compile=mode).loss
+        losses[precision] = quiet(ae, digits.train, epochs=5, seed=0, compile=pa.Step(mode, precision)).loss
         assert all(p.dtype == torch.float32 for p in ae.parameters())
     assert losses["bf16"] == pytest.approx(losses["highest"], rel=0.01) and losses["bf16"] != losses["highest"] and {True, False} <= {*ran}

@@ -1,4 +1,4 @@
-"""Several processes do what one does: under DistributedDataParallel in a loop of one's own, and under ``pa.together``."""
+"""Several processes do what one does: under DistributedDataParallel in a loop of one's own, and under ``pa.distributed``."""
 
 import contextlib
 import functools
@@ -72,7 +72,7 @@ def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
         assert torch.allclose(theirs[0][name], flat_gradients(ae), rtol=1e-5, atol=1e-6), name
 
 
-# --- pa.together ---
+# --- pa.distributed ---
 
 quiet = functools.partial(pa.fit, progress=False)
 
@@ -84,7 +84,7 @@ def _one(rank, processes, port, folder, what, patience):
     if patience is not None:
         job._PATIENCE = timedelta(seconds=patience)
     try:
-        with pa.together():
+        with pa.distributed():
             found = what()
     except (ValueError, OSError) as error:
         found = error
@@ -155,7 +155,7 @@ def trained_by_recordings():
     ae = points()
     with pytest.MonkeyPatch.context() as patch:
         tapes = record_on_cpu(patch)
-        history = quiet(ae, x, epochs=6, batch_size=20, seed=0, compile="traced", clip=0.5)
+        history = quiet(ae, x, epochs=6, batch_size=20, seed=0, compile=pa.Step("traced", clip=0.5))
     names = {str(operation[0]) for tape in tapes for operation in tape.operations}
     replays = [tape.replays for tape in tapes]
     return torch.cat([p.detach().flatten() for p in ae.parameters()]), history.loss, replays, {n for n in names if "reduce" in n}
@@ -251,7 +251,7 @@ WRONG = {
         "DistributedSampler",
     ),
     "a folder in which another run is": (lambda: in_use(), "another process trains in"),
-    "what the first process finds wrong": (lambda: job.first(lambda: pa.data.load("nowhere.npy")), "no file nowhere.npy"),
+    "what the first process finds wrong": (lambda: job.run_on_main(lambda: pa.data.load("nowhere.npy")), "no file nowhere.npy"),
 }
 
 
@@ -261,7 +261,7 @@ def doing_wrong(name):
 
 def in_use():
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder).locked():
-        quiet(points(), torch.ones(20, 64), run_dir=folder)
+        quiet(points(), torch.ones(20, 64), run=folder)
 
 
 @together
@@ -280,21 +280,21 @@ def queued(total, outputs):
 
 def goes_on(folder, ends_after=None, how="dies"):
     """A run in a folder; of several processes the second one may die in the middle of an epoch, or answer no more."""
-    step = loop.Training._step
+    after_step = loop.Training._after_step
 
-    def ending(self, batch):
-        step(self, batch)
+    def ending(self):
+        after_step(self)
         if self.step == ends_after and job.rank() == 1:
             time.sleep(6) if how == "hangs" else os._exit(9)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Training, "_step", ending)
-        patch.setattr(loop, "_TOGETHER", 4)
+        patch.setattr(loop.Training, "_after_step", ending)
+        patch.setattr(loop, "_STEPS_BETWEEN_CHECKS", 4)
         patch.setattr(loop, "_KEEP", 0.0)
         if how == "dies, on CUDA":
             patch.setattr(svi, "_total", functools.partial(queued, svi._total))
         x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
-        return quiet(points(), x, epochs=4, batch_size=10, compile="eager", seed=0, resume=folder).loss
+        return quiet(points(), x, epochs=4, batch_size=10, compile="eager", seed=0, run=pa.Run(folder, resume=True)).loss
 
 
 @together
@@ -336,10 +336,10 @@ def test_processes_name_the_step_and_site_of_what_one_of_them_met(tmp_path):
 
 
 def test_alone_together_changes_nothing():
-    with pa.together():
-        assert (job.processes(), job.rank(), job.leads()) == (1, 0, True)
+    with pa.distributed():
+        assert (job.world_size(), job.rank(), job.is_main()) == (1, 0, True)
         tensor = torch.ones(2)
-        assert job.total(tensor, None) == [tensor, None] and job.first(lambda: 7) == 7
+        assert job.all_reduce(tensor, None) == [tensor, None] and job.run_on_main(lambda: 7) == 7
     assert not distributed.is_initialized()
 
 

@@ -123,7 +123,7 @@ def check(
     """Pyro's results in every mode; the last mode's SVI."""
     _, theirs = run(pyro.infer.SVI, make, change, arguments, elbo, optim, {})
     for mode in modes:
-        svi, ours = run(pa.SVI, make, change, arguments, elbo, optim, {"compile": mode, "precision": "highest"})
+        svi, ours = run(pa.SVI, make, change, arguments, elbo, optim, {"compile": pa.Step(mode, precision="highest")})
         assert list(map(type, ours[:STEPS])) == list(map(type, theirs[:STEPS]))
         for a, b in zip(theirs, ours, strict=True):
             assert a == b if isinstance(a, str) else same(a, b)

@@ -45,18 +45,16 @@ def train(mode, folder, acknowledged=None):
     history = pa.fit(
         ae,
         data.train,
-        validation=data.validation,
+        validation=pa.Validation(data.validation, patience=3),
         elbo=pa.objectives.Tempered(pa.schedules.Linear(150)),
         scheduler=functools.partial(lr_scheduler.StepLR, step_size=2, gamma=0.8),
         lr=3e-2,
-        patience=3,
         epochs=8,
         batch_size=32,
         seed=3,
         compile=mode,
         progress=False,
-        save_every=0.05,
-        resume=folder,
+        run=pa.Run(folder, resume=True, save_every=0.05),
     )
     rows = torch.tensor([[row[name] for name in ("epoch", "loss", "validation_loss", "lr")] for row in history.rows], dtype=torch.float64)
     save_file({**{name: tensor.contiguous() for name, tensor in ae.state_dict().items()}, "rows": rows}, folder / "end.safetensors")

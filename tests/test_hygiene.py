@@ -54,11 +54,11 @@ def trained(ae, **more):
 CALLS = {
     "fit": trained,
     "fit, traced": lambda ae: trained(ae, compile="traced"),
-    "fit in bfloat16": lambda ae: trained(ae, precision="bf16"),
-    "fit with validation and a folder": lambda ae: trained(ae, validation=X, patience=1, run_dir="run"),
+    "fit in bfloat16": lambda ae: trained(ae, compile=pa.Step(precision="bf16")),
+    "fit with validation and a folder": lambda ae: trained(ae, validation=pa.Validation(X, patience=1), run="run"),
     "fit that goes on": lambda ae: [
-        trained(ae, run_dir="run"),
-        pa.fit(ae, X, epochs=4, batch_size=8, seed=0, progress=False, resume="run"),
+        trained(ae, run="run"),
+        pa.fit(ae, X, epochs=4, batch_size=8, seed=0, progress=False, run=pa.Run("run", resume=True)),
     ],
     "fit that diverges": lambda ae: pytest.raises(ValueError, trained, ae, lr=1e30),
     "fine_tune": lambda ae: pa.fine_tune(ae, (X, torch.arange(30) % 3), epochs=1, seed=0, progress=False),

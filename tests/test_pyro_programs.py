@@ -23,7 +23,7 @@ def expected(name, steps, dtype):
 
 def compare(name, mode, steps=STEPS):
     """Relative differences of the values, then of the parameters."""
-    ours = run(PROGRAMS[name], functools.partial(pa.SVI, compile=mode, precision="highest"), steps)
+    ours = run(PROGRAMS[name], functools.partial(pa.SVI, compile=pa.Step(mode, precision="highest")), steps)
     return differences(ours, expected(name, steps, torch.get_default_dtype()))
 
 

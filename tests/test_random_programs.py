@@ -141,7 +141,7 @@ def program(spec, SVI, steps):
 def compare(spec, mode, steps=3):
     make = functools.partial(program, spec)
     theirs = run(make, pyro.infer.SVI, steps)
-    return differences(run(make, functools.partial(pa.SVI, compile=mode, precision="highest"), steps), theirs)
+    return differences(run(make, functools.partial(pa.SVI, compile=pa.Step(mode, precision="highest")), steps), theirs)
 
 
 def few(examples):

@@ -33,8 +33,8 @@ def recorded(monkeypatch):
 
 def trained(**options) -> list[float]:
     torch.manual_seed(0)
-    options = {"batch_size": 20, "epochs": 12, "elbo": Trace_ELBO} | options
-    return pa.fit(small_vae(), X, seed=0, progress=False, compile="traced", **options | {"elbo": options["elbo"]()}).loss
+    options = {"batch_size": 20, "epochs": 12, "elbo": Trace_ELBO, "compile": "traced"} | options
+    return pa.fit(small_vae(), X, seed=0, progress=False, **options | {"elbo": options["elbo"]()}).loss
 
 
 RECORDED = {  # options of fit, how many recordings it takes, and how many of 36 steps they run
@@ -44,8 +44,8 @@ RECORDED = {  # options of fit, how many recordings it takes, and how many of 36
     "AdamW": ({"optimizer": functools.partial(torch.optim.AdamW, weight_decay=0.1)}, 1, 29),
     "SGD": ({"optimizer": torch.optim.SGD, "lr": 1e-4}, 1, 29),
     "SGD with momentum": ({"optimizer": functools.partial(torch.optim.SGD, momentum=0.9), "lr": 1e-5}, 1, 29),
-    "clipped": ({"clip": 0.5}, 1, 29),
-    "micro-batches": ({"accumulate": 2, "clip": 0.5}, 1, 30),
+    "clipped": ({"compile": pa.Step("traced", clip=0.5)}, 1, 29),
+    "micro-batches": ({"compile": pa.Step("traced", accumulate=2, clip=0.5)}, 1, 30),
     "a KL's weight that moves": ({"elbo": lambda: pa.objectives.Tempered(pa.schedules.Linear(30, start=0.1))}, 1, 29),
     "a cosine": ({"scheduler": functools.partial(lr_scheduler.CosineAnnealingLR, T_max=12)}, 1, 29),
     "one cycle": ({"scheduler": functools.partial(lr_scheduler.OneCycleLR, max_lr=1e-2, total_steps=13)}, 2, 4),

@@ -424,22 +424,20 @@ def put_somewhere(place, data):
 # --- checkpoints ---
 
 
-def trained(folder, resume=None):
+def trained(folder, resume=False):
     torch.manual_seed(0)
     return pa.fit(
         small_vae(),
         X,
-        validation=X[:10],
+        validation=pa.Validation(X[:10], patience=5),
         elbo=pa.objectives.Tempered(pa.schedules.Linear(5)),
         scheduler=functools.partial(lr_scheduler.ReduceLROnPlateau, patience=0),
-        patience=5,
-        epochs=2 if resume is None else 3,
+        epochs=3 if resume else 2,
         batch_size=10,
         seed=0,
         compile="eager",
         progress=False,
-        run_dir=folder,
-        resume=resume,
+        run=pa.Run(folder, resume=resume),
     )
 
 
@@ -447,16 +445,16 @@ def trained(folder, resume=None):
 def run(tmp_path_factory):
     """A run in the middle of an epoch, with everything that a checkpoint can hold."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    step = loop.Training._step
+    after_step = loop.Training._after_step
 
-    def stopping(self, batch):
-        step(self, batch)
+    def stopping(self):
+        after_step(self)
         if self.step == 6:
-            self.asked.set()
+            self.stop_requested.set()
             self._stop()
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Training, "_step", stopping)
+        patch.setattr(loop.Training, "_after_step", stopping)
         trained(folder)
     return folder
 
@@ -492,7 +490,7 @@ def test_a_crafted_checkpoint_goes_on_or_is_refused_in_a_sentence(cases, run, tm
     good = checkpoints.read(Checkpoints(run).paths()[0])
     every, outcomes = list(places(good)), []
     folder = tmp_path / "run"
-    assert trained(None, resume=shutil.copytree(run, tmp_path / "good")).rows
+    assert trained(shutil.copytree(run, tmp_path / "good"), resume=True).rows
 
     @many(cases)
     @given(st.sampled_from(every), st.sampled_from(WRONG), st.booleans())
@@ -500,7 +498,7 @@ def test_a_crafted_checkpoint_goes_on_or_is_refused_in_a_sentence(cases, run, tm
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "checkpoints").mkdir(parents=True)
         checkpoints.write(changed(good, path, wrong, delete), folder / "checkpoints/0000000006.safetensors")
-        outcomes.append(refused(lambda: trained(None, resume=folder), tmp_path))
+        outcomes.append(refused(lambda: trained(folder, resume=True), tmp_path))
 
     craft()
     assert any(outcomes)
@@ -526,7 +524,7 @@ def test_crafted_on_purpose(name, wrong, run, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoints.write(changed(good, CRAFTED[name], wrong), tmp_path / "checkpoints/0000000006.safetensors")
     with pytest.raises(ValueError, match="fit: the (checkpoint cannot be used: expected|run to go on with)"):
-        trained(None, resume=tmp_path)
+        trained(tmp_path, resume=True)
 
 
 def test_a_history_longer_than_the_run_is_not_gone_through(run, tmp_path):
@@ -534,7 +532,7 @@ def test_a_history_longer_than_the_run_is_not_gone_through(run, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoints.write(state | {"history": state["history"][:1] * 20_000}, tmp_path / "checkpoints/0000000006.safetensors")
     with pytest.raises(ValueError, match="expected history as at most 1 rows, one for each finished epoch"):
-        trained(None, resume=tmp_path)
+        trained(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("there", [None, torch.zeros(16, dtype=torch.uint8)], ids=["from a CPU", "from a GPU"])
@@ -546,8 +544,8 @@ def test_a_run_goes_on_on_another_device(there, run, tmp_path):
         place["device"] = None if there is None else there.clone()
     (tmp_path / "checkpoints").mkdir()
     checkpoints.write(state, tmp_path / "checkpoints/0000000006.safetensors")
-    as_before = trained(None, resume=shutil.copytree(run, tmp_path / "as before")).loss
-    assert trained(None, resume=tmp_path).loss == as_before
+    as_before = trained(shutil.copytree(run, tmp_path / "as before"), resume=True).loss
+    assert trained(tmp_path, resume=True).loss == as_before
 
 
 # --- links ---

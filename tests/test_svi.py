@@ -472,7 +472,7 @@ def test_auto_uses_a_graph_that_was_restored(monkeypatch):
     vae, x = small_vae(), torch.ones(8, 64)
     svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
     svi.step(x)
-    svi.climb("step", 1, 7, x)
+    svi.rebuild_graph("step", 1, 7, x)
     for _ in range(3):
         svi.step(x)
     assert svi.levels()["step"] == [(8, 1, 10)]
@@ -498,7 +498,9 @@ def test_fit_is_the_same_traced(digits):
         torch.manual_seed(0)
         ae = small_vae(corruption=pa.corruption.Masking(0.2))
         x = digits.train.x[:300]
-        history = pa.fit(ae, x, validation=digits.test, epochs=3, batch_size=64, seed=0, compile=mode, patience=1, progress=False)
+        history = pa.fit(
+            ae, x, validation=pa.Validation(digits.test, patience=1), epochs=3, batch_size=64, seed=0, compile=mode, progress=False
+        )
         ends.append([history.loss, history["validation_loss"], [p.abs().sum().item() for p in ae.parameters()]])
     assert ends[0] == ends[1]
 
@@ -510,7 +512,7 @@ def test_precision_ends_with_the_call(precision, digits):
     setting, words = torch.backends.mkldnn.matmul, {"highest": "ieee", "medium": "bf16"}
     before = setting.fp32_precision
     ae.encoder.register_forward_hook(lambda *_: inside.append(setting.fp32_precision))
-    pa.fit(ae, digits.train.x[:64], epochs=2, progress=False, precision=precision)
+    pa.fit(ae, digits.train.x[:64], epochs=2, progress=False, compile=pa.Step(precision=precision))
     pa.log_likelihood(ae, digits.test.x[:2], particles=3, precision=precision, proposal="guide")
     assert precision == "auto" or set(inside[1:]) == {words[precision]}
     assert setting.fp32_precision == before and torch.get_float32_matmul_precision() == "highest"
@@ -537,9 +539,9 @@ def test_precision_on_cuda_is_of_products_and_convolutions(precision, inside):
 
 
 @pytest.mark.parametrize("wrong, words", [({"compile": "fast"}, "'compiled', got 'fast'"), ({"precision": "low"}, "'bf16', got 'low'")])
-def test_bad_modes_are_named(wrong, words, digits):
+def test_bad_modes_are_named(wrong, words):
     with pytest.raises(ValueError, match=words):
-        pa.fit(small_vae(), digits.train, progress=False, **wrong)
+        pa.Step(**wrong)
 
 
 @pytest.mark.gpu

@@ -69,7 +69,7 @@ def test_schedulers_step_each_epoch(digits):
 
 def test_early_stopping_goes_back_to_the_best_weights(digits):
     ae, x = small_vae(z=16), digits.train.x[:40]
-    history = quiet(ae, x, validation=digits.test, epochs=400, batch_size=40, lr=3e-2, patience=5, seed=0)
+    history = quiet(ae, x, validation=pa.Validation(digits.test, patience=5), epochs=400, batch_size=40, lr=3e-2, seed=0)
     losses = history["validation_loss"]
     assert len(losses) < 400 and losses.index(min(losses)) == len(losses) - 6
     best = -pa.elbo_terms(ae, digits.test, particles=50).elbo.mean().item()
@@ -79,7 +79,16 @@ def test_early_stopping_goes_back_to_the_best_weights(digits):
 def test_early_stopping_compares_no_epochs_of_a_warm_up(digits):
     """With beta near 0 the loss is low; that must not be the best."""
     ae, warm_up = small_vae(), pa.objectives.Tempered(pa.schedules.Linear(150))  # 3 steps an epoch: 50 epochs
-    history = quiet(ae, digits.train.x[:300], elbo=warm_up, validation=digits.test, epochs=300, batch_size=100, lr=2e-2, patience=5, seed=0)
+    history = quiet(
+        ae,
+        digits.train.x[:300],
+        elbo=warm_up,
+        validation=pa.Validation(digits.test, patience=5),
+        epochs=300,
+        batch_size=100,
+        lr=2e-2,
+        seed=0,
+    )
     losses = history["validation_loss"]
     assert min(losses[:49]) < min(losses[49:]) and 54 < len(losses) < 300
     best = -pa.elbo_terms(ae, digits.test, particles=50).elbo.mean().item()

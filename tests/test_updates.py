@@ -26,7 +26,7 @@ def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
     """What a few steps leave: losses, parameters, gradients and the optimizer's state, and the SVI."""
     torch.manual_seed(0)
     ae = small_vae().train()
-    svi = pa.SVI(ae.model, ae.guide, make_optimizer(list(ae.parameters())), TraceMeanField_ELBO(), compile=mode, **more)
+    svi = pa.SVI(ae.model, ae.guide, make_optimizer(list(ae.parameters())), TraceMeanField_ELBO(), compile=pa.Step(mode, **more))
     losses = []
     for step in range(STEPS):
         change(svi, step)

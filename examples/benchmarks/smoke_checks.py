@@ -139,7 +139,7 @@ def recorded(device, row):
 
 def step_options(device, row):
     """Clipped gradients and micro-batches in one graph; a step that reads what validation found, in two."""
-    for options in ({"clip": 0.5, "accumulate": 2}, {"sync": True}):
+    for options in ({"compile": pa.Step(clip=0.5, accumulate=2)}, {"sync": True}):
         same(steps(device, "traced", row=row, options=options), steps(device, "eager", options=options), str(options))
 
 
@@ -202,7 +202,9 @@ def low_rank(device, row):
 
 def precisions(device, row):
     for precision in ("highest", "high", "bf16"):
-        history = pa.fit(autoencoder(device), data(device), epochs=2, device=str(device), precision=precision, progress=False)
+        history = pa.fit(
+            autoencoder(device), data(device), epochs=2, device=str(device), compile=pa.Step(precision=precision), progress=False
+        )
         assert history.loss[-1] < history.loss[0], precision
 
 
@@ -230,8 +232,8 @@ def resumed(device, row):
     with tempfile.TemporaryDirectory() as folder:
         run = {"epochs": 1}
         for place in ("cpu", "cuda", "cpu"):
-            resume = {"resume": folder} if run["epochs"] > 1 else {"run_dir": folder}
-            pa.fit(autoencoder(torch.device("cpu")), data(torch.device("cpu")), device=place, seed=0, progress=False, **run, **resume)
+            kept = pa.Run(folder, resume=run["epochs"] > 1)
+            pa.fit(autoencoder(torch.device("cpu")), data(torch.device("cpu")), device=place, seed=0, progress=False, run=kept, **run)
             run["epochs"] += 1
 
 

@@ -180,7 +180,7 @@ def pyroae_(compile, precision="highest"):
 
         ae = autoencoder(x, work)
         adam = torch.optim.Adam(ae.parameters(), lr=1e-3, fused=True)
-        svi = pa.SVI(ae.model, ae.guide, adam, objective(work.particles), compile=compile, precision=None, sync=False)
+        svi = pa.SVI(ae.model, ae.guide, adam, objective(work.particles), compile=pa.Step(compile, precision=None), sync=False)
         batches = Batches(x, work.batch, x.device, shuffle=True)
 
         def epoch():

@@ -31,7 +31,7 @@ def install(mode: str, enough: int | None = None) -> list:
     Returns the list that each ``step`` and ``evaluate_loss`` appends its value to; the process ends when it has ``enough``.
     """
     losses = []
-    base, options = (ORIGINAL, {}) if mode == "pyro" else (pa.SVI, {"compile": mode, "precision": "highest"})
+    base, options = (ORIGINAL, {}) if mode == "pyro" else (pa.SVI, {"compile": pa.Step(mode, precision="highest")})
 
     class SVI(base):
         def __init__(self, *args, **kwargs):

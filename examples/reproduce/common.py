@@ -99,14 +99,14 @@ def record(out: str | Path, name: str, row: dict[str, Any], settings: dict[str, 
     (folder / f"{name}.json").write_text(json.dumps(beside | row | {"settings": settings} | made, indent=2) + "\n")
 
 
-def going_on(folder: Path, settings: dict[str, Any]) -> dict[str, Path]:
+def going_on(folder: Path, settings: dict[str, Any]) -> dict[str, pa.Run]:
     """Arguments of ``pa.fit``: begin in this folder, or go on with what was begun there with these settings."""
     beside, asked = folder.with_name(f"{folder.name}.json"), json.loads(json.dumps(settings))
     if beside.exists() and (begun := json.loads(beside.read_text())) != asked:
         raise ValueError(f"{folder}: was begun with {begun}, now asked for with {asked}; remove it, or say --runs with another folder")
     beside.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(json.dumps(asked))
-    return {"resume" if any(folder.glob("checkpoints/*.safetensors")) else "run_dir": folder}
+    return {"run": pa.Run(folder, resume=any(folder.glob("checkpoints/*.safetensors")))}
 
 
 def recorded(out: str | Path, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:

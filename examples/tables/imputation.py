@@ -128,7 +128,7 @@ def by_vae(train: pd.DataFrame, test: pd.DataFrame, kinds: dict[str, str], seed:
     schema = pa.data.load(train if train is test else pd.concat([train, test]), kinds=kinds).schema
     data = pa.data.load(train, schema=schema, validation=0.1, test=0.1)
     vae = pa.recipes.vae(data)
-    pa.fit(vae, data.train, validation=data.validation, epochs=epochs, patience=100, seed=seed, progress=False)
+    pa.fit(vae, data.train, validation=pa.Validation(data.validation, patience=100), epochs=epochs, seed=seed, progress=False)
     by_row = pa.impute(vae, test, draws=draws, seed=seed).groupby(level="row")
     best = {
         column.name: by_row[column.name].agg("mean" if column.values is None else lambda drawn: drawn.mode()[0])

@@ -70,11 +70,11 @@ def _is_of_memory(error: Exception) -> bool:
 
 def _answer(name: str, argv: list[str]) -> tuple[CommandOutput, bool]:
     """A command's answer, and whether it is to be printed as JSON."""
-    from ..training.distributed import together
+    from ..training.distributed import distributed
     from .options import parse_call, parse_train, wants_json
 
     chosen = COMMANDS[name]
-    with together() if chosen.shared else nullcontext():
+    with distributed() if chosen.shared else nullcontext():
         if name == "train":
             arguments = parse_train(argv)  # before the import of all that training needs
             return chosen.load()(*arguments), wants_json(argv)

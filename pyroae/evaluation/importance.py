@@ -15,9 +15,10 @@ from ..checks import whole_number
 from ..nested import mapped, tensors
 from ..programs import Program
 from ..training import distributed
+from ..training.options import Mode
 from ..training.precision import Precision, check_precision, multiplying
 from ..training.step.graph import Outputs
-from ..training.step.tracing import Mode, Traced
+from ..training.step.tracing import Traced
 from .adaptive import Adapted, Adaptive
 from .density import check_proper, point_site
 from .particles import Encoded, Proposal, Shared, draw_again, encodings, matrices, one_pass, prepared
@@ -211,7 +212,7 @@ def log_likelihood(
             columns[:, block.rows] = torch.stack(
                 [*(getattr(weights, name)() for name in Weights.COLUMNS), observed_entries(block.args[0]), *(e.double() for e in extra)]
             )
-        (columns,) = distributed.total(columns)
+        (columns,) = distributed.all_reduce(columns)
     *columns, observed, fitted, modes = columns.cpu()
     auto = {"fitted": fitted > 0, "modes": modes.long()} if proposal == "auto" else {}
     return Estimate(*columns, particles, observed.mean().item(), name_of(proposal), **auto)

@@ -200,7 +200,7 @@ class Shared:
 
     def takes(self, start: int, size: int, device: torch.device) -> bool:
         """Whether a block is this process's; then its noise comes next."""
-        if start // size % distributed.processes() != distributed.rank():
+        if start // size % distributed.world_size() != distributed.rank():
             return False
         if self.seed is not None:
             programs.reseed(zlib.crc32(f"{self.seed} {start}".encode()), device)
@@ -213,7 +213,7 @@ def blocks(model: Program, args: Args, size: int, progress: bool = False, shared
     All are one block where the program is one whose examples depend on each other or on where they are.
     """
     size = size if getattr(model, "splits", True) else len(args[0])
-    with tqdm(total=len(args[0]), disable=not (progress and distributed.leads()), unit="example", desc="evaluation") as bar:
+    with tqdm(total=len(args[0]), disable=not (progress and distributed.is_main()), unit="example", desc="evaluation") as bar:
         for start in range(0, len(args[0]), size):
             stop = min(start + size, len(args[0]))
             if shared is None or shared.takes(start, size, args[0].device):

@@ -73,7 +73,7 @@ def elbo_terms(
         for each in passes(model, guide, args, particles, proposal=proposal, shared=Shared(seed)):
             reconstruction[each.rows] += each.log_likelihood().sum(0)
             kl[each.rows] += _kl(each).sum(0)
-        reconstruction, kl = distributed.total(reconstruction, kl)
+        reconstruction, kl = distributed.all_reduce(reconstruction, kl)
     return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
 
 

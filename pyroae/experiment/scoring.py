@@ -128,7 +128,7 @@ def evaluate(
 ) -> CommandOutput:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json`` and, a row an example, ``.csv`` beside it.
 
-    Of several processes (``pa.together``) the first one writes and speaks.
+    Of several processes (``pa.distributed``) the first one writes and speaks.
 
     Args:
         run: the run folder.
@@ -144,7 +144,7 @@ def evaluate(
     whole_number("evaluate", particles=particles, check=check or 1)
     ae, found = opened_run(run, "evaluate", limit) if data is None else opened_on(run, data, limit)
     terms, estimate, lines = score(ae, found.test, particles, proposal, check=check)
-    if not distributed.leads():
+    if not distributed.is_main():
         return CommandOutput("", {})
     results = results_of(terms, estimate)
     if estimate is not None and not isinstance(ae.posterior, Delta):
@@ -200,7 +200,7 @@ def compare(runs: list[str], particles: int = 5000, proposal: ProposalName = "au
         if estimate is None:
             raise ValueError(f"compare: {run}: {lines[-1]}")
         scores[run] = estimate
-    if not distributed.leads():
+    if not distributed.is_main():
         return CommandOutput("", {})
     best, *others = sorted(runs, key=lambda run: -scores[run].mean)
     differs = _differences(runs)

@@ -17,6 +17,7 @@ from ..data.named import NAMED
 from ..files import target_of
 from ..recipes import RECIPES
 from ..training.fit import fit
+from ..training.options import Run, Step, Validation
 from .plain_yaml import parse
 
 ROLES = {
@@ -33,8 +34,13 @@ _EPOCHS = (
     "passes over the data; by default at most 20, or more where that makes fewer than 4,000 steps: training stops where the "
     "validation loss has not improved for a tenth of them, for which a tenth of the training data in your own file is held out"
 )
-_FIT_SKIPS = {"model", "data", "guide", "elbo", "callbacks", "validation", "progress", "run_dir", "resume", "epochs"}
-_LOAD_SKIPS = {"data", "schema"}
+_NO_SETTINGS = {  # arguments that are not settings of a run
+    load: {"data", "schema"},
+    fit: {"model", "data", "guide", "elbo", "epochs", "validation", "compile", "run", "progress", "callbacks"},
+    Step: set(),
+    Validation: {"data"},
+    Run: {"folder", "resume"},
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ def settings_of(recipe: str) -> dict[str, Setting]:
     found |= _of_function(RECIPES[recipe], {"data"}, "size and weights")
     for role, meaning in ROLES.items():
         found[role] = Setting(role, structure.FIELDS[role].annotation | None, None, meaning, "parts")
-    found |= _of_function(load, _LOAD_SKIPS, "how data are read") | _of_function(fit, _FIT_SKIPS, "training")
+    found |= _of_function(load, _NO_SETTINGS[load], "how data are read")
+    for function in (fit, Validation, Step, Run):
+        found |= _of_function(function, _NO_SETTINGS[function], "training")
     found["recipe"] = Setting("recipe", str, recipe, found["recipe"].help, "run")
     found["seed"] = Setting("seed", int | None, 0, found["seed"].help, "training")
     return found
@@ -174,7 +182,7 @@ def merge(below: Any, above: Any) -> Any:
 
 def arguments_of(function: Callable, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that are a function's options."""
-    skip = {load: {"schema"}, fit: _FIT_SKIPS - {"epochs"}}.get(function, {"data"})
+    skip = _NO_SETTINGS.get(function, {"data"}) - {"epochs"} - ({"data"} if function is load else set())
     return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skip}
 
 

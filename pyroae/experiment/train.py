@@ -26,6 +26,7 @@ from ..registry import Part
 from ..training import distributed
 from ..training.checkpoints import Checkpoints
 from ..training.fit import History, check_arguments, fit
+from ..training.options import Run, Step, Validation
 from . import figures
 from .callbacks import Callback, TensorBoard, Terms
 from .output import CommandOutput, as_json, command
@@ -62,12 +63,12 @@ def train(settings: Settings, written: Settings, resumed: str | None = None, pri
         return CommandOutput(yaml.safe_dump(written, sort_keys=False).rstrip(), written)
     torch.manual_seed(settings["seed"] or 0)
     dataset, note, raw = _load(settings, written, resumed)
-    if dataset.table and distributed.leads():
+    if dataset.table and distributed.is_main():
         print(dataset.table, file=sys.stderr)
     ae = _built(settings, dataset)
     _settle(settings, written, dataset)
-    folder = distributed.first(lambda: _prepared(settings, written, f"{settings['recipe']}-{dataset.name}", resumed))
-    if distributed.leads() and not record.is_there(folder):
+    folder = distributed.run_on_main(lambda: _prepared(settings, written, f"{settings['recipe']}-{dataset.name}", resumed))
+    if distributed.is_main() and not record.is_there(folder):
         record.save(folder, raw, written["data"])
     with _keeping(folder, resumed):
         return _trained(settings, ae, dataset, note, folder, resumed)
@@ -75,12 +76,12 @@ def train(settings: Settings, written: Settings, resumed: str | None = None, pri
 
 def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, folder: Path, resumed: str | None) -> CommandOutput:
     history = _train(ae, found, settings, folder, resumed)
-    if distributed.leads():
+    if distributed.is_main():
         storage.save(ae, folder / "model.safetensors")
         with atomic(folder / "history.csv") as path:
             history.to_csv(path)
     terms, estimate, report = score(ae, found.test, settings["particles"], sample=_SAMPLE)
-    if not distributed.leads():
+    if not distributed.is_main():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
     more, compared = beside_independent(found, estimate)
@@ -113,11 +114,19 @@ def _prepared(settings: Settings, written: Settings, name: str, resumed: str | N
 
 def _train(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path, resumed: str | None) -> History:
     """Train, with checkpoints in the folder."""
-    options, callbacks = arguments_of(fit, settings), _callbacks(ae, found, settings, folder)
-    if settings["pretrain"] and not distributed.first(Checkpoints(folder).paths):
+    options: Settings = arguments_of(fit, settings) | {"compile": Step(**arguments_of(Step, settings))}
+    callbacks = _callbacks(ae, found, settings, folder)
+    if settings["pretrain"] and not distributed.run_on_main(Checkpoints(folder).paths):
         pull = getattr(ae.objective, "penalty", None)
-        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings["pretrain"], "patience": None})
-    return fit(ae, found.train, validation=found.validation, callbacks=callbacks, run_dir=folder, resume=resumed, **options)
+        pretrain(ae, found.train, corruption=ae.corruption, penalty=pull, **options | {"epochs": settings["pretrain"]})
+    return fit(
+        ae,
+        found.train,
+        validation=Validation(found.validation, **arguments_of(Validation, settings)),
+        run=Run(folder, resumed is not None, **arguments_of(Run, settings)),
+        callbacks=callbacks,
+        **options,
+    )
 
 
 @contextlib.contextmanager
@@ -128,7 +137,7 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
     except BaseException as error:
         how = f"what was learned is kept: {command()} train --resume {folder} goes on"
         learned = (folder / "model.safetensors").exists() or any(int(path.stem) for path in Checkpoints(folder).paths())
-        if not learned and resumed is None and distributed.leads():
+        if not learned and resumed is None and distributed.is_main():
             shutil.rmtree(folder)
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped; {how}") from error
@@ -140,7 +149,7 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
 def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path) -> list[Callback]:
     looks = max(1, settings["epochs"] // _LOOKS)
     callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
-    if not distributed.leads():
+    if not distributed.is_main():
         return callbacks
     if settings["pictures"]:
         callbacks.append(figures.as_it_trains(ae, found, folder, settings["pictures"]))
@@ -173,7 +182,8 @@ def _settle(settings: Settings, written: Settings, found: DataSet):
         if settings["patience"] is None and found.validation is not None:
             settings["patience"] = written["patience"] = max(3, settings["epochs"] // 10)
     whole_number("train", particles=settings["particles"], pretrain=settings["pretrain"] or 1, pictures=settings["pictures"] or 1)
-    check_arguments(settings["epochs"], settings["batch_size"], settings["lr"], settings["patience"], found.validation, settings["device"])
+    check_arguments(settings["epochs"], settings["batch_size"], settings["lr"], settings["device"])
+    Validation(found.validation, **arguments_of(Validation, settings)), Step(**arguments_of(Step, settings))
     rows, draws = min(settings["batch_size"], len(found.train)), _draws(settings["objective"])
     size = _STEP * draws * rows * found.event_shape.numel()
     check_size(size, settings["limit"], f"a step with {draws:,} draws for each of {rows:,} examples", "train")

@@ -43,7 +43,7 @@ class Batches:
         device: where the batches go.
         shuffle: whether each epoch has an order of its own.
         model: its ``takes_labels`` says whether labels go with x, its ``check_data`` looks at the data first.
-        shared: whether processes that work together (``distributed.together``) each take their share of every batch.
+        shared: whether the processes of a distributed job each take their share of every batch.
         least: rows that a process's share of the last batch has at least: 2 for batch normalisation. A smaller one is left out; its rows
             are others in every epoch.
 
@@ -56,7 +56,7 @@ class Batches:
     ):
         self.device, self.batch_size, self.shuffle, self.model, self.least = device, batch_size, shuffle, model, least
         self.draw, self.schema = drawing(data), None
-        self.rank, self.processes = (distributed.rank(), distributed.processes()) if shared else (0, 1)
+        self.rank, self.processes = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
         self.share = len(range(self.rank, batch_size, self.processes))  # of a batch, for this process
         if batch_size < self.processes:
             raise ValueError(f"expected a batch_size of at least {self.processes}, a row for every process, got {batch_size}")
@@ -152,7 +152,7 @@ class Batches:
         if self.processes == 1:
             return order
         order = torch.arange(n, device=device) if order is None else order
-        distributed.agree(order)
+        distributed.broadcast(order)
         return shared_out(order, self.batch_size, self.rank, self.processes, even=self.shuffle)
 
     def _ready(self, block: Args) -> Args:
@@ -176,7 +176,7 @@ class Batches:
         given = self.under_way["given"]
         if self.processes > 1:  # in another order in every epoch, the same for all
             epoch = torch.randint(2**31, ())
-            distributed.agree(epoch)
+            distributed.broadcast(epoch)
             self.data.sampler.set_epoch(int(epoch))
         for number, batch in enumerate(inputs.batches_of(self.data), 1):
             if number == given:

@@ -1,4 +1,4 @@
-"""Where the first number that is not finite comes from."""
+"""Find the first number that is not finite, and what to do about it."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,27 +16,27 @@ from .checkpoints import copied
 if TYPE_CHECKING:
     from .loop import Training
 
-_LARGE = 30.0  # in size: numbers for which weights of the usual size are too large
-_LOOK = 10_000  # rows
+_LARGE = 30.0  # absolute value of inputs for which weights of the usual size are too large
+_ROWS = 10_000  # examples that are inspected
 
 
 class Diverged(Exception):
-    """A loss or a weight is not finite any more."""
+    """A loss or a weight became infinite or NaN."""
 
 
 def finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all numbers are; waits for the device."""
-    looks = [tensor.isfinite().all() for tensor in tensors if tensor is not None]
-    return not looks or bool(torch.stack(looks).all())
+    """Whether all numbers are finite; waits for the device."""
+    checks = [tensor.isfinite().all() for tensor in tensors if tensor is not None]
+    return not checks or bool(torch.stack(checks).all())
 
 
 @torch.no_grad()
 def first_bad_site(model: Program, guide: Program, args: tuple) -> str | None:
-    """The first site, of the guide's and then of the model's, with a draw or a log-density that is not finite, in words."""
+    """Describe the first site, of the guide and then of the model, with a draw or a log-density that is not finite."""
     with poutine.block():
-        seen, guessed = programs.traces(model, guide, *args)
-    drawn = {("guide", name): site for name, site in programs.sites(guessed, observed=False).items()}
-    scored = {("model", name): site for observed in (False, True) for name, site in programs.sites(seen, observed).items()}
+        model_trace, guide_trace = programs.traces(model, guide, *args)
+    drawn = {("guide", name): site for name, site in programs.sites(guide_trace, observed=False).items()}
+    scored = {("model", name): site for observed in (False, True) for name, site in programs.sites(model_trace, observed).items()}
     for (owner, name), site in (drawn | scored).items():
         if not finite([site["value"]]):
             return f"the {owner}'s site {name!r} is {_bad(site['value'])}"
@@ -46,46 +46,45 @@ def first_bad_site(model: Program, guide: Program, args: tuple) -> str | None:
     return None
 
 
-def first_bad_step(run: "Training", until: int) -> str | None:
-    """Which step was the first bad one, and what was bad, by taking the steps since the kept state one by one."""
-    run.load(run.kept)
-    run.careful = True
+def first_bad_step(training: "Training", until: int) -> str | None:
+    """Describe the first bad step by repeating the steps since the kept state one by one; ``None`` if all of them are finite now."""
+    training.load(training.kept)
     try:
-        while run.step <= until and not run.finished():
-            run.epoch()
-    except Diverged as found:
-        return str(found)
-    finally:
-        run.careful = False
+        while training.step <= until and not training.finished():
+            for batch in training.train:
+                _checked_step(training, batch)
+            training.end_epoch(repeated=True)
+    except Diverged as error:
+        return str(error)
     return None
 
 
-def careful_step(run: "Training", batch: Args):
-    """A step of a run that says what is not finite. The program's own errors go through.
+def _checked_step(training: "Training", batch: Args):
+    """Take a step and check every quantity in it. The program's own errors are not caught.
 
     Raises:
         Diverged: the loss, a gradient or a weight is not finite.
     """
-    weights = run.weights()
-    before, random = copied(weights), programs.random_state(run.train.device)
-    loss, gradients = run.svi.gradients(*batch)
+    weights = training.weights()
+    before, random = copied(weights), programs.random_state(training.train.device)
+    loss, gradients = training.svi.gradients(*batch)
     with torch.no_grad():
         for name, tensor in weights.items():
             tensor.copy_(before[name])
-    programs.set_random_state(random, run.train.device)
-    where = f"at step {run.step + 1:,} (epoch {len(run.rows) + 1})"
+    programs.set_random_state(random, training.train.device)
+    where = f"at step {training.step + 1:,} (epoch {len(training.rows) + 1})"
+    per_example = loss.item() / len(batch[0])
     if not finite([loss]):
-        site = distributed.of_any(first_bad_site(run.svi.model, run.svi.guide, batch))
-        cause = site or f"every site is finite, so it is {type(run.elbo).__name__} that makes it so"
-        raise Diverged(f"the loss is {loss.item() / len(batch[0])} {where}: {cause}")
-    said = f"the loss is {loss.item() / len(batch[0])} {where}, but"
+        site = distributed.first_result(first_bad_site(training.svi.model, training.svi.guide, batch))
+        cause = site or f"every site is finite, so it is {type(training.elbo).__name__} that makes it so"
+        raise Diverged(f"the loss is {per_example} {where}: {cause}")
     names = {id(parameter): name for name, parameter in weights.items()}
-    for parameter, gradient in zip(run.svi.parameters, gradients):
+    for parameter, gradient in zip(training.svi.parameters, gradients):
         if not finite([gradient]):
-            raise Diverged(f"{said} the gradient of {names[id(parameter)]!r} is not finite")
-    run.count(batch, run.svi.step(*batch))
-    if not finite([run.total, *run.svi.parameters]):
-        raise Diverged(f"{said} the step made a weight infinite")
+            raise Diverged(f"the loss is {per_example} {where}, but the gradient of {names[id(parameter)]!r} is not finite")
+    training.count(training.svi.step(*batch))
+    if not finite([training.total, *training.svi.parameters]):
+        raise Diverged(f"the loss is {per_example} {where}, but the step made a weight infinite")
 
 
 @torch.no_grad()
@@ -97,10 +96,10 @@ def remedy(model: Any, x: Any, schema: Any = None) -> str:
         x: training data ``(N, *event)``, or something else, of which nothing is known.
         schema: the columns' names.
     """
-    usual = "try a lower lr or clip=1.0, and look at the penalty's domain"
+    usual = "try a lower lr or gradient clipping (compile=pa.Step(clip=1.0), --clip 1), and look at the penalty's domain"
     if not isinstance(x, Tensor) or x.dim() != 2:
         return usual
-    x = x[:_LOOK]
+    x = x[:_ROWS]
     likelihood = getattr(model, "likelihood", None)
     shown = x if likelihood is None else likelihood.shown(x)
     if shown.shape != x.shape or shown.nan_to_num(0.0).abs().max() <= _LARGE:

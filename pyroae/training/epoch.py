@@ -6,7 +6,7 @@ from typing import Any
 class StopTraining(Exception):  # noqa: N818 (a signal, as StopIteration is)
     """Raised by a callback of ``fit``: training ends after this epoch, as if it were the last one, and ``fit`` returns.
 
-    Of several processes that train together (``pa.together``) one is enough. The weights are those of that epoch, with
+    In a distributed job (``pa.distributed``) one process is enough. The weights are those of that epoch, with
     ``patience`` the best so far. A run that is resumed goes on until a callback raises it again.
 
     >>> import pyroae as pa

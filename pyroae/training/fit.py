@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import programs
 from ..checks import whole_number
-from ..files import target_of
 from ..objectives.base import Objective, check_elbo, default_elbo
 from ..programs import Program
 from ..threads import one_at_a_time
@@ -29,9 +28,8 @@ from .checkpoints import Checkpoints
 from .devices import resolve_device
 from .epoch import Epoch
 from .loop import Training
-from .precision import Precision, check_precision
+from .options import Mode, Run, Step, Validation
 from .step.svi import SVI
-from .step.tracing import Mode
 
 
 @dataclass
@@ -78,18 +76,11 @@ def fit(
     lr: float | None = None,
     optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-    validation: Any = None,
-    patience: int | None = None,
+    validation: Any | Validation = None,
     device: str = "auto",
     seed: int | None = None,
-    compile: Mode = "auto",
-    precision: Precision = "auto",
-    clip: float | None = None,
-    accumulate: int = 1,
-    retries: int = 0,
-    run_dir: str | Path | None = None,
-    resume: str | Path | None = None,
-    save_every: float = 60.0,
+    compile: Mode | Step = "auto",
+    run: str | Path | Run | None = None,
     progress: bool = True,
     callbacks: Iterable[Callable[[Epoch], None]] = (),
 ) -> History:
@@ -102,44 +93,31 @@ def fit(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
-        batch_size: data in a step (a DataLoader brings its own). A last batch of one row, on which batch normalisation cannot
-            be trained, is left out of that epoch.
-        lr: learning rate; by default 1e-3, or the given optimizer's own. Gradients are of the loss summed over the batch, as Pyro's
-            are: Adam's steps hardly depend on that, SGD's do.
+        batch_size: examples per step (a DataLoader brings its own). A last batch of one example, on which batch normalisation
+            cannot be trained, is left out of that epoch.
+        lr: learning rate; by default 1e-3, or the given optimizer's own. Gradients are of the loss summed over the batch, as in Pyro:
+            Adam's steps hardly depend on that, SGD's do.
         optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).
         scheduler: called with the optimizer; its ``step`` is called after every epoch.
-        validation: data whose loss is computed after every epoch, in evaluation mode.
-        patience: stop after so many epochs without a better validation loss, and go back to the best weights. While a schedule
-            of the objective moves, every epoch counts as better than those before: their losses are of another objective.
-        device: ``"auto"`` (CUDA where there is one; the CPU for plain functions, which make their tensors there), ``"cpu"``
-            or ``"cuda"``.
-        seed: makes the run repeatable and leaves the caller's random state alone.
-        compile: ``"auto"`` traces and compiles the programs where the run is long enough to repay it, ``"eager"`` never does,
-            ``"traced"`` and ``"compiled"`` do at once. The results differ by rounding.
-        clip: the longest gradient that is followed as it is, of the loss per example; a longer one is shortened to that.
-        accumulate: how many parts a batch is gone through in before its one step, each with the memory of a part.
-        retries: how often, where the loss is not finite any more, to go back some seconds and on with half the learning rate.
-        run_dir: a folder for checkpoints, in which no other run is: the newest two are kept in ``checkpoints`` there.
-        resume: the folder of a run to go on with, from its newest checkpoint; everything but ``epochs`` as it was then. On a
-            CPU it ends as if it had never been stopped, to the bit (where ``compile="auto"`` has nothing compiled: that goes
-            by the clock). Every callback is called for every epoch, the last one before the checkpoint possibly twice.
-        save_every: seconds between two checkpoints. At the end, on Ctrl-C, and after an epoch where that takes little of the
-            time, there is one too.
-        precision: of float32 matrix products, in the words of ``torch.set_float32_matmul_precision``; ``"auto"`` is the
-            fastest that is measured to be as exact as float32 on this device, ``"bf16"`` is mixed precision. The caller's
-            own setting is left alone.
+        validation: held-out data, whose loss is computed after every epoch; a ``pa.Validation`` also stops early.
+        device: ``"auto"`` (CUDA if available; the CPU for plain functions, which make their tensors there), ``"cpu"`` or ``"cuda"``.
+        seed: makes the run repeatable; the caller's random state is restored on exit.
+        compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``, or a ``pa.Step`` with precision, gradient clipping,
+            micro-batches and retries too.
+        run: a folder for checkpoints; a ``pa.Run`` also resumes a run.
         progress: show a progress bar.
-        callbacks: each is called after every epoch with its row, a dict that has ``model``, ``guide`` and ``step`` too, and may
-            add numbers to it, or ``raise pa.StopTraining``.
+        callbacks: each is called after every epoch with its row, a dict that also has ``model``, ``guide`` and ``step``; it may
+            add numbers to the row, or ``raise pa.StopTraining``.
 
     Returns:
         A row for each epoch: epoch, loss and validation_loss in nats per example, lr, seconds since the start.
 
     Raises:
-        ValueError: bad arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that is
-            no longer finite: that names the first bad step and site, and leaves the last weights with which all was finite.
-        ConnectionError: of several processes that train together (``pa.together``) another one has died.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step under way; the weights are those of then, with ``patience`` the best so far.
+        ValueError: invalid arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that becomes
+            infinite or NaN: the message names the first bad step and site, and the weights are the last finite ones.
+        ConnectionError: another process of a distributed run (``pa.distributed``) has died.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the current step; the weights are those of that step, or with
+            ``patience`` the best so far.
 
     >>> x = torch.rand(256, 16).round()
     >>> len(fit(vae, x, epochs=3, progress=False).loss)
@@ -147,46 +125,30 @@ def fit(
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("fit: expected a call outside torch.inference_mode(), in which nothing can be trained")
-    place = check_arguments(epochs, batch_size, lr, patience, validation, device)
-    _check_training(clip, accumulate, retries, save_every)
-    check_precision(precision)
-    checkpoints = _checkpoints(run_dir, resume)
-    elbo, whole = getattr(model, "objective", None) if elbo is None else elbo, model
-    given = model, guide
+    step, validation, run = Step.of(compile), Validation.of(validation), Run.of(run)
+    target = check_arguments(epochs, batch_size, lr, device)
+    checkpoints = None if run.folder is None else Checkpoints(run.folder)
+    elbo = getattr(model, "objective", None) if elbo is None else elbo
+    arguments = model, guide
     model, guide = programs.pair(model, guide)
-    pair = programs.modules(whole, model, guide)
+    pair = programs.modules(arguments[0], model, guide)
     if device == "auto" and not pair:
-        place = torch.device("cpu")
-    with contextlib.ExitStack() as around:
-        around.enter_context(one_at_a_time())
-        around.enter_context(torch.enable_grad())
-        before = distributed.first(lambda: _opened(checkpoints, resume, around))
-        around.enter_context(programs.seeded(seed, place))
-        around.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # an error says where it comes from
-        warnings.filterwarnings("ignore", "Failed to verify mean field restriction", UserWarning)  # said once, by check_elbo
-        if checks_data(model):  # it has looked at all the data; other programs keep what is set
-            around.enter_context(pyro.validation_enabled(False))
-        around.enter_context(programs.leaving_no_names(pair))
-        for module in pair:
-            _check_dense(module)
-            module.to(place)
-        train = Batches(data, batch_size, place, shuffle=True, model=model, shared=True, least=_least_rows(pair))
+        target = torch.device("cpu")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_at_a_time())
+        saved = distributed.run_on_main(lambda: _open(checkpoints, run.resume, stack))
+        _enter_training(stack, model, pair, seed, target)
+        train = Batches(data, batch_size, target, shuffle=True, model=model, shared=True, least=_least_rows(pair))
         measure(model, train)
-        held_out = None if validation is None else Batches(validation, batch_size, place, shuffle=False, model=model, shared=True)
-        for module in pair:
-            module.train()
-        with torch.no_grad(), programs.keeping_frozen(model, guide):
-            seen = programs.traces(model, guide, *train.first())
-        elbo = _settled(elbo, *(list(programs.sites(trace, observed=False).values()) for trace in reversed(seen)))
-        optimizer = _optimizer(optimizer, programs.parameters(pair, seen), lr)
-        steps = epochs * len(train) - (before["step"] if before else 0)
-        svi = SVI(
-            *(model, guide, optimizer, elbo),
-            **{"compile": compile, "precision": precision, "sync": False, "steps": max(1, steps), "clip": clip, "accumulate": accumulate},
-        )
+        held_out = None
+        if validation.data is not None:
+            held_out = Batches(validation.data, batch_size, target, shuffle=False, model=model, shared=True)
+        elbo, parameters = _first_look(model, guide, pair, train, elbo)
+        optimizer = _optimizer(optimizer, parameters, lr)
+        steps = epochs * len(train) - (saved["step"] if saved else 0)
+        svi = SVI(model, guide, optimizer, elbo, compile=step, sync=False, steps=max(1, steps))
         svi.late = lambda name, parameter: optimizer.add_param_group({"params": [parameter]})
-        run = Training(
+        training = Training(
             svi=svi,
             pair=pair,
             elbo=elbo,
@@ -194,52 +156,64 @@ def fit(
             held_out=held_out,
             schedule=_scheduler(scheduler, optimizer),
             epochs=epochs,
-            patience=patience,
-            retries=retries,
+            patience=validation.patience,
+            retries=step.retries,
             callbacks=callbacks,
-            given=given,
-            checkpoints=checkpoints if distributed.leads() else None,
-            save_every=save_every,
+            arguments=arguments,
+            checkpoints=checkpoints if distributed.is_main() else None,
+            save_every=run.save_every,
         )
         try:
-            if before is not None:
-                run.go_on(before)
-            distributed.agree(*run.weights().values())
-            distributed.draw_apart()
-            run.to_the_end(progress and distributed.leads())
+            training.start(saved)
+            training.run(progress and distributed.is_main())
         finally:
-            run.restore_best()
+            training.restore_best()
             for module in pair:
                 module.eval()
-    return History(type(elbo).__name__, run.rows)
+    return History(type(elbo).__name__, training.rows)
 
 
-def _settled(elbo: ELBO | None, latent: list[dict], model_latent: list[dict]) -> ELBO:
-    """The objective, chosen by the guide's latent sites where that was left open, and checked against them and the model's."""
+def _enter_training(stack: contextlib.ExitStack, model: Any, pair: list[torch.nn.Module], seed: int | None, target: torch.device):
+    """Set up the process for training until the stack is closed, and move the modules to the device."""
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(programs.seeded(seed, target))
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # reported with its origin
+    warnings.filterwarnings("ignore", "Failed to verify mean field restriction", UserWarning)  # reported once, by check_elbo
+    if checks_data(model):  # all data are checked before training; for other programs the caller's setting is kept
+        stack.enter_context(pyro.validation_enabled(False))
+    stack.enter_context(programs.leaving_no_names(pair))
+    for module in pair:
+        _check_dense(module)
+        module.to(target)
+
+
+def _first_look(
+    model: Program, guide: Program, pair: list[torch.nn.Module], train: Batches, elbo: ELBO | None
+) -> tuple[ELBO, list[Tensor]]:
+    """Run the programs once: the objective for their latent sites, and the parameters to train."""
+    for module in pair:
+        module.train()
+    with torch.no_grad(), programs.keeping_frozen(model, guide):
+        traces = programs.traces(model, guide, *train.first())
+    model_latent, latent = (list(programs.sites(trace, observed=False).values()) for trace in traces)
     elbo = default_elbo(latent) if elbo is None else elbo
     check_elbo(elbo, latent, model_latent)
     if isinstance(elbo, Objective):
         elbo.settle(latent)
-    return elbo
+    return elbo, programs.parameters(pair, traces)
 
 
-def _checkpoints(run_dir: str | Path | None, resume: str | Path | None) -> Checkpoints | None:
-    if resume is not None and not Path(resume).is_dir():
-        raise ValueError(f"fit: expected resume as the folder of a run, there is none at {resume}")
-    if None not in (run_dir, resume) and target_of(run_dir) != target_of(resume):
-        raise ValueError(f"fit: a run goes on in its own folder; expected run_dir as {resume} too, or left out, got {run_dir}")
-    folder = resume if run_dir is None else run_dir
-    return None if folder is None else Checkpoints(folder)
-
-
-def _opened(checkpoints: Checkpoints | None, resume: str | Path | None, around: contextlib.ExitStack) -> dict | None:
-    """Lock the folder; what the run to go on with was, ``None`` for a new one and for one stopped before its first checkpoint."""
-    if checkpoints is not None:
-        around.enter_context(checkpoints.locked())
-    if resume is not None:
+def _open(checkpoints: Checkpoints | None, resume: bool, stack: contextlib.ExitStack) -> dict | None:
+    """Lock the folder until the stack is closed; return the newest checkpoint of a run to resume, if there is one."""
+    if checkpoints is None:
+        return None
+    stack.enter_context(checkpoints.locked())
+    if resume:
         return checkpoints.newest()
-    if checkpoints is not None and checkpoints.paths():
-        raise ValueError(f"fit: {checkpoints.run} holds a run already; go on with it by resume={str(checkpoints.run)!r}, or name another")
+    if checkpoints.paths():
+        folder = str(checkpoints.run)
+        raise ValueError(f"fit: {folder} holds a run already; continue it with run=pa.Run({folder!r}, resume=True), or name another folder")
     return None
 
 
@@ -281,20 +255,9 @@ def _check_dense(module: torch.nn.Module):
             raise ValueError(f"fit: expected dense gradients, but those of the layer {name!r} are sparse; make it with sparse=False")
 
 
-def _check_training(clip: float | None, accumulate: int, retries: int, save_every: float):
-    whole_number("fit", accumulate=accumulate)
-    if not isinstance(retries, int) or retries < 0:
-        raise ValueError(f"fit: expected retries as a whole number of at least 0, got {retries!r}")
-    for name, value in (("clip", 1.0 if clip is None else clip), ("save_every", save_every)):
-        if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
-            raise ValueError(f"fit: expected {name} as a positive number, got {value!r}")
-
-
-def check_arguments(epochs: int, batch_size: int, lr: float | None, patience: int | None, validation: Any, device: str) -> torch.device:
-    """``ValueError`` for arguments that ``fit`` would refuse; otherwise the device it would use."""
-    whole_number("fit", epochs=epochs, batch_size=batch_size, patience=1 if patience is None else patience)
+def check_arguments(epochs: int, batch_size: int, lr: float | None, device: str) -> torch.device:
+    """The device to train on; ``ValueError`` for arguments that ``fit`` would refuse."""
+    whole_number("fit", epochs=epochs, batch_size=batch_size)
     if lr is not None and not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
         raise ValueError(f"fit: expected lr as a positive number, got {lr!r}")
-    if patience is not None and validation is None:
-        raise ValueError("fit: patience waits for a better validation loss, but there are no validation data; give validation=...")
     return resolve_device(device)

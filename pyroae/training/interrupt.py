@@ -9,7 +9,7 @@ _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_
 
 
 @contextlib.contextmanager
-def requested() -> Iterator[threading.Event]:
+def stop_requested() -> Iterator[threading.Event]:
     """Inside, the first SIGINT or SIGTERM sets the event, and the second raises ``KeyboardInterrupt`` at once.
 
     SIGTERM is what Slurm, Kubernetes and torchrun send some seconds before they kill a process. Handlers of the caller's own stay.

@@ -1,4 +1,4 @@
-"""The training loop, and all that changes as it goes on, in one place: it can be written down and taken up again."""
+"""The training loop and its state, which can be saved and resumed."""
 
 import contextlib
 import logging
@@ -16,26 +16,26 @@ from tqdm.auto import tqdm
 from .. import programs
 from ..objectives.base import Objective
 from . import distributed
-from .batches import Args, Batches
+from .batches import Batches
 from .checkpoints import Checkpoints, copied
-from .divergence import Diverged, careful_step, finite, first_bad_site, first_bad_step, remedy
+from .divergence import Diverged, finite, first_bad_site, first_bad_step, remedy
 from .epoch import Epoch, StopTraining
-from .interrupt import requested
+from .interrupt import stop_requested
 from .resuming import check_state
 from .step.svi import SVI
 
-_GLANCE = 0.5  # seconds between two looks at the running loss
-_TOGETHER = 50  # steps between two looks of several processes, which look, and go back, after the same step
-_KEEP = 5.0  # seconds between two copies of the state in memory, to go back to where a run diverges or another process dies
+_SECONDS_BETWEEN_CHECKS = 0.5  # of the running loss
+_STEPS_BETWEEN_CHECKS = 50  # of several processes, which check, and go back, after the same step
+_KEEP = 5.0  # seconds between copies of the state in memory, restored when a run diverges or another process dies
 _SHARE = 0.05  # of the time, at most, for the checkpoints at the ends of epochs
 _LOG = logging.getLogger("pyroae")
 
 
 class Training:
-    """The state of a run, how it goes on by steps and epochs, and how it is kept.
+    """A run: its steps and epochs, and its state.
 
-    ``state`` is everything that a step or the end of an epoch changes: what starts from it, on the same data and with the
-    same settings, does the same.
+    ``state`` is everything that a step or the end of an epoch changes: a run that loads it, with the same data and
+    settings, continues identically.
     """
 
     def __init__(
@@ -50,38 +50,37 @@ class Training:
         patience: int | None,
         retries: int,
         callbacks: Iterable[Callable[[Epoch], None]],
-        given: tuple[Any, Any],
+        arguments: tuple[Any, Any],
         checkpoints: Checkpoints | None,
         save_every: float,
     ):
         self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
         self.epochs, self.patience, self.retries = epochs, patience, retries
         self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
-        self.given, self.stopped = given, False  # the model and the guide that callbacks see; whether one of them stopped training
-        self.rows: list[dict[str, float]] = []  # of the history, one for each finished epoch
-        self.step = self.seen = 0  # steps in all, data in this epoch
+        self.arguments, self.stopped = arguments, False  # model and guide as callbacks get them; whether a callback stopped training
+        self.rows: list[dict[str, float]] = []  # of the history, one for each epoch
+        self.step = self.examples = 0  # steps in all, examples in this epoch
         self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # of this epoch's losses
         self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None, "objective": []}
-        self.start = self.glanced = self.kept_at = self.saved_at = time.perf_counter()
-        self.saving = 0.0  # seconds that a checkpoint takes
-        self.making = False  # a graph of the step, which takes seconds
-        self.several = distributed.processes() > 1
-        self.careful = False  # looking at every step, which waits for the device
+        self.started_at = self.checked_at = self.kept_at = self.saved_at = time.perf_counter()
+        self.saving = 0.0  # seconds to write a checkpoint
+        self.compiling = False
+        self.several = distributed.world_size() > 1
 
     # --- the state ---
 
     def weights(self) -> dict[str, Tensor]:
-        """Everything in the programs that training changes, by name."""
+        """Parameters and buffers of the programs, by name."""
         return programs.named_tensors(self.pair, self.svi.parameters)
 
     def state(self) -> dict[str, Any]:
-        """What the run is at this moment, tensors by reference."""
+        """The state of the run, tensors by reference."""
         return {
-            "about": self._about(),
+            "about": self._settings(),
             "step": self.step,
-            "seen": self.seen,
+            "seen": self.examples,
             "total": self.total,
-            "seconds": time.perf_counter() - self.start,
+            "seconds": time.perf_counter() - self.started_at,
             "history": self.rows,
             "best": self.best,
             "weights": self.weights(),
@@ -94,9 +93,9 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]):
-        """Be what the run was then."""
+        """Restore a saved state."""
         state = copied(state)
-        self.step, self.seen, self.rows, self.best = state["step"], state["seen"], state["history"], state["best"]
+        self.step, self.examples, self.rows, self.best = state["step"], state["seen"], state["history"], state["best"]
         self.total.copy_(state["total"])
         _fill(self.weights(), state["weights"])
         self.svi.optim.load_state_dict(state["optimizer"])
@@ -108,60 +107,67 @@ class Training:
         self.train.load_state_dict(state["batches"])
         programs.set_random_state(state["random"], self.train.device)
 
-    def go_on(self, state: dict[str, Any]):
-        """Be what another process's run was when it wrote this, down to the graphs that it had made.
+    def resume(self, state: dict[str, Any]):
+        """Restore the state of another process's run, and rebuild the graphs that it used.
 
         Raises:
-            ValueError: that was another model, other data or other settings.
+            ValueError: the state is of another model, other data or other settings.
         """
         check_state(state, self, self.svi.optim)
         self.svi.optim.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
-        self._climb(state["levels"])
+        self._rebuild_graphs(state["levels"])
         self.load(state)
         self.svi.optim._opt_called = self.step > 0  # a scheduler warns where it looks as if no step was taken before it
-        self.start -= state["seconds"]
+        self.started_at -= state["seconds"]
 
     def restore_best(self):
-        """Put back the best weights, where early stopping kept some."""
+        """Restore the weights of the best epoch, if early stopping kept them."""
         if self.best["weights"] is not None:
             _fill(self.weights(), self.best["weights"])
 
-    def _about(self) -> dict[str, Any]:
-        """What cannot change when a run goes on."""
-        kinds = {"objective": self.elbo, "optimizer": self.svi.optim, "scheduler": self.schedule}
-        return {name: type(each).__name__ for name, each in kinds.items()} | {
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        objects = {"objective": self.elbo, "optimizer": self.svi.optim, "scheduler": self.schedule}
+        return {name: type(value).__name__ for name, value in objects.items()} | {
             "batches": len(self.train),
             "batch_size": self.train.batch_size,
             "patience": self.patience,
-            "accumulate": self.svi.accumulate,
-            "clip": self.svi.clip,
+            "accumulate": self.svi.options.accumulate,
+            "clip": self.svi.options.clip,
         }
 
-    def _climb(self, levels: dict[str, list]):
-        """Make the graphs that ran then, so that numbers round as they would have."""
-        for what, batches in (("step", self.train), ("loss", self.held_out)):
-            if not levels[what] or batches is None:
+    def _rebuild_graphs(self, levels: dict[str, list]):
+        """Rebuild the checkpoint's graphs, so that numbers are rounded the same way."""
+        for kind, batches in (("step", self.train), ("loss", self.held_out)):
+            if not levels[kind] or batches is None:
                 continue
             batch = batches.first()
-            with programs.eval_mode(*self.pair, seed=0) if what == "loss" else contextlib.nullcontext():
-                for rows, level, runs in levels[what]:
-                    self.svi.climb(what, level, runs, *(column[torch.arange(rows) % len(column)] for column in batch))
+            with programs.eval_mode(*self.pair, seed=0) if kind == "loss" else contextlib.nullcontext():
+                for rows, level, runs in levels[kind]:
+                    self.svi.rebuild_graph(kind, level, runs, *(column[torch.arange(rows) % len(column)] for column in batch))
 
-    # --- going on ---
+    # --- training ---
 
-    def to_the_end(self, progress: bool):
+    def start(self, saved: dict[str, Any] | None):
+        """Begin a run, or continue the one that was saved; every process has the same weights and noise of its own."""
+        if saved is not None:
+            self.resume(saved)
+        distributed.broadcast(*self.weights().values())
+        distributed.seed_ranks()
+
+    def run(self, progress: bool):
         """Train until the last epoch, or until early stopping.
 
         Raises:
-            ValueError: the loss is not finite any more; the weights are the last that were.
-            KeyboardInterrupt: asked for; the weights are those of now.
+            ValueError: the loss became infinite or NaN; the weights are the last finite ones.
+            KeyboardInterrupt: by Ctrl-C or SIGTERM; the weights are the current ones.
         """
-        whole = self.epochs * len(self.train)
+        total = self.epochs * len(self.train)
         with (
-            tqdm(total=whole, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True) as self.bar,
-            requested() as self.asked,
+            tqdm(total=total, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True) as self.bar,
+            stop_requested() as self.stop_requested,
         ):
-            self.svi.announce_to(self._say_making)
+            self.svi.announce_to(self._show_compilation)
             self.keep()
             if self.checkpoints and not self.checkpoints.paths():
                 self.checkpoints.write(self.kept)
@@ -169,86 +175,86 @@ class Training:
                 try:
                     if self.finished():
                         return self.save()
-                    self.epoch()
-                except Diverged as noticed:
-                    self._go_back(str(noticed))
+                    self._describe_epoch()
+                    for batch in self.train:
+                        self.count(self.svi.step(*batch))
+                        self._after_step()
+                    self.end_epoch()
+                except Diverged as error:
+                    self._go_back(str(error))
                 except ConnectionError:
-                    if self.asked.is_set() and not distributed.leads():  # the first process was asked too, and has stopped
+                    if self.stop_requested.is_set() and not distributed.is_main():  # the main process was stopped too
                         self._stop()
                     self._write_kept()
                     raise
+                except ValueError as error:  # of the program or of validation, which may have met a NaN
+                    if finite([self.total, *self.svi.parameters]):
+                        raise
+                    self._go_back(f"a weight is not finite ({error})")
 
     def finished(self) -> bool:
-        """Whether the last epoch is done, early stopping has come, or a callback has stopped training."""
+        """Whether the last epoch is done, early stopping applies, or a callback has stopped training."""
         done = len(self.rows)
         return self.stopped or done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
 
-    def epoch(self):
-        """The rest of the epoch under way."""
-        epoch = len(self.rows) + 1
-        self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        for batch in self.train:
-            self._step(batch)
-        row = {"epoch": epoch, "loss": self._look()}
+    def count(self, loss: Tensor | tuple[Tensor, ...]):
+        """Count a step, and its loss."""
+        self.total += loss[0] if isinstance(loss, tuple) else loss  # of several losses the first is the bound
+        self.examples += self.train.rows
+        self.step += 1
+
+    def _after_step(self):
+        """Update the bar; now and then check the loss and save; stop if that was requested."""
+        if self.compiling:
+            self.compiling = False
+            self.bar.unpause()  # else the bar would expect every step to take as long
+        self.bar.update()
+        now = time.perf_counter()
+        if self.step % _STEPS_BETWEEN_CHECKS == 0 if self.several else now - self.checked_at > _SECONDS_BETWEEN_CHECKS:
+            self.checked_at = now
+            self._mean_loss()
+            self._keep_or_save(self.save_every)
+        if self.stop_requested.is_set() and distributed.is_main():
+            self._stop()
+
+    def end_epoch(self, repeated: bool = False):
+        """Validate and write the epoch's row; an epoch that is repeated to find a bad step calls no callback and saves nothing."""
+        row = {"epoch": len(self.rows) + 1, "loss": self._mean_loss()}
         if self.held_out is not None:
-            row["validation_loss"] = self._validate()
-        row |= {"lr": float(self.svi.optim.param_groups[0]["lr"]), "seconds": time.perf_counter() - self.start}
+            row["validation_loss"] = self._validate(name_site=repeated)
+        row |= {"lr": float(self.svi.optim.param_groups[0]["lr"]), "seconds": time.perf_counter() - self.started_at}
         self._advance(row)
         self.rows.append(row)
-        self.seen = 0
+        self.examples = 0
         self.total.zero_()
-        if not self.careful:
+        if not repeated:
             self._call_back(row)
             self._keep_or_save(self.saving / _SHARE)
 
     def _call_back(self, row: dict[str, float]):
         """Call all callbacks; they add columns to the row, and may stop training."""
-        model, guide = self.given
-        epoch, stopped = Epoch(row, model=model, guide=guide, step=self.step), False
+        model, guide = self.arguments
+        epoch, stopped = Epoch(row, model=model, guide=guide, step=self.step), None
         for callback in self.callbacks:
             try:
                 callback(epoch)
             except StopTraining:
                 stopped = True
-        self.stopped = bool(distributed.of_any(stopped or None))
+        self.stopped = bool(distributed.first_result(stopped))
         row |= {**epoch, **row}
 
-    def _step(self, batch: Args):
-        if self.careful:
-            return careful_step(self, batch)
-        try:
-            self.count(batch, self.svi.step(*batch))
-        except ValueError as error:  # the program's own, or validation's, which may have met a NaN
-            if finite([self.total, *self.svi.parameters]):
-                raise
-            raise Diverged("a weight is not finite") from error
-        if self.making:
-            self.making = False
-            self.bar.unpause()  # else it would take every step to come to be as long
-        self.bar.update()
-        now = time.perf_counter()
-        if self.step % _TOGETHER == 0 if self.several else now - self.glanced > _GLANCE:
-            self.glanced = now
-            self._look()
-            self._keep_or_save(self.save_every)
-        if self.asked.is_set() and distributed.leads():
-            self._stop()
+    def _describe_epoch(self):
+        self.bar.set_description(f"epoch {len(self.rows) + 1}/{self.epochs}", refresh=False)
 
-    def _say_making(self, graph: str):
-        """On the bar, which stands still meanwhile."""
-        self.making = True
+    def _show_compilation(self, graph: str):
+        """On the bar, which does not move meanwhile."""
+        self.compiling = True
         self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
 
-    def count(self, batch: Args, loss: Tensor | tuple[Tensor, ...]):
-        """Count a step, and its loss."""
-        self.total += loss[0] if isinstance(loss, tuple) else loss  # of several losses the first is the bound
-        self.seen += self.train.rows
-        self.step += 1
-
-    def _look(self) -> float:
-        """The mean loss of the epoch so far, on the bar too; waits for the device, once it is known that no other process has died."""
-        distributed.meet()
-        loss = self.total.item() / self.seen
+    def _mean_loss(self) -> float:
+        """The mean loss of the epoch so far, also on the bar; waits for the device, after checking that no other process has died."""
+        distributed.barrier()
+        loss = self.total.item() / self.examples
         self.bar.set_postfix_str(f"loss {loss:.2f} nats/example", refresh=False)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
@@ -256,7 +262,7 @@ class Training:
             raise Diverged("a distribution was given invalid values")
         return loss
 
-    def _validate(self) -> float:
+    def _validate(self, name_site: bool) -> float:
         """The loss of held-out data, with the same noise after every epoch."""
         total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
         with programs.eval_mode(*self.pair, seed=distributed.rank()):
@@ -264,20 +270,20 @@ class Training:
                 loss = self.svi.evaluate_loss(*batch)
                 total += loss[0] if isinstance(loss, tuple) else loss
                 rows += len(batch[0])
-        (total,) = distributed.total(total)
-        loss = total.item() / distributed.count(rows)
+        (total,) = distributed.all_reduce(total)
+        loss = total.item() / distributed.all_reduce_int(rows)
         if not math.isfinite(loss):
-            raise Diverged(f"the validation loss is {loss} after epoch {len(self.rows) + 1}{self._bad_held_out() if self.careful else ''}")
+            raise Diverged(f"the validation loss is {loss} after epoch {len(self.rows) + 1}{self._bad_held_out() if name_site else ''}")
         return loss
 
     def _bad_held_out(self) -> str:
         with programs.eval_mode(*self.pair, seed=0):
             sites = (first_bad_site(self.svi.model, self.svi.guide, batch) for batch in self.held_out)
-            site = distributed.of_any(next(filter(None, sites), None))
+            site = distributed.first_result(next(filter(None, sites), None))
         return f": {site}" if site else ""
 
     def _advance(self, row: dict):
-        """Let the scheduler and early stopping see a finished epoch."""
+        """Take a step of the scheduler and of early stopping."""
         try:
             if isinstance(self.schedule, ReduceLROnPlateau):
                 self.schedule.step(row.get("validation_loss", row["loss"]))
@@ -292,57 +298,57 @@ class Training:
             weights = copied(self.weights())
             self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": weights, "objective": objective}
 
-    # --- keeping ---
+    # --- saving ---
 
     def keep(self):
-        """Remember the state, which must be good, in the CPU's memory; waits for the device."""
+        """Copy the state, which must be finite, to the CPU's memory; waits for the device."""
         if self.step and not finite([self.total, *self.svi.parameters]):
             raise Diverged("a weight is not finite")
         self.kept, self.kept_at = copied(self.state(), torch.device("cpu")), time.perf_counter()
 
     def save(self):
-        """Remember the state, on the disk too where there is a folder."""
+        """Copy the state, and write it to the disk if there is a folder."""
         self.keep()
         self._write_kept()
 
     def _write_kept(self):
-        """A disk that is full or gone stops no training."""
+        """Write a checkpoint; a full or missing disk does not stop training."""
         if self.checkpoints is None:
             return
         start = time.perf_counter()
         try:
             self.checkpoints.write(self.kept)
         except OSError as error:
-            _LOG.warning("fit: no checkpoint could be written (%s); training goes on, and the one before it stays", error)
+            _LOG.warning("fit: no checkpoint could be written (%s); training continues, and the previous checkpoint remains", error)
         self.saved_at = time.perf_counter()
         self.saving = self.saved_at - start
 
     def _keep_or_save(self, between: float):
-        """Write a checkpoint, where the last one is so many seconds old; otherwise remember the state now and then.
+        """Write a checkpoint if the last one is older than ``between`` seconds; otherwise copy the state at intervals.
 
-        Of several processes the first decides, so that all remember the state after the same step.
+        The main process decides, so that all processes copy the state after the same step.
         """
         now = time.perf_counter()
         due = self.checkpoints is not None and now - self.saved_at > between
-        if distributed.decided(due or now - self.kept_at > _KEEP):
+        if distributed.main_decides(due or now - self.kept_at > _KEEP):
             self.save() if due else self.keep()
 
     def _stop(self):
         self.save()
-        how = f"; go on with resume={str(self.checkpoints.run)!r}" if self.checkpoints else ""
+        how = f"; continue with run=pa.Run({str(self.checkpoints.run)!r}, resume=True)" if self.checkpoints else ""
         raise KeyboardInterrupt(f"stopped in epoch {len(self.rows) + 1} after {self.step:,} steps{how}")
 
     # --- divergence ---
 
-    def _go_back(self, noticed: str):
-        """To the state that was kept; from there with half the rate if that was asked for, otherwise to say what happened."""
+    def _go_back(self, reason: str):
+        """Restore the kept state; continue with half the learning rate if retries are left, otherwise raise."""
         until = self.step
-        why = first_bad_step(self, until) or f"{noticed} after {until:,} steps, and was not so again when they were repeated"
+        why = first_bad_step(self, until) or f"{reason} after {until:,} steps, which did not happen again when they were repeated"
         self.load(self.kept)
         self.bar.n = self.step
         if not self.retries:
             x = self.train.data[0] if isinstance(self.train.data, tuple) else None
-            kept = f"when all was finite{f', and so is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}"
+            kept = f"when all was finite{f', as is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}"
             back = f"those of step {self.step:,}, {kept}" if self.step else "those from before training"
             raise ValueError(f"fit: {why}. The weights are again {back}; {remedy(self.svi.model, x, self.train.schema)}")
         self.retries -= 1
@@ -350,7 +356,7 @@ class Training:
             group["lr"] = group["lr"] / 2
         if hasattr(self.schedule, "base_lrs"):
             self.schedule.base_lrs = [lr / 2 for lr in self.schedule.base_lrs]
-        _LOG.warning("fit: %s; going on from step %d with half the learning rate", why, self.step)
+        _LOG.warning("fit: %s; continuing from step %d with half the learning rate", why, self.step)
         self.keep()
 
 

@@ -1,6 +1,7 @@
 """How long calls take, and whether a graph of them would repay the time that it takes to make."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,6 +61,13 @@ class Pace:
         self.budget.spent += seconds
         self.budget.eager += calls * self.eager if self.by_graph or self.unusual else max(seconds - calls * _OVERHEAD, 0.0)
 
+    def counting(self) -> AbstractContextManager:
+        """Counts the program's operations inside, in one call."""
+        if self.timed < LOOKS or self.operations:
+            return nullcontext()
+        self.unusual = True
+        return _CountOperations(self)
+
     def climbed(self, operations: int):
         """The calls to come are on another level: a graph of so many operations."""
         self.by_graph, self.timed, self.seconds = True, 0, 0.0
@@ -73,13 +81,15 @@ class Pace:
         return repays(cost(level, self.operations), gain, self.done, left, self.budget.spent, self.budget.eager)
 
 
-class Counted(TorchDispatchMode):
+class _CountOperations(TorchDispatchMode):
     """Counts the tensor operations inside, those of backward passes included."""
 
-    operations = 0
+    def __init__(self, pace: Pace):
+        super().__init__()
+        self.pace = pace
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.operations += 1
+        self.pace.operations += 1
         return function(*args, **(kwargs or {}))
 
 

@@ -17,16 +17,17 @@ from ...objectives.base import Objective
 from ...programs import Program
 from ...threads import one_at_a_time
 from .. import distributed
-from ..precision import Precision, check_precision, multiplying, resolved
+from ..options import Mode, Step
+from ..precision import multiplying, resolved
 from .graph import Outputs
 from .recording import Recorder
-from .tracing import Mode, Traced
+from .tracing import Traced
 from .updates import InvalidValuesError, Update, clear_gradients
 
 _LOG = logging.getLogger("pyroae")
 _UNUSED = pyro.optim.SGD({"lr": 0.0})  # stands where Pyro's constructor wants one of its own optimizers
 _MADE = {
-    *("scheduled", "differentiable", "_update", "_alone", "_gradients", "_losses", "_recorder"),
+    *("scheduled", "differentiable", "_update", "_updates_at_once", "_gradients", "_losses", "_recorder"),
     *("_known", "_dtypes", "_precisions", "late", "_named"),
 }
 Loss = float | Tensor | tuple
@@ -58,13 +59,10 @@ class SVI(pyro.infer.SVI):
             torch optimizer, one step for all of its own parameters, and for no others.
         loss: a Pyro ELBO, or a function ``loss(model, guide, *args, **kwargs)``.
         loss_and_grads, num_samples, num_steps: as in ``pyro.infer.SVI``.
-        compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``.
-        precision: of float32 matrix products inside a step, as for ``pa.fit``; ``None`` leaves the caller's setting.
+        compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``, or a ``pa.Step`` with precision, gradient clipping and
+            micro-batches too.
         sync: ``True`` gives losses as Python's numbers, as Pyro does; ``False`` as tensors, so that nothing waits for a GPU.
         steps: how many will be taken, where that is known: ``"auto"`` makes graphs at once where they repay it.
-        clip: the largest norm of the gradient of the mean loss per example (of the batch's loss, divided by its rows); a
-            longer gradient is scaled down to it.
-        accumulate: micro-batches per step: each batch is split into so many, whose gradients are summed.
 
     >>> import pyro, pyroae as pa
     >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
@@ -84,21 +82,15 @@ class SVI(pyro.infer.SVI):
         num_samples: int = 0,
         num_steps: int = 0,
         *,
-        compile: Mode = "auto",
-        precision: Precision | None = "auto",
+        compile: Mode | Step = "auto",
         sync: bool = True,
         steps: int | None = None,
-        clip: float | None = None,
-        accumulate: int = 1,
         **kwargs,
     ):
         torchs = isinstance(optim, Optimizer)
         super().__init__(model, guide, _UNUSED if torchs else optim, loss, loss_and_grads, num_samples, num_steps, **kwargs)
-        if precision is not None:
-            check_precision(precision)
         self.elbo = loss if isinstance(loss, ELBO) else None
-        self.precision, self.sync, self.clip, self.accumulate = precision, sync, clip, accumulate
-        self.options = {"compile": compile, "steps": steps}
+        self.options, self.sync, self.steps = Step.of(compile), sync, steps
         self.optim = optim
 
     def _begin(self):
@@ -110,10 +102,10 @@ class SVI(pyro.infer.SVI):
         self._update = Update(self.optim, self.sync)
         if self.scheduled is not None and self.parameters:
             self.scheduled.to(self.parameters[0].device)
-        # alone: nothing happens to gradients before the optimizer takes its step
-        self._alone = self.clip is None and self.accumulate == 1 and distributed.processes() == 1
-        mode, steps = self.options["compile"], self.options["steps"]
-        self._gradients = Traced(self._loss_and_gradients, [self], mode, steps, self._update if self._alone else None)
+        plain = self.options.clip is None and self.options.accumulate == 1 and distributed.world_size() == 1
+        self._updates_at_once = plain  # nothing happens to gradients before the optimizer takes its step
+        mode = self.options.compile
+        self._gradients = Traced(self._loss_and_gradients, [self], mode, self.steps, self._update if plain else None)
         self._losses = Traced(self._loss_alone, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
         self._dtypes: dict[str, torch.dtype] = {}
@@ -148,33 +140,38 @@ class SVI(pyro.infer.SVI):
         """Take an optimizer step.
 
         Returns:
-            The loss before it, in nats summed over the batch (of all processes of ``pa.together``): a number, or a tuple
+            The loss before it, in nats summed over the batch (of all processes of ``pa.distributed``): a number, or a tuple
             where the ELBO gives one; tensors with ``sync=False``.
 
         Raises:
             ValueError: what Pyro's validation refuses, while it is enabled; then no parameter has changed.
         """
-        with one_at_a_time(), self._multiplying(args):
+        with one_at_a_time(), self._precision_of(args):
             try:
-                outputs = self._recorded(args, kwargs)
-            except InvalidValuesError:  # the program itself says what is invalid
+                outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
+                if outputs is None:
+                    self._update.stash(self.parameters)
+                    outputs = self._gradients(*args, **kwargs) if self._updates_at_once else self._step_by_parts(args, kwargs)
+            except InvalidValuesError:  # the program's own error names what is invalid
                 outputs = self._gradients.eager(*args, **kwargs)
+        if self._update.pyros:
+            self._known = self._update.parameters(outputs.info)
         if self.scheduled is not None:
             self.scheduled.advance()
-        return self._given(outputs)
+        return self._returned(outputs)
 
     def evaluate_loss(self, *args, **kwargs) -> Loss:
         """The loss without a step, given as ``step`` gives it."""
-        with one_at_a_time(), self._multiplying(args):
+        with one_at_a_time(), self._precision_of(args):
             outputs = self._losses(*args, **kwargs)
             if self.sync and outputs.valid is not None and not outputs.valid:
                 outputs = self._losses.eager(*args, **kwargs)
-        return self._given(outputs)
+        return self._returned(outputs)
 
     def gradients(self, *args, **kwargs) -> tuple[Tensor, list[Tensor | None]]:
         """The loss, and the gradients of ``parameters``, of the program itself; no step is taken."""
         outputs = self._loss_and_gradients(*args, **kwargs)
-        loss, *gradients = distributed.total(outputs[0], *outputs[outputs.info.losses :])
+        loss, *gradients = distributed.all_reduce(outputs[0], *outputs[outputs.info.losses :])
         return loss, gradients
 
     def valid(self) -> bool:
@@ -191,10 +188,10 @@ class SVI(pyro.infer.SVI):
         """The graphs of steps and of losses: for each kind of call its rows, its level and its calls."""
         return {"step": self._gradients.levels(), "loss": self._losses.levels()}
 
-    def climb(self, what: str, level: int, runs: int, *args):
-        """Rebuild a graph of the ``"step"`` or of the ``"loss"`` for such arguments; load what was learned afterwards."""
-        with self._multiplying(args):
-            (self._gradients if what == "step" else self._losses).climb(level, runs, *args)
+    def rebuild_graph(self, kind: str, level: int, runs: int, *args):
+        """Rebuild a graph of the ``"step"`` or of the ``"loss"`` for such arguments; load weights and state afterwards."""
+        with self._precision_of(args):
+            (self._gradients if kind == "step" else self._losses).rebuild(level, runs, *args)
 
     def forget(self):
         """To be called when parameters and the optimizer's state were replaced: CUDA graphs know the old ones."""
@@ -203,18 +200,16 @@ class SVI(pyro.infer.SVI):
 
     # --- a step ---
 
-    def _recorded(self, args: tuple, kwargs: dict) -> Outputs:
-        """A step by CUDA graphs, where that can be: one, or two where the host does something between gradients and update."""
-        if not _on_gpu(args) or kwargs or not self._recorder.ready():
-            return self._step(*args, **kwargs)
+    def _replay(self, args: tuple) -> Outputs | None:
+        """A step by one CUDA graph, or two where the host does something between gradients and update; ``None`` where that cannot be."""
         kinds = tuple(self._gradients.settled(*part) for part in self._parts(args))
         added = any(parameter.grad is not None for parameter in self.parameters)  # gradients that are added to this step's own
         if added or not all(kinds):
-            return self._step(*args)
+            return None
         for kind in set(kinds):
             kind.runs += 1
         places = tuple((kind, *kind.pointers) for kind in kinds)
-        if distributed.processes() == 1 and not (self.sync and kinds[0].graph.checked):
+        if distributed.world_size() == 1 and not (self.sync and kinds[0].graph.checked):
             outputs = self._recorder(self._whole, places, *args)
             return Outputs([loss.clone() for loss in outputs], outputs.info)
         outputs = _total(self._recorder(self._summed, places, *args))
@@ -222,16 +217,11 @@ class SVI(pyro.infer.SVI):
         self._recorder(self._follow, places, outputs.info, *outputs)
         return outputs
 
-    def _step(self, *args, **kwargs) -> Outputs:
-        self._update.stash(self.parameters)
-        if self._alone:
-            outputs = self._gradients(*args, **kwargs)
-        else:
-            outputs = _total(self._sums(self._gradients, args, kwargs))
-            self._update.check(outputs)
-            self._follow(outputs.info, *outputs)
-        if self._update.pyros:
-            self._known = self._update.parameters(outputs.info)
+    def _step_by_parts(self, args: tuple, kwargs: dict) -> Outputs:
+        """A step whose gradients are summed over micro-batches and processes, and clipped, before the optimizer's."""
+        outputs = _total(self._sums(self._gradients, args, kwargs))
+        self._update.check(outputs)
+        self._follow(outputs.info, *outputs)
         return outputs
 
     def _whole(self, *args) -> Outputs:
@@ -247,24 +237,24 @@ class SVI(pyro.infer.SVI):
         """Losses and gradients summed over micro-batches; where gradients are clipped, also the number of rows."""
         parts = [run(*part, **kwargs) for part in self._parts(args)]
         sums = [_sum([each for each in column if each is not None]) for column in zip(*parts)]
-        if self.clip is not None:
+        if self.options.clip is not None:
             sums.append(sums[0].new_full((), next(len(a) for a in args if isinstance(a, Tensor))))
         return Outputs(sums, parts[0].info, _all([part.valid for part in parts]))
 
     def _follow(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
         """The optimizer's step with summed gradients, clipped."""
         self._update.give(Outputs(sums, info))
-        if self.clip is not None:
+        if self.options.clip is not None:
             gradients = [p.grad for p in self._update.parameters(info) if p.grad is not None]
-            longest, norm = self.clip * sums[-1], torch.nn.utils.get_total_norm(gradients)
+            longest, norm = self.options.clip * sums[-1], torch.nn.utils.get_total_norm(gradients)
             torch._foreach_mul_(gradients, (longest / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype))
         self._update.follow(info)
         return Outputs(sums[: info.losses], info)
 
     def _parts(self, args: tuple) -> list[tuple]:
-        if self.accumulate == 1:
+        if self.options.accumulate == 1:
             return [args]
-        return list(zip(*(a.chunk(self.accumulate) if isinstance(a, Tensor) else [a] * self.accumulate for a in args)))
+        return list(zip(*(a.chunk(self.options.accumulate) if isinstance(a, Tensor) else [a] * self.options.accumulate for a in args)))
 
     def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
         known = () if self._update.pyros else set(pyro.get_param_store()._params)
@@ -318,19 +308,19 @@ class SVI(pyro.infer.SVI):
             self._named.add(name)
             _LOG.warning("SVI: the parameter %r was made in a step and is not in the optimizer, so it is not trained", name)
 
-    def _given(self, outputs: Outputs) -> Loss:
+    def _returned(self, outputs: Outputs) -> Loss:
         losses, kind = outputs[: outputs.info.losses], outputs.info.kind
         if self.sync:
             losses = [loss.item() for loss in losses]
         return losses[0] if kind is None else kind(losses)
 
-    def _multiplying(self, args: tuple) -> contextlib.AbstractContextManager:
+    def _precision_of(self, args: tuple) -> contextlib.AbstractContextManager:
         """The precision of matrix products inside; chosen once for each number of rows."""
-        if self.precision is None:
+        if self.options.precision is None:
             return contextlib.nullcontext()
         rows = next((a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()), 1)
         if rows not in self._precisions and self.parameters:
-            self._precisions[rows] = resolved(self.precision, self.parameters, rows)
+            self._precisions[rows] = resolved(self.options.precision, self.parameters, rows)
         return multiplying(self._precisions.get(rows, "highest"), self.parameters)
 
 
@@ -347,7 +337,7 @@ def _on_gpu(args: tuple) -> bool:
 
 def _total(outputs: Outputs) -> Outputs:
     """Summed over the processes."""
-    return Outputs(distributed.total(*outputs), outputs.info, outputs.valid)
+    return Outputs(distributed.all_reduce(*outputs), outputs.info, outputs.valid)
 
 
 def _sum(tensors: list[Tensor]) -> Tensor | None:

@@ -3,21 +3,20 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from pyro import poutine
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import nn
 
+from ..options import Mode
 from .arguments import Leaves
 from .graph import Outputs
 from .kind import LADDER, Kind
-from .pace import EACH, LOOKS, SAMPLED, Budget, Counted, Pace, now
+from .pace import EACH, SAMPLED, Budget, Pace, now
 from .reach import Reach
 from .updates import Update
-
-Mode = Literal["auto", "eager", "traced", "compiled"]
 
 _LOG = logging.getLogger("pyroae")
 _KINDS = 8  # graphs kept, after which a function is taken to be different at every call
@@ -57,8 +56,6 @@ class Traced:
         update: Update | None = None,
         budget: Budget | None = None,
     ):
-        if mode not in ("auto", *LADDER):
-            raise ValueError(f"expected compile as 'auto', 'eager', 'traced' or 'compiled', got {mode!r}")
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
         self.done, self.budget = 0, budget or Budget()
         self.untimed = 0  # calls to come for which the last one stands
@@ -72,18 +69,9 @@ class Traced:
         self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
 
     def __call__(self, *args, **kwargs) -> Outputs:
-        if self.mode == "eager" or handled():
-            return self.eager(*args, **kwargs)
-        if self.untimed:
-            self.untimed, self.done = self.untimed - 1, self.done + 1
-            return self.eager(*args, **kwargs)
-        start = now()
-        try:
-            leaves = Leaves(args, kwargs)
-        except ValueError as error:
-            self.stay(str(error))
-            return self.eager(*args, **kwargs)
-        self.done += 1
+        start, leaves = now(), self._leaves(args, kwargs)
+        if leaves is None:
+            return self.finished(self.function(*args, **kwargs))
         if self.mode != "auto":
             return self.kind(leaves)(leaves, args, kwargs)
         pace = self._pace(leaves.structure)
@@ -91,21 +79,31 @@ class Traced:
         pace = kind.pace if kind else pace
         gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
         start = pace.begin(start, gpu)
-        outputs = kind(leaves, args, kwargs) if kind else self._unwatched(pace, args, kwargs)
-        if kind is None and pace.done > SAMPLED:
-            self.untimed = EACH - 1
+        if kind:
+            outputs = kind(leaves, args, kwargs)
+        else:
+            with pace.counting():
+                outputs = self.function(*args, **kwargs)
+            outputs = self.finished(outputs)
+            if pace.done > SAMPLED:
+                self.untimed = EACH - 1
         pace.end(start, gpu, 1 + self.untimed)
         return outputs
 
-    def _unwatched(self, pace: Pace, args: tuple, kwargs: dict) -> Outputs:
-        """A call of the program, whose operations are counted once."""
-        if pace.timed < LOOKS or pace.operations:
-            return self.eager(*args, **kwargs)
-        pace.unusual = True
-        with Counted() as counted:
-            outputs = self.function(*args, **kwargs)
-        pace.operations = counted.operations
-        return self.finished(outputs)
+    def _leaves(self, args: tuple, kwargs: dict) -> Leaves | None:
+        """The arguments of a call that is counted, timed or run as a graph; ``None`` where it is only run."""
+        if self.mode == "eager" or handled():
+            return None
+        if self.untimed:
+            self.untimed, self.done = self.untimed - 1, self.done + 1
+            return None
+        try:
+            leaves = Leaves(args, kwargs)
+        except ValueError as error:
+            self.stay(str(error))
+            return None
+        self.done += 1
+        return leaves
 
     def _pace(self, structure: tuple) -> Pace:
         if structure not in self.paces:
@@ -161,8 +159,8 @@ class Traced:
         """The rows of each kind of call that is watched, its level (0 is eager) and its calls as a graph."""
         return [(kind.rows, kind.level, kind.runs) for kind in self.kinds]
 
-    def climb(self, level: int, runs: int, *args, **kwargs):
-        """Make the graph that calls of this kind had elsewhere. It counts as no call."""
+    def rebuild(self, level: int, runs: int, *args, **kwargs):
+        """Rebuild the graph that calls of this kind had in the process that saved a checkpoint. It counts as no call."""
         if self.mode == "eager":
             return
         leaves = Leaves(args, kwargs)

@@ -27,7 +27,7 @@ TASKS = {
     "Score": "log_likelihood proposals cross_check compare ais bdmc elbo_terms decompose aggregate to_arviz",
     "Check": "predictive_check sbc active_units codes probe mig jacobian reconstruction_error denoising_gain",
     "Draw and fill in": "plots impute",
-    "Save and use elsewhere": "save load sklearn",
+    "Save and use elsewhere": "save load export sklearn",
 }
 _TEMPLATE = """
 {% extends "default/module.html.jinja2" %}

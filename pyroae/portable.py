@@ -1,0 +1,106 @@
+"""Encoders and decoders as files for other programs: ``torch.export`` and ONNX."""
+
+import copy
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from .files import atomic
+from .model.autoencoder import Autoencoder
+
+Half = Literal["encoder", "decoder"]
+_ROWS = 3  # of the example that is traced
+
+
+def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> list[str]:
+    """Write the encoder or the decoder to a file that runs without pyroae.
+
+    The encoder maps x ``(B, *event)`` to the mean of q(z|x), named ``z``, and its standard deviation, named ``z_std``, where that has
+    a closed form. The decoder maps ``z`` to the mean of p(x|z) (of categories, the likeliest), named ``x``. Whatever the model does to
+    x, such as to standardise it, is in the file. The number of rows B is free.
+
+    Args:
+        ae: the model.
+        path: a file ending in ``.onnx`` (ONNX) or ``.pt2`` (for ``torch.export.load``).
+        part: ``"encoder"`` or ``"decoder"``.
+
+    Returns:
+        The names of the outputs.
+
+    Raises:
+        ValueError: another ending or part, a model with a condition, operations that cannot be exported, or the packages of
+            ONNX are not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     outputs = export(vae, f"{folder}/encoder.pt2")
+    ...     mean, std = torch.export.load(f"{folder}/encoder.pt2").module()(torch.zeros(5, 16))
+    >>> outputs, mean.shape
+    (['z', 'z_std'], torch.Size([5, 2]))
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"export: expected a file ending in .onnx or .pt2, got {path}")
+    if part not in _HALVES:
+        raise ValueError(f"export: expected part as 'encoder' or 'decoder', got {part!r}")
+    if ae.condition is not None:
+        raise ValueError("export: expected a model without a condition; its networks take labels or covariates beside x or z")
+    if suffix == ".onnx" and (missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]):
+        raise ValueError(f"export: ONNX needs {' and '.join(missing)}, not installed here; pip install 'pyroae[onnx]', or write a .pt2 file")
+    half = _HALVES[part](copy.deepcopy(ae).cpu().eval()).requires_grad_(False)
+    x = torch.zeros(_ROWS, *half.shape, dtype=next((p.dtype for p in ae.parameters()), None))
+    with torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+        outputs = half.outputs[: len(half(x))]
+        rows = {"x": {0: torch.export.Dim("rows")}}
+        try:
+            program = torch.export.export(half, (x,), dynamic_shapes=rows)
+            with atomic(path) as temporary:
+                if suffix == ".pt2":
+                    torch.export.save(program, temporary)
+                else:
+                    names = {"input_names": [half.input], "output_names": outputs}
+                    torch.onnx.export(program, (x,), **names, dynamo=True, verbose=False).save(temporary)
+        except OSError:
+            raise
+        except Exception as error:  # exporters raise whatever they meet
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise ValueError(f"export: the {part} cannot be written as {suffix}: {type(error).__name__}: {reason}") from error
+    return outputs
+
+
+class _Encoder(nn.Module):
+    input, outputs = "x", ["z", "z_std"]
+
+    def __init__(self, ae: Autoencoder):
+        super().__init__()
+        self.ae, self.shape = ae, ae.likelihood.event_shape
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = self.ae.guide.numbers(x)
+        z = self.ae.prior.code(*self.ae.posterior.centre(h))
+        try:
+            std = self.ae.posterior(h).stddev
+        except (NotImplementedError, AttributeError):
+            return (z,)
+        return (z, std) if std.shape == z.shape else (z,)
+
+
+class _Decoder(nn.Module):
+    input, outputs = "z", ["x"]
+
+    def __init__(self, ae: Autoencoder):
+        super().__init__()
+        self.ae, self.shape = ae, ae.prior.code_shape
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.ae.likelihood.picture(self.ae.model.conditional(x)),)
+
+
+_HALVES: dict[str, type] = {"encoder": _Encoder, "decoder": _Decoder}

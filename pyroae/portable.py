@@ -52,7 +52,9 @@ def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> 
     if ae.condition is not None:
         raise ValueError("export: expected a model without a condition; its networks take labels or covariates beside x or z")
     if suffix == ".onnx" and (missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]):
-        raise ValueError(f"export: ONNX needs {' and '.join(missing)}, not installed here; pip install 'pyroae[onnx]', or write a .pt2 file")
+        raise ValueError(
+            f"export: ONNX needs {' and '.join(missing)}, not installed here; pip install 'pyroae[onnx]', or write a .pt2 file"
+        )
     half = _HALVES[part](copy.deepcopy(ae).cpu().eval()).requires_grad_(False)
     x = torch.zeros(_ROWS, *half.shape, dtype=next((p.dtype for p in ae.parameters()), None))
     with torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
@@ -65,8 +67,9 @@ def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> 
                 if suffix == ".pt2":
                     torch.export.save(program, temporary)
                 else:
-                    names = {"input_names": [half.input], "output_names": outputs}
-                    torch.onnx.export(program, (x,), **names, dynamo=True, verbose=False).save(temporary)
+                    made = torch.onnx.export(program, (x,), input_names=[half.input], output_names=outputs, dynamo=True, verbose=False)
+                    assert made is not None  # as with a path alone
+                    made.save(temporary)
         except OSError:
             raise
         except Exception as error:  # exporters raise whatever they meet

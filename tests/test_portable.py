@@ -10,6 +10,7 @@ import torch
 from conftest import small_vae
 
 import pyroae as pa
+from pyroae.cli import main
 
 
 def mixed_table():
@@ -24,7 +25,7 @@ def gallery():
         "Bernoulli": small_vae(),
         "Normal, learned scale": small_vae(likelihood=pa.likelihoods.Normal(64)),
         "standardised columns": pa.recipes.vae(torch.randn(40, 64) * 5 + 3, latent_dim=4, hidden=8),
-        "holes": pa.recipes.vae(grey, latent_dim=4, hidden=8).with_holes(),
+        "holes": pa.recipes.vae(grey.round(), latent_dim=4, hidden=8).with_holes(),
         "a mixed table": mixed_table()[0],
         "Delta": pa.recipes.autoencoder(grey, latent_dim=4, hidden=8),
         "dictionary": pa.recipes.sparse(grey, latent_dim=4, hidden=8),
@@ -92,3 +93,15 @@ def test_without_onnx_the_extra_is_named(vae, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"onnx and onnxscript.*pip install 'pyroae\[onnx\]'"):
         pa.export(vae, "encoder.onnx")
+
+
+def test_the_command_writes_a_runs_halves(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--particles", "5", "--hidden", "8", "--latent_dim", "3"]) == 0
+    assert main(["export", "runs/vae-digits-1", "--part", "decoder"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "written        runs/vae-digits-1/decoder.onnx: z (rows, 3) -> x"
+    assert main(["export", "runs/vae-digits-1", "--out", "encoder.pt2"]) == 0
+    z, ae = torch.randn(5, 3), pa.load("runs/vae-digits-1/model.safetensors")
+    (x,) = run(tmp_path / "runs/vae-digits-1/decoder.onnx", z, ["x"])
+    np.testing.assert_allclose(x, ae.decode(z).mean.detach(), atol=1e-5)
+    assert main(["export", "runs/vae-digits-1", "--part", "prior"]) == 2 and "encoder" in capsys.readouterr().err

@@ -58,6 +58,12 @@ COMMANDS = {
         "missing values filled in, with intervals, as CSV",
         "pyroae impute runs/vae-people-1 --data holes.csv --out filled.csv",
     ),
+    "export": Command(
+        "experiment.apply:export",
+        "RUN",
+        "a run's encoder or decoder as ONNX",
+        "pyroae export runs/vae-digits-1 --part decoder --out decoder.onnx",
+    ),
     "report": Command(
         "experiment.report:report",
         "RUN",

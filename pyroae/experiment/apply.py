@@ -19,6 +19,8 @@ from ..evaluation.imputation import impute as draw_missing
 from ..files import atomic, refuse_links
 from ..model.autoencoder import Autoencoder
 from ..model.conditions import Covariates
+from ..portable import Half
+from ..portable import export as write_half
 from ..training.batches import as_tensors
 from .output import CommandOutput, command
 from .settings import arguments_of, read_run
@@ -118,6 +120,26 @@ def impute(
     missing = int(rows.x[:].isnan().sum())
     filled = draw_missing(ae, rows, draws=draws, particles=particles, seed=seed).cpu()  # (draws, N, D)
     return _answer(run, _filled(frame, rows.x[:], filled, columns, interval), out, f"{missing:,} missing values filled in")
+
+
+def export(run: str, part: Half = "encoder", out: str | None = None, limit: float = LIMIT) -> CommandOutput:
+    """Write a run's encoder or decoder as a file for other programs: ONNX, or a .pt2 file for ``torch.export.load``.
+
+    Args:
+        run: the run folder.
+        part: the encoder, x to the mean and standard deviation of q(z|x), or the decoder, z to the mean of p(x|z).
+        out: the file, ending in .onnx or .pt2; by default RUN/PART.onnx.
+        limit: bytes that the model may take in memory, looked up before it is read.
+
+    Raises:
+        ValueError: a folder that is no run, or a model that cannot be exported.
+    """
+    ae, _ = opened(run, "export", limit)
+    path = Path(run) / f"{part}.onnx" if out is None else Path(out)
+    outputs = write_half(ae, path, part)
+    shape = ae.likelihood.event_shape if part == "encoder" else ae.prior.code_shape
+    given = f"{'x' if part == 'encoder' else 'z'} (rows, {', '.join(map(str, shape))})"
+    return CommandOutput(f"written        {path}: {given} -> {', '.join(outputs)}", {"run": run, "out": str(path), "outputs": outputs})
 
 
 def opened(run: str, owner: str, limit: float = LIMIT) -> tuple[Autoencoder, dict[str, Any]]:

@@ -412,7 +412,7 @@ def test_runs_are_ranked_with_paired_errors(capsys):
         assert main(["compare", *arguments]) == 2 and message in capsys.readouterr().err
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "examples/README.md").read_text()
 TABLED = sorted(set(re.findall(r"^\| [^|]* \| `pyroae (train [^`]*)` \|", README, re.MULTILINE)))
 
 

@@ -100,7 +100,13 @@ def test_the_curves_of_the_records(tmp_path, monkeypatch):
 
 def test_the_readme_has_the_table_of_results(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
-    assert imported("reproduce/common").table() in (EXAMPLES.parent / "README.md").read_text()
+    assert imported("reproduce/common").table() in (EXAMPLES / "reproduce/README.md").read_text()
+
+
+def test_the_readmes_result_is_that_of_the_record():
+    record = json.loads((EXAMPLES / "reproduce/results/iwae-k1-1-layer-static.json").read_text())
+    claim = f"log p(x) = {record['ours']:.2f} ± {record['sampling s.e.']:.2f} nats per digit"
+    assert claim in (EXAMPLES.parent / "README.md").read_text(), claim
 
 
 def imported(name):

@@ -76,7 +76,7 @@ def test_notebook_is_committed_executed_and_small(path):
     assert all(output.get("name") != "stderr" for output in outputs)
     assert not re.search(r"/(home|root|tmp|work|usr|Users)/|site-packages", path.read_text())
     assert path.stat().st_size < 300_000
-    assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text()
+    assert f"]({path.name})" in (ROOT / "notebooks/README.md").read_text()
 
 
 def words(cells):

@@ -25,7 +25,7 @@ from pyroae.cli.commands import COMMANDS, Command, usage
 from pyroae.cli.completion import completion
 from pyroae.cli.options import parse_call, parse_train
 from pyroae.data.named import NAMED
-from pyroae.experiment import scoring
+from pyroae.experiment import metrics
 from pyroae.experiment.settings import arguments_of
 from pyroae.experiment.train import _built, _load
 
@@ -212,7 +212,7 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
     if command == "train":
         assert parse_train(example.split()[2:])[0]["latent_dim"] == 20
     if command in ("evaluate", "compare"):
-        assert parse_call(command, getattr(scoring, command), "", "", example.split()[2:])["particles"] in (1000, 5000)
+        assert parse_call(command, COMMANDS[command].load(), "", "", example.split()[2:])["particles"] in (1000, 5000)
 
 
 def test_answers_for_machines(capsys, tmp_path):
@@ -519,7 +519,7 @@ def test_a_data_set_is_a_function_and_a_row(capsys, monkeypatch):
 
 
 def test_a_metric_is_a_function_and_a_row(capsys, monkeypatch):
-    monkeypatch.setitem(scoring._SAYINGS, "darkness", lambda ae, found: ({"darkness": 0.5}, "0.50 on the mean"))
+    monkeypatch.setitem(metrics.METRICS, "darkness", lambda ae, found: ({"darkness": 0.5}, "0.50 on the mean"))
     run("train", *QUICK, "--out", "run", capsys=capsys)
     assert "darkness       0.50 on the mean" in run("evaluate", "run", "--particles", "5", capsys=capsys)
     assert json.loads(Path("run/evaluation-5.json").read_text())["darkness"] == 0.5

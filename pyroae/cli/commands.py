@@ -37,7 +37,7 @@ COMMANDS = {
         shared=True,
     ),
     "compare": Command(
-        "experiment.scoring:compare",
+        "experiment.ranking:rank",
         "RUN RUN ...",
         "rank runs by log p(x), with paired errors",
         "pyroae compare runs/vae-digits-1 runs/vae-digits-2 --particles 1000",

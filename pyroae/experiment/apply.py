@@ -2,28 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import data as datasets
-from .. import programs, storage
-from .. import schema as plain
+from .. import programs
 from ..checks import whole_number
-from ..data import Column, Schema, Split
+from ..data import Column, Schema
 from ..data.limits import LIMIT
 from ..evaluation.imputation import impute as draw_missing
-from ..files import atomic, refuse_links
+from ..files import atomic
 from ..model.autoencoder import Autoencoder
 from ..model.conditions import Covariates
 from ..portable import Half
 from ..portable import export as write_half
 from ..training.batches import as_tensors
-from .output import CommandOutput, command
-from .settings import arguments_of, read_run
+from .folder import open_model, read_rows, schema_of
+from .output import CommandOutput
 
 _SHOWN = 10  # rows that are printed
 
@@ -43,14 +39,14 @@ def sample(run: str, n: int = 100, seed: int = 0, data: str | None = None, out: 
         ValueError: a folder that is no run, a prior that cannot be drawn from, or covariates that are not given.
     """
     whole_number("sample", n=n)
-    ae, settings = opened(run, "sample", limit)
+    ae, settings = open_model(run, "sample", limit)
     y = None
     if ae.condition is not None and not ae.condition.optional:
-        y = new_rows(data, ae, settings)[0].labels if data is not None else _spread(ae, n)
+        y = read_rows(data, ae, settings)[0].labels if data is not None else _spread(ae, n)
     with programs.eval_mode(ae, seed=seed):
-        frame = _schema(ae).frame(ae.sample(n, y))
+        frame = schema_of(ae).frame(ae.sample(n, y))
     if y is not None and not y.is_floating_point():
-        frame = frame.assign(**{_schema(ae).label or "label": _named(y, _schema(ae))})
+        frame = frame.assign(**{schema_of(ae).label or "label": _named(y, schema_of(ae))})
     return _answer(run, frame, out)
 
 
@@ -72,9 +68,9 @@ def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT)
     Raises:
         ValueError: a folder that is no run, data without its columns or with unknown categories.
     """
-    ae, settings = opened(run, "encode", limit)
+    ae, settings = open_model(run, "encode", limit)
     ae = ae.with_holes()
-    rows, _ = new_rows(data, ae, settings)
+    rows, _ = read_rows(data, ae, settings)
     with programs.eval_mode(ae, seed=0):
         codes = ae.centre(*(column[:] for column in as_tensors(rows, ae.model))).flatten(1).cpu()
     return _answer(run, pd.DataFrame({f"z{i + 1}": column for i, column in enumerate(codes.numpy().T)}), out)
@@ -112,8 +108,8 @@ def impute(
     whole_number("impute", draws=draws, particles=particles)
     if not 0.0 < interval < 1.0:
         raise ValueError(f"impute: expected interval as a probability between 0 and 1, such as .9, got {interval!r}")
-    ae, settings = opened(run, "impute", limit)
-    rows, frame = new_rows(data, ae, settings)
+    ae, settings = open_model(run, "impute", limit)
+    rows, frame = read_rows(data, ae, settings)
     columns = ae.schema.columns if ae.schema is not None else None
     if frame is None or columns is None:
         raise ValueError("impute: expected a table whose columns have names, such as a .csv file; for arrays there is pa.impute(model, x)")
@@ -129,44 +125,17 @@ def export(run: str, part: Half = "encoder", out: str | None = None, limit: floa
         run: the run folder.
         part: the encoder, x to the mean and standard deviation of q(z|x), or the decoder, z to the mean of p(x|z).
         out: the file, ending in .onnx or .pt2; by default RUN/PART.onnx.
-        limit: bytes that the model may take in memory, looked up before it is read.
+        limit: bytes that the model may take in memory, checked before it is read.
 
     Raises:
-        ValueError: a folder that is no run, or a model that cannot be exported.
+        ValueError: not a run folder, or a model that cannot be exported.
     """
-    ae, _ = opened(run, "export", limit)
+    ae, _ = open_model(run, "export", limit)
     path = Path(run) / f"{part}.onnx" if out is None else Path(out)
     outputs = write_half(ae, path, part)
     shape = ae.likelihood.event_shape if part == "encoder" else ae.prior.code_shape
     given = f"{'x' if part == 'encoder' else 'z'} (rows, {', '.join(map(str, shape))})"
     return CommandOutput(f"written        {path}: {given} -> {', '.join(outputs)}", {"run": run, "out": str(path), "outputs": outputs})
-
-
-def opened(run: str, owner: str, limit: float = LIMIT) -> tuple[Autoencoder, dict[str, Any]]:
-    """A run folder's model and settings; ``ValueError`` where it is none, or where the model takes more than ``limit`` bytes."""
-    folder = Path(run)
-    try:
-        refuse_links(folder)
-        settings = plain.made(read_run(folder)) | {"limit": limit}
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from error
-    if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{owner}: {run} was stopped before it had a model; {command()} train --resume {run} goes on with it")
-    return storage.load(folder / "model.safetensors", limit=limit if limit > LIMIT else None).float(), settings
-
-
-def new_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Split, pd.DataFrame | None]:
-    """All rows of a file as the run's model takes them, read as the run read its own, and the table itself."""
-    read = {
-        name: value for name, value in arguments_of(datasets.load, settings).items() if name in ("na", "csv", "limit", "domain") and value
-    }
-    rows, frame = datasets.rows(source, _schema(ae), **read)
-    if settings.get("binarize"):
-        generator = torch.Generator().manual_seed(0)
-        x = rows.x[:]
-        x = (x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(x, generator=generator)
-        rows = Split(x, rows.labels, "binary", schema=rows.schema)
-    return rows, frame
 
 
 def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Column], interval: float) -> pd.DataFrame:
@@ -196,10 +165,6 @@ def _placed(values, holes: Tensor) -> pd.Series:
     column = pd.Series(float("nan"), index=range(len(holes)), dtype=object)
     column[holes.numpy()] = values
     return column.infer_objects()
-
-
-def _schema(ae: Autoencoder) -> Schema:
-    return ae.schema if ae.schema is not None else Schema()
 
 
 def _named(y: Tensor, schema: Schema) -> list:

@@ -29,9 +29,9 @@ from ..structure import describe
 from ..training.fit import History
 from . import figures
 from .atlas import atlas
+from .folder import open_run
 from .output import CommandOutput
 from .run_files import naming, read_columns, read_scores
-from .scoring import opened_run
 from .settings import ROLES
 
 _CAPTIONS = {
@@ -67,7 +67,7 @@ def report(run: str, out: str | None = None, limit: float = LIMIT) -> CommandOut
     Raises:
         ValueError: a folder that is no run.
     """
-    ae, found = opened_run(run, "report", limit)
+    ae, found = open_run(run, "report", limit)
     target = Path(out) if out else Path(run) / "report.html"
     if not target.parent.is_dir():
         raise ValueError(f"report: the folder {target.parent} is not there; make it first")

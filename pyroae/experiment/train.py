@@ -29,8 +29,9 @@ from ..training.fit import History, check_arguments, fit
 from ..training.options import Run, Step, Validation
 from . import figures
 from .callbacks import Callback, TensorBoard, Terms
-from .output import CommandOutput, as_json, command
-from .scoring import beside_independent, loaded, results_of, score, write_rows
+from .folder import load_data, new_folder, write_json
+from .output import CommandOutput, command
+from .scoring import gain_over_independent, results_of, score, write_rows
 from .settings import ROLES, arguments_of
 
 Settings = dict[str, Any]
@@ -84,9 +85,9 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     if not distributed.is_main():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]
-    more, compared = beside_independent(found, estimate)
+    more, compared = gain_over_independent(found, estimate)
     results = results_of(terms, estimate) | more | {"training_seconds": seconds, "objective": history.objective}
-    _write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     write_rows(folder / "results.csv", terms, estimate)
     plots.save(plots.training, folder / "training.png", history)
     files = ["settings.json", "data.safetensors", "model.safetensors", "history.csv", "results.json", "results.csv", "training.png"]
@@ -106,9 +107,9 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
 
 def _prepared(settings: Settings, written: Settings, name: str, resumed: str | None) -> Path:
     """The run's folder, with the settings in it."""
-    folder = Path(resumed) if resumed else _folder(settings["out"], name)
+    folder = Path(resumed) if resumed else new_folder(settings["out"], name)
     with Checkpoints(folder).locked():
-        _write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in _CALLERS})
+        write_json(folder / "settings.json", {name: value for name, value in written.items() if name not in _CALLERS})
     return folder
 
 
@@ -195,11 +196,6 @@ def _draws(objective: Any) -> int:
     return max([1, getattr(objective, "num_particles", 1), getattr(objective, "probes", None) or 1, *map(_draws, inner)])
 
 
-def _write_json(path: Path, content: dict):
-    with atomic(path) as temporary:
-        temporary.write_text(as_json(content))
-
-
 def _load(settings: Settings, written: Settings, resumed: str | None) -> tuple[DataSet, str, DataSet]:
     """The data asked for, a note, and the data before they were binarized. A run that goes on gets its own rows again.
 
@@ -209,7 +205,7 @@ def _load(settings: Settings, written: Settings, resumed: str | None) -> tuple[D
     open_end = settings["epochs"] is None and settings["patience"] is None
     if open_end and not settings["validation"] and settings["data"] not in data.NAMED:
         settings["validation"] = written["validation"] = _HELD_OUT
-    raw = loaded(settings, resumed, "train", ("train", "validation", "test"))
+    raw = load_data(settings, resumed, "train", ("train", "validation", "test"))
     note = ""
     vae = settings["recipe"] in ("vae", "conditional") and settings["likelihood"] is None
     if vae and raw.domain == "unit" and _are_grey_levels(raw):
@@ -221,24 +217,3 @@ def _load(settings: Settings, written: Settings, resumed: str | None) -> tuple[D
 def _are_grey_levels(found: DataSet) -> bool:
     """Whether values from 0 to 1 are pixels: of images, or in few steps."""
     return found.image_shape is not None or len(found.train.x[:_LEVELS].unique()) <= 256
-
-
-def _folder(asked: str | None, name: str) -> Path:
-    """The folder asked for, if it is new or empty; otherwise the next free one below ``runs``."""
-    if asked is not None:
-        folder = Path(asked)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"train: {folder} exists and is not empty; nothing is ever overwritten, "
-                "so name another folder with --out or remove that one"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    number = 1
-    while True:
-        folder = Path("runs") / f"{name}-{number}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1

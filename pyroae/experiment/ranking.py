@@ -1,0 +1,105 @@
+"""``pyroae compare``: runs ranked by log p(x) of the same test data."""
+
+import torch
+
+from .. import schema
+from ..checks import whole_number
+from ..data import DataSet
+from ..data.limits import LIMIT
+from ..evaluation.comparison import compare
+from ..evaluation.importance import Estimate
+from ..model.autoencoder import Autoencoder
+from ..training import distributed
+from .folder import open_run
+from .output import CommandOutput
+from .scoring import ProposalName, score, scored
+from .settings import read_run
+
+
+def rank(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto", limit: float = LIMIT) -> CommandOutput:
+    """Rank runs by log p(x) of the same test data, each with its difference from the best and the paired standard error.
+
+    Args:
+        runs: the run folders.
+        particles: importance samples per test example.
+        proposal: their distribution, as for ``evaluate``.
+        limit: bytes of memory, as for ``evaluate``.
+
+    Raises:
+        ValueError: fewer than two runs, not run folders, different test data, or a model without log p(x).
+    """
+    whole_number("compare", particles=particles)
+    if len(runs) < 2 or len(set(runs)) < len(runs):
+        raise ValueError(f"compare: expected at least two different run folders, got {' '.join(runs) or 'none'}")
+    opened = {run: open_run(run, "compare", limit) for run in runs}
+    _check_comparable(opened)
+    scores = {run: _estimate(run, *opened[run], particles, proposal) for run in runs}
+    if not distributed.leads():
+        return CommandOutput("", {})
+    ranked = sorted(runs, key=lambda run: -scores[run].mean)
+    rows = _rows(ranked, scores)
+    text = f"{opened[ranked[0]][1]!r}, {particles:,} importance samples, nats/example\n{_table(rows)}"
+    return CommandOutput(text, {"particles": particles, "proposal": proposal, "runs": rows})
+
+
+def _check_comparable(opened: dict[str, tuple[Autoencoder, DataSet]]):
+    """``ValueError`` unless all runs have the same test data and the same kind of likelihood."""
+    first, *others = opened
+    ae, data = opened[first]
+    for run in others:
+        other, other_data = opened[run]
+        if other_data.test.x.shape != data.test.x.shape or not torch.equal(other_data.test.x[:], data.test.x[:]):
+            raise ValueError(f"compare: {run} was tested on other data than {first}, so their log p(x) cannot be compared")
+        if scored(other) != scored(ae):
+            raise ValueError(f"compare: {run} gives {scored(other)}, but {first} {scored(ae)}; they cannot be ranked together")
+
+
+def _estimate(run: str, ae: Autoencoder, data: DataSet, particles: int, proposal: ProposalName) -> Estimate:
+    _, estimate, lines = score(ae, data.test, particles, proposal)
+    if estimate is None:
+        raise ValueError(f"compare: {run}: {lines[-1]}")
+    return estimate
+
+
+def _rows(ranked: list[str], scores: dict[str, Estimate]) -> list[dict]:
+    """What is known of each run, the best first, as plain data."""
+    differing = _differing_settings(ranked)
+    rows = []
+    for run in ranked:
+        row = {"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable}
+        if run != ranked[0]:
+            d = compare(scores[run], scores[ranked[0]])
+            row |= {"difference": d.difference, "paired_se": d.se, "wins": d.wins, "mark": d.mark.strip(" []")}
+        rows.append(row | {"verdict": scores[run].verdict.as_dict(), "differs": differing[run]})
+    return rows
+
+
+def _table(rows: list[dict]) -> str:
+    width = max(len(row["run"]) for row in rows)
+    marks = [f" [{row['mark']}]" if row.get("mark") else "" for row in rows]
+    room = max(map(len, marks))
+    lines = [f"{'run':{width}}  log p(x)  from the best{'':{room}}  paired s.e.  wins  k-hat > .7  verdict            differs by"]
+    for row, mark in zip(rows, marks):
+        cells = f"{'':13}{'':{room}}  {'':11}  {'':4}"
+        if "difference" in row:
+            cells = f"{row['difference']:13.3f}{mark:{room}}  {row['paired_se']:11.2g}  {row['wins']:4.0%}"
+        settings = ", ".join(f"{name} {value}" for name, value in row["differs"].items())
+        values = f"{row['log_likelihood']:8.2f}  {cells}  {row['unreliable']:10.1%}  {row['verdict']['state']:17}  {settings}"
+        lines.append(f"{row['run']:{width}}  {values}".rstrip())
+    return "\n".join(lines)
+
+
+def _differing_settings(runs: list[str]) -> dict[str, dict[str, str]]:
+    """By run, the settings that are not the same in all runs."""
+    settings = {run: read_run(run) for run in runs}
+    names = dict.fromkeys(name for values in settings.values() for name in values)
+    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
+    return {run: {name: _text(values.get(name)) for name in differing} for run, values in settings.items()}
+
+
+def _text(value: object) -> str:
+    """A setting in a few words: of a part its class and arguments."""
+    if isinstance(value, schema.Spec):
+        arguments = ", ".join(f"{name}={_text(argument)}" for name, argument in value.arguments.items())
+        return f"{value.cls.__name__}({arguments})" if arguments else value.cls.__name__
+    return "default" if value is None else str(value)

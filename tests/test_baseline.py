@@ -75,4 +75,4 @@ def test_the_command_says_it(tmp_path, monkeypatch, capsys):
     assert main(["train", "--data", "t.csv", "--epochs", "2", "--particles", "5", "--hidden", "4", "--out", "r", "--json"]) == 0
     assert main(["evaluate", "r", "--particles", "5"]) == 0
     out = capsys.readouterr().out
-    assert '"gain_se"' in out and "independent    -" in out and "were the columns independent; the model is" in out
+    assert '"gain_se"' in out and "independent    -" in out and "with independent columns; the model is" in out

@@ -77,7 +77,7 @@ TYPES = {  # an expression and the type that a type checker shows
     "pa.corruption.Masking()": "Masking",
     "pa.conditions.Labels(10)": "Labels",
     "pa.proposals.Laplace()": "Laplace",
-    "pa.callbacks.Terms": "<class 'Terms'>",
+    "pa.callbacks.ELBOTerms": "<class 'ELBOTerms'>",
     "pa.recipes.vae(digits)": "Autoencoder",
     "pa.fit(vae, digits.train, epochs=1)": "History",
     "pa.log_likelihood(vae, digits.test).mean": "float",

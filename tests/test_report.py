@@ -195,7 +195,7 @@ def test_whatever_the_files_of_a_run_say_is_escaped(tmp_path, monkeypatch):
 
 def test_what_is_no_run_is_refused(tmp_path, run, capsys):
     assert main(["report", str(tmp_path)]) == 2 and "expected a run folder" in capsys.readouterr().err
-    assert main(["report", str(run), "--out", str(tmp_path / "none" / "x.html")]) == 2 and "make it first" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(tmp_path / "none" / "x.html")]) == 2 and "create it first" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium")

@@ -1,4 +1,4 @@
-"""Tables scored as if their columns were independent: what a model must beat to have learned anything of their dependence."""
+"""A baseline for tables: the likelihood under independent columns."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..data import Split
 
-_REMEDY = "what it has learned does not hold for new rows; more epochs or rows, or a smaller model (--hidden 16) may help"
+_REMEDY = "it does not generalise to new rows; more rows, or a smaller model (--hidden 16) may help"
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much a model's log p(x) of test rows exceeds that of independent columns, nats per example.
+    """The difference between a model's log p(x) of test rows and that of independent columns, nats per example.
 
     Args:
         independent: mean log p(x) of independent columns.
@@ -26,16 +26,16 @@ class Gain:
     se: float
 
     def __str__(self) -> str:
-        """The two scores in words, with what to do where the model is clearly worse."""
+        """Both scores in words, with advice if the model is significantly worse."""
         how = f"{abs(self.gain):.2f} (s.e. {self.se:.2g}) {'better' if self.gain >= 0 else 'worse'}"
         remedy = f": {_REMEDY}" if self.gain < -2.0 * self.se else ""
-        return f"{self.independent:.2f} nats/example, were the columns independent; the model is {how}{remedy}"
+        return f"{self.independent:.2f} nats/example with independent columns; the model is {how}{remedy}"
 
 
 def gain(train: Split, test: Split, log_likelihood: Tensor, rows: Tensor | slice = slice(None)) -> Gain | None:
-    """A model's log p(x) ``(n,)`` of some rows of ``test`` beside that of independent columns fitted to ``train``.
+    """Compare a model's log p(x) ``(n,)`` of some rows of ``test`` with that of independent columns fitted to ``train``.
 
-    ``None`` for data that are no table.
+    ``None`` for data that are not a table.
 
     >>> import pandas as pd, pyroae as pa
     >>> data = pa.data.load(pd.DataFrame({"a": torch.randn(100, generator=torch.Generator().manual_seed(0)).numpy()}))
@@ -50,29 +50,29 @@ def gain(train: Split, test: Split, log_likelihood: Tensor, rows: Tensor | slice
 
 
 def log_prob(train: Split, x: Tensor) -> Tensor:
-    """log p of rows x ``(N, columns)`` with independent columns, each by the moments or frequencies of ``train``; holes count for nothing.
+    """log p of rows x ``(N, columns)`` with independent columns, fitted to ``train``, missing values left out.
 
     Normal for real numbers, LogNormal for positive ones, NegativeBinomial for counts, Bernoulli, Categorical.
     """
     groups: dict[tuple[str, int], list[int]] = {}
-    every = train.x[:]
+    x_train = train.x[:]
     for i, column in enumerate(train.schema.columns or ()):
         kind = "binary" if train.domain == "binary" else {"unit": "real"}.get(column.kind, column.kind)
         groups.setdefault((kind, column.size), []).append(i)
-    return sum((_terms(kind, size, every[:, at].double(), x[:, at].double()) for (kind, size), at in groups.items()), torch.zeros(len(x)))
+    return sum((_terms(kind, size, x_train[:, at].double(), x[:, at].double()) for (kind, size), at in groups.items()), torch.zeros(len(x)))
 
 
 def _terms(kind: str, size: int, train: Tensor, x: Tensor) -> Tensor:
-    seen = x.isfinite()
+    observed = x.isfinite()
     if kind == "category":
         terms = torch.stack([_frequencies(train[:, i], size)[x[:, i].nan_to_num(0.0).long()] for i in range(x.shape[1])], 1)
     else:
-        terms = _fitted(kind, train).log_prob(torch.where(seen, x, torch.ones_like(x)))
-    return torch.where(seen, terms, 0.0).sum(1)
+        terms = _fitted(kind, train).log_prob(torch.where(observed, x, torch.ones_like(x)))
+    return torch.where(observed, terms, 0.0).sum(1)
 
 
 def _fitted(kind: str, train: Tensor) -> dist.TorchDistribution:
-    """Moments, each variance smoothed by one observation with the columns' median variance."""
+    """A distribution with the columns' moments; each variance is smoothed by one observation with the median variance."""
     train = train.log() if kind == "positive" else train
     n, mean = (~train.isnan()).sum(0), train.nanmean(0).nan_to_num(0.0)
     squares = (train - mean).square().nansum(0)
@@ -81,12 +81,12 @@ def _fitted(kind: str, train: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli((mean * n + 0.5) / (n + 1), validate_args=False)
     if kind == "count":
         mean = (mean * n + 0.5) / (n + 1)
-        total = (mean.square() / (variance - mean).clamp(min=1e-12)).clamp(max=1e6)  # many: Poisson
+        total = (mean.square() / (variance - mean).clamp(min=1e-12)).clamp(max=1e6)  # Poisson in the limit
         return dist.NegativeBinomial(total, logits=(mean / total).log(), validate_args=False)
     return (dist.LogNormal if kind == "positive" else dist.Normal)(mean, variance.sqrt(), validate_args=False)
 
 
 def _frequencies(train: Tensor, size: int) -> Tensor:
-    """log of the categories' shares, half an observation of each added."""
+    """Log frequencies of the categories, each with half an observation added."""
     counts = torch.bincount(train[train.isfinite()].long(), minlength=size) + 0.5
     return (counts / counts.sum()).log()

@@ -14,19 +14,19 @@ from ..programs import Program
 from ..training.epoch import Epoch
 from . import figures
 
-__all__ = ["Callback", "Epoch", "TensorBoard", "Terms"]
+__all__ = ["Callback", "ELBOTerms", "Epoch", "TensorBoard"]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-_UNITS = 32  # numbers of the code that get a histogram
-_ROWS = 500
+_UNITS = 32  # latent dimensions with a histogram
+_ROWS = 500  # examples for the terms of the ELBO
 
 
 class Callback(Protocol):
-    """Anything that can be called with an ``Epoch``; what it writes into it stays in the history, and ``pa.StopTraining`` ends training.
+    """Any function of an ``Epoch``. What it adds to the epoch is kept in the history; raising ``pa.StopTraining`` ends training.
 
     >>> import pyroae as pa
     >>> halve = lambda row: row.update(half=row["loss"] / 2)
@@ -39,19 +39,19 @@ class Callback(Protocol):
         """Read, or add to, an epoch's row: epoch, loss and validation_loss in nats per example, lr, seconds since the start."""
 
 
-class Terms:
-    """Writes the two sides of the ELBO into every row: ``reconstruction`` E log p(x|z) and ``kl``, nats per example, of the first 500 data.
+class ELBOTerms:
+    """Adds the two terms of the ELBO to every epoch: ``reconstruction`` E log p(x|z) and ``kl``, nats per example, over the first 500.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
         data: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
-        guide: the model's guide, where ``model`` is not an Autoencoder.
-        every: epochs between two looks, of which the first is at the first epoch; NaN in between.
+        guide: the model's guide, unless ``model`` is an Autoencoder.
+        every: epochs between evaluations; NaN in the other epochs but the first.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits", binarize="threshold")
     >>> vae = pa.recipes.vae(digits)
-    >>> history = pa.fit(vae, digits.train, epochs=2, progress=False, callbacks=[Terms(vae, digits.test)])
+    >>> history = pa.fit(vae, digits.train, epochs=2, progress=False, callbacks=[ELBOTerms(vae, digits.test)])
     >>> len(history["kl"])
     2
     """
@@ -70,13 +70,13 @@ class Terms:
 
 
 class TensorBoard:
-    """Writes what TensorBoard shows: every number of every row; after every so many epochs pictures, and a histogram of each number of z.
+    """Logs to TensorBoard: all numbers of every epoch; every ``every`` epochs the figures and a histogram of each latent dimension.
 
     Args:
-        folder: where the event files go; ``tensorboard --logdir`` reads it.
+        folder: for the event files; ``tensorboard --logdir`` reads it.
         ae: the model.
-        data: whose held-out part is pictured and encoded.
-        every: epochs between pictures.
+        data: its test split is drawn and encoded.
+        every: epochs between figures.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -103,10 +103,10 @@ class TensorBoard:
             if name != "epoch" and math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
         if step % self.every == 0:
-            self._look(step)
+            self._draw(step)
         self.writer.flush()
 
-    def _look(self, step: int):
+    def _draw(self, step: int):
         for name, figure in figures.figures(self.ae, self.data):
             self.writer.add_figure(name, figure, step, close=False)
         z = codes(self.ae, self.data.test)

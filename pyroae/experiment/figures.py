@@ -1,4 +1,4 @@
-"""Which pictures a model gets, and writing them: of held-out data, at the end and while it trains."""
+"""The figures of a run: which ones a model has, and writing them, at the end of training or during it."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,17 +16,16 @@ from ..evaluation.particles import as_data
 from ..files import atomic
 from ..model.autoencoder import Autoencoder
 
-_CODES = 5000  # data whose codes are drawn
-_LOOK = 100_000  # data that tell the range of x
-_FEW = 500  # data for which x is drawn again and again
+_CODES = 5000  # examples whose codes are drawn
+_RANGE = 100_000  # examples that determine the range of x
+_FEW = 500  # examples for figures that draw x many times
 
 
 def draw(ae: Autoencoder, data: DataSet, folder: Path) -> list[str]:
-    """Write every picture that exists for this model into a folder; returns their names. The model stays as it was.
+    """Write every figure that is defined for this model into a folder; returns the file names. The model is not changed.
 
-    Reconstructions; samples, under a proper prior; of images, filters, where the encoder starts with a linear layer, and
-    walks between two data in the code, where that is real; of a z of two numbers the manifold, in equal steps and in equal
-    shares of the prior; the codes by label.
+    Reconstructions; samples, under a proper prior; for images, the filters of a first linear layer and interpolations between
+    codes; for a two-dimensional z, the decoded latent space on a regular grid and at quantiles of the prior; codes by label.
     """
     written = []
     for name, figure in figures(ae, data):
@@ -37,71 +36,73 @@ def draw(ae: Autoencoder, data: DataSet, folder: Path) -> list[str]:
 
 
 def figures(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
-    """Every picture that exists for this model, by name; it stays as it was."""
-    yield from _drawn(ae, _pictures(ae, data))
+    """Every figure that is defined for this model, by name. The model is not changed."""
+    yield from _drawn(ae, _functions(ae, data))
 
 
-def as_it_trains(ae: Autoencoder, data: DataSet, folder: Path, every: int) -> Callable[[dict], None]:
-    """A callback for ``fit``: after every so many epochs the pictures, in a folder of their own such as ``epoch-0010``."""
+def during_training(ae: Autoencoder, data: DataSet, folder: Path, every: int) -> Callable[[dict], None]:
+    """A callback for ``fit`` that writes the figures every ``every`` epochs, to a folder such as ``epoch-0010``."""
 
     def callback(row: dict):
         if row["epoch"] % every == 0:
-            below = folder / f"epoch-{row['epoch']:04d}"
-            below.mkdir(exist_ok=True)  # an epoch that is repeated after a stop draws again
-            draw(ae, data, below)
+            subfolder = folder / f"epoch-{row['epoch']:04d}"
+            subfolder.mkdir(exist_ok=True)  # a resumed run may repeat an epoch
+            draw(ae, data, subfolder)
 
     return callback
 
 
-def look(data: DataSet) -> dict[str, Any]:
-    """How this data set's x is drawn: ``image_shape`` and ``limits``."""
+def image_options(data: DataSet) -> dict[str, Any]:
+    """How x of this data set is drawn: ``image_shape`` and ``limits``."""
     binary = data.domain in ("binary", "unit")
     return {"image_shape": data.image_shape, "limits": (0.0, 1.0) if binary else (_finite(data).min().item(), _finite(data).max().item())}
 
 
 def diagnostics(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
-    """More pictures of this model, which take longer: what the code does, and whether model and guide expect what they should."""
+    """Further figures, which take longer: what each latent dimension does, and the calibration of model and guide."""
     args = as_data(data.test, ae.model, ae.guide, stream=True)
-    some = tuple(each[:_CODES] for each in args)
-    few = tuple(each[:_FEW] for each in args)
-    made: dict[str, Callable] = {
-        "traversal": lambda **to: plots.traversal(ae, some[0], y=some[1] if len(some) > 1 else None, **look(data), **to),
-        "units": lambda **to: plots.units(active_units(ae, some), **to),
-        "aggregate": lambda **to: plots.aggregate(ae, *some, **to),
-        "calibration": lambda **to: plots.calibration(predictive_check(ae, few), **to),
-        "ranks": lambda **to: plots.calibration(sbc(ae, few), **to),
+    subset = tuple(column[:_CODES] for column in args)
+    few = tuple(column[:_FEW] for column in args)
+    y = subset[1] if len(subset) > 1 else None
+    functions: dict[str, Callable] = {
+        "traversal": lambda **options: plots.traversal(ae, subset[0], y=y, **image_options(data), **options),
+        "units": lambda **options: plots.units(active_units(ae, subset), **options),
+        "aggregate": lambda **options: plots.aggregate(ae, *subset, **options),
+        "calibration": lambda **options: plots.calibration(predictive_check(ae, few), **options),
+        "ranks": lambda **options: plots.calibration(sbc(ae, few), **options),
     }
-    yield from _drawn(ae, made)
+    yield from _drawn(ae, functions)
 
 
-def _drawn(ae: Autoencoder, pictures: dict[str, Callable]) -> Iterator[tuple[str, Figure]]:
-    for name, picture in pictures.items():
+def _drawn(ae: Autoencoder, functions: dict[str, Callable]) -> Iterator[tuple[str, Figure]]:
+    for name, function in functions.items():
         try:
             with programs.eval_mode(ae, seed=0):
-                figure = plots.figure(picture)
-        except (ValueError, NotImplementedError):  # this model has no such picture
+                figure = plots.figure(function)
+        except (ValueError, NotImplementedError):  # not defined for this model
             continue
         yield name, figure
 
 
 def _finite(data: DataSet) -> Tensor:
-    x = data.train.x[:_LOOK]
+    x = data.train.x[:_RANGE]
     return x[x.isfinite()]
 
 
-def _pictures(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
-    shown = look(data)
-    first = tuple(each[:_CODES] for each in as_data(data.test, ae.model, ae.guide, stream=True))
-    pictures = {"reconstructions": partial(plots.reconstructions, ae, *(each[:12] for each in first), **shown)}
+def _functions(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
+    """The functions that draw a figure, by its name."""
+    options = image_options(data)
+    args = tuple(column[:_CODES] for column in as_data(data.test, ae.model, ae.guide, stream=True))
+    functions = {"reconstructions": partial(plots.reconstructions, ae, *(column[:12] for column in args), **options)}
     if ae.prior.proper:
-        pictures["samples"] = partial(plots.samples, ae, 60, **shown)
+        functions["samples"] = partial(plots.samples, ae, 60, **options)
     if data.image_shape is not None:
-        pictures["filters"] = partial(plots.filters, ae, data.image_shape)
+        functions["filters"] = partial(plots.filters, ae, data.image_shape)
         if ae.condition is None and len(ae.prior.sites) == 1 and not ae.prior.support.is_discrete:
-            pictures["walk"] = partial(plots.walk, ae, first[0][:10], **shown)
+            functions["walk"] = partial(plots.walk, ae, args[0][:10], **options)
     if tuple(ae.prior.code_shape) == (2,) and ae.condition is None:
-        pictures["manifold"] = partial(plots.manifold, ae, span=2.0, **shown)
-        pictures["manifold-by-prior"] = partial(plots.manifold, ae, **shown)
+        functions["manifold"] = partial(plots.manifold, ae, span=2.0, **options)
+        functions["manifold-by-prior"] = partial(plots.manifold, ae, **options)
     labels = None if data.test.classes is None else data.test.classes[:_CODES]
-    pictures["codes"] = lambda **to: plots.latent(ae, first[0], labels, *first[1:], **to)
-    return pictures
+    functions["codes"] = lambda **options: plots.latent(ae, args[0], labels, *args[1:], **options)
+    return functions

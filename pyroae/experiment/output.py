@@ -1,4 +1,4 @@
-"""What a command returns: text for a person, data for a machine."""
+"""What a command returns: text and data."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Help(Exception):
-    """Help was asked for on the command line; holds its text."""
+    """Raised instead of printing help; holds the text."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CommandOutput:
 
     @property
     def json(self) -> str:
-        """The data as JSON; ``null`` for numbers that do not exist."""
+        """The data as JSON; NaN and infinities are ``null``."""
         return as_json(self.data)
 
     def __str__(self) -> str:
@@ -35,12 +35,12 @@ class CommandOutput:
 
 
 def as_json(data: dict[str, Any]) -> str:
-    """JSON, with ``null`` for numbers that do not exist."""
+    """JSON with ``null`` for NaN and infinities."""
     return json.dumps(_finite(data), indent=2, allow_nan=False)
 
 
 def command() -> str:
-    """How a person calls ``pyroae`` again: as now, by ``uv run`` or without.
+    """How to call ``pyroae`` from this shell: with ``uv run`` if this process was started so.
 
     >>> command() in ("pyroae", "uv run pyroae")
     True
@@ -50,7 +50,7 @@ def command() -> str:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

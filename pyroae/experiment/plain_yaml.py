@@ -1,4 +1,4 @@
-"""YAML as plain data: mappings, lists, numbers, true, false, null and text; no tags, no anchors, no names that occur twice."""
+"""YAML restricted to plain data: mappings, lists, numbers, booleans, null and text, without tags, anchors and duplicate names."""
 
 import re
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ _INT, _FLOAT = re.compile(r"[-+]?\d+"), re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE]
 
 
 def parse(text: str) -> Any:
-    """The one document in a text. Quoted values, and values that are not numbers, are text: ``2020-01-01``, ``yes`` and ``0x10`` are.
+    """Parse a text with one document. Quoted values are text, and so is everything that is not a number: ``2020-01-01``, ``yes``, ``0x10``.
 
     Raises:
-        ValueError: no YAML, an anchor, an alias or a tag, a name that occurs twice, or too many or too deep lists and mappings.
+        ValueError: not YAML; an anchor, alias or tag; a duplicate name; or too many values or levels.
 
     >>> parse("{prior: {class: Laplace, scale: 1e-3}, data: '12', hidden: [3, true]}")
     {'prior': {'class': 'Laplace', 'scale': 0.001}, 'data': '12', 'hidden': [3, True]}
     """
     try:
         events = _events(text)
-        found = None
+        value = None
         for event in events:
             if isinstance(event, yaml.NodeEvent):
-                found = _value(event, events, 0)
-        return found
+                value = _value(event, events, 0)
+        return value
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -54,15 +54,15 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
         return event.value if event.style else scalar(event.value)
     if isinstance(event, yaml.SequenceStartEvent):
         return [_value(item, events, depth + 1) for item in _until(events, yaml.SequenceEndEvent)]
-    found = {}
+    mapping = {}
     for event in _until(events, yaml.MappingEndEvent):
         if not isinstance(event, yaml.ScalarEvent):
             raise ValueError("expected the names in a mapping as text")
         name = event.value
-        if name in found:
+        if name in mapping:
             raise ValueError(f"the name {short(name)} occurs twice")
-        found[name] = _value(next(events), events, depth + 1)
-    return found
+        mapping[name] = _value(next(events), events, depth + 1)
+    return mapping
 
 
 def _until(events: Iterator[yaml.Event], end: type) -> Iterator[yaml.Event]:

@@ -1,4 +1,4 @@
-"""The scores and the history that a run wrote, read back: the folder may come from somebody else."""
+"""Reading the scores and the history in a run folder, which may come from somebody else."""
 
 import contextlib
 import csv
@@ -13,13 +13,13 @@ from torch import Tensor
 from ..data.limits import TooLarge, check_size
 from ..files import read_json
 
-_NUMBER = 12.0  # bytes for each byte of a table: a number is a digit and a comma at least, and is in a list and in a tensor
-_COLUMN = 200.0  # bytes for each column, its numbers apart
+_NUMBER = 12.0  # bytes of memory per byte of a table: a number is at least a digit and a comma, and is held twice
+_COLUMN = 200.0  # bytes of memory per column, besides its numbers
 
 
 @contextlib.contextmanager
 def naming(*paths: Path) -> Iterator[None]:
-    """``ValueError`` that names the files, where what was written there is not what is read."""
+    """Turns errors about the content of files into a ``ValueError`` that names them."""
     try:
         yield
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, RecursionError, csv.Error) as error:
@@ -30,21 +30,21 @@ def naming(*paths: Path) -> Iterator[None]:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """A run's JSON file; empty where it is not there, as in a run that was stopped before its scores."""
+    """A run's JSON file; empty if it does not exist, as in a run that was stopped early."""
     with naming(path):
         return read_json(path) if path.is_file() else {}
 
 
 def read_columns(path: Path, limit: float, times: float = 1.0) -> dict[str, Tensor]:
-    """The columns of a CSV file of numbers in float64, empty cells as NaN; nothing where it is absent or has no rows.
+    """The columns of a CSV file of numbers as float64, with NaN for empty cells; empty if there is no such file or it has no rows.
 
     Args:
         path: the file.
         limit: bytes of memory.
-        times: how many times as much the caller makes of the numbers.
+        times: memory that the caller needs, relative to that of the columns.
 
     Raises:
-        ValueError: a file that is damaged, or that would take more than ``limit`` bytes of memory.
+        ValueError: a damaged file, or one that would take more than ``limit`` bytes of memory.
     """
     if not path.is_file():
         return {}

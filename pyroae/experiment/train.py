@@ -28,7 +28,7 @@ from ..training.checkpoints import Checkpoints
 from ..training.fit import History, check_arguments, fit
 from ..training.options import Run, Step, Validation
 from . import figures
-from .callbacks import Callback, TensorBoard, Terms
+from .callbacks import Callback, ELBOTerms, TensorBoard
 from .folder import load_data, new_folder, write_json
 from .output import CommandOutput, command
 from .scoring import gain_over_independent, results_of, score, write_rows
@@ -149,11 +149,11 @@ def _keeping(folder: Path, resumed: str | None) -> Iterator[None]:
 
 def _callbacks(ae: Autoencoder, found: DataSet, settings: Settings, folder: Path) -> list[Callback]:
     looks = max(1, settings["epochs"] // _LOOKS)
-    callbacks: list[Callback] = [Terms(ae, found.train, every=looks)]
+    callbacks: list[Callback] = [ELBOTerms(ae, found.train, every=looks)]
     if not distributed.is_main():
         return callbacks
     if settings["pictures"]:
-        callbacks.append(figures.as_it_trains(ae, found, folder, settings["pictures"]))
+        callbacks.append(figures.during_training(ae, found, folder, settings["pictures"]))
     if settings["tensorboard"]:
         callbacks.append(TensorBoard(folder / "tensorboard", ae, found, every=max(1, settings["epochs"] // 5)))
     return callbacks

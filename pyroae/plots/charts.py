@@ -27,7 +27,7 @@ _STYLES = "-", "--", ":", "-."
 def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
     """What training saw, epoch by epoch: one line for each column of nats per example.
 
-    With the callback ``pa.callbacks.Terms`` the two sides of the ELBO are there too: loss = -reconstruction + KL.
+    With the callback ``pa.callbacks.ELBOTerms`` the two sides of the ELBO are there too: loss = -reconstruction + KL.
     Where the first epochs are far above the rest they are cut off.
 
     Args:

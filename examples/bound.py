@@ -115,7 +115,7 @@ def draw(vae: pa.Autoencoder, history: pa.History, plain: pa.Autoencoder, images
     pa.plots.training(history, ["reconstruction", "KL"], ax=parts)
     pa.plots.latent(vae, images.test.x[:3000], images.test.labels[:3000], ax=codes)
     one, two, three, four, walk = right.subplots(5, 1, height_ratios=(2, 3, 3, 3, 4))
-    pa.plots.walk(vae, images.test.x[:6], images.image_shape, ax=walk)
+    pa.plots.interpolation(vae, images.test.x[:6], images.image_shape, ax=walk)
     pa.plots.reconstructions(vae, images.test.x[:15], image_shape=images.image_shape, ax=one)
     pa.plots.samples(vae, 45, images.image_shape, columns=15, ax=two)
     z = plain.encode(images.test.x).mean

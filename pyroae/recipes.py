@@ -1,4 +1,4 @@
-"""The classical autoencoders by name: each a choice of prior, likelihood, posterior, corruption and objective."""
+"""Classical autoencoders by name: each is a choice of prior, likelihood, posterior, corruption and objective."""
 
 import os
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 Hidden = int | list[int]
-Data = DataSet | Split | Any  # also what ``pa.data.load`` takes: names, files, arrays, tensors, DataFrames, Datasets, DataLoaders
+Data = DataSet | Split | Any  # or what ``pa.data.load`` takes: names, files, arrays, tensors, DataFrames, Datasets, DataLoaders
 
 
 @alone
@@ -50,9 +50,9 @@ def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoe
     """Plain autoencoder: a flat prior and a point posterior; the loss is the reconstruction error.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(autoencoder(pa.data.load("digits")).posterior).__name__
@@ -66,12 +66,12 @@ def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoe
 
 @alone
 def denoising(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoencoder:
-    """Denoising autoencoder (Vincent et al. 2010): the encoder sees corrupted x, the decoder must give the clean one.
+    """Denoising autoencoder (Vincent et al. 2010): the encoder gets corrupted x, the decoder reconstructs the clean x.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(denoising(pa.data.load("digits")).posterior).__name__
@@ -82,15 +82,15 @@ def denoising(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoenc
 
 @alone
 def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float = 10.0) -> Autoencoder:
-    """Sparse autoencoder: a Laplace prior on the code, so an L1 penalty of weight 1 / scale; a dictionary decodes.
+    """Sparse autoencoder: a Laplace prior on z, which is an L1 penalty of weight 1 / scale, and a dictionary as decoder.
 
-    The decoder is linear with columns of length 1. With free ones the penalty would be avoided, not paid: code divided by
-    c, decoder multiplied by c, the same reconstruction for a c-th of the price.
+    The decoder is linear with columns of norm 1. Otherwise the penalty could be made arbitrarily small without changing the
+    reconstruction, by dividing z and multiplying the decoder by a constant.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many atoms there are.
-        hidden: width of the encoder's hidden layer, or of several.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: number of atoms.
+        hidden: width of the encoder's hidden layer, or a list of widths.
         scale: of the prior.
 
     >>> import pyroae as pa
@@ -102,14 +102,14 @@ def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float
 
 @alone
 def sparse_kl(data: Data, latent_dim: int = 128, hidden: Hidden = 128, weight: float = 0.2, target: float = 0.1) -> Autoencoder:
-    """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is drawn to the target.
+    """Sparse autoencoder by KL: sigmoid units whose mean activation over the batch is penalised for its distance from the target.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
         weight: of the penalty.
-        target: mean activation that units are drawn to.
+        target: mean activation.
 
     >>> import pyroae as pa
     >>> type(sparse_kl(pa.data.load("digits")).posterior).__name__
@@ -125,9 +125,9 @@ def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: f
     """Contractive autoencoder (Rifai et al. 2011): sigmoid units, and a penalty on the squared Jacobian of the encoder.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
         weight: of the penalty.
 
     >>> import pyroae as pa
@@ -141,12 +141,12 @@ def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: f
 
 @alone
 def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
-    """Variational autoencoder (Kingma & Welling 2014): Normal prior, Normal posterior, the likelihood that the data's domain asks for.
+    """Variational autoencoder (Kingma & Welling 2014): Normal prior and posterior, and a likelihood chosen by the data's domain.
 
     Args:
-        data: what it is for; states the shape of x and its domain.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(pa.recipes.vae(pa.data.load("digits")).posterior).__name__
@@ -159,12 +159,12 @@ def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
 
 @alone
 def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
-    """Conditional VAE (Sohn et al. 2015): encoder and decoder are given the label, or the covariates; samples are drawn by class.
+    """Conditional VAE (Sohn et al. 2015): encoder and decoder get the label or the covariates; samples are drawn by class.
 
     Args:
-        data: what it is for, with labels or covariates.
-        latent_dim: how many numbers z has.
-        hidden: width of the hidden layer, or of several; the decoder mirrors the encoder.
+        data: as for ``vae``, with labels or covariates.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
 
     >>> import pyroae as pa
     >>> type(conditional(pa.data.load("digits")).posterior).__name__
@@ -183,14 +183,14 @@ def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoen
 
 
 def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
-    """The likelihood that data ask for: by domain, or a Product of a table's columns, Missing where values may be missing.
+    """A likelihood for data: chosen by their domain, or a ``Product`` over a table's columns; ``Missing`` if values may be missing.
 
-    Real columns are ``Standardised`` with mean and scale of the training data; columns of one kind share a part; counts in
-    64 columns or more, such as of genes, have a ``LibrarySize``.
+    Real columns are ``Standardised`` with the mean and scale of the training data; columns of the same kind share a part;
+    64 or more columns of counts, such as of genes, have a ``LibrarySize``.
 
     Args:
-        data: what it is for.
-        squared: squared error for numbers, a Normal of scale 1 (of standardised columns: in standard deviations).
+        data: as for ``vae``.
+        squared: whether numbers have squared error, a Normal of scale 1 (in standard deviations for standardised columns).
 
     >>> import pandas as pd
     >>> flowers = pd.DataFrame({"petal": [1.4, 4.7, 1.3, 4.5] * 5, "species": ["setosa", "versicolor"] * 10})
@@ -200,28 +200,26 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     data = _split(data)
     x, columns = data.x[: inputs.rows_to_look_at(data.x)], data.schema.columns
     if columns is None:
-        holes = bool(x.isnan().any())
-        likelihood = _of_kind(
-            _KINDS[data.domain], tuple(data.event_shape), squared, holes, _categories(x) if data.domain == "categories" else 0
-        )
+        missing, size = bool(x.isnan().any()), _categories(x) if data.domain == "categories" else 0
+        likelihood = _of_kind(_KINDS[data.domain], tuple(data.event_shape), squared, missing, size)
     else:
         groups = _grouped(columns, binarized=data.domain == "binary")
         parts = {
-            named([columns[i].name for i in places]): _of_kind(kind, (len(places),), squared, missing, size)
-            for (kind, size, missing), places in groups.items()
+            named([columns[i].name for i in indices]): _of_kind(kind, (len(indices),), squared, missing, size)
+            for (kind, size, missing), indices in groups.items()
         }
-        order = [i for places in groups.values() for i in places]
+        order = [i for indices in groups.values() for i in indices]
         likelihood = Product(parts, None if order == sorted(order) else order) if len(parts) > 1 else next(iter(parts.values()))
     likelihood.measure(x)
     return likelihood
 
 
-_GENES = 64  # columns of counts from which on their total is a quantity of its own
+_GENES = 64  # least number of columns of counts for which a row's total is modelled
 _KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
 
 
 def _grouped(columns: tuple[Column, ...], binarized: bool) -> dict[tuple, list[int]]:
-    """The places of the columns with the same kind of distribution; grey levels that were binarized are binary."""
+    """Indices of the columns by kind of distribution; binarized grey levels are binary."""
     groups: dict[tuple, list[int]] = {}
     for i, column in enumerate(columns):
         kind = "binary" if binarized and column.kind == "unit" else column.kind
@@ -233,9 +231,9 @@ def _categories(x: torch.Tensor) -> int:
     return int(x[~x.isnan()].max()) + 1
 
 
-def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, holes: bool, size: int = 0) -> Likelihood:
+def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, missing: bool, size: int = 0) -> Likelihood:
     scale = 1.0 if squared else "per_dimension"
-    made = {
+    likelihood = {
         "binary": lambda: Bernoulli(shape),
         "unit": lambda: Normal(shape, scale=1.0) if squared else ContinuousBernoulli(shape),
         "real": lambda: Standardised(Normal(shape, scale=scale)),
@@ -243,16 +241,16 @@ def _of_kind(kind: str, shape: tuple[int, ...], squared: bool, holes: bool, size
         "count": lambda: (LibrarySize if _many(shape) else Standardised)(NegativeBinomial(shape, total_count="per_dimension")),
         "category": lambda: Categorical(shape, categories=size),
     }[kind]()
-    return Missing(made) if holes else made
+    return Missing(likelihood) if missing else likelihood
 
 
 def _many(shape: Sequence[int]) -> bool:
-    """Whether counts have so many columns that a row's total is of interest."""
+    """Whether there are enough columns of counts to model a row's total."""
     return len(shape) == 1 and shape[0] >= _GENES
 
 
 def _split(data: Data) -> Split:
-    """The training data of a data set, also of a named one or a file; of other data as ``pa.data.load`` takes them, all rows."""
+    """The training split of a data set, a named one or a file; all rows of other data that ``pa.data.load`` takes."""
     if isinstance(data, (str, os.PathLike)):
         data = datasets.load(data)
     if isinstance(data, DataSet):

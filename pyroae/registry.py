@@ -1,4 +1,4 @@
-"""The table of names: every class that a file or a command line can name, by kind. Nothing else is ever made from a file."""
+"""The table of names: every class that a file or the command line can name, by kind. Files can make objects of no other class."""
 
 import functools
 import importlib
@@ -19,13 +19,13 @@ from torch.optim import lr_scheduler
 from .checks import did_you_mean, short
 
 T = TypeVar("T")
-_TABLE: dict[str, dict[str, type]] = {}  # kind -> name in files -> class: "Laplace"; "my_parts.Cauchy" of the user's own
-_BASES: dict[str, type] = {}  # kind -> what its classes are subclasses of
+_TABLE: dict[str, dict[str, type]] = {}  # kind -> name in files -> class: "Laplace", or "my_parts.Cauchy" for a user's class
+_BASES: dict[str, type] = {}  # kind -> base class
 _NAMES: dict[type, str] = {}  # class -> "kind.name"
 
 
 class Part:
-    """Base of everything that a model is made of: ``part.arguments`` holds what its constructor was given."""
+    """Base class of everything that a model is made of; ``part.arguments`` holds the arguments of its constructor."""
 
     arguments: dict[str, Any]
 
@@ -35,9 +35,9 @@ class Part:
         for name in kwargs.keys() - signature.parameters.keys():
             if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
                 raise TypeError(f"{cls.__name__} has no argument {name!r}" + did_you_mean(name, list(signature.parameters)[1:]))
-        _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
+        _, *bound = signature.bind_partial(self, *args, **kwargs).arguments.items()
         self.__dict__["arguments"] = arguments = {}
-        for name, value in given:
+        for name, value in bound:
             arguments.update(value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
         return self
 
@@ -47,7 +47,7 @@ class Part:
 
 
 def register_base(kind: str) -> Callable[[type[T]], type[T]]:
-    """Decorate the base class of a kind of objects, such as ``Prior`` of ``"priors"``."""
+    """Decorator for the base class of a kind, such as ``Prior`` for ``"priors"``."""
 
     def enter(cls: type[T]) -> type[T]:
         _BASES[kind] = cls
@@ -58,16 +58,16 @@ def register_base(kind: str) -> Callable[[type[T]], type[T]]:
 
 
 def register(kind: str) -> Callable[[type[T]], type[T]]:
-    """Decorate a class of your own, so that a saved model can name it: once its module is imported, ``pa.load`` finds it.
+    """Class decorator that makes a part available by name: models with it can be saved, and loaded once its module is imported.
 
-    On the command line ``--likelihood my_parts.Cauchy`` and ``--use my_parts`` import the module from the current folder.
+    On the command line ``--likelihood my_parts.Cauchy`` and ``--use my_parts`` import the module, also from the current folder.
 
     Args:
         kind: ``"priors"``, ``"likelihoods"``, ``"posteriors"``, ``"nets"``, ``"conditions"``, ``"corruption"``, ``"objectives"``,
             ``"penalties"`` or ``"schedules"``.
 
     Raises:
-        ValueError: another kind, a class that is none of that kind, or the name of a class of pyroae's.
+        ValueError: an unknown kind, a class that is not a subclass of the kind's base class, or a name that pyroae has already.
 
     >>> import pyroae as pa
     >>> from pyro import distributions as dist
@@ -87,7 +87,7 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
         name = cls.__name__ if _own(cls) else f"{cls.__module__}.{cls.__name__}"
         if not _own(cls) and cls.__name__ in _TABLE[kind]:
             existing = _TABLE[kind][cls.__name__]
-            raise ValueError(f"register: {kind} has a {cls.__name__} already, {existing.__module__}.{cls.__name__}; choose another name")
+            raise ValueError(f"register: {existing.__module__}.{cls.__name__} has this name already among the {kind}; choose another name")
         _TABLE[kind][name] = cls
         _NAMES[cls] = f"{kind}.{name}"
         return cls
@@ -96,32 +96,32 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
 
 
 def members(kind: str) -> dict[str, type]:
-    """The classes of a kind, by the name that files have for them: ``Laplace``, or ``my_parts.Cauchy`` for a class of the user's own."""
+    """The classes of a kind by their name in files: ``Laplace``, or ``my_parts.Cauchy`` for a user's class."""
     return _TABLE[kind]
 
 
 def base(kind: str) -> type:
-    """The class that all of a kind are subclasses of."""
+    """The base class of a kind."""
     return _BASES[kind]
 
 
 def kinds_of(annotation: Any) -> list[str]:
-    """The kinds whose base class an annotation is."""
+    """The kinds whose base class is this annotation."""
     return [kind for kind, base in _BASES.items() if base is annotation or (kind == "distributions" and annotation is dist.Distribution)]
 
 
 def name_of(cls: type) -> str | None:
-    """``"priors.Laplace"``, the name that a file has for a class; of a class of the user's own with its module inside."""
+    """The name of a class in files, ``"priors.Laplace"`` or ``"priors.my_parts.Mine"``; ``None`` if it is not registered."""
     return _NAMES.get(cls)
 
 
 def find(kind: str, name: str) -> type:
-    """The class of that kind with that name: ``"Laplace"``, ``"priors.Laplace"``, ``"my_parts.Mine"`` or ``"priors.my_parts.Mine"``.
+    """The class of a kind by name: ``"Laplace"``, ``"priors.Laplace"``, ``"my_parts.Mine"`` or ``"priors.my_parts.Mine"``.
 
-    The bare name of a class of the user's own, ``"Mine"``, is enough where only one module has registered one.
+    The bare name of a user's class, ``"Mine"``, is enough if only one module has registered that name.
 
     Raises:
-        ValueError: there is none; names the nearest, or for a class of the user's own the module to import. Or there are several.
+        ValueError: no such class (names the closest match, or the module to import), or several.
     """
     path = name.removeprefix(f"{kind}.")
     if path in _TABLE[kind]:
@@ -134,14 +134,14 @@ def find(kind: str, name: str) -> type:
         )
     same = [full for full in _TABLE[kind] if full.endswith(f".{last}")]
     if len(same) > 1:
-        raise ValueError(f"expected one {singular(kind)} {short(name)}, got {len(same)}: say which, {' or '.join(sorted(same))}")
+        raise ValueError(f"expected one {singular(kind)} {short(name)}, got {len(same)}: choose {' or '.join(sorted(same))}")
     if not same:
         raise ValueError(f"there is no {singular(kind)} {short(name)}" + did_you_mean(name, _TABLE[kind]))
     return _TABLE[kind][same[0]]
 
 
 def singular(kind: str) -> str:
-    """What one of a kind is called.
+    """The singular of a kind.
 
     >>> singular("priors"), singular("penalties")
     ('prior', 'penalty')
@@ -150,50 +150,40 @@ def singular(kind: str) -> str:
 
 
 def use(module: str):
-    """Import a module that the user has named, from the current folder too, and register the parts that it defines.
+    """Import a user's module, also from the current folder; its parts register themselves, by ``@pa.register``.
 
     Raises:
-        ValueError: there is no such module, or importing it fails.
+        ValueError: no such module, or its import fails.
     """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        imported = importlib.import_module(module)
-    except Exception as error:  # of the user's own code, which may raise anything
+        importlib.import_module(module)
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from error
-    for cls in list(vars(imported).values()):
-        if isinstance(cls, type) and cls.__module__ == imported.__name__ and cls not in _NAMES and not cls.__name__.startswith("_"):
-            if any(issubclass(cls, base) for base in _BASES.values()):
-                register_own(cls)
-
-
-def register_own(cls: type) -> str:
-    """Register a class under the kind whose base it has; returns the name that files have for it."""
-    register(next(kind for kind, base in _BASES.items() if issubclass(cls, base)))(cls)
-    return _NAMES[cls]
 
 
 class Plain:
-    """The type of an argument of Pyro's or torch's that states none: numbers, text, lists, tensors, distributions and transforms."""
+    """The type of arguments of Pyro and torch without annotations: numbers, text, lists, tensors, distributions and transforms."""
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments that a file can give, each with its type; one without a type has that of its default, or ``Plain``.
+    """The constructor's arguments that a file can give, with their types: the annotation, else the type of the default, else ``Plain``.
 
-    Arguments of Pyro's distributions and transforms are all ``Plain``: they take tensors and numbers alike, whatever they state.
+    All arguments of Pyro's distributions and transforms are ``Plain``: they take tensors and numbers alike, whatever they state.
     """
     plain = _NAMES.get(cls, "").partition(".")[0] in ("distributions", "transforms")
-    hints, found = {} if plain else _hints(cls), {}
+    hints, parameters = {} if plain else _hints(cls), {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         if name not in _HIDDEN and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             stated = Plain if plain else _TYPES.get(name) or hints.get(name) or _type_of(parameter.default)
-            found[name] = parameter.replace(annotation=stated)
-    return found
+            parameters[name] = parameter.replace(annotation=stated)
+    return parameters
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The types that a constructor states; torch writes some as text, which Python evaluates."""
+    """The annotations of a constructor; some of torch's are text, which Python evaluates."""
     try:
         return typing.get_type_hints(cls.__init__)
     except (NameError, TypeError):
@@ -206,16 +196,16 @@ def _type_of(default: Any) -> Any:
 
 
 def _own(cls: type) -> bool:
-    """Whether a class is pyroae's, Pyro's or torch's."""
+    """Whether a class belongs to pyroae, Pyro or torch."""
     return cls.__module__.partition(".")[0] in ("pyroae", "pyro", "torch")
 
 
-_HIDDEN = set(  # arguments that are not for files: what others give, how something is computed, what is deprecated
+_HIDDEN = set(  # arguments that files cannot give: set by pyroae, or without influence on results, or deprecated
     """validate_args params optimizer verbose jit_options ignore_jit_warnings retain_graph max_iarange_nesting capturable differentiable
     maximize""".split()
 )
-_TYPES = {"num_particles": int, "max_plate_nesting": int}  # which Pyro leaves open
-_THIRD_PARTY: dict[str, tuple[Any, type | None, str]] = {  # kind -> where from, base class, names
+_TYPES = {"num_particles": int, "max_plate_nesting": int}  # not annotated in Pyro
+_THIRD_PARTY: dict[str, tuple[Any, type | None, str]] = {  # kind -> module, base class, names
     "distributions": (
         dist,
         torch.distributions.Distribution,
@@ -266,4 +256,4 @@ for _kind, (_home, _base, _names) in _THIRD_PARTY.items():
         _cls = getattr(_home, _name)
         _TABLE[_kind][_name] = _cls
         _NAMES[_cls] = f"{_kind}.{_name}"
-        _hints(_cls)  # now, so that nothing is evaluated while a file is read
+        _hints(_cls)  # now, so that no annotation is evaluated while a file is read

@@ -1,4 +1,4 @@
-"""Models as safetensors with their structure as JSON; loading executes no code."""
+"""Saving and loading models: weights as safetensors, with the structure as JSON; loading executes no code."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def save(ae: Autoencoder, path: str | os.PathLike):
     """Write an Autoencoder to one ``.safetensors`` file: weights, with the structure as JSON in the header.
 
     Raises:
-        ValueError: a part that JSON cannot hold, or a folder that is not there.
+        ValueError: a part that cannot be described as JSON, or a folder that does not exist.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -31,16 +31,16 @@ def save(ae: Autoencoder, path: str | os.PathLike):
     """
     if not isinstance(ae, Autoencoder):
         raise ValueError(f"save: expected an Autoencoder, got {type(ae).__name__}; a network alone is for safetensors.torch.save_model")
-    described = {name: structure.describe(part) for name, part in ae.parts.items()}
-    for name in described.keys() - {"encoder", "decoder"}:
-        if '"module"' in json.dumps(described[name]):
-            raise ValueError(f"save: the {name} holds a module that JSON cannot; use a part of pyroae's such as pa.priors.Flow")
+    description = {name: structure.describe(part) for name, part in ae.parts.items()}
+    for name in description.keys() - {"encoder", "decoder"}:
+        if '"module"' in json.dumps(description[name]):
+            raise ValueError(f"save: the {name} holds a module that cannot be written as JSON; use a part of pyroae such as pa.priors.Flow")
     if Path(path).is_dir():
         raise ValueError(f"save: {path} is a folder; name a file in it, such as {Path(path) / 'model.safetensors'}")
     if not Path(path).parent.is_dir():
-        raise ValueError(f"save: the folder {Path(path).parent} is not there; make it first")
+        raise ValueError(f"save: the folder {Path(path).parent} does not exist; create it first")
     try:
-        write_tensors(path, {"format": _FORMAT, "structure": described}, ae.state_dict())
+        write_tensors(path, {"format": _FORMAT, "structure": description}, ae.state_dict())
     except ValueError as error:
         raise ValueError(f"save: tie a decoder with pa.nets.Tied: {error}") from error
 
@@ -51,13 +51,13 @@ def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Aut
 
     Args:
         path: the file.
-        limit: bytes of memory that the model may take; by default 64 MB and 16 times its weights in float32. A structure can ask
-            for far more than its file holds.
-        parts: parts to use instead of those written down, such as ``encoder=my_module`` for a network of your own.
+        limit: bytes of memory that the model may take; by default 64 MB plus 16 times its weights in float32, since a structure
+            can ask for far more than its file holds.
+        parts: parts that replace those in the file, such as ``encoder=my_module`` for a network of your own.
 
     Raises:
-        ValueError: no such file, not such a file, a damaged one, weights that do not fit the structure, or a structure far
-            larger than its weights, before memory is taken for it.
+        ValueError: no such file, another format, a damaged file, weights that do not match the structure, or a structure that
+            needs more memory than the limit, before it is allocated.
 
     >>> import pyroae as pa
     >>> import tempfile
@@ -71,35 +71,36 @@ def load(path: str | os.PathLike, *, limit: float | None = None, **parts) -> Aut
     except ValueError as error:
         raise ValueError(f"load: expected a file written by pa.save: {error}") from error
     try:
-        described = content.get("structure")
-        described = {name: value for name, value in described.items() if name not in parts} if isinstance(described, dict) else described
+        description = content.get("structure")
+        if isinstance(description, dict):
+            description = {name: value for name, value in description.items() if name not in parts}
         for name in parts:
             if name not in structure.FIELDS:
                 raise ValueError(f"load: there is no part {name!r}" + did_you_mean(name, structure.FIELDS))
-        specs = structure.check(described, set(parts))
+        specs = structure.check(description, set(parts))
         numbers = file_numbers(weights.values()) if limit is None else in_memory(limit)
         why = f"which is the limit; if the file is to be trusted, raise it: pa.load(..., limit={40.0 * numbers:.0e})"
-        with seeded(0, torch.device("cpu")):  # the first weights are drawn, and replaced
+        with seeded(0, torch.device("cpu")):  # initial weights are drawn, then replaced
             ae = build(lambda: Autoencoder(**schema.made(specs) | parts), numbers, why)
         _fill(ae, weights)
-    except Exception as error:  # constructors that are given nonsense may raise anything
+    except Exception as error:  # constructors may raise anything for wrong arguments
         raise ValueError(f"{path}: the model in it cannot be rebuilt: {str(error) or type(error).__name__}") from error
     return ae.eval()
 
 
 def _fill(ae: Autoencoder, weights: dict[str, torch.Tensor]):
-    """Put weights of any floating-point type into a model, in float64 where the file has that and in float32 otherwise.
+    """Load weights into a model, as float64 if the file has such weights and as float32 otherwise.
 
     Raises:
-        ValueError: weights of other names, shapes or kinds than the model's, or values that are not finite.
+        ValueError: names, shapes or types that differ from the model's, or values that are not finite.
     """
     double = any(weight.dtype == torch.float64 for weight in weights.values())
-    own = ae.to(torch.float64 if double else torch.float32).state_dict()
-    if own.keys() != weights.keys():
-        raise ValueError(f"its weights are not those of its structure, such as {short(min(own.keys() ^ weights.keys()))}")
+    state = ae.to(torch.float64 if double else torch.float32).state_dict()
+    if state.keys() != weights.keys():
+        raise ValueError(f"its weights do not match its structure, such as {short(min(state.keys() ^ weights.keys()))}")
     learned = {name for name, _ in ae.named_parameters()}
     for name, weight in weights.items():
-        expected = own[name]
+        expected = state[name]
         if weight.shape != expected.shape:
             raise ValueError(
                 f"the weight {short(name)} has the shape {tuple(weight.shape)}, where the structure has {tuple(expected.shape)}"

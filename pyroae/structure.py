@@ -1,4 +1,4 @@
-"""What a model is made of as plain data: written for a file, and checked and made again from one."""
+"""The structure of a model as plain data: described for a file, checked, and rebuilt from it."""
 
 import inspect
 import math
@@ -13,15 +13,18 @@ from .checks import short
 from .model.autoencoder import Autoencoder
 from .objectives import penalties  # noqa: F401 (a file can name every part, so all must be defined)
 
-_STORED_AS = {"base_distribution": "base_dist", "cache_size": "_cache_size"}  # other than its name
-_ALTERNATIVES = {"logits": {"probs"}, "scale_tril": {"covariance_matrix", "precision_matrix"}}  # the one that is written, of several
+_STORED_AS = {"base_distribution": "base_dist", "cache_size": "_cache_size"}  # constructor argument -> attribute, if they differ
+_ALTERNATIVES = {
+    "logits": {"probs"},
+    "scale_tril": {"covariance_matrix", "precision_matrix"},
+}  # the parameter that is written, of several
 
 
 def describe(value: Any) -> Any:
     """A value as plain data: numbers, text, lists, tensors, parts, Pyro's distributions, transforms and ELBOs.
 
     Raises:
-        ValueError: the value is of another kind (an ``nn.Module`` is written by name only).
+        ValueError: another type, or a part that is not registered (an ``nn.Module`` is written by name only).
 
     >>> import pyroae as pa
     >>> describe(pa.priors.Laplace(3, scale=0.5))
@@ -38,7 +41,9 @@ def describe(value: Any) -> Any:
     if isinstance(value, type) and (name := registry.name_of(value)):
         return name.partition(".")[2]
     if isinstance(value, registry.Part):
-        name = registry.name_of(type(value)) or registry.register_own(type(value))
+        name = registry.name_of(type(value))
+        if name is None:
+            raise ValueError(f"{type(value).__name__} has no name in files; put @pa.register(KIND), such as 'priors', above the class")
         return {"class": name} | {key: describe(item) for key, item in value.arguments.items()}
     name = registry.name_of(type(value))
     if name is not None and not isinstance(value, nn.Module):
@@ -49,11 +54,11 @@ def describe(value: Any) -> Any:
 
 
 def _constructor_arguments(value: Any) -> dict[str, Any]:
-    """The constructor arguments of an object of Pyro's, read back from its attributes (``probs`` only where it was given)."""
+    """The constructor arguments of an object of Pyro, read from its attributes."""
     names = list(registry.parameters(type(value)))
     for name, others in _ALTERNATIVES.items():
         if name in names:
-            names = [each for each in names if each not in others]
+            names = [other for other in names if other not in others]
     items = {name: getattr(value, _STORED_AS.get(name, name), None) for name in names}
     infinite = [name for name, item in items.items() if isinstance(item, float) and math.isinf(item)]
     return {name: describe(item) for name, item in items.items() if item is not None and name not in infinite}
@@ -64,14 +69,14 @@ del FIELDS["self"]
 
 
 def check(structure: Any, given: Collection[str] = ()) -> dict[str, Any]:
-    """A model's structure, checked whole: for each part of an Autoencoder ``None`` or a ``schema.Spec``. Nothing is made.
+    """Check a model's structure: ``None`` or a ``schema.Spec`` for each part of an Autoencoder. Nothing is built.
 
     Args:
-        structure: plain data, of a file.
-        given: the parts that the caller brings.
+        structure: plain data, from a file.
+        given: the parts that the caller provides.
 
     Raises:
-        ValueError: what is no structure: names the place, what was expected and what was given.
+        ValueError: not a valid structure: names the entry, what was expected and what was given.
     """
     schema.check_size(structure, "structure")
     if not isinstance(structure, dict):

@@ -65,7 +65,7 @@ def test_a_gain_is_paired_and_a_loss_comes_with_a_remedy():
     better = gain(found.train, found.test, scores)
     assert better.gain == pytest.approx(1.5) and better.se < 1e-6
     assert "the model is 1.50 (s.e. " in str(better) and str(better).endswith(" better")
-    assert "worse: what it has learned does not hold" in str(Gain(-10.0, -3.0, 0.1)) and "hold" not in str(Gain(-10.0, -0.1, 0.1))
+    assert "worse: it does not generalise" in str(Gain(-10.0, -3.0, 0.1)) and "generalise" not in str(Gain(-10.0, -0.1, 0.1))
     assert gain(*pa.data.load("digits").splits.values(), scores) is None
 
 

@@ -63,7 +63,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
         "samples.png",
         "filters.png",
         "codes.png",
-        "walk.png",
+        "interpolation.png",
     }
     results = json.loads((folder / "results.json").read_text())
     assert f"test ELBO      {results['elbo']:.2f}" in report and "Monte-Carlo s.e." in report and "runs/vae-digits-1" in report
@@ -73,7 +73,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     losses = [float(row["loss"]) for row in rows]
     assert len(losses) == 30 and losses[-1] < losses[0]
     assert float(rows[-1]["kl"]) - float(rows[-1]["reconstruction"]) == pytest.approx(losses[-1], abs=2.0)
-    for name in ("reconstructions.png", "samples.png", "filters.png", "walk.png"):
+    for name in ("reconstructions.png", "samples.png", "filters.png", "interpolation.png"):
         with Image.open(folder / name) as image:
             assert image.width > 400 and len(image.convert("L").getcolors()) > 20
     again = pa.elbo_terms(pa.load(folder / "model.safetensors"), pa.data.load("digits", binarize="dynamic").test)
@@ -376,7 +376,8 @@ def test_a_run_is_evaluated_again(capsys, tmp_path):
 
 
 def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch):
-    source = ["import pyroae as pa", "from pyro import distributions as dist", "class Heavy(pa.likelihoods.Likelihood):"]
+    source = ["import pyroae as pa", "from pyro import distributions as dist", "@pa.register('likelihoods')"]
+    source += ["class Heavy(pa.likelihoods.Likelihood):"]
     source += ["    def __init__(self, event_shape=None, scale: float | str = 'learned'):"]
     source += ["        super().__init__(dist.Cauchy, event_shape, scale=scale)"]
     (tmp_path / "my_parts.py").write_text("\n".join(source))
@@ -428,7 +429,15 @@ def test_every_command_in_the_readmes_table_trains_its_model(command, tmp_path):
 def test_pictures_as_it_trains(capsys, tmp_path):
     run("train", "--latent_dim", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
     run("train", "--latent_dim", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
-    of_two = {"reconstructions.png", "samples.png", "filters.png", "walk.png", "manifold.png", "manifold-by-prior.png", "codes.png"}
+    of_two = {
+        "reconstructions.png",
+        "samples.png",
+        "filters.png",
+        "interpolation.png",
+        "manifold.png",
+        "manifold-by-prior.png",
+        "codes.png",
+    }
     for folder in ("two/epoch-0002", "two/epoch-0004"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == of_two
     assert (tmp_path / "two/epoch-0002/samples.png").read_bytes() != (tmp_path / "two/samples.png").read_bytes()
@@ -498,7 +507,7 @@ def test_memory_that_is_not_there_is_one_sentence(ask, capsys, monkeypatch):
     monkeypatch.setattr(Command, "load", lambda self: ask)
     assert main(["parts"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("pyroae: the memory does not hold what was asked for: ") and len(said.splitlines()) == 1
+    assert said.startswith("pyroae: out of memory: ") and len(said.splitlines()) == 1
     monkeypatch.setattr(Command, "load", lambda self: lambda: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):
         main(["parts"])

@@ -115,7 +115,7 @@ def test_pictures_take_tables():
     vae = pa.recipes.vae(frame, latent_dim=2, hidden=4)
     assert "40" in pa.plots.latent(vae, frame, np.resize(["x", "y"], 40)).get_title()
     assert len(pa.plots.aggregate(vae, frame).get_xticks()) == 2
-    pa.plots.reconstructions(vae, frame), pa.plots.walk(vae, frame)
+    pa.plots.reconstructions(vae, frame), pa.plots.interpolation(vae, frame)
 
 
 @pytest.mark.parametrize("wrapped", [lambda x: x, TensorDataset], ids=["tensor", "Dataset"])

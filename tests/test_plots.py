@@ -78,7 +78,7 @@ REFUSED = {
     "no pair": (lambda: pa.plots.manifold(small_vae(z=3), (8, 8)), r"z of shape \(2,\), got \(3,\)"),
     "no quantiles": (lambda: pa.plots.manifold(small_vae(prior=pa.priors.VampPrior(2))), "VampPrior has no inverse CDF; give span"),
     "convolutions": (lambda: pa.plots.filters(small_vae().replace(encoder=pa.nets.Conv([4])), (8, 8)), "stack of fully connected layers"),
-    "deep": (lambda: pa.plots.filters(small_vae(), (4, 4)), "linear layer of 16 numbers beside x, got 64"),
+    "deep": (lambda: pa.plots.filters(small_vae(), (4, 4)), "linear layer with 16 weights per unit, got 64"),
 }
 
 
@@ -116,7 +116,7 @@ def test_training_draws_what_callbacks_add(grey, ax):
 
 def test_a_walk_ends_at_the_reconstructions_of_both_data(grey, ax):
     vae, x = small_vae(likelihood=pa.likelihoods.Normal(64)), grey.test.x[:4]
-    drawn = canvas(pa.plots.walk(vae, x, (8, 8), steps=3, ax=ax))
+    drawn = canvas(pa.plots.interpolation(vae, x, (8, 8), steps=3, ax=ax))
     both = torch.cat([x, vae.reconstruct(x)]).clamp(0, 1).reshape(-1, 8, 8)
     at = lambda row, column: drawn[9 * row : 9 * row + 8, 9 * column : 9 * column + 8]
     for row, (start, end) in enumerate([(0, 1), (2, 3)]):

@@ -240,6 +240,7 @@ import pyroae as pa
 from pyro import distributions as dist
 
 
+@pa.register("likelihoods")
 class Heavy(pa.likelihoods.Likelihood):
     def __init__(self, event_shape=None, scale: float | str = "learned"):
         super().__init__(dist.Cauchy, event_shape, scale=scale)
@@ -285,7 +286,7 @@ def test_classes_of_one_name_from_two_modules_are_not_taken_for_each_other(tmp_p
         pa.save(small_vae(likelihood=cls(64)), tmp_path / "model.safetensors")
         assert type(pa.load(tmp_path / "model.safetensors").likelihood) is cls
         assert registry.find("likelihoods", f"{cls.__module__}.SideBySide") is cls
-    with pytest.raises(ValueError, match="expected one likelihood 'SideBySide', got 2: say which, another.module.SideBySide or one_mod"):
+    with pytest.raises(ValueError, match="expected one likelihood 'SideBySide', got 2: choose another.module.SideBySide or one_mod"):
         registry.find("likelihoods", "SideBySide")
     with pytest.raises(ValueError, match="--use third"):
         registry.find("likelihoods", "third.SideBySide")

@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A command: where its function is, and what its help says beside the function's docstring."""
+    """A command: its function, and the text of its help besides the function's docstring."""
 
-    function: str  # "module:name" inside pyroae, imported when it is called
+    function: str  # "module:name" inside pyroae, imported when called
     usage: str
     summary: str
     example: str
-    shared: bool = False  # whether several processes of torchrun do it together
+    shared: bool = False  # whether the processes of torchrun run it together
 
     def load(self) -> Any:
         """The function."""
@@ -25,14 +25,14 @@ COMMANDS = {
     "train": Command(
         "experiment.train:train",
         "[RECIPE]",
-        "train a model, score it, draw it: a run folder",
+        "train, score and draw a model: a run folder",
         "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20",
         shared=True,
     ),
     "evaluate": Command(
         "experiment.scoring:evaluate",
         "RUN",
-        "all about a run's model on its test data",
+        "all scores of a run's model on its test data",
         "pyroae evaluate runs/vae-digits-1 --particles 5000 --check 20",
         shared=True,
     ),
@@ -44,18 +44,21 @@ COMMANDS = {
         shared=True,
     ),
     "sample": Command(
-        "experiment.apply:sample", "RUN", "new rows from a run's model, as CSV", "pyroae sample runs/vae-people-1 --n 1000 --out new.csv"
+        "experiment.apply:sample",
+        "RUN",
+        "draw new rows, as CSV",
+        "pyroae sample runs/vae-people-1 --n 1000 --out new.csv",
     ),
     "encode": Command(
         "experiment.apply:encode",
         "RUN --data FILE",
-        "rows as latent codes of a run's model, as CSV",
+        "latent codes of rows, as CSV",
         "pyroae encode runs/vae-people-1 --data people.csv --out codes.csv",
     ),
     "impute": Command(
         "experiment.apply:impute",
         "RUN --data FILE",
-        "missing values filled in, with intervals, as CSV",
+        "fill in missing values, with intervals, as CSV",
         "pyroae impute runs/vae-people-1 --data holes.csv --out filled.csv",
     ),
     "export": Command(
@@ -70,9 +73,9 @@ COMMANDS = {
         "one HTML page about a run and its latent space",
         "pyroae report runs/vae-digits-1",
     ),
-    "parts": Command("cli.parts:parts", "[KIND] [NAME]", "everything that can be swapped in by name", "pyroae parts prior VampPrior"),
+    "parts": Command("cli.parts:parts", "[KIND] [NAME]", "list the parts that can be chosen by name", "pyroae parts prior VampPrior"),
     "completion": Command(
-        "cli.completion:completion", "SHELL", "a script that makes bash or zsh complete all this", "source <(pyroae completion bash)"
+        "cli.completion:completion", "SHELL", "print a completion script for bash or zsh", "source <(pyroae completion bash)"
     ),
 }
 
@@ -85,13 +88,13 @@ sparse_kl, contractive.
 
   pyroae train                               # digits: runs/vae-digits-1
   pyroae train vae --data people.csv --labels income --prior VampPrior
-  pyroae train --resume runs/vae-digits-1    # go on with a run that was stopped
+  pyroae train --resume runs/vae-digits-1    # continue a run that was stopped
   pyroae parts prior VampPrior               # the arguments of a part
 
-pyroae COMMAND --help says more; --json prints the answer for machines.
+pyroae COMMAND --help tells more; --json prints JSON.
 """
 
 
 def usage() -> str:
-    """The help of all commands: a line for each, then examples."""
-    return _USAGE.format(commands="\n".join(f"  {f'{name} {each.usage}':25}{each.summary}" for name, each in COMMANDS.items()))
+    """The help of all commands: one line per command, then examples."""
+    return _USAGE.format(commands="\n".join(f"  {f'{name} {command.usage}':25}{command.summary}" for name, command in COMMANDS.items()))

@@ -1,4 +1,4 @@
-"""Scripts that make a shell complete ``pyroae``'s commands, options and the names of parts."""
+"""Shell completion of commands, options and names of parts."""
 
 import argparse
 
@@ -28,10 +28,10 @@ def completion(shell: str) -> CommandOutput:
 
 
 def script(shell: str) -> str:
-    """The script for ``bash``, ``zsh`` or ``tcsh``, to be read by the shell when it starts.
+    """The completion script for ``bash``, ``zsh`` or ``tcsh``.
 
     Raises:
-        ValueError: another shell.
+        ValueError: an unknown shell.
 
     >>> "RelaxedBernoulli" in script("bash")
     True
@@ -47,13 +47,13 @@ def script(shell: str) -> str:
         for action in actions:
             action.choices = action.choices or offered.get(action.dest)
             if action.dest in _FILES:
-                vars(action)["complete"] = _FILES[action.dest]  # where shtab looks
+                vars(action)["complete"] = _FILES[action.dest]  # read by shtab
         command.add_argument("--json", action="store_true", help="print JSON")
     return shtab.complete(parser, shell)
 
 
 def _training(command: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Every option of every recipe, and of every part's arguments."""
+    """All options of ``pyroae train``: of every recipe, and of the arguments of every part."""
     known = part_choices()
     actions = [command.add_argument("recipe_word", nargs="?", choices=[*RECIPES])]
     names = {name for recipe in RECIPES for name in settings.settings_of(recipe)} | {"config", "resume", "use", "print_config"}

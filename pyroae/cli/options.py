@@ -1,4 +1,4 @@
-"""Command-line options: built from the settings of a run and the signatures of commands and parts, read by ``argparse``."""
+"""Command-line options: built from the settings of a run and the signatures of commands and parts, parsed by ``argparse``."""
 
 import argparse
 import inspect
@@ -21,11 +21,11 @@ from ..recipes import RECIPES
 from .commands import COMMANDS
 from .values import class_of, metavar, value_of
 
-_REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # a recipe's option, the part that it is of
+_REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # an option of a recipe, and the part that it configures
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` where ``argparse`` would end the process, and ``Help`` where it would print."""
+    """Raises ``ValueError`` instead of exiting and ``Help`` instead of printing."""
 
     def __init__(self, command: str, **more):
         super().__init__(
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             **more,
         )
-        self.add_argument("--json", action="store_true", help="print the answer for machines")
+        self.add_argument("--json", action="store_true", help="print JSON")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{self.prog.partition(' ')[2]}: {message}")
@@ -45,20 +45,20 @@ class Parser(argparse.ArgumentParser):
         raise Help(self.format_help().rstrip("\n"))
 
     def read(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """The values that the arguments give, and the arguments that are not known."""
+        """The parsed values, and the arguments that are not known."""
         try:
             given, rest = self.parse_known_args(argv)
         except argparse.ArgumentError as error:
-            said = error.message if error.message.startswith("expected --") else f"{error.argument_name or 'argument'}: {error.message}"
-            self.error(said)
+            named = error.message.startswith("expected --")
+            self.error(error.message if named else f"{error.argument_name or 'argument'}: {error.message}")
         return vars(given), rest
 
 
 def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | None, bool]:
-    """The settings that ``train`` asks for: checked, with their parts made; as plain data; the run to go on with; whether to print them.
+    """The arguments of ``train``: checked settings with their parts made; the same as plain data; the run to resume; whether to print only.
 
     Raises:
-        ValueError: an unknown recipe, option, part or argument (named with its near match), or a value of another type.
+        ValueError: an unknown recipe, option, part or argument (names the closest match), or a value of the wrong type.
     """
     first, rest = _first(argv)
     for module in first.get("use", ()):
@@ -82,12 +82,12 @@ def parse_train(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], str | 
 
 
 def parse_call(command: str, function: Callable, usage: str, example: str, argv: list[str]) -> dict[str, Any]:
-    """The arguments of a command that is a function.
+    """The arguments of a command's function.
 
-    One without a default, or with an empty tuple for it, is given as words; a keyword-only one without a default is a required option.
+    A parameter without a default, or with the default ``()``, is positional; a keyword-only one without a default is required.
 
     Raises:
-        ValueError: an unknown option or a value of another type.
+        ValueError: an unknown option or a value of the wrong type.
     """
     parser = Parser(command, **_help(command, usage, function, example))
     add_call(parser, function)
@@ -101,26 +101,26 @@ def parse_call(command: str, function: Callable, usage: str, example: str, argv:
 
 
 def wants_json(argv: list[str]) -> bool:
-    """Whether the command line asks for an answer for machines."""
+    """Whether the command line asks for JSON."""
     return Parser("", add_help=False).read(argv)[0].get("json", False)
 
 
 def add_call(parser: argparse.ArgumentParser, function: Callable) -> list[argparse.Action]:
-    """Add the options of a function's arguments."""
-    hints, said, actions = typing.get_type_hints(function), settings.help_of(function), []
+    """Add an option for each of a function's parameters."""
+    hints, helps, actions = typing.get_type_hints(function), settings.help_of(function), []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY and parameter.default in (parameter.empty, ()):
             several = None if hints[name] is str else "+" if parameter.default is parameter.empty else "*"
-            actions.append(parser.add_argument(name, help=said.get(name), nargs=several))
+            actions.append(parser.add_argument(name, help=helps.get(name), nargs=several))
         else:
-            actions.append(_add(parser, Setting(name, hints[name], parameter.default, said.get(name, ""), "")))
+            actions.append(_add(parser, Setting(name, hints[name], parameter.default, helps.get(name, ""), "")))
     if {"run", "runs", "kind"} & hints.keys():
         _add_use(parser)
     return actions
 
 
 def train_parser(recipe: str, **more) -> Parser:
-    """The options of training a recipe, those of its parts' arguments apart."""
+    """The options for training a recipe, without those for the arguments of its parts."""
     parser = Parser("train", **more)
     parser.add_argument("recipe_word", nargs="?", metavar="RECIPE", help=", ".join(RECIPES))
     groups: dict[str, Any] = {}
@@ -131,21 +131,21 @@ def train_parser(recipe: str, **more) -> Parser:
         _add(groups[title], setting)
     files = parser.add_argument_group("files")
     files.add_argument("--config", action="append", metavar="FILE", help="settings as YAML or JSON, such as a run's settings.json")
-    files.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings but for those named")
-    files.add_argument("--print_config", action="store_true", help="print all settings as YAML and stop")
+    files.add_argument("--resume", metavar="RUN", help="continue the run in this folder, with its settings except those given")
+    files.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
     _add_use(files)
     return parser
 
 
 def part_choices() -> dict[str, dict[str, type]]:
-    """The classes that can be named for each option."""
+    """The classes that can be chosen for each option, by name."""
     kinds = {role: schema.kinds_in(settings.settings_of("vae")[role].annotation)[0][0] for role in (*ROLES, "optimizer", "scheduler")}
     kinds |= {"objective.penalty": "penalties", "objective.beta": "schedules"}
     return {role: registry.members(kind) for role, kind in kinds.items()}
 
 
 def _first(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """What has to be known before the other options can be: files, modules to import, the recipe."""
+    """The arguments that determine which other options there are: files, modules to import, the recipe."""
     parser = Parser("train", add_help=False)
     for option in ("--use", "--config"):
         parser.add_argument(option, action="append")
@@ -160,7 +160,7 @@ def _from_files(resumed: str | None, first: dict[str, Any]) -> dict[str, Any]:
         if not (Path(resumed) / "settings.json").is_file():
             raise ValueError(f"train: expected --resume RUN with the folder of a run, such as runs/vae-digits-1, got {resumed}")
         if "out" in first:
-            raise ValueError("train: a run goes on in its own folder; leave --out out")
+            raise ValueError("train: --resume continues in the run's own folder; remove --out")
         refuse_links(Path(resumed))
     for file in [*([Path(resumed) / "settings.json"] if resumed else []), *first.get("config", ())]:
         try:
@@ -185,7 +185,7 @@ def _recipe(named: str | None, content: dict[str, Any]) -> str:
 
 
 def _read_options(recipe: str, argv: list[str], content: dict[str, Any]) -> dict[str, Any]:
-    """What the command line gives, by dotted name. The options of a part are known once the part is, so it is read level by level."""
+    """The options on the command line by dotted name. The options of a part depend on the part, so they are parsed level by level."""
     known: dict[str, Setting] = {}
     for _ in range(sizes.PART_LEVELS):
         given, rest = _parser_with(recipe, known, add_help=False).read(argv)
@@ -213,8 +213,8 @@ def _parser_with(recipe: str, known: dict[str, Setting], **more) -> Parser:
 
 
 def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, Any], rest: list[str]) -> dict[str, Setting]:
-    """The options of the arguments of every part that is named, on the command line or in the files."""
-    found: dict[str, Setting] = {}
+    """Options for the arguments of every part that is named on the command line or in files."""
+    options: dict[str, Setting] = {}
     merged = settings.merge(content, _nested(given))
     left = [(name, setting.annotation, merged.get(name)) for name, setting in settings.settings_of(recipe).items()]
     while left:
@@ -229,57 +229,57 @@ def _arguments_of_parts(recipe: str, given: dict[str, Any], content: dict[str, A
         for argument, parameter in registry.parameters(cls).items():
             if typing.get_origin(parameter.annotation) is dict:  # parts by name, such as the columns of a Product
                 inner = value.get(argument) if isinstance(value, dict) else None
-                for each in _names_below(f"--{path}.{argument}.", rest, inner):
-                    one = f"{path}.{argument}.{each}"
-                    found[one] = Setting(one, typing.get_args(parameter.annotation)[1], None, "", "")
-                    left.append((one, found[one].annotation, inner.get(each) if isinstance(inner, dict) else None))
+                for key in _names_below(f"--{path}.{argument}.", rest, inner):
+                    name = f"{path}.{argument}.{key}"
+                    options[name] = Setting(name, typing.get_args(parameter.annotation)[1], None, "", "")
+                    left.append((name, options[name].annotation, inner.get(key) if isinstance(inner, dict) else None))
             named = [argument]
             if parameter.kind is parameter.VAR_KEYWORD:
                 named = [word.removeprefix(f"--{path}.").partition("=")[0] for word in rest if word.startswith(f"--{path}.")]
-            for each in named:
-                if each.isidentifier():
-                    found[f"{path}.{each}"] = Setting(f"{path}.{each}", parameter.annotation, None, "", "")
+            for key in named:
+                if key.isidentifier():
+                    options[f"{path}.{key}"] = Setting(f"{path}.{key}", parameter.annotation, None, "", "")
             left.append((f"{path}.{argument}", parameter.annotation, value.get(argument) if isinstance(value, dict) else None))
-    return found
+    return options
 
 
 def _names_below(prefix: str, rest: list[str], known: Any) -> list[str]:
-    """Names that options give below a dotted name, and those that are given already."""
+    """The next component of the options that begin with a dotted name, and the names already known."""
     words = [word.removeprefix(prefix).partition("=")[0].partition(".")[0] for word in rest if word.startswith(prefix)]
     return list(dict.fromkeys([*words, *(known if isinstance(known, dict) else ())]))
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
-    """Dotted names as mappings in mappings: ``prior`` and ``prior.scale`` as ``{"prior": {"class": ..., "scale": ...}}``."""
-    found: dict[str, Any] = {}
+    """Dotted names as nested mappings: ``prior`` and ``prior.scale`` as ``{"prior": {"class": ..., "scale": ...}}``."""
+    nested: dict[str, Any] = {}
     for name in sorted(given):
         *path, last = name.split(".")
-        place = found
-        for step in path:
-            inner = place.get(step)
-            place[step] = place = {"class": inner} if isinstance(inner, str) else inner if isinstance(inner, dict) else {}
-        place[last] = given[name]
-    return found
+        mapping = nested
+        for key in path:
+            inner = mapping.get(key)
+            mapping[key] = mapping = {"class": inner} if isinstance(inner, str) else inner if isinstance(inner, dict) else {}
+        mapping[last] = given[name]
+    return nested
 
 
 def _add(parser: Any, setting: Setting) -> argparse.Action:
-    said = " ".join(setting.help.replace("`", "").replace("%", "%%").removesuffix(".").split())
-    shown = setting.default not in (None, False, inspect.Parameter.empty) and setting.section != ""
+    text = " ".join(setting.help.replace("`", "").replace("%", "%%").removesuffix(".").split())
+    show_default = setting.default not in (None, False, inspect.Parameter.empty) and setting.section != ""
     return parser.add_argument(
         f"--{setting.name}",
         type=partial(value_of, setting.annotation, f"--{setting.name}"),
         metavar=metavar(setting.annotation),
-        help=f"{said} [{setting.default}]" if shown else said,
+        help=f"{text} [{setting.default}]" if show_default else text,
         required=setting.default is inspect.Parameter.empty,
     )
 
 
 def _add_use(parser: Any):
-    parser.add_argument("--use", action="append", metavar="MODULE", help="import a module with your own parts, in this folder too")
+    parser.add_argument("--use", action="append", metavar="MODULE", help="import a module with your own parts, also from this folder")
 
 
 def _check_replaced(recipe: str, given: dict[str, Any]):
-    """Refuse a recipe's own option beside a part that takes its place."""
+    """``ValueError`` for an option of a recipe together with a part that replaces the one it configures."""
     for option, part in _REPLACED:
         if option in given and part in given and option in inspect.signature(RECIPES[recipe]).parameters:
             raise ValueError(
@@ -288,7 +288,7 @@ def _check_replaced(recipe: str, given: dict[str, Any]):
 
 
 def _unknown_of_part(word: str, recipe: str, given: dict[str, Any], content: dict[str, Any]) -> str | None:
-    """What is wrong with an option of a part that is not known, if it is one."""
+    """The error message for an unknown option of a part; ``None`` if it is not one of a part."""
     option = word.partition("=")[0].removeprefix("--")
     path, _, argument = option.rpartition(".")
     role = option.partition(".")[0]
@@ -305,7 +305,7 @@ def _unknown_of_part(word: str, recipe: str, given: dict[str, Any], content: dic
             registry.find(kind, name)
     if cls is not None:
         return f"--{role}: {cls.__name__} has no argument {argument!r}" + did_you_mean(argument, registry.parameters(cls))
-    return f"--{option} belongs to a part that is not named; write --{path} NAME before it (pyroae parts {role} lists them)"
+    return f"--{option} belongs to a part that is not chosen; add --{path} NAME (pyroae parts {role} lists them)"
 
 
 def _unknown(word: str, options: list[str]) -> str:
@@ -314,9 +314,9 @@ def _unknown(word: str, options: list[str]) -> str:
 
 
 def _help(command: str, usage: str, function: Callable, example: str, more: str = "") -> dict[str, str]:
-    said = (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "")
+    summary = (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "")
     return {
         "usage": f"pyroae {command} {usage} [options]",
-        "description": textwrap.fill((said + more).replace("%", "%%"), 79),
+        "description": textwrap.fill((summary + more).replace("%", "%%"), 79),
         "epilog": f"example: {example}",
     }

@@ -1,4 +1,4 @@
-"""``pyroae parts``: what can be named on the command line."""
+"""``pyroae parts``: the parts that can be chosen by name."""
 
 import inspect
 import re
@@ -10,11 +10,11 @@ from ..registry import parameters
 from ..schema import words
 from .options import part_choices
 
-_FORMULA = re.compile(r"[:,]?\s*:math:`[^`]*`")  # for a page, not for a terminal
+_FORMULA = re.compile(r"[:,]?\s*:math:`[^`]*`")  # formulas are for a page, not for a terminal
 
 
 def parts(kind: Sequence[str] = ()) -> CommandOutput:
-    """List what can be named for each option, with what it is; or, of one class of a kind, its arguments.
+    """List the classes that can be chosen for each option; or, for one class, its arguments.
 
     Args:
         kind: prior, likelihood, posterior, encoder, decoder, condition, corruption, objective, optimizer, ...; then a name.
@@ -25,24 +25,26 @@ def parts(kind: Sequence[str] = ()) -> CommandOutput:
     for option in kind:
         if option not in known:
             raise ValueError(f"parts: there is no kind {option!r}" + did_you_mean(option, known))
-    found = {option: {name: _first_line(cls) for name, cls in sorted(known[option].items())} for option in kind or known}
-    lines = [line for option in found for line in ("", f"--{option}", *(f"  {name:22} {said}" for name, said in found[option].items()))]
-    return CommandOutput("\n".join(lines), found)
+    listed = {option: {name: _first_line(cls) for name, cls in sorted(known[option].items())} for option in kind or known}
+    lines = [
+        line for option in listed for line in ("", f"--{option}", *(f"  {name:22} {summary}" for name, summary in listed[option].items()))
+    ]
+    return CommandOutput("\n".join(lines), listed)
 
 
 def _arguments(option: str, name: str) -> CommandOutput:
-    """The arguments of a class, with their types and defaults."""
+    """The arguments of a class, their types and defaults."""
     classes = part_choices()[option]
     if name not in classes:
         raise ValueError(f"parts: there is no {option} {name!r}" + did_you_mean(name, classes))
     cls = classes[name]
-    found = {
+    arguments = {
         argument: {"type": words(p.annotation), "default": None if p.default is p.empty else p.default}
         for argument, p in parameters(cls).items()
     }
     lines = [f"--{option} {name}", "", (inspect.getdoc(cls) or "").partition("\n>>>")[0].replace("`", "").rstrip(), ""]
-    lines += [f"  --{f'{option}.{argument}':32} {each['type']} [{each['default']}]" for argument, each in found.items()]
-    return CommandOutput("\n".join(lines), {option: {name: {argument: str(each["type"]) for argument, each in found.items()}}})
+    lines += [f"  --{f'{option}.{argument}':32} {about['type']} [{about['default']}]" for argument, about in arguments.items()]
+    return CommandOutput("\n".join(lines), {option: {name: {argument: str(about["type"]) for argument, about in arguments.items()}}})
 
 
 def _first_line(cls: type) -> str:

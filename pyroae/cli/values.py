@@ -1,4 +1,4 @@
-"""Words of the command line as values of the types that options have."""
+"""Text on the command line as values of the options' types."""
 
 import argparse
 import typing
@@ -13,7 +13,7 @@ def value_of(annotation: Any, option: str, text: str) -> Any:
     try:
         value = from_text(text, annotation, option)
         if isinstance(value, dict) or (isinstance(value, str) and schema.kinds_in(annotation)):
-            return value  # a part, whose arguments may follow
+            return value  # a part, checked later together with its arguments
         schema.read(value, annotation, option)
         return value
     except ValueError as error:
@@ -21,7 +21,7 @@ def value_of(annotation: Any, option: str, text: str) -> Any:
 
 
 def from_text(text: str, annotation: Any, option: str) -> Any:
-    """A word of the command line as the plain value that its type asks for.
+    """Convert the text of an option to a plain value of its type.
 
     >>> from_text("3", int | None, "--epochs"), from_text("2020", str, "--data"), from_text("[30,20]", int | list[int], "--hidden")
     (3, '2020', [30, 20])
@@ -41,7 +41,7 @@ def from_text(text: str, annotation: Any, option: str) -> Any:
 
 
 def _import_class(name: str, kinds: list[tuple[str, bool]], option: str):
-    """Import the module of a class of the user's own, which the command line names: ``my_parts`` for ``my_parts.Mine``."""
+    """Import the module of a user's class: ``my_parts`` for ``my_parts.Mine``."""
     if class_of(name, kinds) is None:
         registry.use(name.rpartition(".")[0])
     if class_of(name, kinds) is None:
@@ -52,7 +52,7 @@ def _import_class(name: str, kinds: list[tuple[str, bool]], option: str):
 
 
 def metavar(annotation: Any) -> str:
-    """The placeholder for a value of a type in help."""
+    """The placeholder in help for a value of a type."""
     words = [word for choice in schema.alternatives(annotation) if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
     if words:
         return f"{{{','.join(map(str, words))}}}"
@@ -63,7 +63,7 @@ def metavar(annotation: Any) -> str:
 
 
 def class_of(name: str, kinds: list[tuple[str, bool]]) -> type | None:
-    """The class of that name in the first of the kinds that has one."""
+    """The class with that name in the first kind that has one, or ``None``."""
     for kind, _ in kinds:
         try:
             return registry.find(kind, name)

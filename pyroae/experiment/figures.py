@@ -99,7 +99,7 @@ def _functions(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
     if data.image_shape is not None:
         functions["filters"] = partial(plots.filters, ae, data.image_shape)
         if ae.condition is None and len(ae.prior.sites) == 1 and not ae.prior.support.is_discrete:
-            functions["walk"] = partial(plots.walk, ae, args[0][:10], **options)
+            functions["interpolation"] = partial(plots.interpolation, ae, args[0][:10], **options)
     if tuple(ae.prior.code_shape) == (2,) and ae.condition is None:
         functions["manifold"] = partial(plots.manifold, ae, span=2.0, **options)
         functions["manifold-by-prior"] = partial(plots.manifold, ae, **options)

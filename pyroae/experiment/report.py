@@ -44,7 +44,7 @@ _CAPTIONS = {
     "manifold": "The latent space, decoded on a regular grid.",
     "manifold-by-prior": "The latent space, decoded at quantiles of the prior.",
     "traversal": "One latent dimension varied per row. A row that does not change carries no information.",
-    "walk": "From one example to another, by linear interpolation of z.",
+    "interpolation": "From one example to another, by linear interpolation of z.",
     "filters": "Weights of the first layer.",
     "units": "Latent dimensions that do not depend on x are not used.",
     "aggregate": "Where the two differ, samples come from regions without data.",
@@ -57,7 +57,7 @@ _SHOWN = {"training_seconds", "examples", "particles", "elbo", "reconstruction",
 _SHOWN |= {"log_likelihood", "mc_se", "data_se", "bias", "unreliable", "bits_per_dim", "units"}
 _METRICS = 100  # rows of the table, since the folder may be a stranger's
 _GOOD = "weights", "calibration", "ranks"
-_CODE = "codes", "units", "aggregate", "traversal", "walk", "manifold", "manifold-by-prior", "filters"
+_CODE = "codes", "units", "aggregate", "traversal", "interpolation", "manifold", "manifold-by-prior", "filters"
 _DRAWS = "reconstructions", "samples"
 
 

@@ -1,9 +1,9 @@
-"""Pictures of data and models: every function draws on Axes, returns them, and shows nothing."""
+"""Figures of data and models: every function draws on Axes and returns them; none calls ``show``."""
 
 from .charts import aggregate, calibration, latent, training, units, weights
 from .drawing import Undrawable, figure, save
 from .grid import images
-from .models import filters, manifold, reconstructions, samples, traversal, walk
+from .models import filters, interpolation, manifold, reconstructions, samples, traversal
 
 __all__ = [
     "Undrawable",
@@ -12,6 +12,7 @@ __all__ = [
     "figure",
     "filters",
     "images",
+    "interpolation",
     "latent",
     "manifold",
     "reconstructions",
@@ -20,7 +21,6 @@ __all__ = [
     "training",
     "traversal",
     "units",
-    "walk",
     "weights",
 ]
 

@@ -1,4 +1,4 @@
-"""What training, the code and the scores are like, as charts."""
+"""Charts of training, codes and scores."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -25,15 +25,15 @@ _STYLES = "-", "--", ":", "-."
 
 
 def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
-    """What training saw, epoch by epoch: one line for each column of nats per example.
+    """Loss by epoch: a line for every column of nats per example.
 
-    With the callback ``pa.callbacks.ELBOTerms`` the two sides of the ELBO are there too: loss = -reconstruction + KL.
-    Where the first epochs are far above the rest they are cut off.
+    With the callback ``pa.callbacks.ELBOTerms`` the two terms of the ELBO are included: loss = -reconstruction + KL.
+    The y axis is cut off above if the first epochs are far above the rest.
 
     Args:
-        history: of ``fit``; what a callback adds to its rows is drawn too.
-        columns: which; by default all but the learning rate and the seconds. ``reconstruction`` is drawn with its sign turned.
-        ax: where to draw.
+        history: of ``fit``, including columns that callbacks added.
+        columns: by default all except the learning rate and the time. ``reconstruction`` is drawn with opposite sign.
+        ax: the Axes to draw on; by default new ones.
 
     >>> training(History("Trace_ELBO", [{"epoch": e, "loss": 90.0 / e} for e in (1, 2, 3)])).get_ylabel()
     'nats per example'
@@ -50,9 +50,9 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
         marker = "o" if len(y) == 1 else None
         epochs, y = np.array(history["epoch"])[np.isfinite(y)], y[np.isfinite(y)]
         ax.plot(epochs, y, label=label, color=COLOURS[i % 10], linestyle=_STYLES[i % 4], marker=marker)
-    everything = np.concatenate([y[np.isfinite(y)] for y in lines.values()])
-    low, high = everything.min(), max(np.nanquantile(y, 0.97) for y in lines.values())
-    if everything.max() - low > 1.5 * (high - low) > 0:
+    values = np.concatenate([y[np.isfinite(y)] for y in lines.values()])
+    low, high = values.min(), max(np.nanquantile(y, 0.97) for y in lines.values())
+    if values.max() - low > 1.5 * (high - low) > 0:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch", ylabel="nats per example", title=f"Training, {history.objective}")
@@ -69,19 +69,19 @@ def latent(
     method: Literal["pca", "tsne", "umap"] = "pca",
     ax: Axes | None = None,
 ) -> Axes:
-    """The means of q(z|x) of held-out data, coloured by label; more than two numbers are brought down to two.
+    """Means of q(z|x) of test examples, coloured by label, in the latent space or a two-dimensional projection of it.
 
     Args:
         ae: the model.
-        x: data that were not trained on, ``(N, *event)``; some thousands.
-        labels: whole numbers, ``(N,)``; up to ten have colours that stay apart for the colour-blind, and names where their data are.
-        y: labels or covariates for a model with a condition.
-        method: for more than two numbers: the two principal components, t-SNE, or UMAP (``pip install pyroae[umap]``).
-            Distances in the latter two mean little beyond who is near whom.
-        ax: where to draw.
+        x: test examples, ``(N, *event)``; some thousands.
+        labels: integers, ``(N,)``; up to ten classes have distinct colours, also for the colour-blind, and are annotated.
+        y: labels or covariates of a conditional model.
+        method: the projection, for more than two latent dimensions: principal components, t-SNE, or UMAP
+            (``pip install pyroae[umap]``). The latter two preserve neighbours but not distances.
+        ax: the Axes to draw on; by default new ones.
 
     Raises:
-        ValueError: UMAP is not installed, or another method.
+        ValueError: UMAP is not installed, or an unknown method.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
@@ -93,47 +93,47 @@ def latent(
     if z.shape[1] == 1:
         z, names = torch.cat([z, torch.zeros_like(z)], 1), ["$z_1$", ""]
     if z.shape[1] > 2:
-        z, names = _in_two(z, method)
+        z, names = _projected(z, method)
     ax = axes(ax)
     _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
-    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} held-out data")
+    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} test examples")
     return ax
 
 
-def units(found: Units, *, ax: Axes | None = None) -> Axes:
-    """How much each number of the code depends on x, as bars, the most active first; what is below the threshold is grey.
+def units(active: Units, *, ax: Axes | None = None) -> Axes:
+    """How much each latent dimension depends on x, as bars, the most active first; grey below the threshold.
 
     Args:
-        found: of ``pa.active_units``.
-        ax: where to draw.
+        active: of ``pa.active_units``.
+        ax: the Axes to draw on; by default new ones.
 
     >>> units(Units(torch.tensor([0.9, 0.001]), 0.01)).get_title()
     '1 of 2 units are active'
     """
     ax = axes(ax)
-    order = found.variance.argsort(descending=True)
-    heights = found.variance[order].clamp(min=found.threshold / 100).numpy()
-    ax.bar(range(len(order)), heights, color=[COLOURS[0] if each else COLOURS[3] for each in found.active[order]])
-    ax.axhline(found.threshold, color=COLOURS[2], linestyle="--", label=f"threshold {found.threshold:g}")
+    order = active.variance.argsort(descending=True)
+    heights = active.variance[order].clamp(min=active.threshold / 100).numpy()
+    ax.bar(range(len(order)), heights, color=[COLOURS[0] if is_active else COLOURS[3] for is_active in active.active[order]])
+    ax.axhline(active.threshold, color=COLOURS[2], linestyle="--", label=f"threshold {active.threshold:g}")
     if len(order) <= 40:
         ax.set_xticks(range(len(order)), [f"{unit + 1}" for unit in order.tolist()], rotation=90 if len(order) > 20 else 0)
-    ax.set(yscale="log", xlabel="number of the code, the most active first", ylabel="Var E[z|x] over the data (log scale)")
-    ax.set_title(f"{int(found.active.sum())} of {len(order)} units are active")
+    ax.set(yscale="log", xlabel="latent dimension, the most active first", ylabel="Var E[z|x] over the data (log scale)")
+    ax.set_title(f"{int(active.active.sum())} of {len(order)} units are active")
     ax.legend(frameon=False)
     return ax
 
 
 def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int = 20, ax: Axes | None = None) -> Axes:
-    """The aggregate posterior q(z) beside the prior: for each latent dimension median, 50% and 90% intervals.
+    """The aggregate posterior q(z) and the prior: median, 50% and 90% intervals for each latent dimension.
 
-    Where the two differ the prior gives mass to codes that no example has, or the other way round.
+    Where the two differ, the prior has mass where no example is encoded, or the other way round.
 
     Args:
         ae: a model with a proper prior.
-        x: data that were not trained on, ``(N, *event)``; some thousands.
-        y: labels or covariates for a model with a condition.
-        units: how many numbers of z at most, the first.
-        ax: where to draw.
+        x: test examples, ``(N, *event)``; some thousands.
+        y: labels or covariates of a conditional model.
+        units: at most so many latent dimensions, the first ones.
+        ax: the Axes to draw on; by default new ones.
 
     Raises:
         ValueError: the prior is improper.
@@ -144,119 +144,114 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
     3
     """
     if not ae.prior.proper:
-        raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, there is nothing to compare with")
-    found = inputs.read(x if y is None else (x, y), inputs.wanted_by(ae.model))
-    x, y = found.x[:], None if found.y is None or ae.condition is None else found.y[:].to(ae.device)
+        raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, so there is nothing to compare with")
+    batch = inputs.read(x if y is None else (x, y), inputs.wanted_by(ae.model))
+    x, y = batch.x[:], None if batch.y is None or ae.condition is None else batch.y[:].to(ae.device)
     with programs.eval_mode(ae, seed=0):
         runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
-        drawn, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)
+        posterior, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)
     ax = axes(ax)
-    for z, name, colour, shift in ((drawn, "aggregate posterior q(z)", COLOURS[0], -0.17), (prior, "prior p(z)", COLOURS[1], 0.17)):
-        low, lower, middle, upper, high = np.quantile(z.flatten(1)[:, :units].double().cpu().numpy(), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
-        at = np.arange(len(middle)) + 1 + shift
+    for z, name, colour, shift in ((posterior, "aggregate posterior q(z)", COLOURS[0], -0.17), (prior, "prior p(z)", COLOURS[1], 0.17)):
+        low, lower, median, upper, high = np.quantile(z.flatten(1)[:, :units].double().cpu().numpy(), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        at = np.arange(len(median)) + 1 + shift
         ax.vlines(at, low, high, color=colour, linewidth=1.5)
         ax.vlines(at, lower, upper, color=colour, linewidth=6, label=name)
-        ax.plot(at, middle, "o", color="black", markersize=3)
-    ax.set_xticks(range(1, len(middle) + 1))
-    ax.set(xlabel="number of the code", ylabel="z: median, 50% and 90% intervals", title="What is coded, and what the prior expects")
+        ax.plot(at, median, "o", color="black", markersize=3)
+    ax.set_xticks(range(1, len(median) + 1))
+    ax.set(xlabel="latent dimension", ylabel="z: median, 50% and 90% intervals", title="Aggregate posterior and prior")
     ax.set_ylim(top=ax.get_ylim()[1] + 0.12 * np.ptp(ax.get_ylim()))  # room for the legend
     ax.legend(frameon=False, loc="upper right", ncols=2)
     return ax
 
 
-def weights(found: Estimate, *, ax: Axes | None = None) -> Axes:
-    """How far the importance weights of each example can be trusted: effective sample size against Pareto k-hat, a dot for each example.
+def weights(estimate: Estimate, *, ax: Axes | None = None) -> Axes:
+    """Reliability of importance weights: effective sample size against Pareto k-hat, a dot per example.
 
     Args:
-        found: of ``pa.log_likelihood`` with at least 25 particles.
-        ax: where to draw.
+        estimate: of ``pa.log_likelihood`` with at least 25 particles.
+        ax: the Axes to draw on; by default new ones.
 
     Raises:
-        ValueError: fewer particles, which give no k-hat.
+        ValueError: too few particles for a k-hat.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits", binarize="threshold")
     >>> weights(pa.log_likelihood(pa.recipes.vae(digits), digits.test.x[:9], particles=50)).get_xlabel()
     'Pareto k-hat'
     """
-    if found.khat.isnan().all():
-        raise Undrawable(f"weights: expected an estimate of at least 25 particles, which have a k-hat, got {found.particles}")
+    if estimate.khat.isnan().all():
+        raise Undrawable(f"weights: expected an estimate of at least 25 particles, which have a k-hat, got {estimate.particles}")
     ax = axes(ax)
-    good = found.khat <= UNRELIABLE
+    good = estimate.khat <= UNRELIABLE
     size = 4 if len(good) > 1000 else 12
-    for which, colour, marker, name in ((good, COLOURS[0], "o", "reliable"), (~good, COLOURS[2], "^", "unreliable")):
-        ax.scatter(found.khat[which], found.ess[which], s=size, color=colour, marker=marker, linewidths=0, label=f"{name}, {which.sum():,}")
+    for mask, colour, marker, name in ((good, COLOURS[0], "o", "reliable"), (~good, COLOURS[2], "^", "unreliable")):
+        label = f"{name}, {mask.sum():,}"
+        ax.scatter(estimate.khat[mask], estimate.ess[mask], s=size, color=colour, marker=marker, linewidths=0, label=label)
     ax.axvline(UNRELIABLE, color="black", linestyle="--", linewidth=1)
-    ax.set(yscale="log", xlabel="Pareto k-hat", ylabel=f"effective sample size, of {found.particles:,}")
-    ax.set_title(f"Importance weights of {len(good):,} data: {found.unreliable:.1%} have k-hat above {UNRELIABLE:g}")
+    ax.set(yscale="log", xlabel="Pareto k-hat", ylabel=f"effective sample size, of {estimate.particles:,}")
+    ax.set_title(f"Importance weights of {len(good):,} examples: {estimate.unreliable:.1%} have k-hat above {UNRELIABLE:g}")
     ax.legend(frameon=False, markerscale=2)
     return ax
 
 
-def calibration(found: Check | Ranks, *, ax: Axes | None = None) -> Axes:
-    """Calibration of intervals: the share that falls in the central interval of each level, against the level.
+def calibration(check: Check | Ranks, *, ax: Axes | None = None) -> Axes:
+    """Calibration of intervals: the fraction of values inside the central interval of each level, against the level.
 
-    For a calibrated guide the line is the diagonal; one below it means intervals that are too narrow, one above too wide. For a
-    predictive check the second line, data simulated from the model, takes the diagonal's place.
+    The curve of a calibrated guide is the diagonal; below it intervals are too narrow, above it too wide. For a predictive
+    check the reference is the second curve, of data simulated from the model.
 
     Args:
-        found: of ``pa.predictive_check``: all entries of x together, in intervals of p(x|z); or of ``pa.sbc``: a line for each
+        check: of ``pa.predictive_check``: all entries of x, in intervals of p(x|z); or of ``pa.sbc``: a curve for each
             latent dimension, in intervals of q(z|x).
-        ax: where to draw.
+        ax: the Axes to draw on; by default new ones.
 
     >>> calibration(Ranks(torch.randint(100, (500, 2)), 99)).get_ylabel()
-    'share inside, %'
+    'inside, %'
     """
-    if isinstance(found, Ranks):
-        shares, of = (found.ranks.double().T + 0.5) / (found.draws + 1), "z in intervals of q(z|x), simulated data"
+    if isinstance(check, Ranks):
+        shares, values = (check.ranks.double().T + 0.5) / (check.draws + 1), "z in intervals of q(z|x), simulated data"
         names = [f"z{i + 1}" for i in range(len(shares))]
     else:
-        shares, of = torch.stack([found.pit.flatten(), found.reference.flatten()]).double(), "entries of x in intervals of p(x|z)"
-        names = [f"data{found.verdict.mark}", f"simulated from the model{found.verdict.mark}"]
+        shares, values = torch.stack([check.pit.flatten(), check.reference.flatten()]).double(), "entries of x in intervals of p(x|z)"
+        names = [f"data{check.verdict.mark}", f"simulated from the model{check.verdict.mark}"]
     levels = np.linspace(0, 1, 101)
     ax = axes(ax)
     ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
     for i, centred in enumerate((2 * shares - 1).abs().numpy()):
         inside = np.searchsorted(np.sort(centred), levels) / len(centred)
-        ax.plot(
-            100 * levels,
-            100 * inside,
-            color=COLOURS[i % 10],
-            linestyle=_STYLES[i // 10 % 4],
-            label=names[i],
-        )
-    ax.set(xlabel="level of the interval, %", ylabel="share inside, %", title=f"Calibration: {of}", aspect="equal")
+        ax.plot(100 * levels, 100 * inside, color=COLOURS[i % 10], linestyle=_STYLES[i // 10 % 4], label=names[i])
+    ax.set(xlabel="level of the interval, %", ylabel="inside, %", title=f"Calibration: {values}", aspect="equal")
     ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
 def principal(z: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-    """The mean of codes ``(N, numbers)``, their two principal directions ``(2, numbers)`` and those's shares of the variance.
+    """The mean of codes ``(N, D)``, their first two principal directions ``(2, D)`` and the fractions of variance explained.
 
-    The largest entry of a direction is positive, so that every picture is the same way up.
+    The sign of a direction is such that its largest entry is positive.
     """
-    middle = z.mean(0)
-    _, values, vectors = torch.linalg.svd(z - middle, full_matrices=False)
+    mean = z.mean(0)
+    _, values, vectors = torch.linalg.svd(z - mean, full_matrices=False)
     largest = vectors[:2].gather(1, vectors[:2].abs().argmax(1, keepdim=True))
-    return middle, vectors[:2] * largest.sign(), (values[:2].square() / values.square().sum()).tolist()
+    return mean, vectors[:2] * largest.sign(), (values[:2].square() / values.square().sum()).tolist()
 
 
-def _in_two(z: Tensor, method: str) -> tuple[Tensor, list[str]]:
-    """Codes ``(N, numbers)`` brought down to ``(N, 2)``, and the names of the two."""
+def _projected(z: Tensor, method: str) -> tuple[Tensor, list[str]]:
+    """Codes ``(N, D)`` projected to ``(N, 2)``, and the names of the two axes."""
     if method == "pca":
-        middle, directions, shares = principal(z)
-        return (z - middle) @ directions.T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares)]
+        mean, directions, shares = principal(z)
+        return (z - mean) @ directions.T, [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares)]
     if method == "tsne":
         from sklearn.manifold import TSNE
 
-        found = TSNE(perplexity=min(30, (len(z) - 1) / 3), random_state=0).fit_transform(z.numpy())
-        return torch.as_tensor(found), ["t-SNE 1", "t-SNE 2"]
+        embedding = TSNE(perplexity=min(30, (len(z) - 1) / 3), random_state=0).fit_transform(z.numpy())
+        return torch.as_tensor(embedding), ["t-SNE 1", "t-SNE 2"]
     if method != "umap":
         raise ValueError(f"latent: expected method as 'pca', 'tsne' or 'umap', got {method!r}")
     try:
         from umap import UMAP
     except ImportError as error:
-        raise ValueError("latent: UMAP is not installed; pip install 'pyroae[umap]', or take method='tsne'") from error
+        raise ValueError("latent: UMAP is not installed; pip install 'pyroae[umap]', or use method='tsne'") from error
     return torch.as_tensor(UMAP(random_state=0, n_jobs=1).fit_transform(z.numpy())), ["UMAP 1", "UMAP 2"]
 
 
@@ -265,22 +260,16 @@ def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
     if labels is None:
         ax.scatter(*z.T, s=size, color=COLOURS[0], linewidths=0)
         return
-    kinds = np.unique(labels)
-    few = len(kinds) <= len(COLOURS)
-    colours = ListedColormap(COLOURS[: len(kinds)]) if few else "viridis"
-    shown = np.searchsorted(kinds, labels) if few else labels
-    norm = Normalize(-0.5, len(kinds) - 0.5) if few else None
-    dots = ax.scatter(*z.T, c=shown, s=size, linewidths=0, cmap=colours, norm=norm)
+    classes = np.unique(labels)
+    few = len(classes) <= len(COLOURS)
+    colours = ListedColormap(COLOURS[: len(classes)]) if few else "viridis"
+    colour = np.searchsorted(classes, labels) if few else labels
+    norm = Normalize(-0.5, len(classes) - 0.5) if few else None
+    dots = ax.scatter(*z.T, c=colour, s=size, linewidths=0, cmap=colours, norm=norm)
     bar = ax.figure.colorbar(dots, ax=ax, label="label")
     if few:
-        bar.set_ticks(range(len(kinds)), labels=[str(kind) for kind in kinds])
-        for kind in kinds:
-            middle = np.median(z[labels == kind], axis=0)
-            ax.annotate(
-                str(kind),
-                middle,
-                ha="center",
-                va="center",
-                fontweight="bold",
-                bbox={"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0},
-            )
+        bar.set_ticks(range(len(classes)), labels=[str(name) for name in classes])
+        box = {"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0}
+        for name in classes:
+            median = np.median(z[labels == name], axis=0)
+            ax.annotate(str(name), median, ha="center", va="center", fontweight="bold", bbox=box)

@@ -1,4 +1,4 @@
-"""Where pictures are drawn, and in which colours."""
+"""Axes, figures and colours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 
 
 class Undrawable(ValueError):
-    """A picture that this model does not have.
+    """A figure that is not defined for this model.
 
     >>> import pyroae as pa
     >>> issubclass(Undrawable, ValueError)
@@ -21,33 +21,33 @@ class Undrawable(ValueError):
 
 
 def axes(ax: Axes | None) -> Axes:
-    """The Axes given, or those of a new figure of pyplot's."""
+    """The given Axes, or those of a new pyplot figure."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt  # only here: it chooses a backend
+    import matplotlib.pyplot as plt  # not at the top: it selects a backend
 
     return plt.subplots()[1]
 
 
 def figure(draw: Callable, *args, size: tuple[float, float] = (8, 5), **kwargs) -> Figure:
-    """A figure of its own, without pyplot, on which a function of ``pa.plots`` has drawn.
+    """A new figure, independent of pyplot, with what a function of ``pa.plots`` draws.
 
     >>> import torch, pyroae as pa
     >>> figure(pa.plots.images, torch.rand(20, 16), (4, 4)).axes[0].images[0].get_array().shape
     (9, 49)
     """
-    made = Figure(figsize=size)
-    draw(*args, ax=made.add_subplot(), **kwargs)
-    return made
+    new = Figure(figsize=size)
+    draw(*args, ax=new.add_subplot(), **kwargs)
+    return new
 
 
 def save(draw: Callable, path: Any, *args, size: tuple[float, float] = (8, 5), **kwargs):
-    """Call a function of ``pa.plots`` on a figure of its own and write it to a PNG file, whole or not at all.
+    """Draw with a function of ``pa.plots`` on a new figure and write it to a PNG file.
 
     >>> import tempfile, torch, pyroae as pa
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pa.plots.images, f"{folder}/noise.png", torch.rand(20, 16), (4, 4))
     """
-    made = figure(draw, *args, size=size, **kwargs)
+    new = figure(draw, *args, size=size, **kwargs)
     with atomic(path) as temporary:
-        made.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+        new.savefig(temporary, dpi=150, format="png", bbox_inches="tight")

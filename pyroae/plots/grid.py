@@ -1,4 +1,4 @@
-"""Grids of images, and strips for examples that are no images."""
+"""Grids of images, and strips for examples that are not images."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from .drawing import axes
 
 Limits = tuple[float, float]
-_NAMED = 40  # columns whose names are written
-_GAP = "#c9d6e4"  # between images: no grey of theirs, so that white ones have an edge
+_NAMED = 40  # at most so many columns are labelled
+_GAP = "#c9d6e4"  # colour between images: not grey, so that white images have a visible edge
 
 
 def images(
@@ -26,15 +26,15 @@ def images(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A grid of images, row by row; data that are no images are drawn as strips, one below another.
+    """A grid of images, row by row; examples that are not images are drawn as strips, one below the other.
 
     Args:
-        x: ``(N, *event)``; a pixel that is NaN has the colour of the gaps.
-        image_shape: ``(H, W)`` or ``(C, H, W)``; by default x's own, where it is ``(N, C, H, W)``, else data that are no images.
+        x: ``(N, *event)``; NaN pixels have the colour of the gaps.
+        image_shape: ``(H, W)`` or ``(C, H, W)``; by default that of x ``(N, C, H, W)``, otherwise x is not drawn as images.
         limits: the values drawn black and white.
-        columns: images in a row.
-        names: of the entries of x, the columns of a table: each is then drawn from its smallest value to its largest.
-        ax: where to draw.
+        columns: images per row.
+        names: of the entries of x, for a table; each column is then scaled to its own range.
+        ax: the Axes to draw on; by default new ones.
 
     >>> images(torch.rand(20, 16), (4, 4)).images[0].get_array().shape
     (9, 49)
@@ -63,13 +63,13 @@ def images(
 
 
 def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
-    """Examples as strips, one below another."""
+    """Examples as strips, one below the other."""
     label = "value"
     if names is not None:
         low, high = _ranges(x)
-        x, label = (x - low) / (high - low).clamp(min=1e-12), "from a column's smallest value to its largest"
-    drawn = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
-    ax.figure.colorbar(drawn, ax=ax, label=label)
+        x, label = (x - low) / (high - low).clamp(min=1e-12), "from the column's minimum to its maximum"
+    image = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
+    ax.figure.colorbar(image, ax=ax, label=label)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="entry of x" if names is None else "", ylabel="example")
@@ -79,20 +79,20 @@ def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
 
 
 def _ranges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest value of every column that is not missing."""
+    """Minimum and maximum of every column, without missing values."""
     return x.nan_to_num(torch.inf).amin(0), x.nan_to_num(-torch.inf).amax(0)
 
 
 def shape_of(x: Tensor, image_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """``(H, W)`` or ``(C, H, W)`` as given, or as x ``(N, C, H, W)`` has it with 1, 3 or 4 channels; ``None`` for what is no image."""
+    """The given image shape, or that of x ``(N, C, H, W)`` with 1, 3 or 4 channels; ``None`` if x is not images."""
     if image_shape is not None:
         return tuple(image_shape)
     return tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3, 4) else None
 
 
-def name_rows(ax: Axes, names: list[str], image_shape: tuple[int, ...] | None, each: int):
-    """Beside every row of images, or beside ``each`` strips, which lines keep apart."""
-    height = each if image_shape is None else image_shape[-2]
+def name_rows(ax: Axes, names: list[str], image_shape: tuple[int, ...] | None, strips: int):
+    """Label the rows of images, or groups of ``strips`` strips with a line between them."""
+    height = strips if image_shape is None else image_shape[-2]
     pad = 0 if image_shape is None else max(1, height // 8)
     ax.set_yticks([i * (height + pad) + height / 2 - 0.5 for i in range(len(names))], names)
     ax.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""What models make of data, as images."""
+"""Images that a model reconstructs, samples or decodes."""
 
 import math
 
@@ -22,21 +22,21 @@ def reconstructions(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Held-out data above what the model makes of them; with a corruption, the corrupted data and theirs too.
+    """Test examples above their reconstructions; of a denoising model, corrupted examples and their reconstructions.
 
     Args:
         ae: the model.
-        x: data that were not trained on, ``(N, *event)``; a dozen or so.
-        y: their labels or covariates, for a model with a condition.
-        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
-        ax: where to draw.
+        x: test examples, ``(N, *event)``; a dozen or so.
+        y: their labels or covariates, for a conditional model.
+        image_shape, limits: as in ``images``; by default the image shape of the model's data.
+        ax: the Axes to draw on; by default new ones.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
     >>> reconstructions(pa.recipes.autoencoder(digits), digits.test.x[:12], None, (8, 8)).get_title()
-    'Reconstruction of held-out data'
+    'Reconstructions of test examples'
     """
-    image_shape = image_shape or _remembered(ae)
+    image_shape = image_shape or _image_shape(ae)
     x = inputs.read(x, inputs.wanted_by(ae.model)).x[:]
     rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x, y)}
     if ae.corruption is not None:
@@ -44,7 +44,7 @@ def reconstructions(
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), names=_columns(ae), ax=ax)
     name_rows(ax, list(rows), image_shape, len(x))
-    ax.set_title("Reconstruction of held-out data")
+    ax.set_title("Reconstructions of test examples")
     return ax
 
 
@@ -58,9 +58,9 @@ def samples(
     columns: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """Means of p(x|z) for ``n`` codes drawn from the prior, or one for each row of ``y``.
+    """Means of p(x|z) for ``n`` draws of z from the prior, or one for each row of ``y``.
 
-    Under the condition Labels there is a column for each class.
+    With the condition ``Labels`` there is a column for each class.
 
     Raises:
         ValueError: the prior is improper.
@@ -70,7 +70,7 @@ def samples(
     >>> samples(pa.recipes.vae(digits), 20, (8, 8)).get_title()
     'Samples: mean of p(x|z), z from the prior'
     """
-    image_shape = image_shape or _remembered(ae)
+    image_shape = image_shape or _image_shape(ae)
     title = "Samples: mean of p(x|z), z from the prior"
     if y is None and ae.condition is not None and not ae.condition.optional:
         y, columns = ae.condition.spread(n), ae.condition.size
@@ -92,27 +92,27 @@ def filters(
     columns: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """The weights between x and the first layer's units, a picture for each unit; grey is 0, of each picture black or white its largest.
+    """The weights between x and the units of the first layer, an image per unit; grey is 0, and each image has its own scale.
 
     Args:
-        ae: a model whose encoder starts with a linear layer.
-        image_shape: as in ``images``; by default what the model remembers.
-        n: how many units; those with the longest weights.
+        ae: a model whose encoder begins with a linear layer.
+        image_shape: as in ``images``; by default that of the model's data.
+        n: number of units; those with the largest norm.
         decoder: the decoder's last linear layer instead, such as the atoms of ``pa.nets.Dictionary``.
         columns, ax: as in ``images``.
 
     Raises:
-        ValueError: there is no such layer, or it does not see x as it is.
+        ValueError: there is no such layer, or its input is not x itself.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
     >>> filters(pa.recipes.autoencoder(digits), (8, 8)).get_title()
     "Encoder's weights from x, by unit"
     """
-    image_shape = image_shape or _remembered(ae)
+    image_shape = image_shape or _image_shape(ae)
     weights = _weights(ae, decoder)
     if image_shape is not None and weights.shape[1] != math.prod(image_shape):
-        raise Undrawable(f"filters: expected a linear layer of {math.prod(image_shape)} numbers beside x, got {weights.shape[1]}")
+        raise Undrawable(f"filters: expected a linear layer with {math.prod(image_shape)} weights per unit, got {weights.shape[1]}")
     weights = weights[weights.norm(dim=1).argsort(descending=True, stable=True)[:n]]
     ax = images(weights / weights.abs().amax(1, keepdim=True).clamp(min=1e-12), image_shape, (-1.0, 1.0), columns=columns, ax=ax)
     ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit")
@@ -128,33 +128,33 @@ def manifold(
     span: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Means of p(x|z) over an n x n grid of a z of two numbers, the first from left to right, the second from bottom to top.
+    """Means of p(x|z) on an n x n grid of a two-dimensional z: z1 from left to right, z2 from bottom to top.
 
     Args:
         ae: the model.
-        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
-        n: codes in a row.
-        span: a grid of equal steps over [-span, span]; by default of equal shares of the prior, by its inverse CDF.
-        ax: where to draw.
+        image_shape, limits: as in ``images``; by default the image shape of the model's data.
+        n: grid points per side.
+        span: for a regular grid over [-span, span]; by default the grid is at quantiles of the prior, by its inverse CDF.
+        ax: the Axes to draw on; by default new ones.
 
     Raises:
-        ValueError: z is no pair of numbers, or no span is given and the prior has no inverse CDF.
+        ValueError: z is not two-dimensional, or the prior has no inverse CDF and no span is given.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
     >>> manifold(pa.recipes.vae(digits, latent_dim=2), (8, 8), n=5).get_title()
-    'Mean of p(x|z), z in equal shares of the prior'
+    'Mean of p(x|z), z at quantiles of the prior'
     """
     if tuple(ae.prior.code_shape) != (2,) or ae.condition is not None:
         raise Undrawable(f"manifold: expected a model of x alone with z of shape (2,), got {tuple(ae.prior.code_shape)}")
-    image_shape = image_shape or _remembered(ae)
+    image_shape = image_shape or _image_shape(ae)
     across = _quantiles(ae, n) if span is None else torch.linspace(-span, span, n).expand(2, n)
     z = torch.stack(torch.meshgrid(across[0], across[1].flip(0), indexing="xy"), -1).reshape(-1, 2)
     with torch.no_grad():
         ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, names=_columns(ae), ax=ax)
     ends = [f"{edge:.2g}" for edge in (across[0, 0], across[0, -1], across[1, 0], across[1, -1])]
-    steps = "equal shares of the prior" if span is None else "equal steps"
-    ax.set(xlabel=f"$z_1$ from {ends[0]} to {ends[1]}", ylabel=f"$z_2$ from {ends[2]} to {ends[3]}", title=f"Mean of p(x|z), z in {steps}")
+    grid = "at quantiles of the prior" if span is None else "on a regular grid"
+    ax.set(xlabel=f"$z_1$ from {ends[0]} to {ends[1]}", ylabel=f"$z_2$ from {ends[2]} to {ends[3]}", title=f"Mean of p(x|z), z {grid}")
     return ax
 
 
@@ -169,43 +169,43 @@ def traversal(
     steps: int = 11,
     ax: Axes | None = None,
 ) -> Axes:
-    """What each number of the code does: the first example's code with one number moved, a row for each number, the most active first.
+    """Traversal of latent dimensions: the first example's code with one dimension varied per row, the most active first.
 
-    Each is moved over the middle 98% of its values on these data, in equal steps.
+    Each dimension varies over the central 98% of its values on these examples, in equal steps.
 
     Args:
         ae: the model.
-        x: data that were not trained on, ``(N, *event)``; a hundred or more.
-        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
-        y: labels or covariates for a model with a condition.
-        n: how many numbers of the code.
-        steps: means of p(x|z) in a row.
-        ax: where to draw.
+        x: test examples, ``(N, *event)``; a hundred or more.
+        image_shape, limits: as in ``images``; by default the image shape of the model's data.
+        y: labels or covariates of a conditional model.
+        n: number of latent dimensions.
+        steps: means of p(x|z) per row.
+        ax: the Axes to draw on; by default new ones.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
     >>> len(traversal(pa.recipes.autoencoder(digits, latent_dim=3), digits.test.x, (8, 8)).get_yticks())
     3
     """
-    image_shape = image_shape or _remembered(ae)
-    codes = ae.centre(x, y).flatten(1)  # (N, numbers)
+    image_shape = image_shape or _image_shape(ae)
+    codes = ae.centre(x, y).flatten(1)  # (N, D)
     if len(codes) < 2:
-        raise Undrawable("traversal: expected at least 2 data, whose codes say how far to go, got 1")
-    moved = codes.var(0).argsort(descending=True)[:n]
-    low, high = torch.quantile(codes[:10_000, moved], torch.tensor([0.01, 0.99]).to(codes), dim=0)
+        raise Undrawable("traversal: expected at least 2 examples, whose codes determine the range, got 1")
+    dims = codes.var(0).argsort(descending=True)[:n]
+    low, high = torch.quantile(codes[:10_000, dims], torch.tensor([0.01, 0.99]).to(codes), dim=0)
     shares = torch.linspace(0, 1, steps).to(codes)[None, :]
-    z = codes[:1].repeat(len(moved) * steps, 1).reshape(len(moved), steps, -1)
-    z[torch.arange(len(moved)), :, moved] = low[:, None] * (1 - shares) + high[:, None] * shares
+    z = codes[:1].repeat(len(dims) * steps, 1).reshape(len(dims), steps, -1)
+    z[torch.arange(len(dims)), :, dims] = low[:, None] * (1 - shares) + high[:, None] * shares
     z = z.reshape(-1, *ae.prior.code_shape)
     with torch.no_grad():
         rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
-    name_rows(ax, [f"$z_{{{i + 1}}}$" for i in moved.tolist()], image_shape, steps)
-    ax.set_title("Mean of p(x|z), one number of z moved over its range on the data")
+    name_rows(ax, [f"$z_{{{i + 1}}}$" for i in dims.tolist()], image_shape, steps)
+    ax.set_title("Mean of p(x|z), one latent dimension varied per row")
     return ax
 
 
-def walk(
+def interpolation(
     ae: Autoencoder,
     x: Tensor,
     image_shape: tuple[int, ...] | None = None,
@@ -214,21 +214,21 @@ def walk(
     steps: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """From one example to another in equal steps of the code, a row for each pair: the example, means of p(x|z), the other example.
+    """Interpolation between codes, a row per pair: the first example, means of p(x|z) in equal steps of z, the second example.
 
     Args:
-        ae: a model of x alone.
-        x: data two by two, ``(2 N, *event)``.
-        image_shape, limits: as in ``images``; by default the image shape that the model remembers.
-        steps: means of p(x|z) in a row.
-        ax: where to draw.
+        ae: an unconditional model.
+        x: pairs of examples, ``(2 N, *event)``.
+        image_shape, limits: as in ``images``; by default the image shape of the model's data.
+        steps: means of p(x|z) per row.
+        ax: the Axes to draw on; by default new ones.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
-    >>> walk(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
-    'From one example to another, in equal steps of z'
+    >>> interpolation(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
+    'Interpolation between examples, in equal steps of z'
     """
-    image_shape = image_shape or _remembered(ae)
+    image_shape = image_shape or _image_shape(ae)
     x = inputs.read(x, inputs.wanted_by(ae.model)).x[:].to(ae.device)
     with torch.no_grad():
         first, last = ae.centre(x).reshape(-1, 2, *ae.prior.code_shape).unbind(1)
@@ -238,18 +238,18 @@ def walk(
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:
         name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
-    ax.set_title("From one example to another, in equal steps of z")
+    ax.set_title("Interpolation between examples, in equal steps of z")
     return ax
 
 
-def _remembered(ae: Autoencoder) -> tuple[int, ...] | None:
-    """The image shape of the data that a model was made for, or of its x ``(C, H, W)``."""
+def _image_shape(ae: Autoencoder) -> tuple[int, ...] | None:
+    """The image shape of the model's data, or of its x ``(C, H, W)``."""
     known = ae.schema.image_shape if ae.schema is not None else None
     return shape_of(torch.empty(1, *ae.likelihood.event_shape, device="meta"), known)
 
 
 def _columns(ae: Autoencoder) -> list[str] | None:
-    """The names of the columns that a model was made for."""
+    """The names of the columns of the model's data."""
     return ae.schema.names if ae.schema is not None else None
 
 
@@ -265,11 +265,11 @@ def _weights(ae: Autoencoder, decoder: bool) -> Tensor:
 
 
 def _quantiles(ae: Autoencoder, n: int) -> Tensor:
-    """The prior's own, ``(2, n)``."""
+    """Quantiles of the prior, ``(2, n)``."""
     shares = (torch.arange(n) + 0.5) / n
     try:
         return ae.prior().base_dist.icdf(shares.to(ae.device)[:, None].expand(n, 2)).detach().cpu().T
     except (NotImplementedError, AttributeError):
         raise Undrawable(
-            f"manifold: the prior {type(ae.prior).__name__} has no inverse CDF; give span=2., say, for a grid of equal steps"
+            f"manifold: the prior {type(ae.prior).__name__} has no inverse CDF; give span, such as span=2.0, for a regular grid"
         ) from None

@@ -34,7 +34,7 @@ def rank(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto"
     opened = {run: open_run(run, "compare", limit) for run in runs}
     _check_comparable(opened)
     scores = {run: _estimate(run, *opened[run], particles, proposal) for run in runs}
-    if not distributed.leads():
+    if not distributed.is_main():
         return CommandOutput("", {})
     ranked = sorted(runs, key=lambda run: -scores[run].mean)
     rows = _rows(ranked, scores)

@@ -124,7 +124,7 @@ def evaluate(
 ) -> CommandOutput:
     """Score a run's model on its test data; writes ``evaluation-PARTICLES.json``, and ``.csv`` with a row per example.
 
-    Of several processes (``pa.together``) only the first one writes and prints.
+    Of several processes (``pa.distributed``) only the first one writes and prints.
 
     Args:
         run: the run folder.
@@ -140,7 +140,7 @@ def evaluate(
     whole_number("evaluate", particles=particles, check=check or 1)
     ae, dataset = open_run(run, "evaluate", limit) if data is None else open_on_file(run, data, limit)
     terms, estimate, lines = score(ae, dataset.test, particles, proposal, check=check)
-    if not distributed.leads():
+    if not distributed.is_main():
         return CommandOutput("", {})
     results = results_of(terms, estimate)
     if estimate is not None and not isinstance(ae.posterior, Delta):

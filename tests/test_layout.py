@@ -18,7 +18,7 @@ ORDER = [  # each row may import the rows above it, and its own
     {"training"},
     {"evaluation"},
     {"plots", "structure"},
-    {"storage", "recipes", "pretraining"},
+    {"storage", "recipes", "pretraining", "portable"},
     {"sklearn", "experiment"},
     {"cli"},
 ]

@@ -120,10 +120,10 @@ def draw(vae: pa.Autoencoder, history: pa.History, plain: pa.Autoencoder, images
     pa.plots.samples(vae, 45, images.image_shape, columns=15, ax=two)
     z = plain.encode(images.test.x).mean
     near = z[:3].repeat_interleave(15, 0) + z.std(0) * torch.randn(45, z.shape[1])
-    pa.plots.images(plain.likelihood.picture(plain.decode(near)), images.image_shape, columns=15, ax=three)
+    pa.plots.images(plain.likelihood.mean_or_mode(plain.decode(near)), images.image_shape, columns=15, ax=three)
     three.set_title("Plain autoencoder: around three data's codes")
     anywhere = torch.randn(45, z.shape[1])
-    pa.plots.images(plain.likelihood.picture(plain.decode(anywhere)), images.image_shape, columns=15, ax=four)
+    pa.plots.images(plain.likelihood.mean_or_mode(plain.decode(anywhere)), images.image_shape, columns=15, ax=four)
     four.set_title("Plain autoencoder: codes from N(0, 1)")
     figure.savefig(f"{out}.png", dpi=80)
 

@@ -86,8 +86,8 @@ class _Encoder(nn.Module):
         self.ae, self.shape = ae, ae.likelihood.event_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        h = self.ae.guide.numbers(x)
-        z = self.ae.prior.code(*self.ae.posterior.centre(h))
+        h = self.ae.guide.params(x)
+        z = self.ae.prior.code(*self.ae.posterior.latent_mean(h))
         try:
             std = self.ae.posterior(h).stddev
         except (NotImplementedError, AttributeError):
@@ -103,7 +103,7 @@ class _Decoder(nn.Module):
         self.ae, self.shape = ae, ae.prior.code_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (self.ae.likelihood.picture(self.ae.model.conditional(x)),)
+        return (self.ae.likelihood.mean_or_mode(self.ae.model.conditional(x)),)
 
 
 _HALVES: dict[str, type] = {"encoder": _Encoder, "decoder": _Decoder}

@@ -113,7 +113,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise ValueError(f"Estimator.inverse_transform: expected Z with {self._n_features_out} columns, got {Z.shape[1]}")
         z = torch.as_tensor(Z, dtype=next(ae.parameters()).dtype, device=ae.device).reshape(len(Z), *ae.prior.code_shape)
         with torch.no_grad():
-            return self._rows(ae.likelihood.picture(ae.decode(z)))
+            return self._rows(ae.likelihood.mean_or_mode(ae.decode(z)))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each row in nats, ``(N,)``; where values are missing, of those that are not.
@@ -174,7 +174,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _model(self, X: Any) -> Autoencoder:
         """The trained model; where values are missing that were not in training, one that leaves them out."""
-        return self.autoencoder_.with_holes() if np.asarray(pd.isna(X)).any() else self.autoencoder_
+        return self.autoencoder_.with_missing() if np.asarray(pd.isna(X)).any() else self.autoencoder_
 
     def _rows(self, x: torch.Tensor) -> Any:
         return self.autoencoder_.schema.frame(x) if self._is_table else x.cpu().numpy()

@@ -37,7 +37,7 @@ def test_samples_are_of_the_class_asked_for(digits):
     cvae = pa.recipes.conditional(digits, latent_dim=4)
     pa.fit(cvae, digits.train, epochs=40, batch_size=64, lr=3e-3, progress=False, seed=0)
     y = torch.arange(200) % 10
-    means = cvae.likelihood.picture(cvae.decode(cvae.sample_prior(y=y), y)).detach()
+    means = cvae.likelihood.mean_or_mode(cvae.decode(cvae.sample_prior(y=y), y)).detach()
     judge = KNeighborsClassifier(3).fit(digits.train.x.numpy(), digits.train.labels.numpy())
     assert judge.score(means.numpy(), y.numpy()) > 0.8
 
@@ -83,7 +83,7 @@ def test_labels_that_are_missing_are_summed_out(digits):
     labels[::2] = -1
     with torch.no_grad():  # a style whose scale is 0 takes the noise out
         ae.posterior.network[-1].weight[3:].zero_(), ae.posterior.network[-1].bias[3:].fill_(-12.0)
-    logits, features = ae.guide.numbers(x).split([10, 8], -1)
+    logits, features = ae.guide.params(x).split([10, 8], -1)
     bounds = []
     for y in torch.eye(10):
         q = ae.posterior.below(features, y.expand(40, 10))
@@ -164,7 +164,7 @@ WRONG = {
     "no condition": (lambda: small_vae(condition=10), r"pa.conditions.Labels\(10\), got 10"),
     "one level": (lambda: small_vae(prior=pa.priors.Clusters(4)), "posterior Normal: draws z, but the prior Clusters z and y"),
     "penalty": (lambda: pa.fit(small_vae(), X, elbo=pa.Penalised(pa.penalties.Classification())), "a guide that draws a class"),
-    "samples": (lambda: pa.plots.samples(small_vae(condition=COVARIATES)), "no classes to draw one by one; give y"),
+    "samples": (lambda: pa.plots.samples(small_vae(condition=COVARIATES)), "no classes to go through; give y"),
     "prior from Pyro": (lambda: pa.priors.FromPyro("Gumbel", 3, loc=0.0), "scale has none"),
 }
 

@@ -155,7 +155,7 @@ METHODS = {  # of a model on CUDA, called with data on the CPU
     "encode": lambda ae: ae.encode(X).mean,
     "decode": lambda ae: ae.decode(torch.zeros(5, 4)).mean,
     "reconstruct": lambda ae: ae.reconstruct(X),
-    "centre": lambda ae: ae.centre(X),
+    "centre": lambda ae: ae.latent_mean(X),
     "sample": lambda ae: ae.sample(3),
 }
 EVALUATIONS = {

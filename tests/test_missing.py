@@ -11,7 +11,7 @@ from pyro import distributions as dist
 import pyroae as pa
 
 
-def with_holes(exact):
+def with_missing(exact):
     """The linear-Gaussian model told that NaN is missing; its guide, made for complete data, is only a proposal."""
     return exact.ae.replace(likelihood=pa.likelihoods.Missing(exact.ae.likelihood), posterior=pa.posteriors.StudentT(df=4.0, scale=0.7))
 
@@ -27,7 +27,7 @@ def conditional(exact, row):
 
 def test_missing_entries_count_for_nothing():
     exact = linear_gaussian()
-    ae, x = with_holes(exact), exact.x.clone()
+    ae, x = with_missing(exact), exact.x.clone()
     x[:, [1, 4]] = torch.nan
     seen = [0, 2, 3, 5, 6]
     covariance = exact.w @ exact.w.T + exact.noise**2 * torch.eye(7, dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_missing_entries_count_for_nothing():
 
 def test_imputations_are_draws_from_the_exact_conditional():
     exact = linear_gaussian()
-    ae, x = with_holes(exact), exact.x[:3].clone()
+    ae, x = with_missing(exact), exact.x[:3].clone()
     x[0, [1, 4]], x[1, :5], x[2, 6] = torch.nan, torch.nan, torch.nan
     drawn = pa.impute(ae, x, draws=3000, particles=20000)
     assert drawn.shape == (3000, 3, 7) and torch.equal(drawn[:, ~x.isnan()], x[~x.isnan()].expand(3000, -1))

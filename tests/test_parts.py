@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyroae as pa
-from pyroae.model import nets
+from pyroae.model import networks
 from pyroae.model.building import Context
 from pyroae.model.distributions import NormalMixture
 from pyroae.registry import members, name_of
@@ -315,7 +315,7 @@ def test_a_flows_density_is_its_bases_times_the_jacobian(kind):
     with torch.no_grad():
         for p in prior.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    flow, x = prior.distribution, 1.5 * torch.randn(20, 3, dtype=torch.float64)
+    flow, x = prior.flow.distribution, 1.5 * torch.randn(20, 3, dtype=torch.float64)
 
     def push(one):
         for step in flow.transforms:
@@ -421,7 +421,7 @@ def test_columns_of_a_table_may_stand_in_another_order():
     h, x = torch.randn(7, table.size), torch.tensor([[0.5, 3.0, -1.0]]).expand(7, 3)
     p, q = table(h), sorted_table(h)
     assert torch.equal(p.log_prob(x), q.log_prob(x[:, [0, 2, 1]]))
-    assert torch.equal(p.mean, q.mean[:, [0, 2, 1]]) and torch.equal(table.picture(p), sorted_table.picture(q)[:, [0, 2, 1]])
+    assert torch.equal(p.mean, q.mean[:, [0, 2, 1]]) and torch.equal(table.mean_or_mode(p), sorted_table.mean_or_mode(q)[:, [0, 2, 1]])
     torch.manual_seed(0)
     drawn = p.expand((3, 7)).sample()
     torch.manual_seed(0)
@@ -625,7 +625,7 @@ def test_mlp_depth_activation_and_dropout():
     assert sum(isinstance(layer, torch.nn.Dropout) for layer in network) == 2
     x = torch.randn(7, 8, 8)
     assert not torch.equal(network.train()(x), network(x)) and torch.equal(network.eval()(x), network(x))
-    assert nets.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
+    assert networks.apply(network, torch.randn(2, 3, 7, 8, 8), 2).shape == (2, 3, 7, 5)
 
 
 def test_a_trained_flow_is_replaced_and_copied():
@@ -664,7 +664,7 @@ def test_library_size_takes_totals_and_shares_from_data():
     assert likelihood.log_shares.exp().tolist() == pytest.approx([0.8, 0.2, 0.0], abs=0.01) and likelihood.log_shares.isfinite().all()
     p = likelihood(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     assert p.mean.sum().item() == pytest.approx(likelihood.total.sum().exp().item(), rel=1e-4)
-    shown = likelihood.shown(x)
+    shown = likelihood.preprocess(x)
     assert shown.shape == (600, 4) and shown[:, 3].mean().abs() < 1e-4 and shown[:, 3].std() == pytest.approx(1.0, rel=0.01)
     vae = pa.recipes.vae(torch.poisson(torch.full((50, 64), 3.0)))
     assert isinstance(vae.likelihood, pa.likelihoods.LibrarySize) and vae.sample(3).shape == (3, 64)

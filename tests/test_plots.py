@@ -127,7 +127,7 @@ def test_a_walk_ends_at_the_reconstructions_of_both_data(grey, ax):
 def test_a_traversal_moves_one_number_from_end_to_end(ax):
     ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Normal(4), pa.posteriors.Delta(), nn.Linear(4, 2), Corner())
     x = torch.randn(300, 4)
-    codes = ae.centre(x)
+    codes = ae.latent_mean(x)
     order = codes.var(0).argsort(descending=True).tolist()
     drawn = canvas(pa.plots.traversal(ae, x, (2, 2), (-9.0, 9.0), steps=3, ax=ax)) * 18 - 9
     for row, moved in enumerate(order):

@@ -25,7 +25,7 @@ def gallery():
         "Bernoulli": small_vae(),
         "Normal, learned scale": small_vae(likelihood=pa.likelihoods.Normal(64)),
         "standardised columns": pa.recipes.vae(torch.randn(40, 64) * 5 + 3, latent_dim=4, hidden=8),
-        "holes": pa.recipes.vae(grey.round(), latent_dim=4, hidden=8).with_holes(),
+        "holes": pa.recipes.vae(grey.round(), latent_dim=4, hidden=8).with_missing(),
         "a mixed table": mixed_table()[0],
         "Delta": pa.recipes.autoencoder(grey, latent_dim=4, hidden=8),
         "dictionary": pa.recipes.sparse(grey, latent_dim=4, hidden=8),
@@ -56,8 +56,8 @@ def test_the_numbers_are_the_models(name, suffix, tmp_path):
     outputs = {part: pa.export(ae, tmp_path / f"{part}{suffix}", part) for part in ("encoder", "decoder")}
     for rows in (1, 7):
         x = (torch.rand(rows, *ae.likelihood.event_shape) > 0.5).to(next(ae.parameters()).dtype)
-        z = ae.centre(x)
-        expected = {"z": z, "x": ae.likelihood.picture(ae.decode(z)).detach()}
+        z = ae.latent_mean(x)
+        expected = {"z": z, "x": ae.likelihood.mean_or_mode(ae.decode(z)).detach()}
         if outputs["encoder"][1:]:
             expected["z_std"] = ae.encode(x).stddev.detach()
         found = {}

@@ -137,7 +137,7 @@ def test_codes_of_new_rows_by_column_names(trained, capsys):
     people(20, seed=2)[["town", "visits", "income", "age"]].to_csv("new.csv", index=False)
     run("encode", "r", "--data", "new.csv", "--out", "codes.csv", capsys=capsys)
     codes = pd.read_csv("codes.csv")
-    ours = pa.load("r/model.safetensors").centre(people(20, seed=2))
+    ours = pa.load("r/model.safetensors").latent_mean(people(20, seed=2))
     assert list(codes) == ["z1", "z2"] and np.allclose(codes, ours, atol=1e-5)
     people(5).drop(columns="age").to_csv("new.csv", index=False)
     assert "there is no column 'age'" in run("encode", "r", "--data", "new.csv", capsys=capsys, code=2)

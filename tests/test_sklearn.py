@@ -66,7 +66,7 @@ def test_scores_and_codes_are_those_of_the_library():
         np.testing.assert_array_equal(estimator.set_params(proposal=proposal).score_samples(IRIS), expected.values)
     assert estimator.score(IRIS) == pytest.approx(expected.mean)
     np.testing.assert_array_equal(estimator.transform(IRIS), pa.codes(ae, IRIS))
-    z = ae.centre(torch.as_tensor(IRIS, dtype=torch.float32))
+    z = ae.latent_mean(torch.as_tensor(IRIS, dtype=torch.float32))
     np.testing.assert_allclose(estimator.inverse_transform(z.numpy()), ae.reconstruct(IRIS), rtol=1e-5)
     assert estimator.history_.rows[-1]["epoch"] == 2
 

@@ -45,7 +45,7 @@ def impute(
     False
     """
     whole_number("impute", draws=draws, particles=particles)
-    given, model = x, model.with_holes() if hasattr(model, "with_holes") else model
+    given, model = x, model.with_missing() if hasattr(model, "with_missing") else model
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)

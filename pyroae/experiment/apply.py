@@ -70,10 +70,10 @@ def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT)
         ValueError: a folder that is no run, data without its columns or with unknown categories.
     """
     ae, settings = open_model(run, "encode", limit)
-    ae = ae.with_holes()
+    ae = ae.with_missing()
     rows, _ = read_rows(data, ae, settings)
     with programs.eval_mode(ae, seed=0):
-        codes = ae.centre(*(column[:] for column in as_tensors(rows, ae.model))).flatten(1).cpu()
+        codes = ae.latent_mean(*(column[:] for column in as_tensors(rows, ae.model))).flatten(1).cpu()
     return _answer(run, pd.DataFrame({f"z{i + 1}": column for i, column in enumerate(codes.numpy().T)}), out)
 
 

@@ -42,7 +42,7 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
     if bounds is None or ae.condition is not None:
         return None
     with programs.eval_mode(ae, seed=0):
-        codes = ae.centre(as_data(data.test, ae.model, ae.guide)[0][:_CODES]).flatten(1)
+        codes = ae.latent_mean(as_data(data.test, ae.model, ae.guide)[0][:_CODES]).flatten(1)
         mean, axes, names = _plane(codes)
         dots = (codes - mean) @ axes.T  # (N, 2)
         low, high = torch.quantile(dots, torch.tensor([0.005, 0.995]).to(dots), dim=0)
@@ -54,7 +54,7 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
         across, down = (low + steps * (high - low)).T
         grid = torch.cartesian_prod(down.flip(0), across).flip(1)  # row by row from the top, (side^2, 2)
         z = (mean + grid @ axes).clamp(*bounds).reshape(-1, *ae.prior.code_shape)
-        x = torch.cat([ae.likelihood.picture(ae.decode(part)).flatten(1).cpu() for part in z.split(_BATCH)])
+        x = torch.cat([ae.likelihood.mean_or_mode(ae.decode(part)).flatten(1).cpu() for part in z.split(_BATCH)])
     labels = None if data.test.classes is None else data.test.classes[: len(dots)][:_DOTS].tolist()
     return {
         "png": _png(_sprite(x, side, tile, options["limits"])),

@@ -1,11 +1,10 @@
-"""The one model: p(z) p(x|z) and q(z|x) as a pair of Pyro programs, composed of parts."""
+"""``Autoencoder``: p(z) p(x|z) and q(z|x) as a pair of Pyro programs, composed of parts."""
 
 import copy
 import itertools
 import math
 from typing import Any
 
-import pyro
 import torch
 from pyro import distributions as dist
 from pyro.infer import ELBO
@@ -17,93 +16,18 @@ from ..data import frames, inputs
 from ..data.schema import Schema
 from ..nested import copied, without_graphs
 from ..threads import alone, one_at_a_time
-from . import conditions, nets
+from . import conditions, networks
 from .building import Context
 from .conditions import Condition
 from .corruption import Corruption
 from .likelihoods import Likelihood, Product
-from .likelihoods.combined import with_columns, with_holes
+from .likelihoods.combined import with_columns, with_missing
 from .nets import Network
 from .posteriors import Posterior
 from .priors import FromDistribution, Prior
+from .programs import Guide, Model
 
-_serial = itertools.count()  # every Autoencoder has a name of its own in Pyro's parameter store
-
-
-class Model(PyroModule):
-    """The generative program p(z) p(x|z): sites ``z`` and ``x`` in the plate ``data``."""
-
-    examples_are_independent = True  # and networks take dimensions left of the batch: scoring may split data into blocks
-
-    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None, schema: Schema | None = None):
-        super().__init__()
-        self.prior, self.likelihood, self.decoder, self.condition, self.schema = prior, likelihood, decoder, condition, schema
-
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int | None = None) -> Tensor:
-        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` data where it is ``None``; returns x. ``y`` is for the condition."""
-        if x is not None:
-            self.likelihood.check_shape(x)
-        given = [len(each) for each in (x, y) if each is not None]
-        n = given[0] if given else n or 1
-        c = conditions.read(self.condition, y, n)
-        with pyro.plate("data", n):
-            return pyro.sample("x", self.conditional(self.prior.draw(c), c), obs=x)
-
-    def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
-        """p(x|z) for what the decoder sees, ``(..., *code_shape)``, and the condition's numbers."""
-        return self.likelihood(nets.apply(self.decoder, z, len(self.prior.code_shape), conditions.shown(self.condition, c)))
-
-    @property
-    def takes_labels(self) -> bool:
-        """Whether it is called with labels or covariates beside x."""
-        return self.condition is not None
-
-    def check_data(self, x: Tensor, y: Tensor | None = None):
-        """``ValueError`` unless ``x`` are data that this likelihood can have produced, and ``y`` what the condition takes."""
-        self.likelihood.check(x)
-        if conditions.read(self.condition, y, len(x)) is not None:
-            self.condition.check(y)
-
-
-class Guide(PyroModule):
-    """The encoder's program q(z|x): site ``z`` in the plate ``data``. While training it sees x through the corruption."""
-
-    examples_are_independent = True
-
-    def __init__(
-        self,
-        posterior: Posterior,
-        encoder: nn.Module,
-        corruption: Corruption | None,
-        condition: Condition | None,
-        likelihood: Likelihood,
-    ):
-        super().__init__()
-        self.posterior, self.encoder, self.corruption, self.condition = posterior, encoder, corruption, condition
-        self.x_dim, self.has_holes, self.mask = len(likelihood.event_shape), likelihood.has_holes, likelihood.mask
-        self.shown = likelihood.shown
-
-    def forward(self, x: Tensor, y: Tensor | None = None, n: int | None = None) -> Tensor:
-        """Sample z given ``x`` of shape ``(B, *event)`` and ``y`` for the condition."""
-        if self.training and self.corruption is not None:
-            x = self.corruption(x)
-        c = conditions.read(self.condition, y, len(x))
-        with pyro.plate("data", len(x)):
-            return self.posterior.draw(self.numbers(x, c), c)
-
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> dist.Distribution:
-        """q(z|x) for ``x`` of shape ``(..., *event)``, as it is given: no corruption here."""
-        return self.posterior(self.numbers(x, c))
-
-    def numbers(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """The encoder's output, ``(..., size)``; of x as the likelihood shows it, 0 where it is missing, and with ``mask`` which is not."""
-        mask = ~x.isnan() if self.mask else None
-        x = self.shown(x)
-        if self.has_holes:
-            x = x.masked_fill(x.isnan(), 0.0)
-        if mask is not None:
-            x = torch.cat([x, mask.to(x.dtype)], -self.x_dim)
-        return nets.apply(self.encoder, x, self.x_dim, conditions.shown(self.condition, c))
+_serial = itertools.count()  # every Autoencoder has its own name in Pyro's parameter store
 
 
 class Autoencoder(PyroModule):
@@ -113,15 +37,15 @@ class Autoencoder(PyroModule):
         prior: p(z), a part or any Pyro distribution.
         likelihood: p(x|z), which states the shape of one x.
         posterior: q(z|x); takes its size from the prior.
-        encoder: x to the posterior's numbers; a recipe such as ``pa.nets.MLP(128)`` or an ``nn.Module``, tried once here.
-        decoder: z to the likelihood's numbers, likewise.
-        condition: what is known beside x, such as labels; given to prior, encoder and decoder: p(z|y) p(x|z,y), q(z|x,y).
-        corruption: applied to the encoder's input while training, and only then.
-        objective: the Pyro ELBO that ``fit`` uses when it is given none.
-        schema: column names and kinds, or the image shape, of x; ``fit`` takes it from the data where it is not given.
+        encoder: from x to the posterior's parameters; a recipe such as ``pa.nets.MLP(128)``, or an ``nn.Module``, called once here.
+        decoder: from z to the likelihood's parameters, likewise.
+        condition: labels or covariates y, an input of prior, encoder and decoder: p(z|y) p(x|z,y), q(z|x,y).
+        corruption: of the encoder's input in training mode.
+        objective: the Pyro ELBO that ``fit`` uses by default.
+        schema: column names and kinds, or the image shape, of x; by default ``fit`` takes it from the data.
 
     Raises:
-        ValueError: parts that do not fit each other.
+        ValueError: parts that do not match each other.
 
     >>> import pyroae as pa
     >>> vae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(128), pa.nets.MLP(128))
@@ -129,7 +53,7 @@ class Autoencoder(PyroModule):
     (torch.Size([8]), torch.Size([64]))
     """
 
-    @alone  # first weights are drawn
+    @alone  # initial weights are random
     def __init__(
         self,
         prior: Prior | dist.Distribution,
@@ -160,12 +84,12 @@ class Autoencoder(PyroModule):
         self._recipes = {"encoder": encoder, "decoder": decoder}
         _require(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = likelihood.input_shape
-        beside = conditions.width(condition)
-        x_shape = nets.widened(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
+        beside = conditions.input_size(condition)
+        x_shape = networks.concat_shape(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
         image = _image_of(likelihood, schema)
-        seen = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
-        encoder = nets.fit_between(encoder, x_shape, posterior.size, "encoder", image=seen)
-        decoder = nets.fit_between(decoder, nets.widened(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image)
+        encoder_image = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
+        encoder = networks.build(encoder, x_shape, posterior.size, "encoder", image=encoder_image)
+        decoder = networks.build(decoder, networks.concat_shape(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image)
         guide = Guide(posterior, encoder, corruption, condition, likelihood)
         prior = prior.build(Context(guide=guide, likelihood=likelihood))
         self.model, self.guide = Model(prior, likelihood, decoder, condition, schema), guide
@@ -182,12 +106,12 @@ class Autoencoder(PyroModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The constructor's arguments: parts as they are now, networks as the recipes they were given as."""
+        """The constructor's arguments: the current parts, and the networks' recipes."""
         parts = {name: getattr(self, name) for name in ("prior", "likelihood", "posterior")}
         return (
             parts
@@ -202,23 +126,23 @@ class Autoencoder(PyroModule):
 
     @property
     def has_closed_form_kl(self) -> bool:
-        """Whether Pyro knows KL(q(z|x) || p(z)) in closed form; otherwise it is estimated from the draws."""
+        """Whether Pyro has KL(q(z|x) || p(z)) in closed form; otherwise it is estimated from the draws."""
         if len(self.prior.sites) > 1:
             return False
         try:
             like = next(self.parameters(), torch.zeros(()))
             c = None if self.condition is None else like.new_zeros(1, self.condition.size)
-            kl_divergence(self.guide.conditional(like.new_zeros(1, *self.likelihood.event_shape), c), self.prior.given(c))
+            kl_divergence(self.guide.conditional(like.new_zeros(1, *self.likelihood.event_shape), c), self.prior.conditional(c))
         except NotImplementedError:
             return False
         return True
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """q(z|x) for clean ``x`` of shape ``(B, *event)``, and ``y`` for the condition."""
-        return self.guide.conditional(*self._shown(x, y))
+        """q(z|x) for uncorrupted ``x`` of shape ``(B, *event)``, and ``y`` for the condition."""
+        return self.guide.conditional(*self._inputs(x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """p(x|z) for what the decoder sees, ``(..., *code_shape)``: z, with the class behind it under ClassAndStyle."""
+        """p(x|z) for the decoder's input ``(..., *code_shape)``: z, followed by the class for ClassAndStyle."""
         shape = self.prior.code_shape
         if z.shape[z.dim() - len(shape) :] != shape:
             raise ValueError(f"decode: expected z of shape (..., {', '.join(map(str, shape))}), got {tuple(z.shape)}")
@@ -226,22 +150,22 @@ class Autoencoder(PyroModule):
 
     @torch.no_grad()
     def reconstruct(self, x: Any, y: Any = None) -> Any:
-        """The mean of p(x|z) (of categories, the likeliest) at the mean of q(z|x), ``(B, *event)``; for a DataFrame a DataFrame."""
-        z, wanted = self.centre(x, y), inputs.wanted_by(self.model)
+        """The mean of p(x|z) (the mode of categories) at the mean of q(z|x), ``(B, *event)``; a DataFrame for a DataFrame."""
+        z, wanted = self.latent_mean(x, y), inputs.wanted_by(self.model)
         if self.condition is not None:
             y = inputs.read(x, wanted).y if y is None else inputs.labels(y, wanted)
-        return frames.of_rows(self.likelihood.picture(self.decode(z, y)), x, self.schema)
+        return frames.of_rows(self.likelihood.mean_or_mode(self.decode(z, y)), x, self.schema)
 
     @torch.no_grad()
-    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The middle of q(z|x), as the decoder sees it: ``(B, *code_shape)``."""
-        return self.prior.code(*self.posterior.centre(self.guide.numbers(*self._shown(x, y))))
+    def latent_mean(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of q(z|x), as the decoder's input: ``(B, *code_shape)``."""
+        return self.prior.code(*self.posterior.latent_mean(self.guide.params(*self._inputs(x, y))))
 
     @torch.no_grad()
     def sample(self, n: int = 1, y: Tensor | None = None) -> Tensor:
         """``n`` draws from p(x), or one for each row of ``y`` from p(x|y), shape ``(n, *event)``: z from the prior, then x given z.
 
-        Waits while another thread trains or evaluates, whose random numbers it would take.
+        Waits while another thread trains or evaluates, since all threads share torch's random numbers.
 
         Raises:
             ValueError: the prior is improper.
@@ -249,24 +173,25 @@ class Autoencoder(PyroModule):
         with one_at_a_time():
             return self.decode(self.sample_prior(n, y), y).sample()
 
-    def _shown(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        found = inputs.read(x, inputs.wanted_by(self.model))
-        x = found.x[:]
+    def _inputs(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x as a tensor on the device, and the condition's vectors."""
+        data = inputs.read(x, inputs.wanted_by(self.model))
+        x = data.x[:]
         if self.condition is not None:
-            y = found.y if y is None else inputs.labels(y, inputs.wanted_by(self.model))
+            y = data.y if y is None else inputs.labels(y, inputs.wanted_by(self.model))
         self.likelihood.check_shape(x)
         return x.to(self.device), self._context(y, len(x))
 
     def _context(self, y: Tensor | None, n: int) -> Tensor | None:
-        """The condition's numbers for ``n`` data."""
-        return conditions.read(self.condition, y.to(self.device) if isinstance(y, Tensor) else y, n)
+        """The condition's vectors of ``n`` examples."""
+        return conditions.encode(self.condition, y.to(self.device) if isinstance(y, Tensor) else y, n)
 
     @torch.no_grad()
     def sample_prior(self, n: int = 1, y: Tensor | None = None) -> Tensor:
-        """``n`` codes from the prior, or one for each row of ``y``, shape ``(n, *code_shape)``; ``ValueError`` where it is improper."""
+        """``n`` draws from the prior, or one for each row of ``y``, shape ``(n, *code_shape)``; ``ValueError`` for an improper prior."""
         if not self.prior.proper:
             raise ValueError(
-                f"sample: the prior {type(self.prior).__name__} is improper, there is nothing to draw from; "
+                f"sample: the prior {type(self.prior).__name__} is improper and cannot be drawn from; "
                 "use a proper prior such as pa.priors.Normal"
             )
         n = n if y is None else len(y)
@@ -275,7 +200,7 @@ class Autoencoder(PyroModule):
 
     @alone
     def replace(self, **changes) -> "Autoencoder":
-        """A new Autoencoder with some parts changed. What still fits is kept, trained, as a copy; what does not is rebuilt.
+        """A new Autoencoder with some parts changed. Parts and weights that still fit are copied, the others are rebuilt.
 
         >>> import pyroae as pa
         >>> vae = pa.recipes.vae(pa.data.load("digits"))
@@ -283,7 +208,7 @@ class Autoencoder(PyroModule):
         torch.Size([16])
 
         Raises:
-            ValueError: an unknown part, or a network of the user's own that fits the new parts no more.
+            ValueError: an unknown part, or a network of the user's that no longer fits.
         """
         for name in changes:
             if name not in self.parts:
@@ -305,18 +230,18 @@ class Autoencoder(PyroModule):
             new.decoder.load_state_dict(old.decoder.state_dict())
         return new.to(self.device).train(self.training)
 
-    def with_holes(self) -> "Autoencoder":
-        """The same model for data in which any entry may be missing (NaN): itself where it is one already, otherwise a copy.
+    def with_missing(self) -> "Autoencoder":
+        """The same model for data in which any entry may be missing (NaN): itself if it allows that already, otherwise a copy.
 
         >>> import pyroae as pa
         >>> vae = pa.recipes.vae(torch.rand(20, 4))
-        >>> pa.impute(vae.with_holes(), torch.tensor([[0.5, 0.1, 0.9, torch.nan]])).shape
+        >>> pa.impute(vae.with_missing(), torch.tensor([[0.5, 0.1, 0.9, torch.nan]])).shape
         torch.Size([1, 1, 4])
         """
-        likelihood = with_holes(self.likelihood)
+        likelihood = with_missing(self.likelihood)
         if likelihood is self.likelihood:
             return self
-        with torch.random.fork_rng(devices=[]):  # a copy is made of new networks
+        with torch.random.fork_rng(devices=[]):
             return self.replace(likelihood=likelihood)
 
     def _encoder_ends(self) -> tuple:
@@ -324,15 +249,15 @@ class Autoencoder(PyroModule):
             self.likelihood.event_shape,
             self.likelihood.input_shape,
             self.likelihood.mask,
-            self.posterior.widths,
-            conditions.width(self.condition),
+            self.posterior.param_sizes,
+            conditions.input_size(self.condition),
         )
 
     def _decoder_ends(self) -> tuple:
-        return self.prior.code_shape, self.likelihood.widths, conditions.width(self.condition)
+        return self.prior.code_shape, self.likelihood.param_sizes, conditions.input_size(self.condition)
 
     def __deepcopy__(self, memo: dict) -> "Autoencoder":
-        """A copy that shares nothing, not even its name in Pyro's parameter store."""
+        """A copy that shares nothing, with its own name in Pyro's parameter store."""
         new = Autoencoder.__new__(Autoencoder)
         memo |= {id(self): new} | without_graphs(self)
         new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
@@ -344,7 +269,7 @@ class Autoencoder(PyroModule):
 
 
 def _image_of(likelihood: Likelihood, schema: Schema | None) -> list[int] | None:
-    """``(C, H, W)`` of an x that is an image, as its likelihood or its schema has it; otherwise one square channel, where that fits."""
+    """``(C, H, W)`` of an image x, from the likelihood or the schema; otherwise one square channel, if x has a square size."""
     event, known = likelihood.event_shape, schema.image_shape if schema is not None else None
     if len(event) == 3:
         return list(event)

@@ -1,4 +1,4 @@
-"""How priors, posteriors and likelihoods, which are recipes, become modules of one model."""
+"""How a prior, posterior or likelihood, which is a recipe, becomes a module of a model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -8,6 +8,7 @@ from torch import nn
 
 from ..nested import copied
 from ..registry import Part
+from .conditional import Shape, as_shape
 
 if TYPE_CHECKING:
     from .likelihoods import Likelihood
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a part may know of the model that it is built for.
+    """What a part is built for.
 
     Args:
-        event_shape: shape of one z for a prior or a posterior, of one x for a likelihood; ``None`` keeps the part's own.
-        prior: the model's, for its posterior.
-        guide: the model's, for its prior.
-        likelihood: the model's, for its prior.
+        event_shape: shape of one z for a prior or posterior, of one x for a likelihood; ``None`` keeps the part's own.
+        prior: of the model, for its posterior.
+        guide: of the model, for its prior.
+        likelihood: of the model, for its prior.
     """
 
     event_shape: torch.Size | None = None
@@ -31,15 +32,19 @@ class Context:
     likelihood: "Likelihood | None" = None
 
 
-class DistributionPart(Part):
-    """A prior, posterior or likelihood: a recipe, of which every model builds a module of its own.
+class DistributionPart(Part, nn.Module):
+    """A prior, posterior or likelihood: a recipe from which every model builds its own module.
 
-    The part that was given is never trained or changed by a model. What it has learned already is copied.
+    A model never trains or changes the part that it is made from; learned values of the part are copied.
     """
 
     event_shape: torch.Size | None
 
+    def __init__(self, event_shape: Shape | None = None):
+        super().__init__()
+        self.event_shape = None if event_shape is None else as_shape(event_shape, type(self).__name__)
+
     def build(self, context: Context) -> Self:
-        """A module for one model: a copy, or a new one where the model has events of another shape."""
+        """A module for one model: a copy, or a new one for events of another shape."""
         shape = context.event_shape
         return copied(self) if shape in (None, self.event_shape) else self.replace(event_shape=tuple(shape))

@@ -1,4 +1,4 @@
-"""Conditions: what is known beside x, a label or covariates, as numbers that the parts are given."""
+"""Conditions: labels or covariates y beside x, as vectors that are inputs of the prior, encoder and decoder."""
 
 import torch
 from torch import Tensor
@@ -15,32 +15,32 @@ def __dir__() -> list[str]:
 
 @register_base("conditions")
 class Condition(Part):
-    """Turns ``y`` into numbers ``(B, size)``.
+    """Encodes ``y`` as vectors ``(B, size)``.
 
     >>> import pyroae as pa
     >>> isinstance(pa.conditions.Labels(3), Condition)
     True
     """
 
-    size: int  # numbers for one example
-    shown = True  # whether encoder and decoder see them; otherwise the prior and the posterior alone do
-    optional = False  # whether the model can do without y
-    scored = "log p(x|y)"  # what the likelihood of data with y is
+    size: int  # of the vector of one example
+    for_networks = True  # whether it is an input of encoder and decoder; otherwise of the prior and the posterior alone
+    optional = False  # whether y may be left out
+    scored = "log p(x|y)"  # name of the log-likelihood of data with y
 
     def __call__(self, y: Tensor) -> Tensor:
-        """y as numbers ``(..., size)``. Looks at no value."""
+        """The vectors ``(..., size)``, without checks of values."""
         raise NotImplementedError
 
     def check_shape(self, y: Tensor, n: int):
-        """``ValueError`` unless ``y`` has one row for each of ``n`` data."""
+        """``ValueError`` unless ``y`` has a row for each of ``n`` examples."""
         raise NotImplementedError
 
     def check(self, y: Tensor):
-        """``ValueError`` unless the values of ``y`` are possible."""
+        """``ValueError`` unless the values of ``y`` are valid."""
 
     def spread(self, n: int) -> Tensor:
-        """y for ``n`` pictures, every kind in turn; ``ValueError`` where there are no kinds."""
-        raise ValueError(f"condition {type(self).__name__}: has no classes to draw one by one; give y")
+        """``n`` values of y, each class in turn; ``ValueError`` for a condition without classes."""
+        raise ValueError(f"condition {type(self).__name__}: has no classes to go through; give y")
 
     def _expect(self, sound: bool, expected: str, y):
         if not sound:
@@ -50,7 +50,7 @@ class Condition(Part):
 
 @register("conditions")
 class Labels(Condition):
-    """A class for each example: y of shape ``(B,)``, whole numbers from 0; parts see it as a one-hot vector.
+    """A class for each example: y of shape ``(B,)``, whole numbers from 0, encoded as one-hot vectors.
 
     >>> Labels(3)(torch.tensor([0, 2]))
     tensor([[1., 0., 0.],
@@ -81,18 +81,18 @@ class Labels(Condition):
 
 @register("conditions")
 class PartialLabels(Labels):
-    """Labels of some of the data, -1 for the others: those are summed out. For the posterior ``Clusters`` (Kingma et al. 2014).
+    """Labels of some examples, -1 for the others, whose labels are summed out; for the posterior ``Clusters`` (Kingma et al. 2014).
 
     >>> PartialLabels(3)(torch.tensor([0, -1])).shape
     torch.Size([2, 3])
     """
 
-    shown, optional, scored = False, True, "log p(x,y)"
+    for_networks, optional, scored = False, True, "log p(x,y)"
 
 
 @register("conditions")
 class Covariates(Condition):
-    """Numbers for each example: y of shape ``(B, size)``, as they are.
+    """Covariates of each example: y of shape ``(B, size)``, used unchanged.
 
     >>> Covariates(2)(torch.zeros(5, 2)).shape
     torch.Size([5, 2])
@@ -114,18 +114,18 @@ class Covariates(Condition):
             raise ValueError("condition Covariates: expected finite numbers, got NaN or infinity")
 
 
-def width(condition: Condition | None) -> int:
-    """How many numbers encoder and decoder are given beside their own."""
-    return condition.size if condition is not None and condition.shown else 0
+def input_size(condition: Condition | None) -> int:
+    """The size of the condition's vector as an input of encoder and decoder."""
+    return condition.size if condition is not None and condition.for_networks else 0
 
 
-def shown(condition: Condition | None, c: Tensor | None) -> Tensor | None:
-    """Of the condition's numbers, those that encoder and decoder are given."""
-    return c if width(condition) else None
+def for_networks(condition: Condition | None, c: Tensor | None) -> Tensor | None:
+    """The condition's vectors as an input of encoder and decoder, or ``None``."""
+    return c if input_size(condition) else None
 
 
-def read(condition: Condition | None, y: Tensor | None, n: int) -> Tensor | None:
-    """The numbers for ``n`` data.
+def encode(condition: Condition | None, y: Tensor | None, n: int) -> Tensor | None:
+    """The condition's vectors of ``n`` examples; ``None`` for a model without a condition.
 
     Raises:
         ValueError: y is missing, of the wrong shape, or given to a model without a condition.

@@ -1,13 +1,11 @@
 """Networks: recipes that size themselves by the parts beside them, or the user's own ``nn.Module``."""
 
-import copy
 from collections.abc import Sequence
 from math import isqrt, prod
 
 import torch
 from torch import Tensor, nn
 
-from ..bounded import TooManyNumbers, build_here
 from ..checks import did_you_mean, whole_number
 from ..registry import Part, members, register, register_base
 
@@ -267,91 +265,6 @@ class Deconv(Network):
         for thick, thin in zip(self.channels, [*self.channels[1:], outputs // prod(image[1:])]):
             layers += [nn.ConvTranspose2d(thick, thin, 4, stride=2, padding=1), self.activation()]
         return nn.Sequential(*layers[:-1], nn.Flatten())
-
-
-def apply(network: nn.Module, x: Tensor, event_dim: int, c: Tensor | None = None) -> Tensor:
-    """``network`` on ``x`` of shape ``(..., *event)``, as a matrix of flat outputs ``(..., outputs)``.
-
-    The network itself sees one leading dimension, whatever the particles and plates in front. ``c`` of shape
-    ``(..., size)`` is given to it beside x, as ``widened`` says.
-    """
-    if c is not None:
-        x, event_dim = beside(x, c, event_dim)
-    batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
-    if len(batch) == 1:
-        return network(x).flatten(1)
-    return network(x.reshape(-1, *event)).reshape(*batch, -1)
-
-
-def beside(x: Tensor, c: Tensor, event_dim: int) -> tuple[Tensor, int]:
-    """x and c as one event, and how many dimensions that has: further planes of an image, otherwise the end of a vector."""
-    x = x if event_dim in (1, 3) else x.flatten(-event_dim)
-    planes = event_dim == 3
-    c = c.to(x.dtype)[..., None, None].expand(*c.shape, *x.shape[-2:]) if planes else c.to(x.dtype)
-    dims = 3 if planes else 1
-    batch = torch.broadcast_shapes(x.shape[:-dims], c.shape[:-dims])
-    return torch.cat([part.expand(*batch, *part.shape[-dims:]) for part in (x, c)], -dims), dims
-
-
-def widened(event: torch.Size, size: int) -> torch.Size:
-    """The shape of an event with ``size`` numbers beside it: as many planes of an image, otherwise at the end of a vector."""
-    if not size:
-        return event
-    return torch.Size([event[0] + size, *event[1:]] if len(event) == 3 else [prod(event) + size])
-
-
-@torch.no_grad()
-def near_identity(transforms: nn.Module):
-    """Let a flow start near the identity, by small weights; Pyro's start wild."""
-    for parameter in transforms.parameters():
-        parameter.mul_(0.1)
-
-
-def fit_between(
-    network: Network | nn.Module,
-    inputs: torch.Size,
-    outputs: int,
-    role: str,
-    encoder: nn.Module | None = None,
-    image: Sequence[int] | None = None,
-) -> nn.Module:
-    """A recipe's module, or the user's own, tried once on zeros; ``image`` is the shape of one x, where that is an image.
-
-    Raises:
-        ValueError: not a network, or one whose input or output has the wrong size.
-    """
-    if isinstance(network, Network):
-        try:
-            return build_here(lambda: network.build(inputs, outputs, encoder, image))
-        except TooManyNumbers as error:
-            raise ValueError(f"{role}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
-    asked = f"it maps {tuple(inputs)} to {outputs} numbers"
-    try:
-        numbers = _tried(network, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{role}: {type(network).__name__} failed on an input of shape (2, {', '.join(map(str, inputs))}); {asked}: {error}"
-        ) from error
-    if numbers != outputs:
-        raise ValueError(
-            f"{role}: expected {outputs} numbers for each example, got {numbers} from {type(network).__name__}; "
-            f"{asked}, so change its last layer"
-        )
-    return network
-
-
-def _tried(network: nn.Module, inputs: torch.Size) -> int:
-    """How many numbers the network gives for an example; a copy is run, so that nothing of the user's changes."""
-    network = copy.deepcopy(network).eval()
-    like = next(network.parameters(), torch.zeros(()))
-    with torch.no_grad():
-        out = network(torch.zeros(2, *inputs, dtype=like.dtype, device=like.device))
-    if not isinstance(out, Tensor) or out.shape[:1] != (2,):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"expected a tensor with one row for each of the 2 inputs, got {got}")
-    return out[0].numel()
 
 
 def _widths(widths: int | Sequence[int], owner: str) -> list[int]:

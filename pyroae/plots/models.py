@@ -77,7 +77,7 @@ def samples(
         title = f"Samples: mean of p(x|z,y), z from the prior, y = 0 to {columns - 1} from left to right"
     with torch.no_grad():
         ax = images(
-            ae.likelihood.picture(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, names=_columns(ae), ax=ax
+            ae.likelihood.mean_or_mode(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, names=_columns(ae), ax=ax
         )
     ax.set_title(title)
     return ax
@@ -151,7 +151,7 @@ def manifold(
     across = _quantiles(ae, n) if span is None else torch.linspace(-span, span, n).expand(2, n)
     z = torch.stack(torch.meshgrid(across[0], across[1].flip(0), indexing="xy"), -1).reshape(-1, 2)
     with torch.no_grad():
-        ax = images(ae.likelihood.picture(ae.decode(z)), image_shape, limits, columns=n, names=_columns(ae), ax=ax)
+        ax = images(ae.likelihood.mean_or_mode(ae.decode(z)), image_shape, limits, columns=n, names=_columns(ae), ax=ax)
     ends = [f"{edge:.2g}" for edge in (across[0, 0], across[0, -1], across[1, 0], across[1, -1])]
     grid = "at quantiles of the prior" if span is None else "on a regular grid"
     ax.set(xlabel=f"$z_1$ from {ends[0]} to {ends[1]}", ylabel=f"$z_2$ from {ends[2]} to {ends[3]}", title=f"Mean of p(x|z), z {grid}")
@@ -188,7 +188,7 @@ def traversal(
     3
     """
     image_shape = image_shape or _image_shape(ae)
-    codes = ae.centre(x, y).flatten(1)  # (N, D)
+    codes = ae.latent_mean(x, y).flatten(1)  # (N, D)
     if len(codes) < 2:
         raise Undrawable("traversal: expected at least 2 examples, whose codes determine the range, got 1")
     dims = codes.var(0).argsort(descending=True)[:n]
@@ -198,7 +198,7 @@ def traversal(
     z[torch.arange(len(dims)), :, dims] = low[:, None] * (1 - shares) + high[:, None] * shares
     z = z.reshape(-1, *ae.prior.code_shape)
     with torch.no_grad():
-        rows = ae.likelihood.picture(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
+        rows = ae.likelihood.mean_or_mode(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
     name_rows(ax, [f"$z_{{{i + 1}}}$" for i in dims.tolist()], image_shape, steps)
     ax.set_title("Mean of p(x|z), one latent dimension varied per row")
@@ -231,9 +231,9 @@ def interpolation(
     image_shape = image_shape or _image_shape(ae)
     x = inputs.read(x, inputs.wanted_by(ae.model)).x[:].to(ae.device)
     with torch.no_grad():
-        first, last = ae.centre(x).reshape(-1, 2, *ae.prior.code_shape).unbind(1)
+        first, last = ae.latent_mean(x).reshape(-1, 2, *ae.prior.code_shape).unbind(1)
         z = torch.stack([first.lerp(last, share) for share in torch.linspace(0, 1, steps).tolist()], 1)
-        between = ae.likelihood.picture(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
+        between = ae.likelihood.mean_or_mode(ae.decode(z.flatten(0, 1))).reshape(len(z), steps, *x.shape[1:])
     rows = torch.cat([x[0::2, None], between, x[1::2, None]], 1)
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:

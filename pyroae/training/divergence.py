@@ -101,7 +101,7 @@ def remedy(model: Any, x: Any, schema: Any = None) -> str:
         return usual
     x = x[:_ROWS]
     likelihood = getattr(model, "likelihood", None)
-    shown = x if likelihood is None else likelihood.shown(x)
+    shown = x if likelihood is None else likelihood.preprocess(x)
     if shown.shape != x.shape or shown.nan_to_num(0.0).abs().max() <= _LARGE:
         return usual
     worst = int(shown.nan_to_num(0.0).abs().amax(0).argmax())

@@ -98,7 +98,7 @@ class Joint(TorchDistribution):
         value = value if self.order is None else value.index_select(-1, self.order)
         return list(zip(self.parts, value.split(self.lengths, -1)))
 
-    def together(self, pieces: list[Tensor]) -> Tensor:
+    def join(self, pieces: list[Tensor]) -> Tensor:
         """The vector of the parts' entries."""
         value = torch.cat(pieces, -1)
         return value if self.back is None else value.index_select(-1, self.back)
@@ -111,7 +111,7 @@ class Joint(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """The parts' means."""
-        return self.together([part.mean for part in self.parts])
+        return self.join([part.mean for part in self.parts])
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""
@@ -123,4 +123,4 @@ class Joint(TorchDistribution):
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draws of each part."""
-        return self.together([part.sample(sample_shape) for part in self.parts])
+        return self.join([part.sample(sample_shape) for part in self.parts])

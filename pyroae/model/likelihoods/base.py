@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from ...registry import register_base
 from .. import distributions
 from ..building import DistributionPart
-from ..conditional import Conditional, in_words, of_one_entry
+from ..conditional import Conditional, describe, entry_constraint
 
 
 @register_base("likelihoods")
@@ -23,7 +23,7 @@ class Likelihood(Conditional, DistributionPart):
     """
 
     remedy = "choose a likelihood whose support holds these data"
-    has_holes = False  # whether NaN in x stands for what was not seen
+    allows_missing = False  # whether NaN in x stands for what was not seen
     mask = False  # whether the encoder is told what was seen
 
     def support(self, like: Tensor) -> constraints.Constraint:
@@ -38,10 +38,10 @@ class Likelihood(Conditional, DistributionPart):
     @property
     def bounded(self) -> bool:
         """Whether x lies between 0 and 1."""
-        limit = of_one_entry(self.support(torch.zeros(())))
+        limit = entry_constraint(self.support(torch.zeros(())))
         return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
 
-    def picture(self, p: dist.Distribution) -> Tensor:
+    def mean_or_mode(self, p: dist.Distribution) -> Tensor:
         """What to show of p(x|z): its mean, or its mode where it has no mean."""
         mean = p.mean
         try:
@@ -54,7 +54,7 @@ class Likelihood(Conditional, DistributionPart):
         """The shape of one x as the encoder sees it."""
         return self.event_shape
 
-    def shown(self, x: Tensor) -> Tensor:
+    def preprocess(self, x: Tensor) -> Tensor:
         """x as the encoder sees it, ``(..., *input_shape)``: unchanged, standardised, log1p of counts, or one-hot; NaN may stay."""
         return x
 
@@ -94,7 +94,7 @@ class Likelihood(Conditional, DistributionPart):
         if not bool(inside.all()):
             outside = 1 - inside.double().mean().item()
             raise ValueError(
-                f"{owner}: expected every entry of x to be {in_words(support)}, "
+                f"{owner}: expected every entry of x to be {describe(support)}, "
                 f"got entries from {x.min().item():.4g} to {x.max().item():.4g}, "
                 f"{outside:.1%} of the data outside; {self.remedy}"
             )

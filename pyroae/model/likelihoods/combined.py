@@ -10,7 +10,7 @@ from ...nested import copied
 from ...registry import register
 from .. import distributions
 from ..building import Context
-from ..conditional import of_one_entry
+from ..conditional import entry_constraint
 from .base import Likelihood
 from .plain import OptimalNormal
 
@@ -28,11 +28,11 @@ class Missing(Likelihood):
     """
 
     def __init__(self, of: Likelihood, mask: bool = False):
-        nn.Module.__init__(self)
+        super().__init__()
         if not isinstance(of, Likelihood) or isinstance(of, (Product, Missing, OptimalNormal)):
             raise ValueError(f"Missing: expected a likelihood such as Normal(64) (in a Product, wrap its columns), got {of!r}")
-        self.of, self.mask, self.has_holes, self.fill = of, mask, True, None
-        self.event_shape, self.size, self.widths = of.event_shape, of.size, of.widths
+        self.of, self.mask, self.allows_missing, self.fill = of, mask, True, None
+        self.event_shape, self.size, self.param_sizes = of.event_shape, of.size, of.param_sizes
 
     def __repr__(self) -> str:
         return f"Missing({self.of!r}{', mask=True' * self.mask})"
@@ -68,18 +68,18 @@ class Missing(Likelihood):
     def _fill(self, like: Tensor) -> float:
         """A value inside the support, found once."""
         if self.fill is None:
-            support = of_one_entry(self.of.support(like))
+            support = entry_constraint(self.of.support(like))
             candidates = torch.tensor([0.0, 0.5, 1.0], device=like.device)
             self.fill = candidates[support.check(candidates)][0].item()
         return self.fill
 
-    def shown(self, x):
+    def preprocess(self, x):
         """As the likelihood of complete data has it."""
-        return self.of.shown(x)
+        return self.of.preprocess(x)
 
-    def picture(self, p):
+    def mean_or_mode(self, p):
         """What the likelihood of complete data shows."""
-        return self.of.picture(p.entries.to_event(len(self.event_shape)))
+        return self.of.mean_or_mode(p.entries.to_event(len(self.event_shape)))
 
     def check(self, x):
         """As the likelihood of complete data does, on the entries that are there."""
@@ -107,18 +107,18 @@ class Product(Likelihood):
     """
 
     def __init__(self, columns: dict[str, Likelihood], order: list[int] | None = None):
-        nn.Module.__init__(self)
+        super().__init__()
         for name, column in columns.items():
             if not isinstance(column, Likelihood) or (column.event_shape is not None and len(column.event_shape) != 1):
                 raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
         self.names, self.columns, self.event_shape = list(columns), nn.ModuleList(columns.values()), None
         if any(column.event_shape is None for column in self.columns):
             return  # until ``with_columns`` knows the table
-        self.has_holes = any(column.has_holes for column in self.columns)
+        self.allows_missing = any(column.allows_missing for column in self.columns)
         self.mask = any(column.mask for column in self.columns)
         self.lengths = [column.event_shape[0] for column in self.columns]
-        self.widths = [column.size for column in self.columns]
-        self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.widths)
+        self.param_sizes = [column.size for column in self.columns]
+        self.event_shape, self.size = torch.Size([sum(self.lengths)]), sum(self.param_sizes)
         if order is not None and sorted(order) != list(range(sum(self.lengths))):
             raise ValueError(f"Product: expected order as the places 0 to {sum(self.lengths) - 1}, each once, got {order!r}")
         places = None if order is None else torch.tensor(order)
@@ -145,16 +145,16 @@ class Product(Likelihood):
 
     def forward(self, h: Tensor) -> dist.Distribution:
         """The joint distribution of the columns, independent given z."""
-        pieces = h.split(self.widths, -1)
+        pieces = h.split(self.param_sizes, -1)
         return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)], self.order, self.back)
 
-    def shown(self, x):
+    def preprocess(self, x):
         """Each column as its own likelihood has it."""
-        return torch.cat([column.shown(part) for column, part in self._parts(x)], -1)
+        return torch.cat([column.preprocess(part) for column, part in self._parts(x)], -1)
 
-    def picture(self, p):
+    def mean_or_mode(self, p):
         """Each column's own picture."""
-        return p.together([column.picture(part) for column, part in zip(self.columns, p.parts)])
+        return p.join([column.mean_or_mode(part) for column, part in zip(self.columns, p.parts)])
 
     def check(self, x):
         """As every likelihood's, column by column."""
@@ -188,7 +188,7 @@ def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None
                 raise ValueError(f"Product: there is no column {each!r}" + did_you_mean(each, places))
         at = [places[each] for each in names]
         part = part.build(Context(torch.Size([len(at)])))
-        parts[name] = with_holes(part) if any(columns[i].missing for i in at) else part
+        parts[name] = with_missing(part) if any(columns[i].missing for i in at) else part
         order += at
     if len(set(order)) < len(order):
         raise ValueError(f"Product: expected every column once, got {', '.join(changed.names)}")
@@ -217,11 +217,11 @@ def named(columns: list[str]) -> str:
     return ", ".join(columns if len(columns) <= 3 else [*columns[:2], f"... ({len(columns)} columns)"])
 
 
-def with_holes(likelihood: Likelihood) -> Likelihood:
+def with_missing(likelihood: Likelihood) -> Likelihood:
     """The same likelihood for data in which any entry may be missing."""
     if isinstance(likelihood, Product):
-        columns = [with_holes(column) for column in likelihood.columns]
+        columns = [with_missing(column) for column in likelihood.columns]
         same = all(new is old for new, old in zip(columns, likelihood.columns))
         order = None if likelihood.order is None else likelihood.order.tolist()
         return likelihood if same else Product(dict(zip(likelihood.names, columns)), order)
-    return likelihood if likelihood.has_holes else Missing(likelihood)
+    return likelihood if likelihood.allows_missing else Missing(likelihood)

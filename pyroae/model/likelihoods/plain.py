@@ -153,7 +153,7 @@ class Beta(Likelihood):
 class _Counts(Likelihood):
     """A distribution of counts."""
 
-    def shown(self, x):
+    def preprocess(self, x):
         """The encoder sees log(1 + x), as is usual for genes in cells (Lopez et al. 2018)."""
         return x.log1p()
 
@@ -211,13 +211,13 @@ class Categorical(Likelihood):
         """One number for each category of each entry of a vector."""
         return torch.Size([self.event_shape[0] * self.length]) if len(self.event_shape) == 1 else self.event_shape
 
-    def shown(self, x):
+    def preprocess(self, x):
         """One-hot, all 0 where x is missing; of events that are no vectors x as it is."""
         if len(self.event_shape) > 1:
             return x
         return (x[..., None] == torch.arange(self.length, device=x.device)).to(x.dtype).flatten(-2)
 
-    def picture(self, p):
+    def mean_or_mode(self, p):
         """What to show of p(x|z): the likeliest category (categories have no mean)."""
         return p.base_dist.logits.argmax(-1).to(p.base_dist.logits.dtype)
 

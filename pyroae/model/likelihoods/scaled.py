@@ -2,7 +2,7 @@
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...nested import copied
 from ...registry import register
@@ -18,8 +18,8 @@ class _Scaled(Likelihood):
     """Another likelihood in units that are taken from the data, by ``measure``."""
 
     def __init__(self, of: Likelihood):
-        nn.Module.__init__(self)
-        self.of, self.event_shape, self.size, self.widths = of, of.event_shape, of.size, of.widths
+        super().__init__()
+        self.of, self.event_shape, self.size, self.param_sizes = of, of.event_shape, of.size, of.param_sizes
         self.register_buffer("is_measured", torch.zeros((), dtype=torch.bool))
 
     def __repr__(self) -> str:
@@ -35,9 +35,9 @@ class _Scaled(Likelihood):
         same = context.event_shape in (None, self.event_shape)
         return copied(self) if same else type(self)(self.of.build(context))
 
-    def picture(self, p):
+    def mean_or_mode(self, p):
         """What ``of`` shows."""
-        return self.of.picture(p)
+        return self.of.mean_or_mode(p)
 
 
 @register("likelihoods")
@@ -59,12 +59,7 @@ class Standardised(_Scaled):
     """
 
     def __init__(self, of: Likelihood):
-        if (
-            not isinstance(of, Likelihood)
-            or isinstance(of, OptimalNormal)
-            or getattr(of, "length", 0)
-            or not _MEASURABLE & getattr(of, "limits", {}).keys()
-        ):
+        if not isinstance(of, Likelihood) or isinstance(of, OptimalNormal) or of.length or not _MEASURABLE & of.limits.keys():
             raise ValueError(
                 "Standardised: expected a likelihood with location and scale or one of counts, such as Normal(64), LogNormal(64) "
                 f"or NegativeBinomial(64), got {of!r}; Missing goes around it: Missing(Standardised(Normal(64)))"
@@ -100,9 +95,9 @@ class Standardised(_Scaled):
             values["logits"] = self.factor.log() + values["logits"]
         return self.of.shaped(self.of.make(**values))
 
-    def shown(self, x):
+    def preprocess(self, x):
         """Standardised x; of counts, what ``of`` shows."""
-        x = self.of.shown(x) if self.counts else ((x.log() if self.logs else x) - self.shift) / self.factor
+        x = self.of.preprocess(x) if self.counts else ((x.log() if self.logs else x) - self.shift) / self.factor
         return x * min(1.0, _WIDE / self.event_shape.numel())
 
 
@@ -124,11 +119,11 @@ class LibrarySize(_Scaled):
     """
 
     def __init__(self, of: Likelihood):
-        counts = isinstance(of, Likelihood) and {"rate", "logits", "total_count"} & getattr(of, "limits", {}).keys()
+        counts = isinstance(of, Likelihood) and {"rate", "logits", "total_count"} & of.limits.keys()
         if not counts or of.family in (dist.Binomial, distributions.Bernoulli) or of.event_shape is None or len(of.event_shape) != 1:
             raise ValueError(f"LibrarySize: expected a likelihood of counts of one row, such as NegativeBinomial(2000), got {of!r}")
         super().__init__(of)
-        self.size, self.widths = of.size + 1, [1, *of.widths]
+        self.size, self.param_sizes = of.size + 1, [1, *of.param_sizes]
         self.register_buffer("total", torch.tensor([0.0, 1.0]))  # mean and standard deviation of its log
         self.register_buffer("log_shares", torch.zeros(of.event_shape))
 
@@ -155,9 +150,9 @@ class LibrarySize(_Scaled):
         values[name] = log_rate.exp() if name == "rate" else log_rate - values["total_count"].log()
         return self.of.shaped(self.of.make(**values))
 
-    def shown(self, x):
+    def preprocess(self, x):
         """What ``of`` shows, and the standardised log of the total."""
-        counts = self.of.shown(x) * min(1.0, _WIDE / self.event_shape.numel())
+        counts = self.of.preprocess(x) * min(1.0, _WIDE / self.event_shape.numel())
         return torch.cat([counts, ((self._log_total(x) - self.total[0]) / self.total[1])[..., None]], -1)
 
     def _log_total(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from ...registry import register_base
 from ..building import Context, DistributionPart
-from ..conditional import Conditional, in_words
+from ..conditional import Conditional, describe
 from ..priors import Prior
 
 
@@ -31,7 +31,7 @@ class Posterior(Conditional, DistributionPart):
         """The Pyro statements that draw z inside the plate over the data, given what the encoder says and the condition's numbers."""
         return pyro.sample("z", self(h), infer=self.infer)
 
-    def centre(self, h: Tensor) -> tuple[Tensor, ...]:
+    def latent_mean(self, h: Tensor) -> tuple[Tensor, ...]:
         """A point in the middle: z, and the level above where the decoder may see it."""
         return (self(h).mean,)
 
@@ -84,11 +84,11 @@ class Posterior(Conditional, DistributionPart):
     def _check_support(self, support: constraints.Constraint):
         if self.family.support.is_discrete and not support.is_discrete:
             raise ValueError(
-                f"posterior {type(self).__name__}: draws categories or bits, but the prior's z is {in_words(support)}; "
+                f"posterior {type(self).__name__}: draws categories or bits, but the prior's z is {describe(support)}; "
                 "use the prior OneHot or Bernoulli that goes with it"
             )
         if support is not constraints.real and self.family.support is constraints.real:
             raise ValueError(
-                f"posterior {type(self).__name__}: draws any real z, but the prior's z is {in_words(support)}; "
+                f"posterior {type(self).__name__}: draws any real z, but the prior's z is {describe(support)}; "
                 "use a prior on the real line or the posterior Delta"
             )

@@ -9,7 +9,8 @@ from ...checks import whole_number
 from ...registry import register
 from .. import distributions
 from ..conditional import Conditional, Shape
-from ..nets import MLP, apply
+from ..nets import MLP
+from ..networks import apply
 from .base import Posterior
 
 
@@ -75,7 +76,7 @@ class _TopDown(_Levels):
         if top is not None and self.event_shape is not None:
             self.upper, self.layer = Conditional(self.family_above, top), Conditional(dist.Normal, self.event_shape)
             self.network = MLP(hidden, activation).build(torch.Size([features + top]), self.layer.size)
-            self.widths, self.size = [self.upper.size, features], self.upper.size + features
+            self.param_sizes, self.size = [self.upper.size, features], self.upper.size + features
 
     def below(self, features: Tensor, top: Tensor) -> dist.Distribution:
         """q(z|x, top)."""
@@ -106,16 +107,16 @@ class TopDown(_TopDown):
 
     def forward(self, h):
         """q(z|x, z2) at the mean of z2."""
-        above, features = h.split(self.widths, -1)
+        above, features = h.split(self.param_sizes, -1)
         return self.below(features, self.upper(above).mean)
 
-    def centre(self, h):
+    def latent_mean(self, h):
         """The means of z and z2."""
-        above, _ = h.split(self.widths, -1)
+        above, _ = h.split(self.param_sizes, -1)
         return self(h).mean, self.upper(above).mean
 
     def draw(self, h, c=None):
-        above, features = h.split(self.widths, -1)
+        above, features = h.split(self.param_sizes, -1)
         pyro.sample("z", self.below(features, pyro.sample("z2", self.upper(above))))
 
 
@@ -137,17 +138,17 @@ class Clusters(_TopDown):
 
     def forward(self, h):
         """q(z|x), a mixture over the categories."""
-        logits, features = h.split(self.widths, -1)
+        logits, features = h.split(self.param_sizes, -1)
         each = torch.eye(self.top, dtype=h.dtype, device=h.device)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
 
-    def centre(self, h):
+    def latent_mean(self, h):
         """The mean of z in the likeliest category, and that category."""
-        logits, features = h.split(self.widths, -1)
+        logits, features = h.split(self.param_sizes, -1)
         y = nn.functional.one_hot(logits.argmax(-1), self.top).to(h.dtype)
         return self.below(features, y).mean, y
 
     def draw(self, h, c=None):
-        logits, features = h.split(self.widths, -1)
+        logits, features = h.split(self.param_sizes, -1)
         y = pyro.sample("y", distributions.PartiallyObservedCategorical(logits, c), infer={"enumerate": "parallel"})
         pyro.sample("z", self.below(features, y))

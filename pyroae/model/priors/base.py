@@ -1,18 +1,17 @@
-"""What a prior is."""
+"""``Prior``, the base class of priors."""
 
 import pyro
 import torch
 from pyro import distributions as dist
-from torch import nn
 from torch.distributions import constraints
 
 from ...registry import register_base
 from ..building import DistributionPart
-from ..conditional import of_one_entry
+from ..conditional import entry_constraint
 
 
 @register_base("priors")
-class Prior(DistributionPart, nn.Module):
+class Prior(DistributionPart):
     """A distribution over one z: ``prior()`` has batch shape ``()`` and event shape ``prior.event_shape``.
 
     >>> import pyroae as pa
@@ -33,7 +32,7 @@ class Prior(DistributionPart, nn.Module):
         """Shape of what the decoder sees of one example: z, unless a level above it is seen too."""
         return self.event_shape
 
-    def given(self, c: torch.Tensor | None) -> dist.Distribution:
+    def conditional(self, c: torch.Tensor | None) -> dist.Distribution:
         """p(z|y) for the condition's numbers ``c``: p(z), unless the prior is made for conditions."""
         return self()
 
@@ -43,7 +42,7 @@ class Prior(DistributionPart, nn.Module):
 
     def draw(self, c: torch.Tensor | None = None) -> torch.Tensor:
         """The Pyro statements that draw z inside the plate over the data; returns what the decoder sees."""
-        return pyro.sample("z", self.given(c))
+        return pyro.sample("z", self.conditional(c))
 
     def sample(self, n: int, c: torch.Tensor | None = None) -> torch.Tensor:
         """``n`` draws of what the decoder sees, ``(n, *code_shape)``."""
@@ -59,4 +58,4 @@ class Prior(DistributionPart, nn.Module):
     @property
     def support(self) -> constraints.Constraint:
         """The constraint on a single entry of z."""
-        return of_one_entry(self().support)
+        return entry_constraint(self().support)

@@ -5,8 +5,9 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ...registry import register
-from ..conditional import Conditional, Shape, as_shape, of_one_entry, pyro_family
-from ..nets import MLP, apply
+from ..conditional import Conditional, Shape, entry_constraint, pyro_family
+from ..nets import MLP
+from ..networks import apply
 from .base import Prior
 
 
@@ -27,8 +28,7 @@ class Conditioned(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None, family: str = "Normal", hidden: int | list[int] = 128, activation: str = "ReLU"):
-        super().__init__()
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "Conditioned")
+        super().__init__(event_shape)
         self.layer = Conditional(pyro_family(family, "Conditioned"), self.event_shape)
         self.network_recipe, self.network = MLP(hidden, activation), None
 
@@ -44,12 +44,12 @@ class Conditioned(Prior):
         if self.network is None or self.network[0].in_features != condition.size:
             self.network = self.network_recipe.build(torch.Size([condition.size]), self.layer.size)
 
-    def given(self, c: Tensor | None) -> dist.Distribution:
+    def conditional(self, c: Tensor | None) -> dist.Distribution:
         """p(z|y), with batch shape ``(B,)``."""
         return self.layer(apply(self.network, c.to(next(self.network.parameters()).dtype), 1))
 
     def sample(self, n, c=None):
-        return self.given(c).sample()
+        return self.conditional(c).sample()
 
     def accepts(self, z):
         return bool(self.support.check(z).all())
@@ -57,4 +57,4 @@ class Conditioned(Prior):
     @property
     def support(self):
         """The constraint on a single entry of z."""
-        return of_one_entry(self.layer.family.support)
+        return entry_constraint(self.layer.family.support)

@@ -11,14 +11,14 @@ from ...checks import whole_number
 from ...nested import copied, mapped, modules, tensors
 from ...registry import register
 from ...threads import alone
-from ..conditional import Shape, as_shape
-from ..nets import near_identity
+from ..conditional import Shape
+from ..networks import init_near_identity
 from .base import Prior
 
 
 @register("priors")
 class FromDistribution(Prior):
-    """Any Pyro distribution, or one of ``torch.distributions`` as the Pyro distribution of that name.
+    """Any Pyro distribution; one of ``torch.distributions`` becomes the Pyro distribution of the same name.
 
     Its batch shape, if any, counts as part of the event; the parameters of its transforms are trained.
 
@@ -27,14 +27,12 @@ class FromDistribution(Prior):
     """
 
     def __init__(self, distribution: dist.Distribution):
-        nn.Module.__init__(self)
+        super().__init__()
         if not isinstance(distribution, torch.distributions.Distribution):
             raise ValueError(
                 f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
             )
-        self.distribution = distribution = as_pyro(distribution)
-        if "distribution" in self.arguments:  # of a Flow the arguments are its own
-            self.arguments["distribution"] = distribution
+        self.distribution = self.arguments["distribution"] = distribution = as_pyro(distribution)
         self.event_shape = distribution.batch_shape + distribution.event_shape
         if len(self.event_shape) == 0:
             raise ValueError(
@@ -50,7 +48,7 @@ class FromDistribution(Prior):
         return copied(self)  # its shape is the distribution's
 
     def __getstate__(self) -> dict:
-        """For copying: transforms remember their last values, which are no leaves."""
+        """For copying: transforms cache their last values, which are not leaves."""
         clear = getattr(self.distribution, "clear_cache", None)
         if clear:
             clear()
@@ -66,10 +64,10 @@ class FromDistribution(Prior):
 
 
 def as_pyro(distribution: torch.distributions.Distribution) -> dist.Distribution:
-    """The Pyro distribution of the same name, made of the same; a distribution of Pyro's as it is.
+    """The Pyro distribution of the same name and parameters; a Pyro distribution is returned unchanged.
 
     Raises:
-        ValueError: Pyro has none of that name.
+        ValueError: Pyro has no distribution of that name.
     """
     changes = {name: as_pyro(value) for name, value in vars(distribution).items() if isinstance(value, torch.distributions.Distribution)}
     known = type(distribution) if isinstance(distribution, dist.Distribution) else getattr(dist, type(distribution).__name__, None)
@@ -84,7 +82,7 @@ def as_pyro(distribution: torch.distributions.Distribution) -> dist.Distribution
 
 
 @register("priors")
-class Flow(FromDistribution):
+class Flow(Prior):
     """A normalizing flow: a Normal pushed through learned coupling transforms.
 
     Args:
@@ -99,21 +97,21 @@ class Flow(FromDistribution):
 
     @alone
     def __init__(self, event_shape: Shape | None = None, kind: str = "spline", layers: int = 4, hidden: int = 64):
+        super().__init__(event_shape)
         makers = {"spline": transforms.spline_coupling, "affine": transforms.affine_coupling}
         if kind not in makers:
             raise ValueError(f"Flow: expected kind as one of {', '.join(makers)}, got {kind!r}")
         whole_number("Flow", layers=layers, hidden=hidden)
-        shape = None if event_shape is None else as_shape(event_shape, "Flow")
+        shape = self.event_shape
         if shape is None:
-            nn.Module.__init__(self)
-            self.event_shape = None
             return
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"Flow: expected z as a vector of at least 2 numbers, got the shape {tuple(shape)}")
         learned = [makers[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
-        near_identity(nn.ModuleList(learned))
+        init_near_identity(nn.ModuleList(learned))
         flip = torch.arange(shape[0]).flip(0)
         steps = [step for each in learned for step in (each, transforms.Permute(flip))]
-        super().__init__(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
+        self.flow = FromDistribution(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
 
-    build = Prior.build
+    def forward(self) -> dist.Distribution:
+        return self.flow()

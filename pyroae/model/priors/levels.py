@@ -9,8 +9,9 @@ from torch.distributions import constraints
 from ...checks import whole_number
 from ...registry import register
 from ...threads import alone
-from ..conditional import Conditional, Shape, as_shape
-from ..nets import MLP, apply, beside
+from ..conditional import Conditional, Shape
+from ..nets import MLP
+from ..networks import apply, concat
 from .base import Prior
 from .plain import Normal, OneHot
 
@@ -20,7 +21,7 @@ class _Levels(Prior):
 
     support = constraints.real
     top: Prior
-    both_seen = False  # whether the decoder sees the top beside z
+    decoder_sees_top = False  # whether the decoder sees the top beside z
 
     @property
     def top_size(self) -> int:
@@ -28,11 +29,11 @@ class _Levels(Prior):
 
     @property
     def code_shape(self):
-        return torch.Size([self.event_shape.numel() + self.top.event_shape[0]]) if self.both_seen else self.event_shape
+        return torch.Size([self.event_shape.numel() + self.top.event_shape[0]]) if self.decoder_sees_top else self.event_shape
 
     def code(self, z, top=None):
         """z, and the top behind it where the decoder sees both."""
-        return beside(z, top, len(self.event_shape))[0] if self.both_seen else z
+        return concat(z, top, len(self.event_shape))[0] if self.decoder_sees_top else z
 
     def below(self, top: Tensor) -> dist.Distribution:
         """p(z|top)."""
@@ -85,10 +86,9 @@ class Hierarchical(_Levels):
         activation: str = "Tanh",
         skip: bool = False,
     ):
-        super().__init__()
+        super().__init__(event_shape)
         whole_number("Hierarchical", top=top)
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "Hierarchical")
-        self.both_seen = skip
+        self.decoder_sees_top = skip
         self.top, self.network_recipe = Normal(top), MLP(hidden, activation)
         if self.event_shape is not None:
             self.layer = Conditional(dist.Normal, self.event_shape)
@@ -120,9 +120,8 @@ class Clusters(_Levels):
 
     @alone
     def __init__(self, event_shape: Shape | None = None, clusters: int = 10, spread: float = 1.0):
-        super().__init__()
+        super().__init__(event_shape)
         whole_number("Clusters", clusters=clusters)
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "Clusters")
         self.top = OneHot(clusters, logits="per_dimension")
         if self.event_shape is not None:
             self.loc = nn.Parameter(spread * torch.randn(clusters, *self.event_shape))
@@ -151,12 +150,11 @@ class ClassAndStyle(_Levels):
     """
 
     sites = ("z", "y")
-    both_seen = True
+    decoder_sees_top = True
 
     def __init__(self, event_shape: Shape | None = None, classes: int = 10):
-        super().__init__()
+        super().__init__(event_shape)
         whole_number("ClassAndStyle", classes=classes)
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "ClassAndStyle")
         self.top, self.style = OneHot(classes), Normal(self.event_shape)
 
     def below(self, top):

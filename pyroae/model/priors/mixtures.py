@@ -8,7 +8,7 @@ from torch.distributions import constraints, transform_to
 from ...checks import whole_number
 from ...registry import register
 from ...threads import alone
-from ..conditional import Shape, as_shape
+from ..conditional import Shape
 from ..distributions import NormalMixture
 from .base import Prior
 
@@ -28,9 +28,8 @@ class GaussianMixture(Prior):
 
     @alone
     def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
-        super().__init__()
+        super().__init__(event_shape)
         whole_number("GaussianMixture", components=components)
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "GaussianMixture")
         if self.event_shape is not None:
             self.logits = nn.Parameter(torch.zeros(components))
             self.loc = nn.Parameter(spread * torch.randn(components, *self.event_shape))
@@ -57,9 +56,8 @@ class VampPrior(Prior):
     support = constraints.real
 
     def __init__(self, event_shape: Shape | None = None, components: int = 100):
-        super().__init__()
+        super().__init__(event_shape)
         whole_number("VampPrior", components=components)
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "VampPrior")
         self.components = components
 
     def accepts(self, z):
@@ -73,7 +71,7 @@ class VampPrior(Prior):
         return built
 
     def _attach(self, guide, likelihood):
-        if guide.condition is not None and guide.condition.shown:
+        if guide.condition is not None and guide.condition.for_networks:
             raise ValueError("VampPrior: its pseudo-inputs have no labels, so it takes no condition; use GaussianMixture or Conditioned")
         self._guide = (guide,)  # no submodule: its parameters are the guide's
         bounded = likelihood.bounded

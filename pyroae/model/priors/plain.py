@@ -5,7 +5,7 @@ from pyro import distributions as dist
 from torch.distributions import constraints
 
 from ...registry import register
-from ..conditional import Conditional, Parameter, Relaxed, Shape, as_shape, pyro_family
+from ..conditional import Conditional, Parameter, Relaxed, Shape, pyro_family
 from ..distributions import RelaxedBits, RelaxedOneHotCategorical, UniformSphere
 from .base import Prior
 
@@ -98,10 +98,9 @@ class SpikeSlab(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None, share: float = 0.2, slab: float = 1.0, spike: float = 0.05):
-        super().__init__()
+        super().__init__(event_shape)
         if not (0.0 < share < 1.0 and 0.0 < spike < slab):
             raise ValueError(f"SpikeSlab: expected share between 0 and 1 and 0 < spike < slab, got {share!r}, {spike!r} and {slab!r}")
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "SpikeSlab")
         self.register_buffer("weights", torch.tensor([share, 1 - share]))
         self.register_buffer("scales", torch.tensor([slab, spike]))
 
@@ -120,8 +119,7 @@ class Sphere(Prior):
     """
 
     def __init__(self, event_shape: Shape | None = None):
-        super().__init__()
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "Sphere")
+        super().__init__(event_shape)
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self) -> dist.Distribution:
@@ -213,8 +211,7 @@ class Flat(Prior):
     proper = False
 
     def __init__(self, event_shape: Shape | None = None, support: str = "real"):
-        super().__init__()
-        self.event_shape = None if event_shape is None else as_shape(event_shape, "Flat")
+        super().__init__(event_shape)
         if support not in _SUPPORTS:
             raise ValueError(f"Flat: expected support as one of {', '.join(map(repr, _SUPPORTS))}, got {support!r}")
         self.limit = _SUPPORTS[support]

@@ -1,0 +1,91 @@
+"""``Model`` and ``Guide``: the two Pyro programs of an Autoencoder."""
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ..data.schema import Schema
+from . import conditions, networks
+from .conditions import Condition
+from .corruption import Corruption
+from .likelihoods import Likelihood
+from .posteriors import Posterior
+from .priors import Prior
+
+
+class Model(PyroModule):
+    """The generative program p(z) p(x|z): sites ``z`` and ``x`` in the plate ``data``."""
+
+    examples_are_independent = True  # and networks accept further batch dimensions: scoring may split the data into blocks
+
+    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None, schema: Schema | None = None):
+        super().__init__()
+        self.prior, self.likelihood, self.decoder, self.condition, self.schema = prior, likelihood, decoder, condition, schema
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int | None = None) -> Tensor:
+        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` examples if it is ``None``; returns x. ``y`` is for the condition."""
+        if x is not None:
+            self.likelihood.check_shape(x)
+        lengths = [len(column) for column in (x, y) if column is not None]
+        n = lengths[0] if lengths else n or 1
+        c = conditions.encode(self.condition, y, n)
+        with pyro.plate("data", n):
+            return pyro.sample("x", self.conditional(self.prior.draw(c), c), obs=x)
+
+    def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
+        """p(x|z) for the decoder's input ``(..., *code_shape)`` and the condition's vectors."""
+        return self.likelihood(networks.apply(self.decoder, z, len(self.prior.code_shape), conditions.for_networks(self.condition, c)))
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it is called with labels or covariates y too."""
+        return self.condition is not None
+
+    def check_data(self, x: Tensor, y: Tensor | None = None):
+        """``ValueError`` unless ``x`` is in the support of the likelihood, and ``y`` is valid for the condition."""
+        self.likelihood.check(x)
+        if conditions.encode(self.condition, y, len(x)) is not None:
+            self.condition.check(y)
+
+
+class Guide(PyroModule):
+    """The inference program q(z|x): site ``z`` in the plate ``data``. In training mode x is corrupted first."""
+
+    examples_are_independent = True
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        encoder: nn.Module,
+        corruption: Corruption | None,
+        condition: Condition | None,
+        likelihood: Likelihood,
+    ):
+        super().__init__()
+        self.posterior, self.encoder, self.corruption, self.condition = posterior, encoder, corruption, condition
+        self.x_dim, self.allows_missing, self.mask = len(likelihood.event_shape), likelihood.allows_missing, likelihood.mask
+        self.preprocess = likelihood.preprocess
+
+    def forward(self, x: Tensor, y: Tensor | None = None, n: int | None = None) -> Tensor:
+        """Sample z given ``x`` of shape ``(B, *event)`` and ``y`` for the condition."""
+        if self.training and self.corruption is not None:
+            x = self.corruption(x)
+        c = conditions.encode(self.condition, y, len(x))
+        with pyro.plate("data", len(x)):
+            return self.posterior.draw(self.params(x, c), c)
+
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> dist.Distribution:
+        """q(z|x) for ``x`` of shape ``(..., *event)``, without corruption."""
+        return self.posterior(self.params(x, c))
+
+    def params(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """The encoder's output, ``(..., size)``, for x preprocessed by the likelihood; missing entries are 0, ``mask`` adds their mask."""
+        mask = ~x.isnan() if self.mask else None
+        x = self.preprocess(x)
+        if self.allows_missing:
+            x = x.masked_fill(x.isnan(), 0.0)
+        if mask is not None:
+            x = torch.cat([x, mask.to(x.dtype)], -self.x_dim)
+        return networks.apply(self.encoder, x, self.x_dim, conditions.for_networks(self.condition, c))

@@ -17,7 +17,7 @@ from ..data.schema import Schema
 from ..nested import copied, without_graphs
 from ..threads import alone, one_at_a_time
 from . import conditions, networks
-from .building import Context
+from .building import Context, check_forward, check_part
 from .conditions import Condition
 from .corruption import Corruption
 from .likelihoods import Likelihood, Product
@@ -68,11 +68,12 @@ class Autoencoder(PyroModule):
     ):
         super().__init__(f"autoencoder_{next(_serial)}")
         prior = _as_prior(prior)
-        _require(likelihood, Likelihood, "likelihood", "pa.likelihoods.Bernoulli(64)")
-        _require(posterior, Posterior, "posterior", "pa.posteriors.Normal()")
-        _require(condition, Condition | None, "condition", "pa.conditions.Labels(10)")
-        _require(corruption, Corruption | None, "corruption", "pa.corruption.Masking(.25)")
-        _require(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
+        check_part(prior, Prior, "prior", "pa.priors.Normal(8)")
+        check_part(likelihood, Likelihood, "likelihood", "pa.likelihoods.Bernoulli(64)")
+        check_part(posterior, Posterior, "posterior", "pa.posteriors.Normal()")
+        check_part(condition, Condition | None, "condition", "pa.conditions.Labels(10)")
+        check_part(corruption, Corruption | None, "corruption", "pa.corruption.Masking(.25)")
+        check_part(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
         for part, role in ((prior, "prior"), (likelihood, "likelihood")):
             if part.event_shape is None:
                 raise ValueError(
@@ -81,8 +82,10 @@ class Autoencoder(PyroModule):
                 )
         likelihood, corruption = likelihood.build(Context()), copied(corruption)
         posterior = posterior.build(Context(prior=prior))
+        for part, role in ((likelihood, "likelihood"), (posterior, "posterior")):
+            check_forward(part, role, torch.Size([2]), lambda part=part: part(torch.zeros(2, part.size)))
         self._recipes = {"encoder": encoder, "decoder": decoder}
-        _require(schema, Schema | None, "schema", "pa.data.load(...).schema")
+        check_part(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = likelihood.input_shape
         beside = conditions.input_size(condition)
         x_shape = networks.concat_shape(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
@@ -281,8 +284,3 @@ def _image_of(likelihood: Likelihood, schema: Schema | None) -> list[int] | None
 
 def _as_prior(prior) -> Prior:
     return prior if isinstance(prior, Prior) else FromDistribution(prior)
-
-
-def _require(part, kind, role: str, example: str):
-    if not isinstance(part, kind):
-        raise ValueError(f"{role}: expected a part such as {example}, got {part!r}")

@@ -1,7 +1,9 @@
 """How a prior, posterior or likelihood, which is a recipe, becomes a module of a model."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -47,4 +49,37 @@ class DistributionPart(Part, nn.Module):
     def build(self, context: Context) -> Self:
         """A module for one model: a copy, or a new one for events of another shape."""
         shape = context.event_shape
-        return copied(self) if shape in (None, self.event_shape) else self.replace(event_shape=tuple(shape))
+        if shape in (None, self.event_shape):
+            return copied(self)
+        if "event_shape" not in inspect.signature(type(self)).parameters:
+            raise ValueError(
+                f"{type(self).__name__}: expected a constructor that takes event_shape and gives it to super().__init__(...), "
+                f"so that it can be built for events of shape {tuple(shape)}"
+            )
+        return self.replace(event_shape=tuple(shape))
+
+
+def check_part(part: Any, kind: type, role: str, example: str):
+    """``ValueError`` for what is not a part of that kind, or one whose constructor did not call ``super().__init__``."""
+    if not isinstance(part, kind):
+        raise ValueError(f"{role}: expected a part such as {example}, got {part!r}")
+    if isinstance(part, nn.Module) and "_parameters" not in vars(part):
+        raise ValueError(f"{role} {type(part).__name__}: expected its constructor to call super().__init__(...) first")
+
+
+@torch.no_grad()
+def check_forward(part: DistributionPart, role: str, batch: torch.Size, forward: Callable[[], Any]):
+    """``ValueError`` unless ``forward()`` gives a distribution of that batch shape over events of the part's shape."""
+    owner = f"{role} {type(part).__name__}"
+    try:
+        result = forward()
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{owner}: its forward failed: {type(error).__name__}: {error}") from error
+    if not isinstance(result, torch.distributions.Distribution):
+        raise ValueError(f"{owner}: expected its forward to return a Pyro distribution, got {type(result).__name__}")
+    if (result.batch_shape, result.event_shape) != (batch, part.event_shape):
+        raise ValueError(
+            f"{owner}: expected its forward to return a distribution of batch shape {tuple(batch)} and event shape "
+            f"{tuple(part.event_shape)}, got {tuple(result.batch_shape)} and {tuple(result.event_shape)}; "
+            "dimensions of one event are declared by .to_event(n)"
+        )

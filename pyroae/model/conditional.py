@@ -64,6 +64,11 @@ class Conditional(nn.Module):
     ):
         super().__init__()
         values = {name: value for name, value in parameters.items() if value is not None}
+        if family is not None and not isinstance(family, type):
+            raise ValueError(
+                f"{type(self).__name__}: expected the class of a Pyro distribution, such as Normal, got {family!r}; "
+                "a part with its own forward calls super().__init__(event_shape=event_shape) and sets self.size"
+            )
         self.family = family
         self.event_shape = None if event_shape is None else as_shape(event_shape, type(self).__name__)
         self.limits = limits or ({} if family is None else _in_use(family, values, type(self).__name__))

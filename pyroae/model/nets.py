@@ -18,7 +18,7 @@ def __dir__() -> list[str]:
 
 @register_base("nets")
 class Network(Part):
-    """A recipe for a network: ``build`` gives a module from events of shape ``inputs`` to ``outputs`` numbers.
+    """A recipe for a network: ``build`` makes a module that maps events of shape ``inputs`` to ``outputs`` numbers.
 
     >>> import pyroae as pa
     >>> isinstance(pa.nets.MLP(), Network)
@@ -34,7 +34,7 @@ class Network(Part):
             encoder: the model's, for a decoder.
             image: channels, height and width of one x, where that is an image.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement build(inputs, outputs, encoder=None, image=None)")
 
 
 @register("nets")

@@ -62,26 +62,36 @@ def build(
     Raises:
         ValueError: not a network, or one whose input or output has the wrong size.
     """
+    name = type(network).__name__
     if isinstance(network, Network):
-        try:
-            return build_here(lambda: network.build(inputs, outputs, encoder, image))
-        except TooManyNumbers as error:
-            raise ValueError(f"{role}: {error}") from error
+        network = _from_recipe(network, inputs, outputs, role, encoder, image)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
-    asked = f"it maps {tuple(inputs)} to {outputs} numbers"
+    mapping = f"it maps {tuple(inputs)} to {outputs} numbers"
     try:
-        numbers = _output_size(network, inputs)
+        size = _output_size(network, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{role}: {name} failed on an input of shape (2, {', '.join(map(str, inputs))}); {mapping}: {error}") from error
+    if size != outputs:
         raise ValueError(
-            f"{role}: {type(network).__name__} failed on an input of shape (2, {', '.join(map(str, inputs))}); {asked}: {error}"
-        ) from error
-    if numbers != outputs:
-        raise ValueError(
-            f"{role}: expected {outputs} numbers for each example, got {numbers} from {type(network).__name__}; "
-            f"{asked}, so change its last layer"
+            f"{role}: expected {outputs} numbers for each example, got {size} from {name}; {mapping}, so change its last layer"
         )
     return network
+
+
+def _from_recipe(
+    recipe: Network, inputs: torch.Size, outputs: int, role: str, encoder: nn.Module | None, image: Sequence[int] | None
+) -> nn.Module:
+    try:
+        return build_here(lambda: recipe.build(inputs, outputs, encoder, image))
+    except TooManyNumbers as error:
+        raise ValueError(f"{role}: {error}") from error
+    except NotImplementedError as error:
+        raise ValueError(f"{role}: {error}") from error
+    except TypeError as error:
+        raise ValueError(
+            f"{role}: {type(recipe).__name__}.build failed; it is called as build(inputs, outputs, encoder, image): {error}"
+        ) from error
 
 
 def _output_size(network: nn.Module, inputs: torch.Size) -> int:

@@ -108,7 +108,7 @@ class Objective(Part, ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:
         """The loss to differentiate."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement differentiable_loss(model, guide, *args, **kwargs)")
 
     def _get_trace(self, model, guide, args, kwargs):
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)

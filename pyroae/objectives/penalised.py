@@ -1,5 +1,6 @@
 """An ELBO plus a penalty on the code."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ class Penalised(_Around):
 
     def __init__(self, penalty: Penalty | Callable[[Tensor, Tensor, Any], Tensor], elbo: ELBO | None = None):
         super().__init__(elbo)
-        if not callable(penalty):
+        if not callable(penalty) or not _takes(penalty, 3 + bool(getattr(penalty, "sees_prior", False))):
             raise ValueError(
                 f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
             )
@@ -65,5 +66,19 @@ class Penalised(_Around):
         latent = {name: site for name, site in latent.items() if plate.holds(site) or not is_point(site)}
         name, site = next(iter(latent.items()))
         prior = (model.nodes[name]["fn"],) if getattr(self.penalty, "sees_prior", False) else ()
-        penalty = self.penalty(x, site["value"], site["fn"], *prior)  # one number, or one for each example
+        penalty = self.penalty(x, site["value"], site["fn"], *prior)
+        if not isinstance(penalty, Tensor) or penalty.dim() > 0 and penalty.shape[-1] != len(x):
+            got = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
+            raise ValueError(f"Penalised: expected the penalty as a number or one for each of the {len(x)} examples, got {got}")
         return (plate.scale * common_scale([*observed.values(), *latent.values()], plate.dim) * penalty.mean()).sum() * len(x)
+
+
+def _takes(function: Callable, arguments: int) -> bool:
+    """Whether a function can be called with so many arguments; some built-in ones do not say."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

@@ -36,7 +36,7 @@ class Penalty(Part):
 
     def __call__(self, x: Tensor, z: Tensor, q: Any) -> Tensor:
         """The penalty, its weight included."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement __call__(x, z, q)")
 
 
 def code(x: Tensor, q: Any) -> Tensor:

@@ -126,6 +126,7 @@ def fit(
     if torch.is_inference_mode_enabled():
         raise ValueError("fit: expected a call outside torch.inference_mode(), in which nothing can be trained")
     step, validation, run = Step.of(compile), Validation.of(validation), Run.of(run)
+    callbacks = _callbacks(callbacks)
     target = check_arguments(epochs, batch_size, lr, device)
     checkpoints = None if run.folder is None else Checkpoints(run.folder)
     elbo = getattr(model, "objective", None) if elbo is None else elbo
@@ -253,6 +254,13 @@ def _check_dense(module: torch.nn.Module):
     for name, layer in module.named_modules():
         if isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and layer.sparse:
             raise ValueError(f"fit: expected dense gradients, but those of the layer {name!r} are sparse; make it with sparse=False")
+
+
+def _callbacks(callbacks: Iterable[Callable[[Epoch], None]]) -> list[Callable[[Epoch], None]]:
+    functions = [] if callable(callbacks) else list(callbacks)
+    if callable(callbacks) or not all(map(callable, functions)):
+        raise ValueError(f"fit: expected callbacks as a list of functions, each called with an epoch, got {callbacks!r}")
+    return functions
 
 
 def check_arguments(epochs: int, batch_size: int, lr: float | None, device: str) -> torch.device:

@@ -6,7 +6,7 @@ from pyro import distributions as dist
 from torch.distributions import constraints
 
 from ...registry import register_base
-from ..building import DistributionPart
+from ..building import DistributionPart, check_forward
 from ..conditional import entry_constraint
 
 
@@ -57,5 +57,10 @@ class Prior(DistributionPart):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The constraint on a single entry of z."""
+        """The constraint on a single entry of z.
+
+        Raises:
+            ValueError: ``forward`` gives something else than a distribution over one z.
+        """
+        check_forward(self, "prior", torch.Size(), self)
         return entry_constraint(self().support)

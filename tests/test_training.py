@@ -1,5 +1,8 @@
 import csv
 import functools
+import inspect
+import traceback
+from pathlib import Path
 
 import pyro
 import pytest
@@ -246,3 +249,24 @@ def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
 def test_a_callback_that_clears_its_row_takes_nothing_from_the_history(vae):
     history = pa.fit(vae, torch.rand(20, 64).round(), epochs=2, progress=False, callbacks=[lambda row: row.clear()])
     assert history["epoch"] == [1, 2] and len(history.loss) == len(history["seconds"]) == 2
+
+
+def test_five_calls_lead_from_fit_to_the_elbo():
+    calls, inside = [], str(Path(pa.__file__).parent)
+
+    class Noted(Trace_ELBO):
+        def differentiable_loss(self, model, guide, *args, **kwargs):
+            calls.append(
+                [frame.f_code.co_name for frame, _ in traceback.walk_stack(inspect.currentframe()) if inside in frame.f_code.co_filename]
+            )
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+
+    quiet(small_vae(), torch.rand(20, 64).round(), elbo=Noted(), epochs=1, compile="eager")
+    assert calls[0] == ["_loss_and_gradients", "__call__", "step", "run", "fit"]
+
+
+def test_data_are_checked_once(monkeypatch):
+    lengths, check = [], pa.likelihoods.Bernoulli.check
+    monkeypatch.setattr(pa.likelihoods.Bernoulli, "check", lambda self, x: (lengths.append(len(x)), check(self, x))[1])
+    quiet(small_vae(), torch.rand(20, 64).round(), epochs=3, batch_size=5)
+    assert lengths == [20]

@@ -62,6 +62,6 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
 
 def _has_mean(fn: Any) -> bool:
     """Whether what a distribution calls its mean is that, and not a point in the middle."""
-    while not hasattr(fn, "middle") and hasattr(fn, "base_dist"):
+    while getattr(fn, "mean_is_exact", True) and hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    return not hasattr(fn, "middle")
+    return getattr(fn, "mean_is_exact", True)

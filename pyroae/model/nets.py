@@ -1,4 +1,4 @@
-"""Networks: recipes that size themselves by the parts beside them, or the user's own ``nn.Module``."""
+"""Recipes of networks, built for the sizes that the other parts need."""
 
 from collections.abc import Sequence
 from math import isqrt, prod
@@ -30,9 +30,9 @@ class Network(Part):
 
         Args:
             inputs: shape of one input.
-            outputs: numbers of one output.
-            encoder: the model's, for a decoder.
-            image: channels, height and width of one x, where that is an image.
+            outputs: size of one output.
+            encoder: of the model, for a decoder.
+            image: channels, height and width of one x that is an image.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement build(inputs, outputs, encoder=None, image=None)")
 
@@ -42,9 +42,9 @@ class MLP(Network):
     """Fully connected layers; ``hidden=[]`` is a single linear map.
 
     Args:
-        hidden: width of the hidden layer, or of each of several.
+        hidden: width of the hidden layer, or a list of widths.
         activation: name of a ``torch.nn`` activation, such as ``"ReLU"``, ``"Tanh"``, ``"ELU"``, ``"Sigmoid"``.
-        dropout: share of hidden units set to 0 while training.
+        dropout: share of hidden units set to 0 in training.
 
     >>> MLP([300, 150]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
     torch.Size([5, 8])
@@ -83,9 +83,9 @@ class Linear(MLP):
 
 @register("nets")
 class Dictionary(Network):
-    """A linear decoder whose columns have length 1: x is a sum of atoms, weighted by the code (Olshausen & Field 1996).
+    """A linear decoder with columns of length 1: x is a weighted sum of atoms (Olshausen & Field 1996).
 
-    What a penalty on the size of the code needs: with free columns it is avoided by a small code and long columns.
+    For penalties on the size of the code, which a small code with long columns would avoid.
 
     >>> atoms = Dictionary().build(torch.Size([3]), 64)
     >>> atoms(torch.eye(3)).sub(atoms(torch.zeros(1, 3))).norm(dim=1).round(decimals=4)
@@ -102,7 +102,7 @@ class _UnitColumns(nn.Linear):
 
     @property
     def atoms(self) -> Tensor:
-        """The matrix that is used."""
+        """The normalised matrix."""
         return nn.functional.normalize(self.weight, dim=0)
 
 
@@ -118,13 +118,13 @@ class GatedMLP(MLP):
         super().__init__(hidden, dropout=dropout)
 
     def layer(self, inputs, outputs):
-        """One hidden layer: twice as many numbers, half of which gate the others."""
+        """One hidden layer, with half of its outputs as gates of the others."""
         return [nn.Linear(inputs, 2 * outputs), nn.GLU(-1)]
 
 
 @register("nets")
 class Residual(Network):
-    """A linear map to ``width`` numbers, then blocks of two layers that are added to what they are given (He et al. 2016).
+    """A linear map to ``width`` units, then residual blocks of two layers (He et al. 2016).
 
     >>> Residual(32).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
     torch.Size([5, 8])
@@ -152,10 +152,9 @@ class _Block(nn.Module):
 
 @register("nets")
 class Tied(Network):
-    """A decoder with the encoder's matrices, transposed, in reverse order; only its biases are its own.
+    """A decoder with the encoder's transposed matrices in reverse order, and its own biases.
 
-    For an encoder of fully connected layers and a point posterior: the code is as wide as the encoder's output. Each
-    matrix's gradient is the sum of both uses.
+    For an encoder of fully connected layers and the posterior Delta. A matrix's gradient is the sum of both uses.
 
     >>> import pyroae as pa
     >>> ae = pa.recipes.autoencoder(pa.data.load(torch.rand(20, 16)), latent_dim=2).replace(decoder=Tied())
@@ -172,7 +171,7 @@ class Tied(Network):
             got = f"{layers[0].in_features} and {layers[-1].out_features}" if layers else "no linear layer"
             raise ValueError(
                 f"Tied: expected an encoder of fully connected layers from {outputs} to {prod(inputs)} numbers, got {got}; "
-                "it goes with an MLP encoder, the posterior Delta and a likelihood that needs one number for each entry"
+                "use an MLP encoder, the posterior Delta and a likelihood with one parameter for each entry"
             )
         stack = _flatten(inputs)
         for layer in layers[::-1]:
@@ -192,10 +191,10 @@ class _Transposed(nn.Module):
 
 
 def layers(network: nn.Module) -> list[nn.Sequential]:
-    """A stack of fully connected layers one by one, each with the activation after it: the network's own modules, not copies.
+    """The layers of a fully connected network, each with its activation; modules are shared, not copied.
 
     Raises:
-        ValueError: the network is no such stack.
+        ValueError: the network is not fully connected.
     """
     stack = list(network) if isinstance(network, nn.Sequential) else [network]
     starts = [i for i, module in enumerate(stack) if isinstance(module, (nn.Linear, _Transposed))]
@@ -209,7 +208,7 @@ def layers(network: nn.Module) -> list[nn.Sequential]:
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """A linear layer's matrix as it is used, ``(outputs, inputs)``."""
+    """The matrix of a linear layer, ``(outputs, inputs)``."""
     if isinstance(layer, _Transposed):
         return layer._layer[0].weight.t()
     return layer.atoms if isinstance(layer, _UnitColumns) else layer.weight
@@ -220,8 +219,8 @@ class Conv(Network):
     """Convolutions of stride 2, then a linear map: an encoder of images.
 
     Args:
-        channels: of each convolution; every one halves height and width.
-        image: channels, height and width of one x that is given flat; by default as the data say, else one square channel.
+        channels: of each convolution, which halves height and width.
+        image: channels, height and width of one flat x; by default the data's, else one square channel.
         activation: as in ``MLP``.
 
     >>> Conv([4, 8]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
@@ -244,8 +243,8 @@ class Deconv(Network):
     """A linear map, then transposed convolutions of stride 2: a decoder of images, the mirror of ``Conv``.
 
     Args:
-        channels: before each transposed convolution; every one doubles height and width.
-        image: channels, height and width of one x; by default as the likelihood or the data say, else one square channel.
+        channels: before each transposed convolution, which doubles height and width.
+        image: channels, height and width of one x; by default the likelihood's or the data's, else one square channel.
         activation: as in ``MLP``.
 
     >>> Deconv([8, 4]).build(torch.Size([8]), 64)(torch.zeros(5, 8)).shape
@@ -257,8 +256,8 @@ class Deconv(Network):
 
     def build(self, inputs, outputs, encoder=None, image=None):
         depth = len(self.channels)
-        given = self.image or image
-        image = _image(given, torch.Size([outputs]), depth, "Deconv", whole=given is None)
+        known = self.image or image
+        image = _image(known, torch.Size([outputs]), depth, "Deconv", all_outputs=known is None)
         small = [side // 2**depth for side in image[1:]]
         layers: list[nn.Module] = [*_flatten(inputs), nn.Linear(prod(inputs), self.channels[0] * prod(small))]
         layers += [nn.Unflatten(-1, (self.channels[0], *small)), self.activation()]
@@ -268,30 +267,31 @@ class Deconv(Network):
 
 
 def _widths(widths: int | Sequence[int], owner: str) -> list[int]:
-    found = [widths] if isinstance(widths, int) else list(widths)
-    if not all(isinstance(width, int) and width > 0 for width in found):
+    result = [widths] if isinstance(widths, int) else list(widths)
+    if not all(isinstance(width, int) and width > 0 for width in result):
         raise ValueError(f"{owner}: expected widths as positive whole numbers, got {widths!r}")
-    return found
+    return result
 
 
 def _flatten(inputs: torch.Size) -> list[nn.Module]:
     return [nn.Flatten(-len(inputs))] if len(inputs) > 1 else []
 
 
-def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner: str, whole: bool = True) -> tuple[int, int, int]:
-    """Channels, height and width: as they are given, as the event has them, or of one square channel."""
+def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner: str, all_outputs: bool = True) -> tuple[int, int, int]:
+    """Channels, height and width: the given ones, the event's, or those of one square channel."""
     side = isqrt(prod(shape))
-    found = tuple(image or (shape if len(shape) == 3 else (1, side, side)))
-    if len(found) != 3 or prod(shape) % prod(found) or (whole and prod(found) != prod(shape)) or any(s % 2**halvings for s in found[1:]):
+    size = tuple(image or (shape if len(shape) == 3 else (1, side, side)))
+    differs = prod(shape) % prod(size) or (all_outputs and prod(size) != prod(shape))
+    if len(size) != 3 or differs or any(side % 2**halvings for side in size[1:]):
         raise ValueError(
             f"{owner}: expected images of {prod(shape)} numbers whose height and width can be halved {halvings} times, "
-            f"got channels, height and width {found}; say image=(channels, height, width) or change the number of channels given"
+            f"got channels, height and width {size}; set image=(channels, height, width) or the number of convolutions"
         )
-    return found
+    return size
 
 
 def _activation(name: str) -> type[nn.Module]:
-    known = {each.lower(): cls for each, cls in members("activations").items()}
+    known = {key.lower(): cls for key, cls in members("activations").items()}
     if str(name).lower() not in known:
         raise ValueError(f"activation: there is no activation {name!r}" + did_you_mean(str(name), members("activations")))
     return known[str(name).lower()]

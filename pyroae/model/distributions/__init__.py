@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks, or whose tails it cuts off."""
+"""Distributions that Pyro does not have, or clamps in the tails."""
 
 from .bits import (
     Bernoulli,

@@ -1,4 +1,4 @@
-"""Bits and choices: exact, and as relaxations and straight-through draws that pass gradients."""
+"""Bits and categories: exact, relaxed, and straight-through draws with gradients."""
 
 import torch
 from pyro import distributions as dist
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
-    r"""Continuous Bernoulli whose log-normaliser is computed from the logits, so that no probability is ever clamped.
+    r"""Continuous Bernoulli whose log-normaliser is computed from the logits, without clamping of probabilities.
 
     :math:`\log C(l) = \log\frac{l}{\tanh(l / 2)}` with a Taylor series around ``l = 0``
     (Loaiza-Ganem & Cunningham 2019, eq. 5-6, rewritten for the logit ``l``).
@@ -41,7 +41,7 @@ class Bernoulli(dist.Bernoulli):
 
 
 class Categorical(dist.Categorical):
-    """Pyro's Categorical, whose draws are floats as all data are."""
+    """Pyro's Categorical with floating-point draws, the dtype of data."""
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draw whole numbers."""
@@ -49,7 +49,7 @@ class Categorical(dist.Categorical):
 
 
 class BernoulliStraightThrough(dist.Bernoulli):
-    """Bernoulli whose draws pass gradients on as if they were their probabilities (Bengio et al. 2013)."""
+    """Bernoulli whose draws have the gradient of the probabilities (straight-through; Bengio et al. 2013)."""
 
     has_rsample = True
 
@@ -59,9 +59,9 @@ class BernoulliStraightThrough(dist.Bernoulli):
 
 
 class OneHotGumbel(dist.OneHotCategorical):
-    """A category whose draws pass gradients on as if they were their relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
+    """A category whose draws have the gradient of their relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
 
-    A draw is the largest entry of a draw from the Concrete distribution, so exactly of the category's probabilities.
+    A draw is the argmax of a draw from the Concrete distribution, so it has exactly the category's probabilities.
     """
 
     has_rsample = True
@@ -75,7 +75,7 @@ class OneHotGumbel(dist.OneHotCategorical):
         return type(self)(self.temperature, self.logits.expand(torch.Size(batch_shape) + self.event_shape), validate_args=False)
 
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
-        """Draw a corner of the simplex with the gradient of a point near it."""
+        """Draw a corner of the simplex with the gradient of the relaxed draw."""
         soft = RelaxedOneHotCategorical(self.temperature, logits=self.logits).rsample(sample_shape)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         return hard + (soft - soft.detach())
@@ -87,7 +87,7 @@ class OneHotGumbel(dist.OneHotCategorical):
 
 
 class BernoulliGumbel(dist.Bernoulli):
-    """Bits whose draws pass gradients on as if they were their relaxation, binary Concrete (Maddison et al. 2017)."""
+    """Bits whose draws have the gradient of their relaxation, binary Concrete (Maddison et al. 2017)."""
 
     has_rsample = True
 
@@ -100,7 +100,7 @@ class BernoulliGumbel(dist.Bernoulli):
         return type(self)(self.temperature, self.logits.expand(batch_shape), validate_args=False)
 
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
-        """Draw 0 or 1 with the gradient of a number near it."""
+        """Draw 0 or 1 with the gradient of the relaxed draw."""
         soft = RelaxedBits(self.temperature, logits=self.logits).rsample(sample_shape)
         return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
 
@@ -111,23 +111,23 @@ class BernoulliGumbel(dist.Bernoulli):
 
 
 class RelaxedOneHotCategorical(dist.RelaxedOneHotCategorical):
-    """Pyro's, whose draws stay off the simplex's border, where single precision would put them and the density is no number."""
+    """Pyro's, with draws inside the simplex: in float32 some would round to its border, where the density is NaN."""
 
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
         """Draw a point of the simplex."""
         z = super().rsample(sample_shape)
         return z.clamp(min=torch.finfo(z.dtype).tiny)
 
-    @property
-    def middle(self) -> Tensor:
-        """The probabilities: what stands where a mean is asked for, which has no formula."""
-        return self.probs
+    mean_is_exact = False
 
-    mean = middle
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities; the mean itself has no closed form."""
+        return self.probs
 
 
 class RelaxedBits(dist.RelaxedBernoulli):
-    """Pyro's RelaxedBernoulli, whose draws stay off the ends 0 and 1, where single precision would put them."""
+    """Pyro's RelaxedBernoulli, with draws inside (0, 1): in float32 some would round to its ends."""
 
     arg_constraints = {"logits": constraints.real}
 
@@ -136,27 +136,27 @@ class RelaxedBits(dist.RelaxedBernoulli):
         z = super().rsample(sample_shape)
         return z.clamp(torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps)
 
-    @property
-    def middle(self) -> Tensor:
-        """The probabilities: what stands where a mean is asked for, which has no formula."""
-        return self.probs
+    mean_is_exact = False
 
-    mean = middle
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities; the mean itself has no closed form."""
+        return self.probs
 
 
 class PartiallyObservedCategorical(dist.OneHotCategorical):
-    """A categorical distribution, one-hot, that puts all its mass on the label wherever there is one.
+    """A one-hot categorical distribution with all its mass on the label where that is known.
 
     Args:
-        logits: of the prediction q(y|x), ``(..., K)``.
-        labels: ``(..., K)``, one-hot where the category is known, 0 where it is not; ``None``: nowhere.
+        logits: of q(y|x) where the label is unknown, ``(..., K)``.
+        labels: ``(..., K)``, one-hot where the category is known, 0 elsewhere; ``None`` if none is known.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor | None = None, validate_args: bool | None = None):
         self.predicted = dist.OneHotCategorical(logits=logits)
         self.labels = torch.zeros_like(logits) if labels is None else labels.to(logits.dtype)
         known = self.labels.sum(-1, keepdim=True) > 0
-        certain = 100.0 * (self.labels - 1)  # exp(-100) is as good as 0, and its logarithm is finite
+        certain = 100.0 * (self.labels - 1)  # exp(-100) is 0 in effect, with a finite logarithm
         super().__init__(logits=torch.where(known, certain, logits), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):

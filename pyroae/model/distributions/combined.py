@@ -1,4 +1,4 @@
-"""Distributions made of others: with entries not seen, or side by side."""
+"""Distributions made of others: with missing entries, or concatenated."""
 
 import torch
 from pyro import distributions as dist
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class _SeenOr(constraints.Constraint):
+class _OrMissing(constraints.Constraint):
     """Another constraint, or NaN."""
 
     def __init__(self, base: constraints.Constraint, event_dim: int, fill: float):
@@ -19,12 +19,12 @@ class _SeenOr(constraints.Constraint):
 
 
 class MaskedIndependent(TorchDistribution):
-    """Independent entries of which those that are NaN were not seen: they count for nothing.
+    """Independent entries; those that are NaN are missing and ignored.
 
     Args:
-        entries: the distribution of every single entry, batch shape ``(..., *event)``.
-        event_dim: how many of its dimensions make an event.
-        fill: a value inside its support, to stand where none was seen.
+        entries: the distribution of the entries, batch shape ``(..., *event)``.
+        event_dim: number of its dimensions that make an event.
+        fill: a value inside the support, used for missing entries.
     """
 
     arg_constraints = {}
@@ -36,8 +36,8 @@ class MaskedIndependent(TorchDistribution):
 
     @constraints.dependent_property
     def support(self):
-        """The entries' own, or NaN."""
-        return _SeenOr(self.entries.support, self._depth, self.fill)
+        """The entries' support, or NaN."""
+        return _OrMissing(self.entries.support, self._depth, self.fill)
 
     @property
     def mean(self) -> Tensor:
@@ -49,9 +49,9 @@ class MaskedIndependent(TorchDistribution):
         return MaskedIndependent(self.entries.expand(torch.Size(batch_shape) + self.event_shape), self._depth, self.fill)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density of the entries that were seen."""
-        unseen = value.isnan()
-        log_p = self.entries.log_prob(value.masked_fill(unseen, self.fill)).masked_fill(unseen, 0.0)
+        """The log-density of the observed entries."""
+        missing = value.isnan()
+        log_p = self.entries.log_prob(value.masked_fill(missing, self.fill)).masked_fill(missing, 0.0)
         return log_p.flatten(-self._depth).sum(-1)
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
@@ -59,8 +59,8 @@ class MaskedIndependent(TorchDistribution):
         return self.entries.sample(sample_shape)
 
 
-class _Each(constraints.Constraint):
-    """Each of several distributions' supports, over its entries of the vector."""
+class _JointSupport(constraints.Constraint):
+    """The supports of the parts, each for its entries of the vector."""
 
     event_dim = 1
 
@@ -72,12 +72,12 @@ class _Each(constraints.Constraint):
 
 
 class Joint(TorchDistribution):
-    """Independent distributions over vectors, side by side in one longer vector, in their order or in another.
+    """Independent distributions over vectors, concatenated to one vector, with an optional permutation.
 
     Args:
         parts: the distributions.
-        order: ``(D,)`` the places in the vector of the parts' entries, one part after the other.
-        back: ``(D,)`` the inverse permutation.
+        order: ``(D,)``, the index in the vector of each entry of the concatenated parts.
+        back: ``(D,)``, the inverse permutation.
     """
 
     arg_constraints = {}
@@ -105,8 +105,8 @@ class Joint(TorchDistribution):
 
     @constraints.dependent_property(event_dim=1)
     def support(self):
-        """Each part's own."""
-        return _Each(self)
+        """The parts' supports."""
+        return _JointSupport(self)
 
     @property
     def mean(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Grey levels, and what lies between 0 and 1."""
+"""Distributions over grey levels, and constraints inside the unit interval."""
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -82,7 +82,7 @@ class DiscretizedLogistic(TorchDistribution):
     r"""The mass of a Logistic around each of the grey levels 0, 1/(n - 1), ..., 1; the outermost take the tails.
 
     :math:`P(x) = \sigma(b) - \sigma(a)` with :math:`a, b = (x \mp \frac{1}{2(n-1)} - loc) / scale`, evaluated as
-    :math:`b + \log(1 - e^{a - b}) - \log(1 + e^a) - \log(1 + e^b)`, which loses nothing in the tails
+    :math:`b + \log(1 - e^{a - b}) - \log(1 + e^a) - \log(1 + e^b)`, which is exact in the tails
     (Kingma et al. 2016; Salimans et al. 2017, section 2.1).
     """
 
@@ -103,7 +103,7 @@ class DiscretizedLogistic(TorchDistribution):
         """The expected grey level: the sum over steps of the probability to lie above each."""
         step = 1 / (self.levels - 1)
         above = torch.zeros_like(self.loc)
-        for level in range(self.levels - 1):  # one after another: all at once would be 255 times as large as x
+        for level in range(self.levels - 1):  # in a loop, since all levels at once take 255 times the memory of x
             above = above + torch.sigmoid((self.loc - (level + 0.5) * step) / self.scale)
         return step * above
 

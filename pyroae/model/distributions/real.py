@@ -1,4 +1,4 @@
-"""Real numbers: a Normal of the best scale, mixtures of Normals, directions."""
+"""Distributions over real vectors: a Normal with a profiled scale, mixtures of Normals, directions."""
 
 from collections.abc import Callable
 from math import lgamma, log, pi
@@ -10,26 +10,26 @@ from torch import Tensor
 
 
 class ProfiledNormal(dist.Normal):
-    """Normals around ``loc``, all with the scale under which the values asked for are likeliest: their root mean squared error.
+    """Normals with one maximum-likelihood scale for all values: their root mean squared error.
 
     Args:
         loc: the means.
         scale: the scale of draws.
-        found: called with the scale that ``log_prob`` has found.
+        on_scale: called with the scale in ``log_prob``.
     """
 
-    def __init__(self, loc: Tensor, scale: Tensor, found: Callable[[Tensor], None], validate_args: bool | None = None):
-        self.found = found
+    def __init__(self, loc: Tensor, scale: Tensor, on_scale: Callable[[Tensor], None], validate_args: bool | None = None):
+        self.on_scale = on_scale
         super().__init__(loc, scale, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
         """The same for a larger batch."""
-        return ProfiledNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.found, validate_args=False)
+        return ProfiledNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.on_scale, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Its gradient is that of the likelihood with the scale maximised out: at its best value the scale's own is 0."""
+        """The profile log-likelihood; the gradient through the scale is 0 at its maximum, so the scale is detached."""
         scale = (value - self.loc).detach().square().mean().sqrt()
-        self.found(scale)
+        self.on_scale(scale)
         return dist.Normal(self.loc, scale).log_prob(value)
 
 
@@ -49,16 +49,16 @@ class NormalMixture(dist.MixtureSameFamily):
     tensor(True)
     """
 
-    own: "NormalMixture | None" = None  # before it was expanded
+    own: "NormalMixture | None" = None  # before expand
 
     def expand(self, batch_shape, _instance=None):
-        """The same mixture for a larger batch, its components kept once."""
+        """The same mixture for a larger batch; its components are not copied."""
         new = super().expand(batch_shape, _instance)
         new.own = self.own or self
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of z, in z's own precision."""
+        """The log-density of z, in z's dtype."""
         if self._validate_args:
             self._validate_sample(value)
         own = self.own or self
@@ -66,9 +66,9 @@ class NormalMixture(dist.MixtureSameFamily):
         loc, scale = (p.flatten(1).double() for p in (normals.loc, normals.scale))
         z, precision = value.flatten(-len(self.event_shape)).double(), scale.square().reciprocal()
         constant = (loc.square() * precision + 2 * scale.log() + log(2 * pi)).sum(1)
-        each = z @ (loc * precision).mT - 0.5 * (z.square() @ precision.mT + constant)
-        found = (each + own.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).to(value.dtype)
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        components = z @ (loc * precision).mT - 0.5 * (z.square() @ precision.mT + constant)
+        log_p = (components + own.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).to(value.dtype)
+        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
 
 class UniformSphere(TorchDistribution):

@@ -1,4 +1,4 @@
-"""What every likelihood p(x|z) knows: which data it is for, how the encoder sees them, what to show of it."""
+"""``Likelihood``, the base class of likelihoods: checks of data, the encoder's input, a mean or mode to show."""
 
 import itertools
 
@@ -15,23 +15,23 @@ from ..conditional import Conditional, describe, entry_constraint
 
 @register_base("likelihoods")
 class Likelihood(Conditional, DistributionPart):
-    """A distribution over one x given the decoder's output; refuses data outside its support.
+    """A distribution over one x given the decoder's output; data outside its support are refused.
 
     >>> import pyroae as pa
     >>> isinstance(pa.likelihoods.Gamma(64), Likelihood)
     True
     """
 
-    remedy = "choose a likelihood whose support holds these data"
-    allows_missing = False  # whether NaN in x stands for what was not seen
-    mask = False  # whether the encoder is told what was seen
+    remedy = "choose a likelihood whose support has these data"
+    allows_missing = False  # whether NaN in x is a missing entry
+    mask = False  # whether the mask of observed entries is an input of the encoder
 
     def support(self, like: Tensor) -> constraints.Constraint:
-        """What values x may take, as a constraint that can check tensors like that one."""
+        """The constraint on x, for tensors of the dtype and device of ``like``."""
         return self(torch.zeros(self.size, dtype=like.dtype, device=like.device)).support
 
-    def _beside(self, x: Tensor) -> Tensor:
-        """``x`` where this part's own tensors are."""
+    def _on_device(self, x: Tensor) -> Tensor:
+        """``x`` on the device of this part."""
         own = next(itertools.chain(self.parameters(), self.buffers()), x)
         return x.to(own.device)
 
@@ -42,7 +42,7 @@ class Likelihood(Conditional, DistributionPart):
         return limit in (constraints.boolean, constraints.unit_interval) or isinstance(limit, distributions.InUnitInterval)
 
     def mean_or_mode(self, p: dist.Distribution) -> Tensor:
-        """What to show of p(x|z): its mean, or its mode where it has no mean."""
+        """The mean of p(x|z), or its mode where it has no mean; shown in pictures."""
         mean = p.mean
         try:
             return torch.where(mean.isfinite(), mean, p.mode)
@@ -51,23 +51,23 @@ class Likelihood(Conditional, DistributionPart):
 
     @property
     def input_shape(self) -> torch.Size:
-        """The shape of one x as the encoder sees it."""
+        """The shape of the encoder's input of one x."""
         return self.event_shape
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """x as the encoder sees it, ``(..., *input_shape)``: unchanged, standardised, log1p of counts, or one-hot; NaN may stay."""
+        """The encoder's input, ``(..., *input_shape)``: x, or x standardised, log1p of counts, one-hot categories; NaN may stay."""
         return x
 
     def measure(self, x: Tensor):
-        """Take location and scale from training data ``(N, *event)``, where this likelihood is ``Standardised``."""
+        """Set location and scale from training data ``(N, *event)``, if this likelihood has any (``Standardised``)."""
 
     @property
     def measured(self) -> bool:
-        """Whether ``measure`` has nothing left to do."""
+        """Whether ``measure`` was called, or is not needed."""
         return True
 
     def check_shape(self, x: Tensor):
-        """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``. Looks at no value."""
+        """``ValueError`` unless ``x`` is a floating-point tensor of shape ``(B, *event_shape)``; values are not checked."""
         owner, shape = type(self).__name__, ", ".join(map(str, self.event_shape))
         if not isinstance(x, Tensor):
             raise ValueError(f"{owner}: expected x as a torch.Tensor of shape (B, {shape}), got {type(x).__name__}; use torch.as_tensor(x)")
@@ -81,7 +81,7 @@ class Likelihood(Conditional, DistributionPart):
     def check(self, x: Tensor):
         """``ValueError`` unless ``x`` has the right shape, at least one row, no NaN, and every entry is in the support."""
         self.check_shape(x)
-        x, owner = self._beside(x), type(self).__name__
+        x, owner = self._on_device(x), type(self).__name__
         if len(x) == 0:
             raise ValueError(f"{owner}: expected at least one example, got x of shape {tuple(x.shape)}")
         if not bool(torch.isfinite(x).all()):

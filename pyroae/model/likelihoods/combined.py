@@ -1,4 +1,4 @@
-"""Likelihoods made of others: of data with holes, of several columns side by side."""
+"""Likelihoods made of others: for data with missing entries, for tables of several kinds of columns."""
 
 import torch
 from pyro import distributions as dist
@@ -17,10 +17,10 @@ from .plain import OptimalNormal
 
 @register("likelihoods")
 class Missing(Likelihood):
-    """Another likelihood, for data some of whose entries are missing: NaN. They count for nothing in p(x|z).
+    """Another likelihood, for data with missing entries: NaN, which p(x|z) ignores.
 
-    The encoder is given 0 in their place, and, with ``mask``, which entries were seen beside them: twice as many numbers.
-    ``pa.impute`` draws what is missing (Mattei & Frellsen 2019).
+    In the encoder's input they are 0; with ``mask`` the mask of observed entries is concatenated to it.
+    ``pa.impute`` draws missing entries (Mattei & Frellsen 2019).
 
     >>> import pyroae as pa
     >>> Missing(pa.likelihoods.Normal(3, scale=1.0))(torch.zeros(3)).log_prob(torch.tensor([0.0, torch.nan, torch.nan])).round(decimals=4)
@@ -48,7 +48,7 @@ class Missing(Likelihood):
         return self.of.measured
 
     def measure(self, x):
-        """As the likelihood of complete data does, from the entries that are there."""
+        """As the likelihood of complete data, from the observed entries."""
         self.of.measure(x)
 
     @property
@@ -62,11 +62,11 @@ class Missing(Likelihood):
         return copied(self) if same else Missing(self.of.build(context), self.mask)
 
     def forward(self, h: Tensor) -> dist.Distribution:
-        """The distribution of the entries that were seen, given the decoder's output."""
+        """The distribution of the observed entries, given the decoder's output."""
         return distributions.MaskedIndependent(self.of(h).base_dist, len(self.event_shape), self._fill(h))
 
     def _fill(self, like: Tensor) -> float:
-        """A value inside the support, found once."""
+        """A value inside the support."""
         if self.fill is None:
             support = entry_constraint(self.of.support(like))
             candidates = torch.tensor([0.0, 0.5, 1.0], device=like.device)
@@ -74,31 +74,31 @@ class Missing(Likelihood):
         return self.fill
 
     def preprocess(self, x):
-        """As the likelihood of complete data has it."""
+        """As the likelihood of complete data."""
         return self.of.preprocess(x)
 
     def mean_or_mode(self, p):
-        """What the likelihood of complete data shows."""
+        """As the likelihood of complete data."""
         return self.of.mean_or_mode(p.entries.to_event(len(self.event_shape)))
 
     def check(self, x):
-        """As the likelihood of complete data does, on the entries that are there."""
+        """As the likelihood of complete data, on the observed entries."""
         self.check_shape(x)
         self.of.check(x.masked_fill(x.isnan(), self._fill(x.new_zeros(()))))
 
 
 @register("likelihoods")
 class Product(Likelihood):
-    """Columns of different kinds side by side, by name: real, count, binary, category.
+    """Columns of different kinds, by name: real, count, binary, category; independent given z.
 
-    x has the columns one after another, or in the ``order`` given; a refusal names the column.
+    x is the concatenation of the columns, or has them in the given ``order``; an error names the column.
 
-    Of likelihoods without ``event_shape`` it stands for some columns of a model's table, by name or by names with commas between:
-    ``vae.replace(likelihood=Product({"income": StudentT()}))`` models income so, and the other columns as before.
+    With likelihoods without ``event_shape`` it changes some columns of a model's table, by name or by names separated by commas:
+    ``vae.replace(likelihood=Product({"income": StudentT()}))`` keeps the likelihoods of the other columns.
 
     Args:
         columns: likelihoods of vectors, by name.
-        order: the places in x of the columns' entries, where they do not stand one after another.
+        order: the indices in x of the columns' entries, if these are not concatenated.
 
     >>> import pyroae as pa
     >>> table = Product({"age": pa.likelihoods.Normal(1), "visits": pa.likelihoods.Poisson(1), "town": pa.likelihoods.Categorical(1, 7)})
@@ -113,7 +113,7 @@ class Product(Likelihood):
                 raise ValueError(f"Product: expected column {name!r} as a likelihood of its width, such as Normal(1), got {column!r}")
         self.names, self.columns, self.event_shape = list(columns), nn.ModuleList(columns.values()), None
         if any(column.event_shape is None for column in self.columns):
-            return  # until ``with_columns`` knows the table
+            return  # built by ``with_columns``
         self.allows_missing = any(column.allows_missing for column in self.columns)
         self.mask = any(column.mask for column in self.columns)
         self.lengths = [column.event_shape[0] for column in self.columns]
@@ -130,12 +130,12 @@ class Product(Likelihood):
 
     @property
     def input_shape(self):
-        """The columns' side by side."""
+        """Of the concatenated inputs of the columns."""
         return torch.Size([sum(column.input_shape[0] for column in self.columns)])
 
     @property
     def measured(self):
-        """Whether every column is."""
+        """Whether every column is measured."""
         return all(column.measured for column in self.columns)
 
     def measure(self, x):
@@ -149,15 +149,15 @@ class Product(Likelihood):
         return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)], self.order, self.back)
 
     def preprocess(self, x):
-        """Each column as its own likelihood has it."""
+        """Each column as by its own likelihood."""
         return torch.cat([column.preprocess(part) for column, part in self._parts(x)], -1)
 
     def mean_or_mode(self, p):
-        """Each column's own picture."""
+        """Each column's own mean or mode."""
         return p.join([column.mean_or_mode(part) for column, part in zip(self.columns, p.parts)])
 
     def check(self, x):
-        """As every likelihood's, column by column."""
+        """As for every likelihood, column by column."""
         self.check_shape(x)
         for name, (column, part) in zip(self.names, self._parts(x)):
             try:
@@ -171,10 +171,10 @@ class Product(Likelihood):
 
 
 def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None) -> Product:
-    """A table's likelihood with the columns that ``changed`` names modelled as it says, and the others as before.
+    """A table's likelihood with the columns named in ``changed`` replaced.
 
     Raises:
-        ValueError: a model that is not of a table, a name that no column has, or that occurs twice.
+        ValueError: the model is not of a table, or a column is unknown or occurs twice.
     """
     if schema is None or schema.columns is None:
         raise ValueError("replace: expected a model of a table for a Product of columns by name; give each its width, Normal(1)")
@@ -182,11 +182,11 @@ def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None
     places = {column.name: i for i, column in enumerate(columns)}
     parts, order = {}, []
     for name, part in zip(changed.names, changed.columns):
-        names = [name] if name in places else [each.strip() for each in name.split(",")]
-        for each in names:
-            if each not in places:
-                raise ValueError(f"Product: there is no column {each!r}" + did_you_mean(each, places))
-        at = [places[each] for each in names]
+        names = [name] if name in places else [part_of.strip() for part_of in name.split(",")]
+        for column in names:
+            if column not in places:
+                raise ValueError(f"Product: there is no column {column!r}" + did_you_mean(column, places))
+        at = [places[column] for column in names]
         part = part.build(Context(torch.Size([len(at)])))
         parts[name] = with_missing(part) if any(columns[i].missing for i in at) else part
         order += at
@@ -201,7 +201,7 @@ def with_columns(likelihood: Likelihood, changed: Product, schema: Schema | None
 
 
 def _places(likelihood: Likelihood) -> list[tuple[Likelihood, list[int]]]:
-    """The parts of a table's likelihood, and the places in x of each one's entries."""
+    """The parts of a table's likelihood, and the indices in x of their entries."""
     if not isinstance(likelihood, Product):
         return [(likelihood, list(range(likelihood.event_shape[0])))]
     order = torch.arange(sum(likelihood.lengths)) if likelihood.order is None else likelihood.order
@@ -209,7 +209,7 @@ def _places(likelihood: Likelihood) -> list[tuple[Likelihood, list[int]]]:
 
 
 def named(columns: list[str]) -> str:
-    """What columns are called together.
+    """A name for several columns.
 
     >>> named(["age", "income", "height", "weight"])
     'age, income, ... (4 columns)'

@@ -1,4 +1,4 @@
-"""Likelihoods of entries of one kind: binary, real, positive, counts, categories, grey levels."""
+"""Likelihoods of independent entries: binary, real, positive, counts, categories, grey levels."""
 
 import torch
 from pyro import distributions as dist
@@ -7,15 +7,15 @@ from torch.distributions import constraints
 
 from ...registry import register
 from .. import distributions
-from ..conditional import Conditional, Parameter, Shape, pyro_family
+from ..conditional import Parameter, Shape, pyro_family
 from .base import Likelihood
 
 
 @register("likelihoods")
 class Bernoulli(Likelihood):
-    r"""Binary x: cross-entropy from logits; nothing is clamped.
+    r"""Binary x: cross-entropy from logits, without clamping.
 
-    :math:`\log p(x|z) = \sum_d x_d l_d - \log(1 + e^{l_d})` for the decoder's numbers ``l``.
+    :math:`\log p(x|z) = \sum_d x_d l_d - \log(1 + e^{l_d})` for the decoder's logits ``l``.
 
     >>> Bernoulli(2)(torch.tensor([40.0, 0.0])).log_prob(torch.tensor([0.0, 1.0]))
     tensor(-40.6931)
@@ -29,7 +29,7 @@ class Bernoulli(Likelihood):
 
 @register("likelihoods")
 class ContinuousBernoulli(Likelihood):
-    """x between 0 and 1: cross-entropy plus the normaliser that makes it a density.
+    """x between 0 and 1: cross-entropy plus its log-normaliser.
 
     Loaiza-Ganem & Cunningham 2019, eq. 5.
 
@@ -45,11 +45,11 @@ class ContinuousBernoulli(Likelihood):
 
 @register("likelihoods")
 class Normal(Likelihood):
-    r"""Real x: squared error, with a scale that is fixed, learned or the decoder's.
+    r"""Real x: squared error, with a fixed or learned scale, or one from the decoder.
 
     :math:`\log p(x|z) = -\sum_d \frac{(x_d - \mu_d)^2}{2 s_d^2} + \log s_d + \tfrac12 \log 2\pi`.
-    ``scale`` is a number (1.0: squared error), ``"learned"`` (one for all), ``"per_dimension"`` (learned, one for each)
-    or ``None`` (from the decoder, for each example and dimension).
+    ``scale`` is a number (1.0: squared error), ``"learned"`` (one for all dimensions), ``"per_dimension"`` (learned, one for each)
+    or ``None`` (from the decoder).
 
     >>> Normal(64, scale=0.5).size
     64
@@ -61,10 +61,10 @@ class Normal(Likelihood):
 
 @register("likelihoods")
 class OptimalNormal(Likelihood):
-    r"""Real x: squared error with the one scale that is best for each batch (the sigma-VAE of Rybkin et al. 2021, eq. 5).
+    r"""Real x: squared error with the maximum-likelihood scale of each batch (the sigma-VAE of Rybkin et al. 2021, eq. 5).
 
-    In training :math:`s^2 = \frac{1}{BD} \sum (x - \mu)^2`, with nothing to tune or to learn; a running mean of it is the scale
-    afterwards, so that p(x|z) of one example does not depend on others.
+    In training :math:`s^2 = \frac{1}{BD} \sum (x - \mu)^2`; in evaluation mode the scale is a running mean of it, so that
+    p(x|z) of one example does not depend on others.
 
     >>> OptimalNormal(64).size
     64
@@ -80,7 +80,7 @@ class OptimalNormal(Likelihood):
 
     @torch.no_grad()
     def _remember(self, scale: Tensor):
-        share = self.batches.add_(1.0).reciprocal().clamp(min=0.05)  # of the first batch all, of the hundredth a twentieth
+        share = self.batches.add_(1.0).reciprocal().clamp(min=0.05)  # the weight of this batch in the running mean
         self.scale.copy_(self.scale.square().lerp(scale.square(), share).sqrt())
 
 
@@ -98,7 +98,7 @@ class Laplace(Likelihood):
 
 @register("likelihoods")
 class StudentT(Likelihood):
-    """Real x with heavy tails, so that outliers cost little; the scale as in Normal.
+    """Real x with heavy tails, robust to outliers; the scale as in Normal.
 
     >>> StudentT(64).size
     64
@@ -122,7 +122,7 @@ class LogNormal(Likelihood):
 
 @register("likelihoods")
 class Gamma(Likelihood):
-    """Positive x: concentration and rate from the decoder, unless given.
+    """Positive x: concentration and rate from the decoder by default.
 
     >>> Gamma(64).size
     128
@@ -146,7 +146,7 @@ class Beta(Likelihood):
         super().__init__(dist.Beta, event_shape)
 
     def support(self, like):
-        """Without the ends, where the density is infinite or 0."""
+        """The open interval: the density is infinite or 0 at its ends."""
         return constraints.independent(distributions.open_unit_interval, len(self.event_shape))
 
 
@@ -154,13 +154,13 @@ class _Counts(Likelihood):
     """A distribution of counts."""
 
     def preprocess(self, x):
-        """The encoder sees log(1 + x), as is usual for genes in cells (Lopez et al. 2018)."""
+        """log(1 + x), as is usual for gene expression (Lopez et al. 2018)."""
         return x.log1p()
 
 
 @register("likelihoods")
 class Poisson(_Counts):
-    """Counts: the rate from the decoder. The encoder sees log(1 + x).
+    """Counts: the rate from the decoder. The encoder's input is log(1 + x).
 
     >>> Poisson(64).size
     64
@@ -172,7 +172,7 @@ class Poisson(_Counts):
 
 @register("likelihoods")
 class NegativeBinomial(_Counts):
-    """Counts more spread than Poisson's: logits from the decoder, the number of failures learned unless given.
+    """Overdispersed counts: logits from the decoder; the number of failures is learned by default.
 
     >>> NegativeBinomial(64).size
     64
@@ -184,7 +184,7 @@ class NegativeBinomial(_Counts):
 
 @register("likelihoods")
 class ZeroInflatedNegativeBinomial(_Counts):
-    """Counts with extra zeros, as of genes in cells: gate and logits from the decoder, the number of failures learned unless given.
+    """Counts with extra zeros: gate and logits from the decoder; the number of failures is learned by default.
 
     >>> ZeroInflatedNegativeBinomial(64).size
     128
@@ -208,23 +208,23 @@ class Categorical(Likelihood):
 
     @property
     def input_shape(self):
-        """One number for each category of each entry of a vector."""
+        """Of the one-hot encoding, for a vector x."""
         return torch.Size([self.event_shape[0] * self.length]) if len(self.event_shape) == 1 else self.event_shape
 
     def preprocess(self, x):
-        """One-hot, all 0 where x is missing; of events that are no vectors x as it is."""
+        """One-hot entries, all 0 where x is missing; x itself where it is not a vector."""
         if len(self.event_shape) > 1:
             return x
         return (x[..., None] == torch.arange(self.length, device=x.device)).to(x.dtype).flatten(-2)
 
     def mean_or_mode(self, p):
-        """What to show of p(x|z): the likeliest category (categories have no mean)."""
+        """The mode of p(x|z); categories have no mean."""
         return p.base_dist.logits.argmax(-1).to(p.base_dist.logits.dtype)
 
 
 @register("likelihoods")
 class GreyLevels(Likelihood):
-    """Grey levels 0 to 1 in equal steps, each with a probability of its own: a Categorical that knows its levels.
+    """Grey levels from 0 to 1 in equal steps: a categorical distribution over the levels of each entry.
 
     >>> GreyLevels(64).size
     16384
@@ -238,7 +238,7 @@ class GreyLevels(Likelihood):
 
 @register("likelihoods")
 class DiscretizedLogistic(Likelihood):
-    """Grey levels 0 to 1 in equal steps: the probability of a level is the Logistic's mass around it; the scale as in Normal.
+    """Grey levels from 0 to 1 in equal steps, each with the mass of a Logistic around it; the scale as in Normal.
 
     Kingma et al. 2016, section 4 of the appendix; Salimans et al. 2017, section 2.1. The probabilities sum to 1.
 
@@ -258,21 +258,23 @@ class DiscretizedLogistic(Likelihood):
 
 
 @register("likelihoods")
-class LogisticMixture(DiscretizedLogistic):
+class LogisticMixture(Likelihood):
     """Grey levels by a mixture of discretized Logistics, its weights, means and scales from the decoder (Salimans et al. 2017).
 
     >>> LogisticMixture(64, components=3).size
     576
     """
 
+    remedy = GreyLevels.remedy
+
     def __init__(self, event_shape: Shape | None = None, components: int = 5, levels: int = 256):
         limits = {name: constraints.independent(limit, 1) for name, limit in _MIXED.items()}
-        Conditional.__init__(self, distributions.DiscretizedLogistic, event_shape, limits=limits, length=components)
+        super().__init__(distributions.DiscretizedLogistic, event_shape, limits=limits, length=components)
         self.levels = levels
 
     def make(self, logits, loc, scale):
         """The distribution of single entries."""
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), super().make(loc=loc, scale=scale))
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.family(loc, scale, self.levels))
 
 
 _MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constraints.positive}
@@ -280,7 +282,7 @@ _MIXED = {"logits": constraints.real, "loc": constraints.real, "scale": constrai
 
 @register("likelihoods")
 class FromPyro(Likelihood):
-    """Any Pyro distribution by name; what is not given as a keyword comes from the decoder.
+    """Any Pyro distribution by name; parameters that are not keywords come from the decoder.
 
     >>> FromPyro("StudentT", 64, df=3.0).size
     128
@@ -291,5 +293,5 @@ class FromPyro(Likelihood):
 
 
 def _counted(*logits: str) -> dict[str, constraints.Constraint]:
-    """Constraints of a distribution of counts; the number of failures is positive rather than whole."""
+    """Constraints of a distribution of counts, with a real number of failures."""
     return {"total_count": constraints.positive} | dict.fromkeys(logits, constraints.real)

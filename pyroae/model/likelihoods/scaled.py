@@ -1,4 +1,4 @@
-"""Likelihoods in the data's own units: standardised by mean and scale, or counts by the total of a row."""
+"""Likelihoods in the data's units: standardised by mean and scale, or counts scaled by the total of a row."""
 
 import torch
 from pyro import distributions as dist
@@ -15,7 +15,7 @@ _MEASURABLE = {"loc", "rate", "logits"}
 
 
 class _Scaled(Likelihood):
-    """Another likelihood in units that are taken from the data, by ``measure``."""
+    """Another likelihood with units that ``measure`` takes from the data."""
 
     def __init__(self, of: Likelihood):
         super().__init__()
@@ -27,22 +27,22 @@ class _Scaled(Likelihood):
 
     @property
     def measured(self):
-        """Whether the units were taken from data."""
+        """Whether ``measure`` was called."""
         return bool(self.is_measured)
 
     def build(self, context):
-        """As every likelihood's; one of another shape has taken its units from no data."""
+        """As for every likelihood; one of another shape is not measured yet."""
         same = context.event_shape in (None, self.event_shape)
         return copied(self) if same else type(self)(self.of.build(context))
 
     def mean_or_mode(self, p):
-        """What ``of`` shows."""
+        """As by ``of``."""
         return self.of.mean_or_mode(p)
 
 
 @register("likelihoods")
 class Standardised(_Scaled):
-    r"""Another likelihood on standardised data: its density of x stays one of x in the data's own units.
+    r"""Another likelihood on standardised data; its density is that of x in the data's own units.
 
     Of a family with location and scale, such as Normal or StudentT: :math:`\log p(x|z) = \log p_0(\frac{x - m}{s} | z) - \sum_d \log s_d`
     with mean m and standard deviation s of every entry, taken from the training data by ``fit``, the recipes or ``measure``, and saved
@@ -72,10 +72,9 @@ class Standardised(_Scaled):
 
     @torch.no_grad()
     def measure(self, x: Tensor):
-        """Take mean and standard deviation of every entry from ``(N, *event)``; NaN is passed over, a constant gets scale 1."""
+        """Take mean and standard deviation of every entry from ``(N, *event)``; NaN is ignored, a constant gets scale 1."""
         x = x.double().log() if self.logs else x.double()
-        seen = ~x.isnan()
-        n = seen.sum(0).clamp(min=1)
+        n = (~x.isnan()).sum(0).clamp(min=1)
         mean = x.nan_to_num(0.0).sum(0) / n
         scale = ((x - mean).nan_to_num(0.0).square().sum(0) / n).sqrt()
         if self.counts:
@@ -96,7 +95,7 @@ class Standardised(_Scaled):
         return self.of.shaped(self.of.make(**values))
 
     def preprocess(self, x):
-        """Standardised x; of counts, what ``of`` shows."""
+        """Standardised x; counts as by ``of``."""
         x = self.of.preprocess(x) if self.counts else ((x.log() if self.logs else x) - self.shift) / self.factor
         return x * min(1.0, _WIDE / self.event_shape.numel())
 
@@ -129,12 +128,12 @@ class LibrarySize(_Scaled):
 
     @property
     def input_shape(self):
-        """One number more, the total."""
+        """One entry more, the total."""
         return torch.Size([self.event_shape[0] + 1])
 
     @torch.no_grad()
     def measure(self, x: Tensor):
-        """Take totals and shares from counts ``(N, D)``; NaN is passed over."""
+        """Take totals and shares from counts ``(N, D)``; NaN is ignored."""
         totals, columns = self._log_total(x.double()), x.double().nanmean(0).clamp(min=0.5 / len(x))
         self.total.copy_(torch.stack([totals.mean(), totals.std(correction=0).clamp(min=0.1)]))
         self.log_shares.copy_(columns.log().log_softmax(0))
@@ -151,10 +150,10 @@ class LibrarySize(_Scaled):
         return self.of.shaped(self.of.make(**values))
 
     def preprocess(self, x):
-        """What ``of`` shows, and the standardised log of the total."""
+        """x as by ``of``, and the standardised log of the total."""
         counts = self.of.preprocess(x) * min(1.0, _WIDE / self.event_shape.numel())
         return torch.cat([counts, ((self._log_total(x) - self.total[0]) / self.total[1])[..., None]], -1)
 
     def _log_total(self, x: Tensor) -> Tensor:
-        """The log of the rows' totals; of rows with holes, of what the mean of the others makes it."""
+        """The log of the rows' totals; missing entries count as the mean of the row."""
         return (x.nanmean(-1) * x.shape[-1]).clamp(min=0.5).log()

@@ -1,4 +1,4 @@
-"""What every posterior is: a conditional on the encoder's output, sized by the prior."""
+"""``Posterior``, the base class of posteriors: a conditional on the encoder's output, with the prior's event shape."""
 
 import itertools
 from dataclasses import replace
@@ -25,21 +25,21 @@ class Posterior(Conditional, DistributionPart):
     """
 
     sites = ("z",)
-    infer: dict = {}  # what Pyro is told about its site
+    infer: dict = {}  # options of its site for Pyro
 
     def draw(self, h: Tensor, c: Tensor | None = None) -> Tensor:
-        """The Pyro statements that draw z inside the plate over the data, given what the encoder says and the condition's numbers."""
+        """The Pyro statements that draw z inside the plate over the data, given the encoder's output and the condition's vectors."""
         return pyro.sample("z", self(h), infer=self.infer)
 
     def latent_mean(self, h: Tensor) -> tuple[Tensor, ...]:
-        """A point in the middle: z, and the level above where the decoder may see it."""
+        """The mean of z, and of the level above if there is one."""
         return (self(h).mean,)
 
     def build(self, context: Context) -> Self:
         """A module for the z of the model's prior.
 
         Raises:
-            ValueError: the two disagree on the shape of z, or the posterior draws z where the prior has no mass.
+            ValueError: prior and posterior have different shapes or sites, or the posterior draws z outside the prior's support.
         """
         if context.prior is None:
             return super().build(context)
@@ -51,7 +51,7 @@ class Posterior(Conditional, DistributionPart):
         return built
 
     def _follow(self, prior: Prior):
-        """Take what depends on the prior from it."""
+        """Copy from the prior what depends on it."""
 
     def _check_sites(self, prior: Prior):
         name, shape = type(self).__name__, prior.event_shape
@@ -68,7 +68,7 @@ class Posterior(Conditional, DistributionPart):
 
     @torch.no_grad()
     def _check_inside(self, prior: Prior):
-        """Draw a few z for random numbers from an encoder, and see whether the prior has mass there."""
+        """``ValueError`` unless z drawn for random encoder outputs are in the prior's support."""
         try:
             with torch.random.fork_rng([]):
                 like = next(itertools.chain(self.parameters(), self.buffers()), torch.zeros(()))

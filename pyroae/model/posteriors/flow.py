@@ -50,6 +50,8 @@ class Flow(Posterior):
 class TransformedPosterior(dist.TransformedDistribution):
     """A transformed distribution whose ``mean`` is the transformed mean of its base; its own mean has no closed form."""
 
+    mean_is_exact = False
+
     @property
     def mean(self) -> Tensor:
         """The transformed mean of the base."""

@@ -1,4 +1,4 @@
-"""Posteriors of several levels, or of classes and styles: one for the prior of the same name."""
+"""Posteriors with two latent sites, for the priors of the same names."""
 
 import pyro
 import torch
@@ -15,12 +15,12 @@ from .base import Posterior
 
 
 class _Levels(Posterior):
-    """A posterior with a level above z, of ``top`` numbers, as many as the prior's."""
+    """A posterior with a level above z, of size ``top``, which is the prior's."""
 
     top: int | None
 
     def build(self, context):
-        """As every posterior's, with the size of the upper level from the prior too."""
+        """As for every posterior, with the size of the upper level from the prior."""
         above = context.prior.top_size if context.prior is not None else None
         top = above or self.top
         return super(_Levels, self if self.top == top else self.replace(top=top)).build(context)
@@ -28,13 +28,13 @@ class _Levels(Posterior):
 
 @register("posteriors")
 class Hierarchical(_Levels):
-    """q(z|x) q(z2|z), for the prior of the same name: Normals, the second from the first through a network.
+    """q(z|x) q(z2|z), for the prior of the same name: Normals, the second a network of the first.
 
     Args:
         event_shape: shape of z, the level next to x.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
-        top: how many numbers z2 has; by default as the prior says.
+        top: size of z2; by default the prior's.
 
     >>> import pyroae as pa
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
@@ -58,7 +58,7 @@ class Hierarchical(_Levels):
 
 
 class _TopDown(_Levels):
-    """q(top|x) q(z|x, top): of the encoder's numbers the first make the top; the others, with the top beside them, z."""
+    """q(top|x) q(z|x, top): from the first part of the encoder's output, and from the rest with the top."""
 
     family_above: type
 
@@ -85,16 +85,16 @@ class _TopDown(_Levels):
 
 @register("posteriors")
 class TopDown(_TopDown):
-    """q(z2|x) q(z|x, z2), for the prior Hierarchical: Normals, the upper one first (Tomczak & Welling 2018, eq. 13).
+    """q(z2|x) q(z|x, z2), for the prior Hierarchical: Normals, z2 first (Tomczak & Welling 2018, eq. 13).
 
     ``encode(x)`` is q(z|x, z2) at the mean of z2.
 
     Args:
         event_shape: shape of z, the level next to x.
-        features: how many numbers the encoder gives besides those of z2.
-        hidden: widths of the hidden layers of the network that makes z of them and z2.
+        features: size of the encoder's output besides the parameters of z2.
+        hidden: widths of the hidden layers of the network from these features and z2 to z.
         activation: as in ``pa.nets.MLP``.
-        top: how many numbers z2 has; by default as the prior says.
+        top: size of z2; by default the prior's.
 
     >>> import pyroae as pa
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=TopDown())
@@ -122,10 +122,10 @@ class TopDown(_TopDown):
 
 @register("posteriors")
 class Clusters(_TopDown):
-    """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, summed out, and a Normal z that depends on it.
+    """q(y|x) q(z|x, y), for the priors Clusters and ClassAndStyle: a category, which is summed out, and a Normal z that depends on it.
 
-    ``encode(x).mixture_distribution.probs`` is q(y|x). Where the condition PartialLabels tells the category, q(y|x) is
-    certain of it. The arguments are those of TopDown.
+    ``encode(x).mixture_distribution.probs`` is q(y|x), which is 1 for a label that the condition PartialLabels has. The arguments
+    are those of TopDown.
 
     >>> import pyroae as pa
     >>> mixture = vae.replace(prior=pa.priors.Clusters(2, clusters=4), posterior=Clusters())
@@ -139,11 +139,11 @@ class Clusters(_TopDown):
     def forward(self, h):
         """q(z|x), a mixture over the categories."""
         logits, features = h.split(self.param_sizes, -1)
-        each = torch.eye(self.top, dtype=h.dtype, device=h.device)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), each))
+        categories = torch.eye(self.top, dtype=h.dtype, device=h.device)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), self.below(features.unsqueeze(-2), categories))
 
     def latent_mean(self, h):
-        """The mean of z in the likeliest category, and that category."""
+        """The mean of z in the most probable category, and that category."""
         logits, features = h.split(self.param_sizes, -1)
         y = nn.functional.one_hot(logits.argmax(-1), self.top).to(h.dtype)
         return self.below(features, y).mean, y

@@ -1,4 +1,4 @@
-"""Posteriors of one level: real numbers, categories, bits, a point, and any family by name."""
+"""Posteriors with one latent site: real numbers, categories, bits, a point, and any family by name."""
 
 import torch
 from pyro import distributions as dist
@@ -69,7 +69,7 @@ class LowRankNormal(Posterior):
 
     def __init__(self, event_shape: Shape | None = None, rank: int = 2):
         whole_number("LowRankNormal", rank=rank)
-        self.__dict__["rank"] = rank
+        self.rank = rank  # before the shapes of the parameters are needed
         super().__init__(dist.LowRankMultivariateNormal, event_shape)
 
     def _shape(self, name):
@@ -87,12 +87,12 @@ class ProjectedNormal(Posterior):
     def __init__(self, event_shape: Shape | None = None):
         super().__init__(dist.ProjectedNormal, event_shape)
         if self.event_shape is not None and not 2 <= self.event_shape[-1] <= 4:
-            raise ValueError(f"ProjectedNormal: Pyro knows its density in 2, 3 and 4 dimensions, got {self.event_shape[-1]}")
+            raise ValueError(f"ProjectedNormal: Pyro has its density in 2, 3 and 4 dimensions, got {self.event_shape[-1]}")
 
 
 @register("posteriors")
 class OneHot(Posterior):
-    """A category, for the prior OneHot: summed out exactly, under TraceEnum_ELBO, so meant for few categories.
+    """A category, for the prior OneHot: summed out exactly under TraceEnum_ELBO, for few categories.
 
     >>> OneHot(3).size, OneHot(3)(torch.zeros(5, OneHot(3).size)).event_shape
     (3, torch.Size([3]))
@@ -106,7 +106,7 @@ class OneHot(Posterior):
 
 @register("posteriors")
 class OneHotStraightThrough(Posterior):
-    """A category, for the prior OneHot: drawn, its gradient that of its probabilities (biased; Bengio et al. 2013).
+    """A category, for the prior OneHot: a draw with the gradient of the probabilities (biased; Bengio et al. 2013).
 
     >>> OneHotStraightThrough(3).size, OneHotStraightThrough(3)(torch.zeros(5, OneHotStraightThrough(3).size)).event_shape
     (3, torch.Size([3]))
@@ -118,7 +118,7 @@ class OneHotStraightThrough(Posterior):
 
 @register("posteriors")
 class BernoulliStraightThrough(Posterior):
-    """Bits, for the prior Bernoulli: drawn, their gradient that of their probabilities (biased; Bengio et al. 2013).
+    """Bits, for the prior Bernoulli: draws with the gradient of the probabilities (biased; Bengio et al. 2013).
 
     >>> BernoulliStraightThrough(3).size, BernoulliStraightThrough(3)(torch.zeros(5, BernoulliStraightThrough(3).size)).event_shape
     (3, torch.Size([3]))
@@ -154,7 +154,7 @@ class RelaxedBernoulli(Relaxed, Posterior):
 
 @register("posteriors")
 class OneHotGumbel(Relaxed, Posterior):
-    """A category, for the prior OneHot: drawn, its gradient that of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
+    """A category, for the prior OneHot: a draw with the gradient of its relaxation (straight-through Gumbel-softmax; Jang et al. 2017).
 
     >>> OneHotGumbel(3).size, OneHotGumbel(3)(torch.zeros(5, OneHotGumbel(3).size)).event_shape
     (3, torch.Size([3]))
@@ -166,7 +166,7 @@ class OneHotGumbel(Relaxed, Posterior):
 
 @register("posteriors")
 class BernoulliGumbel(Relaxed, Posterior):
-    """Bits, for the prior Bernoulli: drawn, their gradient that of their relaxation (Maddison et al. 2017).
+    """Bits, for the prior Bernoulli: draws with the gradient of their relaxation (Maddison et al. 2017).
 
     >>> BernoulliGumbel(3).size, BernoulliGumbel(3)(torch.zeros(5, BernoulliGumbel(3).size)).event_shape
     (3, torch.Size([3]))
@@ -178,10 +178,9 @@ class BernoulliGumbel(Relaxed, Posterior):
 
 @register("posteriors")
 class Delta(Posterior):
-    """A point: the code itself, as in every deterministic autoencoder.
+    """A point: the code of a deterministic autoencoder.
 
-    It takes its support from the prior: one on the unit interval makes the code sigmoid, one on the positive numbers
-    exponential.
+    Its support is the prior's: the code is a sigmoid for a prior on the unit interval, exponential for one on the positive numbers.
 
     >>> Delta(3)(torch.ones(5, 3)).mean.shape
     torch.Size([5, 3])
@@ -191,7 +190,7 @@ class Delta(Posterior):
         super().__init__(dist.Delta, event_shape, limits={"v": constraints.real})
 
     def _check_support(self, support):
-        """Any will do."""
+        """Any support will do."""
 
     def _follow(self, prior):
         self.limits = {"v": prior.support}
@@ -199,7 +198,7 @@ class Delta(Posterior):
 
 @register("posteriors")
 class FromPyro(Posterior):
-    """Any Pyro distribution by name; what is not given as a keyword comes from the encoder.
+    """Any Pyro distribution by name; parameters that are not keywords come from the encoder.
 
     >>> FromPyro("Cauchy", 3)(torch.zeros(5, 6)).event_shape
     torch.Size([3])

@@ -19,41 +19,41 @@ class Prior(DistributionPart):
     (True, False)
     """
 
-    proper = True  # whether it integrates to 1, so that there is something to draw and p(x) exists
-    sites = ("z",)  # what it draws; the posterior must draw the same
+    proper = True  # whether it integrates to 1; otherwise it cannot be drawn from, and p(x) does not exist
+    sites = ("z",)  # the latent sites, the same as the posterior's
 
     @property
     def top_size(self) -> int | None:
-        """The size of the level above z, or ``None`` without one."""
+        """The size of the level above z, if there is one."""
         return None
 
     @property
     def code_shape(self) -> torch.Size:
-        """Shape of what the decoder sees of one example: z, unless a level above it is seen too."""
+        """Shape of the decoder's input of one example: z, for some priors with the level above."""
         return self.event_shape
 
     def conditional(self, c: torch.Tensor | None) -> dist.Distribution:
-        """p(z|y) for the condition's numbers ``c``: p(z), unless the prior is made for conditions."""
+        """p(z|y) for the condition's vectors ``c``: p(z), unless the prior depends on conditions."""
         return self()
 
     def code(self, z: torch.Tensor, top: torch.Tensor | None = None) -> torch.Tensor:
-        """What the decoder sees, of z and the level above it if there is one."""
+        """The decoder's input, of z and the level above it."""
         return z
 
     def draw(self, c: torch.Tensor | None = None) -> torch.Tensor:
-        """The Pyro statements that draw z inside the plate over the data; returns what the decoder sees."""
+        """The Pyro statements that draw z inside the plate over the data; returns the decoder's input."""
         return pyro.sample("z", self.conditional(c))
 
     def sample(self, n: int, c: torch.Tensor | None = None) -> torch.Tensor:
-        """``n`` draws of what the decoder sees, ``(n, *code_shape)``."""
+        """``n`` draws of the decoder's input, ``(n, *code_shape)``."""
         return self().sample(torch.Size([n]))
 
     def accepts(self, z: torch.Tensor) -> bool:
-        """Whether all of ``z`` ``(n, *event_shape)`` is where this prior has mass."""
+        """Whether ``z``, ``(n, *event_shape)``, is in the support."""
         return bool(self().support.check(z).all())
 
     def measure(self, x: torch.Tensor):
-        """Take first values from training data ``(N, *event)``, where this prior has any that depend on data."""
+        """Set initial values from training data ``(N, *event)``, if some depend on data."""
 
     @property
     def support(self) -> constraints.Constraint:

@@ -1,4 +1,4 @@
-"""A prior that depends on what is known beside x."""
+"""A prior that depends on the condition."""
 
 import torch
 from pyro import distributions as dist
@@ -22,8 +22,8 @@ class Conditioned(Prior):
         activation: as in ``pa.nets.MLP``.
 
     >>> import pyroae as pa
-    >>> told = vae.replace(prior=Conditioned(2), condition=pa.conditions.Labels(3))
-    >>> told.sample(y=torch.tensor([0, 1, 2])).shape
+    >>> conditional = vae.replace(prior=Conditioned(2), condition=pa.conditions.Labels(3))
+    >>> conditional.sample(y=torch.tensor([0, 1, 2])).shape
     torch.Size([3, 16])
     """
 

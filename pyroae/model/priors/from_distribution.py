@@ -110,7 +110,7 @@ class Flow(Prior):
         learned = [makers[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
         init_near_identity(nn.ModuleList(learned))
         flip = torch.arange(shape[0]).flip(0)
-        steps = [step for each in learned for step in (each, transforms.Permute(flip))]
+        steps = [step for coupling in learned for step in (coupling, transforms.Permute(flip))]
         self.flow = FromDistribution(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
 
     def forward(self) -> dist.Distribution:

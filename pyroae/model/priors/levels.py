@@ -1,4 +1,4 @@
-"""Priors of two levels: one drawn first, and z given it."""
+"""Priors with two latent sites: a top level, and z given it."""
 
 import pyro
 import torch
@@ -17,11 +17,11 @@ from .plain import Normal, OneHot
 
 
 class _Levels(Prior):
-    """p(top) p(z|top): a subclass states ``top``, a prior, and ``below``; ``sites`` names z and the top."""
+    """p(top) p(z|top): a subclass sets ``top``, a prior, and implements ``below``; ``sites`` names z and the top."""
 
     support = constraints.real
     top: Prior
-    decoder_sees_top = False  # whether the decoder sees the top beside z
+    decoder_sees_top = False  # whether the top is an input of the decoder too
 
     @property
     def top_size(self) -> int:
@@ -32,7 +32,7 @@ class _Levels(Prior):
         return torch.Size([self.event_shape.numel() + self.top.event_shape[0]]) if self.decoder_sees_top else self.event_shape
 
     def code(self, z, top=None):
-        """z, and the top behind it where the decoder sees both."""
+        """z, followed by the top if that is an input of the decoder."""
         return concat(z, top, len(self.event_shape))[0] if self.decoder_sees_top else z
 
     def below(self, top: Tensor) -> dist.Distribution:
@@ -44,7 +44,7 @@ class _Levels(Prior):
         return self.top()
 
     def accepts(self, z):
-        """Everything: z is Normal."""
+        """Always: z is Normal."""
         return True
 
     def draw(self, c=None):
@@ -58,17 +58,17 @@ class _Levels(Prior):
 
 @register("priors")
 class Hierarchical(_Levels):
-    """Two levels, p(z2) p(z|z2): a Normal z2, and a Normal z whose mean and scale come from it through a network.
+    """Two levels, p(z2) p(z|z2): a Normal z2, and a Normal z whose mean and scale are a network of it.
 
-    It goes with the posterior of the same name, q(z|x) q(z2|z) (Burda et al. 2016, section 5), or with TopDown,
-    q(z2|x) q(z|x, z2), and then best with ``skip`` (Tomczak & Welling 2018, section 4). z2 is integrated out of p(x) like z.
+    Its posterior is the one of the same name, q(z|x) q(z2|z) (Burda et al. 2016, section 5), or TopDown, q(z2|x) q(z|x, z2),
+    which works best with ``skip`` (Tomczak & Welling 2018, section 4). z2 is integrated out of p(x) like z.
 
     Args:
         event_shape: shape of z, the level next to x.
-        top: how many numbers z2 has.
+        top: size of z2.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
-        skip: the decoder sees z2 too: p(x|z, z2).
+        skip: z2 is an input of the decoder too: p(x|z, z2).
 
     >>> import pyroae as pa
     >>> two = vae.replace(prior=Hierarchical(2, top=1), posterior=pa.posteriors.Hierarchical())
@@ -100,15 +100,15 @@ class Hierarchical(_Levels):
 
 @register("priors")
 class Clusters(_Levels):
-    """A category y and, given it, a Normal z of its own: the GaussianMixture with its component as a site of the program.
+    """A category y, and a Normal z given y: the GaussianMixture with its component as a site of the program.
 
-    With the posterior of the same name y is summed out exactly, under TraceEnum_ELBO, and the encoder says which cluster
-    an example belongs to: the Gaussian-mixture VAE (Jiang et al. 2017; Dilokthanakul et al. 2016).
+    With the posterior of the same name y is summed out exactly under TraceEnum_ELBO, and q(y|x) assigns examples to
+    clusters: the Gaussian-mixture VAE (Jiang et al. 2017; Dilokthanakul et al. 2016).
 
     Args:
-        event_shape: shape of one z, a number.
-        clusters: how many; their weights, means and scales are learned.
-        spread: standard deviation of the means at the start.
+        event_shape: shape of one z.
+        clusters: number of clusters, whose weights, means and scales are learned.
+        spread: standard deviation of the initial means.
 
     >>> import pyroae as pa
     >>> mixture = vae.replace(prior=Clusters(2), posterior=pa.posteriors.Clusters())
@@ -128,20 +128,19 @@ class Clusters(_Levels):
             self.raw_scale = nn.Parameter(torch.zeros(clusters, *self.event_shape))
 
     def below(self, top):
-        loc, scale = (torch.tensordot(top, each, 1) for each in (self.loc, self.raw_scale.exp()))
+        loc, scale = (torch.tensordot(top, values, 1) for values in (self.loc, self.raw_scale.exp()))
         return dist.Normal(loc, scale).to_event(len(self.event_shape))
 
 
 @register("priors")
 class ClassAndStyle(_Levels):
-    """A class y and, independent of it, a style z ~ N(0, I); the decoder sees both: M2 (Kingma et al. 2014, eq. 2).
+    """A class y and an independent style z ~ N(0, I), both inputs of the decoder: M2 (Kingma et al. 2014, eq. 2).
 
-    With the posterior ``Clusters`` and the condition ``PartialLabels`` it learns from few labels: those of the others are
-    summed out.
+    With the posterior ``Clusters`` and the condition ``PartialLabels`` it learns from few labels; missing labels are summed out.
 
     Args:
-        event_shape: shape of the style z, a number.
-        classes: how many, equally likely.
+        event_shape: shape of the style z.
+        classes: number of classes, equally likely.
 
     >>> import pyroae as pa
     >>> m2 = vae.replace(prior=ClassAndStyle(2), posterior=pa.posteriors.Clusters())

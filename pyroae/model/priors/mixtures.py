@@ -15,12 +15,12 @@ from .base import Prior
 
 @register("priors")
 class GaussianMixture(Prior):
-    """A mixture of diagonal Normals whose weights, means and scales are learned.
+    """A mixture of diagonal Normals with learned weights, means and scales.
 
     Args:
-        event_shape: shape of one z, a number.
-        components: how many Normals.
-        spread: standard deviation of the means at the start.
+        event_shape: shape of one z.
+        components: number of Normals.
+        spread: standard deviation of the initial means.
 
     >>> GaussianMixture(8, components=5)().event_shape
     torch.Size([8])
@@ -43,7 +43,7 @@ class GaussianMixture(Prior):
 class VampPrior(Prior):
     r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are encoded once a step, not once per example. They start at random; ``measure`` puts them on data.
+    The pseudo-inputs are encoded once per step, not once per example. They start at random; ``measure`` sets them to training data.
 
     Args:
         event_shape: shape of one z.
@@ -61,7 +61,7 @@ class VampPrior(Prior):
         self.components = components
 
     def accepts(self, z):
-        """Everything: its posteriors cover what they cover."""
+        """Always: the posteriors have the same support."""
         return True
 
     def build(self, context):
@@ -72,7 +72,9 @@ class VampPrior(Prior):
 
     def _attach(self, guide, likelihood):
         if guide.condition is not None and guide.condition.for_networks:
-            raise ValueError("VampPrior: its pseudo-inputs have no labels, so it takes no condition; use GaussianMixture or Conditioned")
+            raise ValueError(
+                "VampPrior: its pseudo-inputs have no labels, so that it takes no condition; use GaussianMixture or Conditioned"
+            )
         self._guide = (guide,)  # no submodule: its parameters are the guide's
         bounded = likelihood.bounded
         self._squash = constraints.unit_interval if bounded else constraints.real
@@ -82,7 +84,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def measure(self, x: torch.Tensor):
-        """Put the pseudo-inputs on ``components`` of the data, drawn at random."""
+        """Set the pseudo-inputs to ``components`` random examples."""
         rows = x[torch.randint(len(x), (self.components,), device=x.device)].to(self.raw)
         rows = torch.where(rows.isnan(), x.nanmean(0).nan_to_num(), rows)  # what is missing
         self.raw.copy_(transform_to(self._squash).inv(rows * 0.98 + 0.01) if self._squash is constraints.unit_interval else rows)

@@ -1,4 +1,4 @@
-"""Priors without a part of their own to learn but numbers: one distribution, fixed or learned."""
+"""Priors of one Pyro distribution whose parameters are fixed or learned numbers."""
 
 import torch
 from pyro import distributions as dist
@@ -12,7 +12,7 @@ from .base import Prior
 
 @register("priors")
 class Normal(Conditional, Prior):
-    """Independent Normals, N(loc, scale^2) in each dimension; fixed, or with ``"learned"`` ones.
+    """Independent Normals, N(loc, scale^2) in each dimension; the parameters may be ``"learned"``.
 
     >>> Normal(8)().event_shape
     torch.Size([8])
@@ -24,7 +24,7 @@ class Normal(Conditional, Prior):
 
 @register("priors")
 class Laplace(Conditional, Prior):
-    r"""Independent Laplaces, for sparse codes: with a Delta posterior an L1 penalty of weight 1 / scale.
+    r"""Independent Laplaces, for sparse codes: an L1 penalty of weight 1 / scale with a Delta posterior.
 
     :math:`-\log p(z) = \sum_j |z_j - loc| / scale + \log(2\,scale)`.
 
@@ -50,7 +50,7 @@ class SoftLaplace(Conditional, Prior):
 
 @register("priors")
 class StudentT(Conditional, Prior):
-    """Independent Student's t: tails that a code far out can afford.
+    """Independent Student's t, with heavy tails.
 
     >>> StudentT(8)().event_shape
     torch.Size([8])
@@ -74,7 +74,7 @@ class Logistic(Conditional, Prior):
 
 @register("priors")
 class Uniform(Conditional, Prior):
-    """Independent Uniforms from low to high, for codes with borders; a Delta posterior is squashed into them.
+    """Independent Uniforms from low to high; the code of a Delta posterior is mapped into them.
 
     >>> Uniform(8)().event_shape
     torch.Size([8])
@@ -89,7 +89,7 @@ class Uniform(Conditional, Prior):
 
 @register("priors")
 class SpikeSlab(Prior):
-    """Each number of z is, with probability ``share``, of the wide slab, otherwise of the narrow spike at 0: sparse codes.
+    """Sparse codes: each z_j is from the wide slab with probability ``share``, otherwise from the narrow spike.
 
     Both are Normals around 0 (George & McCulloch 1993).
 
@@ -128,7 +128,7 @@ class Sphere(Prior):
 
 @register("priors")
 class OneHot(Conditional, Prior):
-    """One of as many categories as z has numbers, as a one-hot vector; the logits may be learned.
+    """A category as a one-hot vector z; the logits may be learned.
 
     >>> OneHot(5)().sample().sum().item()
     1.0
@@ -152,9 +152,9 @@ class Bernoulli(Conditional, Prior):
 
 @register("priors")
 class RelaxedOneHot(Relaxed, Prior):
-    """A point of the simplex near one of its corners: the Concrete distribution (Maddison et al. 2017; Jang et al. 2017).
+    """The Concrete distribution on the simplex (Maddison et al. 2017; Jang et al. 2017).
 
-    A continuous stand-in for OneHot, with a density of its own; nearer to the corners with a lower temperature.
+    A continuous relaxation of OneHot, nearer to the corners with a lower temperature.
 
     >>> round(RelaxedOneHot(5)().sample().sum().item(), 3)
     1.0
@@ -164,13 +164,13 @@ class RelaxedOneHot(Relaxed, Prior):
         super().__init__(RelaxedOneHotCategorical, event_shape, temperature, logits=logits)
 
     def accepts(self, z):
-        """Whether z is on the simplex, but for rounding."""
+        """Whether z is on the simplex, up to rounding."""
         return bool((z >= 0).all()) and torch.allclose(z.sum(-1), torch.ones_like(z[..., 0]), atol=1e-4)
 
 
 @register("priors")
 class RelaxedBernoulli(Relaxed, Prior):
-    """Numbers between 0 and 1, most near an end: the binary Concrete distribution, a continuous stand-in for Bernoulli.
+    """The binary Concrete distribution on (0, 1), a continuous relaxation of Bernoulli.
 
     >>> RelaxedBernoulli(8)().event_shape
     torch.Size([8])
@@ -182,7 +182,7 @@ class RelaxedBernoulli(Relaxed, Prior):
 
 @register("priors")
 class FromPyro(Conditional, Prior):
-    """Any Pyro distribution by name; every parameter is a number or learned.
+    """Any Pyro distribution by name; its parameters are numbers or learned.
 
     >>> FromPyro("Gumbel", 8, loc=0.0, scale="learned")().event_shape
     torch.Size([8])
@@ -201,8 +201,8 @@ class FromPyro(Conditional, Prior):
 class Flat(Prior):
     """Improper: log p(z) = 0 everywhere on its support: ``"real"``, ``"positive"``, ``"nonnegative"`` or ``"unit_interval"``.
 
-    What a classical autoencoder assumes of its code. ``support="unit_interval"`` makes a ``Delta`` posterior's code
-    sigmoid. There is nothing to sample from, and log p(x) does not exist.
+    The prior of a classical autoencoder. With ``support="unit_interval"`` the code of a ``Delta`` posterior is a sigmoid. It cannot be
+    sampled from, and log p(x) does not exist.
 
     >>> Flat(3)().log_prob(torch.ones(2, 3))
     tensor([0., 0.])

@@ -140,31 +140,33 @@ def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: f
 
 
 @alone
-def vae(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
+def vae(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None) -> Autoencoder:
     """Variational autoencoder (Kingma & Welling 2014): Normal prior and posterior, and a likelihood chosen by the data's domain.
 
     Args:
         data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
-        latent_dim: size of z.
-        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
+        latent_dim: size of z; by default 8, or 20 where x has 256 entries or more.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder; by default 128, or 400 for such an x.
 
     >>> import pyroae as pa
     >>> type(pa.recipes.vae(pa.data.load("digits")).posterior).__name__
     'Normal'
     """
     data = _split(data)
+    usual_dim, usual_width = (20, 400) if data.event_shape.numel() >= _LARGE else (8, 128)
+    latent_dim, hidden = usual_dim if latent_dim is None else latent_dim, usual_width if hidden is None else hidden
     networks = MLP(hidden), MLP(_mirrored(hidden))
     return Autoencoder(NormalPrior(latent_dim), likelihood_of(data), NormalPosterior(), *networks, schema=data.schema)
 
 
 @alone
-def conditional(data: Data, latent_dim: int = 8, hidden: Hidden = 128) -> Autoencoder:
+def conditional(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None) -> Autoencoder:
     """Conditional VAE (Sohn et al. 2015): encoder and decoder get the label or the covariates; samples are drawn by class.
 
     Args:
         data: as for ``vae``, with labels or covariates.
-        latent_dim: size of z.
-        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
+        latent_dim: size of z; by default 8, or 20 where x has 256 entries or more.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder; by default 128, or 400 for such an x.
 
     >>> import pyroae as pa
     >>> type(conditional(pa.data.load("digits")).posterior).__name__
@@ -214,6 +216,7 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
     return likelihood
 
 
+_LARGE = 256  # entries of x from which on the default VAE is larger
 _GENES = 64  # least number of columns of counts for which a row's total is modelled
 _KINDS = {"binary": "binary", "unit": "unit", "real": "real", "counts": "count", "categories": "category"}
 

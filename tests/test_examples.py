@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 from conftest import linear_gaussian
@@ -101,6 +102,20 @@ def test_the_curves_of_the_records(tmp_path, monkeypatch):
 def test_the_readme_has_the_table_of_results(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
     assert imported("reproduce/common").table() in (EXAMPLES / "reproduce/README.md").read_text()
+
+
+def test_the_readme_has_the_tables_of_speed():
+    assert imported("benchmarks/speed").text() in (EXAMPLES / "benchmarks/README.md").read_text()
+
+
+def test_the_first_page_has_the_speed_of_the_records():
+    """Median ratios of a round, 784-400-20: each rival's time over that of a compiled step."""
+    page = " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    for name in ("training", "training-xeon"):
+        seconds = json.loads((EXAMPLES / f"benchmarks/{name}.json").read_text())["seconds"]["networks"]["784-400-20"]
+        ratio = {rival: median(b / a for a, b in zip(seconds["pyroae, compiled"], times)) for rival, times in seconds.items()}
+        ours = [ratio[rival] for rival in ("pyro.infer.SVI, validation off", "pythae", "by hand, torch.compile", "NumPyro, jitted epoch")]
+        assert ", ".join(f"{each:.1f}" for each in ours) in page, ours
 
 
 def test_the_readmes_result_is_that_of_the_record():

@@ -26,7 +26,7 @@ COMMANDS = {
         "experiment.train:train",
         "[RECIPE]",
         "train, score and draw a model: a run folder",
-        "pyroae train vae --data mnist --likelihood Bernoulli --binarize dynamic --latent_dim 20 --hidden 400 --epochs 20",
+        "pyroae train vae --data mnist --prior VampPrior --prior.components 100",
         shared=True,
     ),
     "evaluate": Command(
@@ -36,6 +36,7 @@ COMMANDS = {
         "pyroae evaluate runs/vae-digits-1 --particles 5000 --check 20",
         shared=True,
     ),
+    "list": Command("experiment.listing:list_runs", "[FOLDER ...]", "the runs, their scores and what differs", "pyroae list runs"),
     "compare": Command(
         "experiment.ranking:rank",
         "RUN RUN ...",

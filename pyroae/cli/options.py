@@ -1,6 +1,7 @@
 """Command-line options: built from the settings of a run and the signatures of commands and parts, parsed by ``argparse``."""
 
 import argparse
+import difflib
 import inspect
 import textwrap
 import typing
@@ -21,6 +22,21 @@ from ..recipes import RECIPES
 from .commands import COMMANDS
 from .values import class_of, metavar, value_of
 
+_SYNONYMS = {  # names of options in other programs
+    "batchsize": "batch_size",
+    "beta": "objective.beta",
+    "components": "prior.components",
+    "dataset": "data",
+    "dim": "latent_dim",
+    "gpu": "device",
+    "layers": "hidden",
+    "learning_rate": "lr",
+    "loss": "objective",
+    "name": "out",
+    "units": "hidden",
+    "z": "latent_dim",
+    "z_dim": "latent_dim",
+}
 _REPLACED = (("scale", "prior"), ("weight", "objective"), ("target", "objective"))  # an option of a recipe, and the part that it configures
 
 
@@ -309,8 +325,15 @@ def _unknown_of_part(word: str, recipe: str, given: dict[str, Any], content: dic
 
 
 def _unknown(word: str, options: list[str]) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}"
     name = word.partition("=")[0]
-    return f"there is no option {name}" + did_you_mean(name, options) if name.startswith("-") else f"unexpected argument {word!r}"
+    known = [option.removeprefix("--") for option in options]
+    synonym = _SYNONYMS.get(name.strip("-").replace("-", "_"))
+    near = synonym if synonym in known else next(iter(difflib.get_close_matches(name.strip("-"), known, 1, cutoff=0.6)), None)
+    if near is None and synonym is not None:
+        return f"there is no option {name}; see --{synonym}"
+    return f"there is no option {name}; " + (f"did you mean '--{near}'?" if near else "--help lists them")
 
 
 def _help(command: str, usage: str, function: Callable, example: str, more: str = "") -> dict[str, str]:

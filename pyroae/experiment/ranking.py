@@ -2,7 +2,6 @@
 
 import torch
 
-from .. import schema
 from ..checks import whole_number
 from ..data import DataSet
 from ..data.limits import LIMIT
@@ -11,6 +10,7 @@ from ..evaluation.importance import Estimate
 from ..model.autoencoder import Autoencoder
 from ..training import distributed
 from .folder import open_run
+from .listing import differences, in_words, number
 from .output import CommandOutput
 from .scoring import ProposalName, score, scored
 from .settings import read_run
@@ -63,7 +63,7 @@ def _estimate(run: str, ae: Autoencoder, data: DataSet, particles: int, proposal
 
 def _rows(ranked: list[str], scores: dict[str, Estimate]) -> list[dict]:
     """What is known of each run, the best first, as plain data."""
-    differing = _differing_settings(ranked)
+    differing = differences({run: read_run(run) for run in ranked})
     rows = []
     for run in ranked:
         row = {"run": run, "log_likelihood": scores[run].mean, "unreliable": scores[run].unreliable}
@@ -83,23 +83,7 @@ def _table(rows: list[dict]) -> str:
         cells = f"{'':13}{'':{room}}  {'':11}  {'':4}"
         if "difference" in row:
             cells = f"{row['difference']:13.3f}{mark:{room}}  {row['paired_se']:11.2g}  {row['wins']:4.0%}"
-        settings = ", ".join(f"{name} {value}" for name, value in row["differs"].items())
-        values = f"{row['log_likelihood']:8.2f}  {cells}  {row['unreliable']:10.1%}  {row['verdict']['state']:17}  {settings}"
+        unreliable = number(row["unreliable"], 1, "%")
+        values = f"{row['log_likelihood']:8.2f}  {cells}  {unreliable:>10}  {row['verdict']['state']:17}  {in_words(row['differs'])}"
         lines.append(f"{row['run']:{width}}  {values}".rstrip())
     return "\n".join(lines)
-
-
-def _differing_settings(runs: list[str]) -> dict[str, dict[str, str]]:
-    """By run, the settings that are not the same in all runs."""
-    settings = {run: read_run(run) for run in runs}
-    names = dict.fromkeys(name for values in settings.values() for name in values)
-    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
-    return {run: {name: _text(values.get(name)) for name in differing} for run, values in settings.items()}
-
-
-def _text(value: object) -> str:
-    """A setting in a few words: of a part its class and arguments."""
-    if isinstance(value, schema.Spec):
-        arguments = ", ".join(f"{name}={_text(argument)}" for name, argument in value.arguments.items())
-        return f"{value.cls.__name__}({arguments})" if arguments else value.cls.__name__
-    return "default" if value is None else str(value)

@@ -68,7 +68,7 @@ def train(settings: Settings, written: Settings, resumed: str | None = None, pri
         print(dataset.table, file=sys.stderr)
     ae = _built(settings, dataset)
     _settle(settings, written, dataset)
-    folder = distributed.run_on_main(lambda: _prepared(settings, written, f"{settings['recipe']}-{dataset.name}", resumed))
+    folder = distributed.run_on_main(lambda: _prepared(settings, written, _name(settings, dataset), resumed))
     if distributed.is_main() and not record.is_there(folder):
         record.save(folder, raw, written["data"])
     with _keeping(folder, resumed):
@@ -103,6 +103,12 @@ def _trained(settings: Settings, ae: Autoencoder, found: DataSet, note: str, fol
     ]
     said = {"run": str(folder), "recipe": settings["recipe"], "epochs": len(history.rows), "loss": loss}
     return CommandOutput("\n".join(lines), {**said, **results, "files": files})
+
+
+def _name(settings: Settings, dataset: DataSet) -> str:
+    """What a run is called: recipe, data, and the parts that were named."""
+    changed = [type(settings[role]).__name__ for role in ROLES if settings[role] is not None]
+    return "-".join([settings["recipe"], dataset.name, *changed])
 
 
 def _prepared(settings: Settings, written: Settings, name: str, resumed: str | None) -> Path:

@@ -1,9 +1,11 @@
 """What the pictures show."""
 
 import dataclasses
+import io
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import linear_gaussian, small_vae
@@ -184,3 +186,37 @@ def test_codes_in_two_by_neighbourhood(grey, ax):
         assert pa.plots.latent(vae, grey.test.x[:60], method="tsne", ax=ax).get_xlabel() == "t-SNE 1"
     with pytest.raises(ValueError, match="'pca', 'tsne' or 'umap'"):
         pa.plots.latent(vae, grey.test.x[:60], method="mds")
+
+
+def test_a_saved_figure_cuts_nothing(grey):
+    """By the caller's own savefig: everything on the new figure lies inside it, long names of columns and rows too."""
+    table = pa.data.load(pd.DataFrame({f"a column with a long name {i}": torch.randn(40).numpy() for i in range(3)}))
+    vae = pa.recipes.vae(table, latent_dim=2, hidden=4)
+    check = pa.predictive_check(vae, table.test)
+    for draw in (
+        lambda: pa.plots.samples(vae),
+        lambda: pa.plots.reconstructions(vae, table.test.x),
+        lambda: pa.plots.calibration(check),
+        lambda: pa.plots.latent(vae, table.test.x),
+    ):
+        figure = draw().figure
+        figure.savefig(io.BytesIO())
+        inside = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert inside.x0 > -0.01 and inside.y0 > -0.01 and inside.x1 < width + 0.01 and inside.y1 < height + 0.01
+        plt.close(figure)
+
+
+def test_images_are_drawn_without_being_told_their_shape():
+    """Of a model that was built by hand and never trained."""
+    drawn = pa.plots.samples(small_vae(x=64), 20)
+    assert drawn.images[0].get_array().shape == (17, 89) and not drawn.get_xlabel()
+    plt.close(drawn.figure)
+
+
+def test_classes_have_their_names():
+    flowers = pd.DataFrame({"petal": [1.4, 4.7, 1.3, 4.5] * 8, "sepal": [5.0, 6.1, 4.9, 6.3] * 8, "species": ["setosa", "virginica"] * 16})
+    data = pa.data.load(flowers, labels="species")
+    ax = pa.plots.latent(pa.recipes.vae(data, latent_dim=2, hidden=4), data.train.x, data.train.labels)
+    assert {text.get_text() for text in ax.texts} == {"setosa", "virginica"}
+    plt.close(ax.figure)

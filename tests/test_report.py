@@ -233,3 +233,42 @@ def test_a_page_says_no_error_that_is_not_known(tmp_path):
     assert main(["train", "--epochs", "1", "--particles", "1", "--hidden", "8", "--out", str(folder)]) == 0
     assert main(["report", str(folder)]) == 0
     assert "(test data) nats/example" in (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory):
+    """A run on a table with a column of text."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = "".join(f"{20 + i % 40}.5,{('Ulm', 'Bonn', 'Kiel')[i % 3]},{i % 7}\n" for i in range(80))
+    (folder / "people.csv").write_text("age,town,children\n" + rows)
+    options = ["--epochs", "2", "--particles", "30", "--hidden", "8", "--latent_dim", "3", "--out", str(folder / "run")]
+    assert main(["train", "vae", "--data", str(folder / "people.csv"), *options]) == 0
+    assert main(["report", str(folder / "run"), "--projection", "tsne"]) == 0
+    return folder / "run"
+
+
+def test_the_explorer_has_the_numbers_of_a_table(table_run):
+    text = (table_run / "report.html").read_text()
+    numbers = json.loads(re.search(r'id="atlas">(.*?)</script>', text).group(1))["numbers"]
+    assert numbers["names"] == ["age", "town", "children"] and len(numbers["rows"]) == 41**2
+    for age, town, children in numbers["rows"][::100]:
+        assert 10 < float(age) < 70 and town in ("Ulm", "Bonn", "Kiel") and -1 < float(children) < 7
+    assert all(f"<td>{name}</td><td></td>" in text for name in numbers["names"])
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium")
+def test_the_numbers_follow_the_pointer(table_run):
+    atlas = json.loads(re.search(r'id="atlas">(.*?)</script>', (table_run / "report.html").read_text()).group(1))
+    cells = "[...document.querySelectorAll('#numbers td:last-child')].map(each => each.textContent)"
+    with browser.Page((table_run / "report.html").as_uri()) as tab:
+        tab.until(lambda: tab.value(cells)[0] != "")
+        middle = 20 * 41 + 20  # of 41 rows and columns
+        assert tab.value(cells) == atlas["numbers"]["rows"][middle] and tab.complaints == []
+        tab.value("document.getElementById('plane').focus()")
+        tab.ask("Input.dispatchKeyEvent", type="keyDown", key="ArrowUp", code="ArrowUp", windowsVirtualKeyCode=38)
+        tab.until(lambda: tab.value(cells) == atlas["numbers"]["rows"][middle - 41])
+
+
+def test_umap_is_named_where_it_is_absent(table_run, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["report", str(table_run), "--projection", "umap"]) == 2 and "pyroae[umap]" in capsys.readouterr().err

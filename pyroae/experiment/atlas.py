@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .. import programs
-from ..data import DataSet
+from ..data import DataSet, Schema
 from ..evaluation.particles import as_data
 from ..model.autoencoder import Autoencoder
 from ..plots.charts import principal
@@ -23,6 +23,7 @@ _PIXELS = 1300  # of the sprite's side
 _DOTS = 1000  # test examples drawn as dots
 _CODES = 5000  # test examples that determine the plane
 _BATCH = 256
+_COLUMNS = 40  # of x that is no image whose values are shown
 
 
 def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
@@ -66,7 +67,19 @@ def atlas(ae: Autoencoder, data: DataSet) -> dict[str, Any] | None:
         "dots": _rounded(dots[:_DOTS]),
         "labels": labels,
         "image": options["image_shape"] is not None,
+        "numbers": None if options["image_shape"] is not None else _numbers(ae, x),
     }
+
+
+def _numbers(ae: Autoencoder, x: Tensor) -> dict[str, list]:
+    """Decoded x that is no image, as text by column: names, and a row per point of the grid; of the first columns."""
+    columns = ae.schema.columns if ae.schema is not None else None
+    frame = Schema(None if columns is None else columns[:_COLUMNS]).frame(x[:, :_COLUMNS])
+    rows = [
+        [f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value) for value in row]
+        for row in frame.itertuples(index=False)
+    ]
+    return {"names": [str(name) for name in frame.columns], "rows": rows}
 
 
 def _plane(codes: Tensor) -> tuple[Tensor, Tensor, list[str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..evaluation.particles import as_data
 from ..files import atomic
 from ..model.autoencoder import Autoencoder
 
+Projection = Literal["pca", "tsne", "umap"]
 _CODES = 5000  # examples whose codes are drawn
 _RANGE = 100_000  # examples that determine the range of x
 _FEW = 500  # examples for figures that draw x many times
@@ -35,9 +36,15 @@ def draw(ae: Autoencoder, data: DataSet, folder: Path) -> list[str]:
     return written
 
 
-def figures(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
-    """Every figure that is defined for this model, by name. The model is not changed."""
-    yield from _drawn(ae, _functions(ae, data))
+def figures(ae: Autoencoder, data: DataSet, projection: Projection = "pca") -> Iterator[tuple[str, Figure]]:
+    """Every figure that is defined for this model, by name. The model is not changed.
+
+    Args:
+        ae: the model.
+        data: its data.
+        projection: of codes with more than two dimensions.
+    """
+    yield from _drawn(ae, _functions(ae, data, projection))
 
 
 def during_training(ae: Autoencoder, data: DataSet, folder: Path, every: int) -> Callable[[dict], None]:
@@ -89,7 +96,7 @@ def _finite(data: DataSet) -> Tensor:
     return x[x.isfinite()]
 
 
-def _functions(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
+def _functions(ae: Autoencoder, data: DataSet, projection: Projection) -> dict[str, Callable]:
     """The functions that draw a figure, by its name."""
     options = image_options(data)
     args = tuple(column[:_CODES] for column in as_data(data.test, ae.model, ae.guide, stream=True))
@@ -104,5 +111,5 @@ def _functions(ae: Autoencoder, data: DataSet) -> dict[str, Callable]:
         functions["manifold"] = partial(plots.manifold, ae, span=2.0, **options)
         functions["manifold-by-prior"] = partial(plots.manifold, ae, **options)
     labels = None if data.test.classes is None else data.test.classes[:_CODES]
-    functions["codes"] = lambda **options: plots.latent(ae, args[0], labels, *args[1:], **options)
+    functions["codes"] = lambda **options: plots.latent(ae, args[0], labels, *args[1:], method=projection, **options)
     return functions

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib.util
 import io
 from collections.abc import Iterator
 from importlib import resources
@@ -61,35 +62,38 @@ _CODE = "codes", "units", "aggregate", "traversal", "interpolation", "manifold",
 _DRAWS = "reconstructions", "samples"
 
 
-def report(run: str, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
+def report(run: str, out: str | None = None, projection: figures.Projection = "pca", limit: float = LIMIT) -> CommandOutput:
     """Write one HTML page about a run: model, training, scores, samples, and its latent space to explore.
 
     Args:
         run: the run folder.
         out: the file to write; by default report.html in the run folder.
+        projection: of codes with more than two dimensions: principal components (pca), t-SNE (tsne) or UMAP (umap, an extra).
         limit: bytes that the data and the model may take in memory, checked before they are read.
 
     Raises:
-        ValueError: not a run folder.
+        ValueError: not a run folder, or UMAP is not installed.
     """
+    if projection == "umap" and importlib.util.find_spec("umap") is None:
+        raise ValueError("report: UMAP is not installed; pip install 'pyroae[umap]', or use --projection tsne")
     ae, data = open_run(run, "report", limit)
     target = Path(out) if out else Path(run) / "report.html"
     if not target.parent.is_dir():
         raise ValueError(f"report: the folder {target.parent} does not exist; create it first")
     with atomic(target) as temporary:
-        temporary.write_text(page(ae, data, Path(run), limit), encoding="utf-8")
+        temporary.write_text(page(ae, data, Path(run), limit, projection), encoding="utf-8")
     size = target.stat().st_size / 2**20
     return CommandOutput(f"report         {target} ({size:.1f} MB, opens without a network)", {"run": run, "report": str(target)})
 
 
-def page(ae: Autoencoder, data: DataSet, run: Path, limit: float = LIMIT) -> str:
+def page(ae: Autoencoder, data: DataSet, run: Path, limit: float = LIMIT, projection: figures.Projection = "pca") -> str:
     """The page as HTML. All content is escaped, and its content security policy allows the page's own script alone.
 
     Raises:
         ValueError: a damaged file in the run folder, or one that takes more than ``limit`` bytes of memory.
     """
     explorer = atlas(ae, data)
-    images = dict(tqdm(_figures(ae, data, run, limit), "report", unit="figure", leave=False, disable=None))
+    images = dict(tqdm(_figures(ae, data, run, limit, projection), "report", unit="figure", leave=False, disable=None))
     captioned = lambda names: [(images[name], _CAPTIONS[name]) for name in names if name in images]  # noqa: E731
     script = _file("explorer.js")
     settings = read_scores(run / "settings.json")
@@ -190,7 +194,7 @@ def _likelihood_rows(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
     return table
 
 
-def _figures(ae: Autoencoder, data: DataSet, run: Path, limit: float) -> Iterator[tuple[str, str]]:
+def _figures(ae: Autoencoder, data: DataSet, run: Path, limit: float, projection: figures.Projection) -> Iterator[tuple[str, str]]:
     """Every figure by name, as a data URI."""
     columns, scores = read_columns(run / "history.csv", limit, _AS_ROWS), read_columns(run / "results.csv", limit)
     results = read_scores(run / "results.json")
@@ -205,8 +209,8 @@ def _figures(ae: Autoencoder, data: DataSet, run: Path, limit: float) -> Iterato
             values = [scores[name][finite] for name in ("log_likelihood", "mc_se", "ess", "khat")]
             figure = plots.figure(plots.weights, Estimate(*values, particles=results["particles"], dimensions=data.event_shape.numel()))
         yield "weights", _uri(figure)
-    for made in (figures.figures, figures.diagnostics):
-        for name, figure in made(ae, data):
+    for made in (figures.figures(ae, data, projection), figures.diagnostics(ae, data)):
+        for name, figure in made:
             yield name, _uri(figure)
 
 

@@ -95,7 +95,8 @@ def latent(
     if z.shape[1] > 2:
         z, names = _projected(z, method)
     ax = axes(ax)
-    _scatter(ax, z.numpy(), None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
+    values = None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    _scatter(ax, z.numpy(), values, ae.schema.classes if ae.schema is not None else None)
     ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} test examples")
     return ax
 
@@ -119,7 +120,8 @@ def units(active: Units, *, ax: Axes | None = None) -> Axes:
         ax.set_xticks(range(len(order)), [f"{unit + 1}" for unit in order.tolist()], rotation=90 if len(order) > 20 else 0)
     ax.set(yscale="log", xlabel="latent dimension, the most active first", ylabel="Var E[z|x] over the data (log scale)")
     ax.set_title(f"{int(active.active.sum())} of {len(order)} units are active")
-    ax.legend(frameon=False)
+    ax.set_ylim(top=3.0 * heights.max())  # room for the legend
+    ax.legend(frameon=False, loc="upper right")
     return ax
 
 
@@ -213,15 +215,15 @@ def calibration(check: Check | Ranks, *, ax: Axes | None = None) -> Axes:
         names = [f"z{i + 1}" for i in range(len(shares))]
     else:
         shares, values = torch.stack([check.pit.flatten(), check.reference.flatten()]).double(), "entries of x in intervals of p(x|z)"
-        names = [f"data{check.verdict.mark}", f"simulated from the model{check.verdict.mark}"]
+        names = [f"data{check.verdict.mark}", f"simulated{check.verdict.mark}"]
     levels = np.linspace(0, 1, 101)
     ax = axes(ax)
     ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
     for i, centred in enumerate((2 * shares - 1).abs().numpy()):
         inside = np.searchsorted(np.sort(centred), levels) / len(centred)
         ax.plot(100 * levels, 100 * inside, color=COLOURS[i % 10], linestyle=_STYLES[i // 10 % 4], label=names[i])
-    ax.set(xlabel="level of the interval, %", ylabel="inside, %", title=f"Calibration: {values}", aspect="equal")
-    ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set(xlabel="level of the interval, %", ylabel="inside, %", title=f"Calibration:\n{values}", aspect="equal")
+    ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="lower right", fontsize="small")
     return ax
 
 
@@ -255,7 +257,7 @@ def _projected(z: Tensor, method: str) -> tuple[Tensor, list[str]]:
     return torch.as_tensor(UMAP(random_state=0, n_jobs=1).fit_transform(z.numpy())), ["UMAP 1", "UMAP 2"]
 
 
-def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
+def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None = None):
     size = 4 if len(z) > 1000 else 12
     if labels is None:
         ax.scatter(*z.T, s=size, color=COLOURS[0], linewidths=0)
@@ -268,8 +270,9 @@ def _scatter(ax: Axes, z: np.ndarray, labels: np.ndarray | None):
     dots = ax.scatter(*z.T, c=colour, s=size, linewidths=0, cmap=colours, norm=norm)
     bar = ax.figure.colorbar(dots, ax=ax, label="label")
     if few:
-        bar.set_ticks(range(len(classes)), labels=[str(name) for name in classes])
+        texts = [str(names[int(label)]) if names else str(label) for label in classes]
+        bar.set_ticks(range(len(classes)), labels=texts)
         box = {"boxstyle": "round,pad=.15", "fc": "white", "alpha": 0.8, "lw": 0}
-        for name in classes:
-            median = np.median(z[labels == name], axis=0)
-            ax.annotate(str(name), median, ha="center", va="center", fontweight="bold", bbox=box)
+        for label, text in zip(classes, texts):
+            median = np.median(z[labels == label], axis=0)
+            ax.annotate(text, median, ha="center", va="center", fontweight="bold", bbox=box)

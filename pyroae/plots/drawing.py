@@ -26,7 +26,7 @@ def axes(ax: Axes | None) -> Axes:
         return ax
     import matplotlib.pyplot as plt  # not at the top: it selects a backend
 
-    return plt.subplots()[1]
+    return plt.subplots(layout="constrained")[1]
 
 
 def figure(draw: Callable, *args, size: tuple[float, float] = (8, 5), **kwargs) -> Figure:
@@ -36,7 +36,7 @@ def figure(draw: Callable, *args, size: tuple[float, float] = (8, 5), **kwargs) 
     >>> figure(pa.plots.images, torch.rand(20, 16), (4, 4)).axes[0].images[0].get_array().shape
     (9, 49)
     """
-    new = Figure(figsize=size)
+    new = Figure(figsize=size, layout="constrained")
     draw(*args, ax=new.add_subplot(), **kwargs)
     return new
 

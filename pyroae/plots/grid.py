@@ -13,6 +13,7 @@ from torch import Tensor
 from .drawing import axes
 
 Limits = tuple[float, float]
+_LENGTH = 20  # characters of a column's name
 _NAMED = 40  # at most so many columns are labelled
 _GAP = "#c9d6e4"  # colour between images: not grey, so that white images have a visible edge
 
@@ -67,14 +68,15 @@ def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
     label = "value"
     if names is not None:
         low, high = _ranges(x)
-        x, label = (x - low) / (high - low).clamp(min=1e-12), "from the column's minimum to its maximum"
+        x, label = (x - low) / (high - low).clamp(min=1e-12), "column's minimum = 0, maximum = 1"
     image = ax.imshow(x.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")
     ax.figure.colorbar(image, ax=ax, label=label)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="entry of x" if names is None else "", ylabel="example")
     if names is not None and len(names) <= _NAMED:
-        ax.set_xticks(range(len(names)), names, rotation=60, ha="right")
+        texts = [name if len(name) <= _LENGTH else f"{name[: _LENGTH - 3]}..." for name in names]
+        ax.set_xticks(range(len(names)), texts, rotation=60, ha="right", rotation_mode="anchor")
     return ax
 
 

@@ -12,6 +12,8 @@ from ..model.autoencoder import Autoencoder
 from .drawing import Undrawable
 from .grid import Limits, images, name_rows, shape_of
 
+_SIDE = 8  # of a square that is taken for an image, at least
+
 
 def reconstructions(
     ae: Autoencoder,
@@ -243,8 +245,11 @@ def interpolation(
 
 
 def _image_shape(ae: Autoencoder) -> tuple[int, ...] | None:
-    """The image shape of the model's data, or of its x ``(C, H, W)``."""
-    known = ae.schema.image_shape if ae.schema is not None else None
+    """The image shape of the model's data, or of its x ``(C, H, W)``; a square of 64 values from 0 to 1 or more is an image too."""
+    known, event = ae.schema.image_shape if ae.schema is not None else None, ae.likelihood.event_shape
+    if known is None and len(event) == 1 and _columns(ae) is None and ae.likelihood.bounded:
+        side = math.isqrt(event[0])
+        known = (side, side) if side >= _SIDE and side**2 == event[0] else None
     return shape_of(torch.empty(1, *ae.likelihood.event_shape, device="meta"), known)
 
 

@@ -58,6 +58,10 @@
       pen.drawImage(sprite, at[0] * width, (last - at[1]) * height, width, height, 0, 0, decoded.width, decoded.height);
       const point = [0, 1].map((i) => `${atlas.names[i].split(",")[0]} = ${value(i).toFixed(2)}`).join(", ");
       where.textContent = point + (atlas.labels && atlas.dots.length ? `; nearest test example: ${nearest()}` : "");
+      if (atlas.numbers) {
+        const cells = document.querySelectorAll("#numbers td:last-child");
+        atlas.numbers.rows[(last - at[1]) * atlas.side + at[0]].forEach((text, i) => { cells[i].textContent = text; });
+      }
       drawPlane();
     }
 

@@ -208,7 +208,7 @@ PYTHON = {
     ),
     "an unknown argument of a part": (lambda: _as_value_error(lambda: pa.priors.Normal(3, scal=2.0)), ["Normal", "did you mean 'scale'"]),
     "too few rows to hold any out": (lambda: pa.data.load(X[:1]), ["1 rows are too few", "0.2"]),
-    "saving into a folder that is not there": (lambda: pa.save(small_vae(), "nowhere/model.safetensors"), ["nowhere", "make it first"]),
+    "saving into a folder that is not there": (lambda: pa.save(small_vae(), "nowhere/model.safetensors"), ["nowhere", "create it first"]),
     "loading what is not there": (lambda: pa.load("nowhere.safetensors"), ["no such file", "pa.save"]),
     "loading with an unknown part": (lambda: _saved_and_loaded(encodr=mlp(8)), ["'encodr'", "did you mean 'encoder'"]),
 }
@@ -289,12 +289,12 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 
 
 COMMANDS = {
-    "unknown command": (["trane"], ["'trane'", "train, evaluate, compare, sample, encode, impute, report, parts"]),
+    "unknown command": (["trane"], ["'trane'", "train, evaluate, list, compare, sample, encode, impute, export, report, parts"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
     "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean '--epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),
     "unknown argument of a part": (["train", "--prior", "Laplace", "--prior.sclae", "1"], ["Laplace", "'sclae'", "did you mean 'scale'"]),
-    "an argument without its part": (["train", "--corruption.fraction", ".3"], ["--corruption.fraction", "write --corruption NAME"]),
+    "an argument without its part": (["train", "--corruption.fraction", ".3"], ["--corruption.fraction", "add --corruption NAME"]),
     "unknown objective": (["train", "--objective", "TraceMeanfield_ELBO"], ["did you mean 'TraceMeanField_ELBO'"]),
     "unknown data": (["train", "--data", "digit"], ["'digit'", "did you mean 'digits'"]),
     "unknown kind of part": (["parts", "priors"], ["'priors'", "did you mean 'prior'"]),
@@ -341,7 +341,7 @@ COMMANDS = {
     "an unknown proposal": (["evaluate", "used", "--proposal", "Laplac"], ["proposal", "Laplac"]),
     "evaluating with half a particle": (["evaluate", "used", "--particles", "0.5"], ["particles", "0.5"]),
     "going on with what is no run": (["train", "--resume", "used"], ["--resume RUN", "got used"]),
-    "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["its own folder", "--out"]),
+    "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["own folder", "--out"]),
     "a share of everything": (["train", "--validation", "1"], ["validation", "less than 1", "1"]),
     "the settings of another program": (["evaluate", "list"], ["run folder", "got list"]),
     "data in the settings that are none": (["evaluate", "odd"], ["expected --data as text, got 5"]),

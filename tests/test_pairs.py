@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import linear_gaussian
+from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
 from torch.distributions import kl_divergence
 
@@ -118,6 +118,18 @@ def test_the_optimal_scale_is_the_root_mean_squared_error(grey):
     assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=1e-5)  # after a single batch
     pa.fit(ae, grey.train, epochs=60, batch_size=64, progress=False)
     assert ae.likelihood.scale[0].item() == pytest.approx(error().sqrt().item(), rel=0.1)  # what evaluation uses
+
+
+def test_log_prob_changes_nothing_and_forward_tracks_the_scale():
+    table = pa.likelihoods.Product({"a": pa.likelihoods.OptimalNormal(1), "b": pa.likelihoods.Normal(1)}, order=[1, 0])
+    ae, x = small_vae(x=2, likelihood=table).train(), 3 * torch.randn(50, 2)
+    before = {name: tensor.clone() for name, tensor in ae.state_dict().items()}
+    p = ae.decode(torch.zeros(50, 4))
+    p.log_prob(x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in ae.state_dict().items())
+    with torch.no_grad():
+        ae.model(x)
+    assert ae.likelihood.columns[0].batches == 1 and ae.likelihood.columns[0].scale.item() != 1.0
 
 
 TOP_DOWN = lambda: pa.priors.Hierarchical(4, top=2, hidden=8, skip=True), lambda: pa.posteriors.TopDown(features=8, hidden=8)  # noqa: E731

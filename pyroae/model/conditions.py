@@ -48,17 +48,11 @@ class Condition(Part):
             raise ValueError(f"condition {type(self).__name__}: expected y as {expected}, got {got}")
 
 
-@register("conditions")
-class Labels(Condition):
-    """A class for each example: y of shape ``(B,)``, whole numbers from 0, encoded as one-hot vectors.
-
-    >>> Labels(3)(torch.tensor([0, 2]))
-    tensor([[1., 0., 0.],
-            [0., 0., 1.]])
-    """
+class _Classes(Condition):
+    """Labels as one-hot vectors."""
 
     def __init__(self, classes: int = 10):
-        whole_number("Labels", classes=classes)
+        whole_number(type(self).__name__, classes=classes)
         self.size = self.classes = classes
 
     def __call__(self, y):
@@ -80,7 +74,17 @@ class Labels(Condition):
 
 
 @register("conditions")
-class PartialLabels(Labels):
+class Labels(_Classes):
+    """A class for each example: y of shape ``(B,)``, whole numbers from 0, encoded as one-hot vectors.
+
+    >>> Labels(3)(torch.tensor([0, 2]))
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    """
+
+
+@register("conditions")
+class PartialLabels(_Classes):
     """Labels of some examples, -1 for the others, whose labels are summed out; for the posterior ``Clusters`` (Kingma et al. 2014).
 
     >>> PartialLabels(3)(torch.tensor([0, -1])).shape

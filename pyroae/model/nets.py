@@ -37,8 +37,29 @@ class Network(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement build(inputs, outputs, encoder=None, image=None)")
 
 
+class _FullyConnected(Network):
+    """Fully connected hidden layers, which a subclass makes in ``layer``, and a linear output layer."""
+
+    def __init__(self, hidden: int | Sequence[int], dropout: float):
+        self.widths, self.dropout = _widths(hidden, type(self).__name__), dropout
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"{type(self).__name__}: expected dropout from 0 to less than 1, got {dropout!r}")
+
+    def build(self, inputs, outputs, encoder=None, image=None):
+        widths = [prod(inputs), *self.widths]
+        layers = _flatten(inputs)
+        for width, wider in zip(widths, widths[1:]):
+            layers += self.layer(width, wider)
+            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+    def layer(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """One hidden layer."""
+        raise NotImplementedError
+
+
 @register("nets")
-class MLP(Network):
+class MLP(_FullyConnected):
     """Fully connected layers; ``hidden=[]`` is a single linear map.
 
     Args:
@@ -51,34 +72,40 @@ class MLP(Network):
     """
 
     def __init__(self, hidden: int | Sequence[int] = 128, activation: str = "ReLU", dropout: float = 0.0):
-        self.widths = _widths(hidden, "MLP")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"MLP: expected dropout from 0 to less than 1, got {dropout!r}")
-        self.activation, self.dropout = _activation(activation), dropout
+        super().__init__(hidden, dropout)
+        self.activation = _activation(activation)
 
-    def build(self, inputs, outputs, encoder=None, image=None):
-        widths = [prod(inputs), *self.widths]
-        layers = _flatten(inputs)
-        for width, wider in zip(widths, widths[1:]):
-            layers += self.layer(width, wider)
-            layers += [nn.Dropout(self.dropout)] if self.dropout else []
-        return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
-
-    def layer(self, inputs: int, outputs: int) -> list[nn.Module]:
+    def layer(self, inputs, outputs):
         """One hidden layer."""
         return [nn.Linear(inputs, outputs), self.activation()]
 
 
 @register("nets")
-class Linear(MLP):
+class GatedMLP(_FullyConnected):
+    """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018).
+
+    >>> GatedMLP([30, 15]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 8])
+    """
+
+    def __init__(self, hidden: int | Sequence[int] = 128, dropout: float = 0.0):
+        super().__init__(hidden, dropout)
+
+    def layer(self, inputs, outputs):
+        """One hidden layer, with half of its outputs as gates of the others."""
+        return [nn.Linear(inputs, 2 * outputs), nn.GLU(-1)]
+
+
+@register("nets")
+class Linear(Network):
     """A single linear map, as in PCA and its relatives.
 
     >>> Linear().build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
     torch.Size([5, 8])
     """
 
-    def __init__(self):
-        super().__init__([])
+    def build(self, inputs, outputs, encoder=None, image=None):
+        return nn.Sequential(*_flatten(inputs), nn.Linear(prod(inputs), outputs))
 
 
 @register("nets")
@@ -104,22 +131,6 @@ class _UnitColumns(nn.Linear):
     def atoms(self) -> Tensor:
         """The normalised matrix."""
         return nn.functional.normalize(self.weight, dim=0)
-
-
-@register("nets")
-class GatedMLP(MLP):
-    """Fully connected layers, each multiplied by a sigmoid gate (Dauphin et al. 2017; Tomczak & Welling 2018).
-
-    >>> GatedMLP([30, 15]).build(torch.Size([64]), 8)(torch.zeros(5, 64)).shape
-    torch.Size([5, 8])
-    """
-
-    def __init__(self, hidden: int | Sequence[int] = 128, dropout: float = 0.0):
-        super().__init__(hidden, dropout=dropout)
-
-    def layer(self, inputs, outputs):
-        """One hidden layer, with half of its outputs as gates of the others."""
-        return [nn.Linear(inputs, 2 * outputs), nn.GLU(-1)]
 
 
 @register("nets")

@@ -32,7 +32,10 @@ class Model(PyroModule):
         n = lengths[0] if lengths else n or 1
         c = conditions.encode(self.condition, y, n)
         with pyro.plate("data", n):
-            return pyro.sample("x", self.conditional(self.prior.draw(c), c), obs=x)
+            p = self.conditional(self.prior.draw(c), c)
+            if self.training and x is not None:
+                self.likelihood.track(x, p)
+            return pyro.sample("x", p, obs=x)
 
     def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
         """p(x|z) for the decoder's input ``(..., *code_shape)`` and the condition's vectors."""

@@ -1,6 +1,5 @@
 """Distributions over real vectors: a Normal with a profiled scale, mixtures of Normals, directions."""
 
-from collections.abc import Callable
 from math import lgamma, log, pi
 
 import torch
@@ -10,26 +9,20 @@ from torch import Tensor
 
 
 class ProfiledNormal(dist.Normal):
-    """Normals with one maximum-likelihood scale for all values: their root mean squared error.
+    """Normals whose ``log_prob`` takes one maximum-likelihood scale for all values: their root mean squared error.
 
     Args:
         loc: the means.
         scale: the scale of draws.
-        on_scale: called with the scale in ``log_prob``.
     """
-
-    def __init__(self, loc: Tensor, scale: Tensor, on_scale: Callable[[Tensor], None], validate_args: bool | None = None):
-        self.on_scale = on_scale
-        super().__init__(loc, scale, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
         """The same for a larger batch."""
-        return ProfiledNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.on_scale, validate_args=False)
+        return ProfiledNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The profile log-likelihood; the gradient through the scale is 0 at its maximum, so the scale is detached."""
         scale = (value - self.loc).detach().square().mean().sqrt()
-        self.on_scale(scale)
         return dist.Normal(self.loc, scale).log_prob(value)
 
 

@@ -58,6 +58,9 @@ class Likelihood(Conditional, DistributionPart):
         """The encoder's input, ``(..., *input_shape)``: x, or x standardised, log1p of counts, one-hot categories; NaN may stay."""
         return x
 
+    def track(self, x: Tensor, p: dist.Distribution):
+        """Update running statistics from a batch and its p(x|z), in training mode, as BatchNorm does in its forward."""
+
     def measure(self, x: Tensor):
         """Set location and scale from training data ``(N, *event)``, if this likelihood has any (``Standardised``)."""
 

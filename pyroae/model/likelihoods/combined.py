@@ -138,6 +138,11 @@ class Product(Likelihood):
         """Whether every column is measured."""
         return all(column.measured for column in self.columns)
 
+    def track(self, x, p):
+        """Column by column."""
+        for (column, part), distribution in zip(self._parts(x), p.parts):
+            column.track(part, distribution)
+
     def measure(self, x):
         """Column by column."""
         for column, part in self._parts(x):

@@ -2,7 +2,6 @@
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor
 from torch.distributions import constraints
 
 from ...registry import register
@@ -76,12 +75,13 @@ class OptimalNormal(Likelihood):
 
     def make(self, loc, scale):
         """The distribution of single entries."""
-        return distributions.ProfiledNormal(loc, scale, self._remember) if self.training else dist.Normal(loc, scale)
+        return distributions.ProfiledNormal(loc, scale) if self.training else dist.Normal(loc, scale)
 
     @torch.no_grad()
-    def _remember(self, scale: Tensor):
+    def track(self, x, p):
+        """Update the running mean of the scale."""
         share = self.batches.add_(1.0).reciprocal().clamp(min=0.05)  # the weight of this batch in the running mean
-        self.scale.copy_(self.scale.square().lerp(scale.square(), share).sqrt())
+        self.scale.copy_(self.scale.square().lerp((x - p.mean).square().mean(), share).sqrt())
 
 
 @register("likelihoods")

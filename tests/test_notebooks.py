@@ -70,7 +70,7 @@ def test_notebook_is_committed_executed_and_small(path):
     code, prose = ([cell for cell in cells if cell.cell_type == kind] for kind in ("code", "markdown"))
     outputs = [output for cell in code for output in cell.outputs]
     assert len(code) <= 15 and words(prose) > words(code)
-    assert "you will be able to" in prose[0].source
+    assert "you will be able to" in prose[0].source and "find_spec" in code[0].source
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)) and outputs
     assert {output.output_type for output in outputs} <= {"display_data", "execute_result", "stream"}
     assert all(output.get("name") != "stderr" for output in outputs)

@@ -97,7 +97,7 @@ def latent(
     ax = axes(ax)
     values = None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     _scatter(ax, z.numpy(), values, ae.schema.classes if ae.schema is not None else None)
-    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} test examples")
+    ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} examples")
     return ax
 
 

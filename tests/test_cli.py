@@ -216,7 +216,7 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
     example = " ".join(said.partition("example: ")[2].split())
     assert f"pyroae {command}" in example and f"\n  {command} " in usage()
     if command == "train":
-        assert parse_train(example.split()[2:])[0]["latent_dim"] == 20
+        assert parse_train(example.split()[2:])[0]["prior"].arguments["components"] == 100
     if command in ("evaluate", "compare"):
         assert parse_call(command, COMMANDS[command].load(), "", "", example.split()[2:])["particles"] in (1000, 5000)
 

@@ -194,7 +194,7 @@ def _same_failure(plain: Record, ours: Record) -> str | None:
 
 def _why_eager(ours: Record) -> str:
     """Why the program was not traced, where the log says so."""
-    reasons = [message.partition("goes on eager: ")[2] for message in ours.get("messages", [])]
+    reasons = [message.partition("stays eager: ")[2] for message in ours.get("messages", [])]
     return next((reason.splitlines()[0][:200] for reason in reasons if reason), "")
 
 

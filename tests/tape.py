@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyroae.training.step import svi
-from pyroae.training.step.kind import Kind
+from pyroae.training.step.specialization import Specialization
 
 
 class Tape(TorchDispatchMode):
@@ -66,7 +66,7 @@ def record_on_cpu(patch) -> list[Tape]:
     """Steps on a CPU are recorded as those on CUDA are; the tapes that are made."""
     patch.setattr(Tape, "made", [])
     patch.setattr(svi, "_on_gpu", lambda args: True)
-    patch.setattr(Kind, "on_device", lambda self, leaves: not self.effects)
+    patch.setattr(Specialization, "on_device", lambda self, leaves: not self.effects)
     for name, value in {
         "CUDAGraph": Tape,
         "graph": lambda graph, **_: graph,

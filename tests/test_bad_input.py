@@ -130,7 +130,7 @@ PYTHON = {
     ),
     "a column far from 0": (
         lambda: quiet(built(likelihood=pa.likelihoods.Normal(2, scale=1.0)), pd.DataFrame({"age": AGES, "income": 1e15 * AGES})),
-        ["the loss is", "column 'income' goes from -", "Standardised", "again those from before training"],
+        ["the loss is", "column 'income' ranges from -", "Standardised", "again those from before training"],
     ),
     "an unknown part to replace": (lambda: small_vae().replace(priors=pa.priors.Normal(4)), ["'priors'", "prior, likelihood"]),
     "a negative learning rate": (lambda: quiet(small_vae(), X, lr=-1e-3), ["lr", "positive", "-0.001"]),
@@ -183,7 +183,7 @@ PYTHON = {
     "no particles in an ELBO": (lambda: quiet(small_vae(), X, elbo=RenyiELBO(num_particles=0)), ["num_particles", "at least 1"]),
     "another model's optimizer": (
         lambda: quiet(small_vae(), X, optimizer=torch.optim.Adam(small_vae().parameters())),
-        ["this model's parameters", "torch.optim.Adam itself"],
+        ["this model's parameters", "a function such as torch.optim.Adam"],
     ),
     "an optimizer that needs a closure": (lambda: quiet(small_vae(), X, optimizer=torch.optim.LBFGS), ["dense gradients", "LBFGS"]),
     "a posterior off its prior's support": (

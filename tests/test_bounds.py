@@ -47,7 +47,7 @@ def gradient_of(objective, model, x, of="encoder"):
 
 @torch.no_grad()
 @pytest.mark.parametrize("particles, groups", [(1, 1), (5, 1), (3, 4)])
-def test_the_value_is_the_formula_by_brute_force(particles, groups):
+def test_value_equals_brute_force(particles, groups):
     model = linear_gaussian(widen=1.3)
     ae, x = model.ae, model.x
     torch.manual_seed(7)
@@ -69,14 +69,14 @@ AT_THE_EXACT_POSTERIOR = ["IWAE", "STL", "DReG", "MIWAE", "one particle", "PIWAE
 
 
 @pytest.mark.parametrize("name", AT_THE_EXACT_POSTERIOR)
-def test_at_the_exact_posterior_every_bound_is_log_p(name):
+def test_bounds_equal_log_p_at_the_exact_posterior(name):
     model = linear_gaussian()
     assert -loss_of(ALL[name](), model, model.x).item() == pytest.approx(model.log_p.sum().item(), abs=1e-9)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 0.999, 2.0])
-def test_renyi_is_the_power_mean_of_the_weights_by_brute_force(alpha):
+def test_renyi_equals_the_power_mean_of_the_weights(alpha):
     model = linear_gaussian(widen=1.3)
     torch.manual_seed(7)
     ours = -loss_of(Renyi(alpha, 4), model, model.x).item()
@@ -101,7 +101,7 @@ def test_renyi_falls_with_alpha_from_the_weighted_bound_to_the_elbo():
     assert values[0.999999] == pytest.approx(values[1.0], rel=1e-5)
 
 
-def test_piwae_teaches_the_decoder_by_one_bound_and_the_encoder_by_another():
+def test_piwae_has_different_bounds_for_decoder_and_encoder():
     model, seen = linear_gaussian(widen=1.3), {}
     for name, objective in {"PIWAE": PIWAE(3, groups=4), "MIWAE": IWAE(3, groups=4), "IWAE": IWAE(12)}.items():
         torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_bounds_rise_with_particles_towards_log_p():
 
 
 @pytest.mark.parametrize("name", ["STL", "DReG"])
-def test_gradients_do_not_vary_at_the_exact_posterior(name):
+def test_gradients_have_no_variance_at_the_exact_posterior(name):
     model = linear_gaussian()
     assert gradient_of(ALL[name](), model, model.x).norm() < 1e-9
     assert gradient_of(IWAE(5), model, model.x).norm() > 1.0
@@ -137,7 +137,7 @@ def test_dreg_has_the_plain_gradients_mean_and_less_variance(of):
 
 
 def quadrature(of, particles=2, nodes=40):
-    """E over all particles' draws of ``of(log-weights)``, by Gauss-Hermite quadrature, on a model with one number in z."""
+    """E of ``of(log-weights)`` over the draws of all particles, by Gauss-Hermite quadrature, for a scalar z."""
     model = linear_gaussian(d=3, k=1, widen=1.3)
     x, ae = model.x[:2], model.ae
     e, share = (torch.tensor(column) for column in np.polynomial.hermite_e.hermegauss(nodes))
@@ -179,7 +179,7 @@ def test_value_and_gradient_are_exact_in_expectation(name):
     assert ((draws.mean(0) - exact).abs() < 4.5 * draws.std(0) / 500**0.5 + 1e-9).all()
 
 
-def test_stl_with_one_particle_has_the_elbos_exact_gradient_in_the_mean():
+def test_stl_with_one_particle_is_unbiased_for_the_elbos_gradient():
     model = linear_gaussian(widen=1.15)
     x = model.x[:5]
     q = model.ae.encode(x)
@@ -195,7 +195,7 @@ BATCHED = {"IWAE": lambda: IWAE(8), "MIWAE": lambda: IWAE(2, groups=4), "Renyi":
 
 @pytest.mark.parametrize("name", BATCHED)
 def test_a_mini_batch_is_unbiased_for_the_sum_over_all_data(name):
-    """1,000 data in batches of 16, where Pyro's RenyiELBO exceeds the log-likelihood: here each batch's bound is N/16 times its sum."""
+    """1,000 examples in batches of 16, where Pyro's RenyiELBO exceeds the log-likelihood: here each batch's bound is N/16 times its sum."""
     x, bound = torch.randn(1000, dtype=torch.float64) * 2**0.5, BATCHED[name]()
     log_p = dist.Normal(x.new_zeros(()), 2**0.5).log_prob(x)
 
@@ -221,7 +221,7 @@ def test_a_mini_batch_is_unbiased_for_the_sum_over_all_data(name):
 
 
 @torch.no_grad()
-def test_particles_at_once_are_particles_one_by_one():
+def test_vectorized_particles_equal_single_ones():
     """With 16 x 3 numbers a draw, torch gives the same noise to one large draw and to several small ones."""
     model = linear_gaussian(widen=1.3)
     x, pair = model.x[:16], (model.ae.model, model.ae.guide)
@@ -301,7 +301,7 @@ def test_objectives_take_guides_of_several_levels_flows_and_mixtures(guide, digi
         ae = small_vae(prior=prior, posterior=posterior)
         objective = make()
         if guide in NOT_FOR.get(name, ()):
-            with pytest.raises(ValueError, match="one latent site, got z, z2; use 'plain'|product over the units"):
+            with pytest.raises(ValueError, match="one latent site, got z, z2; use 'plain'|product over dimensions"):
                 objective.loss(ae.model, ae.guide, x)
             continue
         before = reconstruction(ae, x)
@@ -310,7 +310,7 @@ def test_objectives_take_guides_of_several_levels_flows_and_mixtures(guide, digi
 
 
 @pytest.mark.parametrize("wrap", [lambda: Tempered(1.0), lambda: pa.Penalised(pa.penalties.L2(0.0)), lambda: CIWAE(5, beta=1.0)])
-def test_the_elbo_inside_is_by_default_what_the_guide_allows(wrap, digits):
+def test_the_wrapped_elbo_is_by_default_the_guides(wrap, digits):
     x = digits.test.x[:20]
     for guide, expected in (("two levels", Trace_ELBO), ("flow", TraceMeanField_ELBO)):
         prior, posterior = GUIDES[guide]()
@@ -321,14 +321,14 @@ def test_the_elbo_inside_is_by_default_what_the_guide_allows(wrap, digits):
         assert ours == pytest.approx(expected().loss(ae.model, ae.guide, x), rel=1e-6) and type(objective.elbo) is expected
         assert objective.arguments.get("elbo") is None
     discrete = small_vae(prior=pa.priors.OneHot(4), posterior=pa.posteriors.OneHot())
-    objective.settle(programs.sites(poutine.trace(discrete.guide).get_trace(x), observed=False).values())
+    objective.finalize(programs.sites(poutine.trace(discrete.guide).get_trace(x), observed=False).values())
     assert type(objective.elbo) is TraceEnum_ELBO
     with pytest.raises(ValueError, match="with a differentiable_loss, such as Trace_ELBO, got RenyiELBO"):
         objective.replace(elbo=RenyiELBO())
 
 
-def test_objectives_take_programs_that_are_no_autoencoders():
-    """A Gaussian whose mean is learned: plain functions with parameters in Pyro's store."""
+def test_objectives_take_programs_without_an_autoencoder():
+    """A Gaussian with a learned mean: functions with parameters in Pyro's store."""
 
     def model(x):
         mean = pyro.param("test_bounds_mean", torch.tensor(0.0))
@@ -349,7 +349,7 @@ def test_objectives_take_programs_that_are_no_autoencoders():
     pyro.get_param_store().clear()
 
 
-def test_draws_that_pass_no_gradient_are_refused_in_training_only():
+def test_draws_without_gradients_are_refused_in_training_only():
     ae = small_vae(prior=pa.priors.OneHot(4), posterior=pa.posteriors.OneHot())
     x = torch.rand(5, 64).round()
     for objective in (IWAE(5), Renyi(0.5, 5), pa.objectives.FreeBits()):

@@ -1,4 +1,4 @@
-"""A run that was stopped and taken up again ends as if it had not been; no fault loses what was learned."""
+"""A resumed run ends like an uninterrupted one; no fault loses progress."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ class Killed(Exception):
 
 
 def stopped_after(steps, monkeypatch, train):
-    """Run ``train`` with a checkpoint after so many steps, and no further."""
+    """Run ``train`` up to a checkpoint after a number of steps."""
     count = loop.Training.count
 
     def stopping(self, loss):
@@ -35,7 +35,7 @@ def stopped_after(steps, monkeypatch, train):
             raise Killed
         count(self, loss)
         if self.step == steps:
-            self.save()
+            self.saver.save()
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -98,7 +98,7 @@ RUNS = {"plain": plain, "with everything": with_everything, "of a loader": of_a_
 
 @pytest.mark.parametrize("steps", [0, 1, 9, 64, 130])
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_goes_on_bit_for_bit(run, steps, tmp_path, monkeypatch):
+def test_a_resumed_run_is_equal_bit_for_bit(run, steps, tmp_path, monkeypatch):
     goes_on(run, steps, tmp_path, monkeypatch)
 
 
@@ -117,7 +117,7 @@ def goes_on(run, steps, tmp_path, monkeypatch, **more):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9])
-def test_so_does_one_whose_optimizer_is_in_a_compiled_graph(steps, tmp_path, monkeypatch):
+def test_so_is_one_with_the_optimizer_in_a_compiled_graph(steps, tmp_path, monkeypatch):
     monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: module)
     goes_on("plain", steps, tmp_path, monkeypatch, compile="compiled")
 
@@ -130,7 +130,7 @@ def small_vae_of(seed, **parts):
 X = torch.rand(40, 64, generator=torch.Generator().manual_seed(0)).round()
 
 
-def test_the_newest_two_are_kept_and_a_finished_run_can_go_further(tmp_path):
+def test_the_newest_two_are_kept_and_a_finished_run_can_be_extended(tmp_path):
     short, long = small_vae_of(0), small_vae_of(0)
     quiet(long, X, epochs=5, batch_size=10, seed=0)
     quiet(short, X, epochs=2, batch_size=10, seed=0, run=tmp_path)
@@ -142,7 +142,7 @@ def test_the_newest_two_are_kept_and_a_finished_run_can_go_further(tmp_path):
 
 
 REFUSED = {
-    "another run's folder": (lambda folder: quiet(small_vae(), X, run=folder), ["holds a run already", "resume=True"]),
+    "another run's folder": (lambda folder: quiet(small_vae(), X, run=folder), ["already contains a run", "resume=True"]),
     "no folder": (lambda folder: quiet(small_vae(), X, run=pa.Run(folder / "none", resume=True)), ["the folder of a run", "none"]),
     "another model": (lambda folder: quiet(small_vae(z=5), X, run=pa.Run(folder, resume=True)), ["another model", "(8,)", "(10,)"]),
     "other batches": (lambda folder: quiet(small_vae(), X, batch_size=3, run=pa.Run(folder, resume=True)), ["batches 1", "this call 14"]),
@@ -159,7 +159,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_refused_and_the_run_stays(name, tmp_path):
+def test_other_checkpoints_are_refused_and_the_run_is_unchanged(name, tmp_path):
     quiet(small_vae(), X, epochs=1, run=tmp_path)
     wrong, words = REFUSED[name]
     before = [path.read_bytes() for path in Checkpoints(tmp_path).paths()]
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused_and_the_run_stays(name, tmp_path):
     assert [path.read_bytes() for path in Checkpoints(tmp_path).paths()] == before
 
 
-def test_damaged_files_are_named_and_the_good_one_before_them_is_used(tmp_path, caplog):
+def test_damaged_files_are_logged_and_the_previous_valid_one_is_used(tmp_path, caplog):
     whole, half = small_vae_of(0), small_vae_of(0)
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
     quiet(half, X, epochs=2, batch_size=10, seed=0, run=tmp_path)
@@ -177,14 +177,14 @@ def test_damaged_files_are_named_and_the_good_one_before_them_is_used(tmp_path, 
     newest.write_bytes(newest.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "pyroae"):
         quiet(half, X, epochs=4, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
-    assert same(whole, half) and str(newest) in caplog.text and f"going on from {older}" in caplog.text
+    assert same(whole, half) and str(newest) in caplog.text and f"resuming from {older}" in caplog.text
     for path in Checkpoints(tmp_path).paths():
         path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no checkpoint in .* can be used.*another format"):
         quiet(half, X, epochs=4, run=pa.Run(tmp_path, resume=True))
 
 
-def test_a_second_run_in_the_folder_is_refused_and_the_lock_of_a_dead_one_is_not(tmp_path):
+def test_a_second_run_in_the_folder_is_refused_unless_the_first_is_dead(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.lock").write_text("12345")
     with Checkpoints(tmp_path).locked(), pytest.raises(ValueError, match="another process trains in"):
@@ -192,7 +192,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_lock_of_a_dead_one_is_not
     quiet(small_vae(), X, epochs=1, run=tmp_path)
 
 
-def test_a_full_disk_stops_no_training_and_the_older_file_makes_room(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_does_not_stop_training_and_the_older_file_is_deleted(tmp_path, monkeypatch, caplog):
     ae, whole, write, full = small_vae_of(0), small_vae_of(0), checkpoints.write, []
 
     def writing(state, path):
@@ -211,7 +211,7 @@ def test_a_full_disk_stops_no_training_and_the_older_file_makes_room(tmp_path, m
     assert same(ae, whole) and same(again, whole)
 
 
-def test_a_state_comes_back_as_it_was_and_objects_are_refused(tmp_path):
+def test_a_state_is_restored_and_objects_are_refused(tmp_path):
     state = {
         "step": 1,
         "a": [(1, None), {"b": torch.ones(2, 3), 5: "five"}],
@@ -238,7 +238,7 @@ SCHEDULERS = [
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda made: made.func.__name__)
-def test_schedulers_go_on(scheduler, tmp_path):
+def test_schedulers_are_resumed(scheduler, tmp_path):
     go = functools.partial(quiet, batch_size=20, lr=0.01, scheduler=scheduler, seed=0)
     whole, half = small_vae_of(0), small_vae_of(0)
     rates = go(whole, X, epochs=5)["lr"]
@@ -248,27 +248,27 @@ def test_schedulers_go_on(scheduler, tmp_path):
 
 @pytest.fixture
 def listening():
-    """Ctrl-C and SIGTERM have Python's own handlers, also where the tests were started in the background or under ``nohup``."""
-    before = [(number, signal.signal(number, usual)) for number, usual in interrupt._USUAL.items()]
+    """Python's default handlers for Ctrl-C and SIGTERM, also for tests in the background or under ``nohup``."""
+    before = [(number, signal.signal(number, usual)) for number, usual in interrupt._DEFAULT_HANDLERS.items()]
     yield
     for number, handler in before:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", interrupt._USUAL)
-def test_ctrl_c_or_sigterm_finishes_the_step_keeps_it_and_says_how_to_go_on(number, tmp_path, listening):
+@pytest.mark.parametrize("number", interrupt._DEFAULT_HANDLERS)
+def test_ctrl_c_or_sigterm_finishes_the_step_saves_it_and_says_how_to_resume(number, tmp_path, listening):
     whole, half, rows = small_vae_of(0), small_vae_of(0), []
     quiet(whole, X, epochs=4, batch_size=10, seed=0)
     half.encoder.register_forward_hook(lambda *_: rows.append(1) or (len(rows) == 7 and os.kill(os.getpid(), number)) or None)
     with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 after 6 steps; continue with run="):
         quiet(half, X, epochs=4, batch_size=10, seed=0, run=tmp_path, compile="eager")
     assert Checkpoints(tmp_path).newest()["step"] == 6 and not half.training
-    assert signal.getsignal(number) == interrupt._USUAL[number]
+    assert signal.getsignal(number) == interrupt._DEFAULT_HANDLERS[number]
     quiet(half, X, epochs=4, batch_size=10, seed=0, run=pa.Run(tmp_path, resume=True))
     assert same(whole, half)
 
 
-def test_the_command_goes_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
+def test_the_command_resumes_after_ctrl_c(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["train", "--epochs", "3", "--particles", "5"]
     assert main([*options, "--out", "whole"]) == 0
@@ -307,25 +307,25 @@ class Bursting(torch.nn.Module):
         return self.layer(z) / (self.calls < self.after)
 
 
-def test_divergence_names_step_and_site_and_leaves_the_last_good_weights(tmp_path):
+def test_divergence_names_step_and_site_and_restores_the_last_finite_weights(tmp_path):
     ae = small_vae().replace(decoder=Bursting(8))
     with pytest.raises(ValueError) as raised:
         quiet(ae, X, epochs=9, batch_size=10, seed=0, run=tmp_path)
     step = int(ae.decoder.calls) - 1  # one call looked at the programs
     said = str(raised.value)
-    assert "is nan at step 7 (epoch 2): the model's log-density of the site 'x' is nan in 10 of 10 places" in said, said
+    assert "is nan at step 7 (epoch 2): the model's log-density of the site 'x' is nan in 10 of 10 entries" in said, said
     assert f"those of step {step}" in said and str(tmp_path) in said and all(p.isfinite().all() for p in ae.parameters())
     assert all(w.isfinite().all() for w in Checkpoints(tmp_path).newest()["weights"].values())
 
 
-def test_a_rate_that_is_too_high_is_halved_where_that_is_asked_for(caplog):
+def test_retries_halve_a_learning_rate_that_is_too_high(caplog):
     ae = small_vae()
     with caplog.at_level(logging.WARNING, "pyroae"):
         history = quiet(ae, X, lr=1e20, epochs=3, batch_size=10, seed=0, compile=pa.Step(retries=150))
     assert history["lr"][-1] < 1e20 and all(p.isfinite().all() for p in ae.parameters()) and "half the learning rate" in caplog.text
 
 
-def test_a_last_step_that_makes_a_weight_infinite_is_gone_back_from_too():
+def test_an_infinite_weight_after_the_last_step_is_restored_too():
     whole = {"optimizer": torch.optim.SGD, "lr": 1e38, "epochs": 1, "batch_size": len(X), "seed": 0}
     refused, halved = small_vae(), small_vae()
     with pytest.raises(ValueError, match="at step 1 .* made a weight infinite.* again those from before training"):
@@ -335,7 +335,7 @@ def test_a_last_step_that_makes_a_weight_infinite_is_gone_back_from_too():
 
 
 @pytest.mark.parametrize("mode", ["eager", "traced"])
-def test_a_long_gradient_is_shortened_to_the_clip(mode, vae):
+def test_gradients_are_clipped(mode, vae):
     def svi(**more):
         optimizer, seen = torch.optim.SGD(vae.parameters(), lr=0.0), []
         optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in vae.parameters()]) / len(X)))
@@ -350,7 +350,7 @@ def test_a_long_gradient_is_shortened_to_the_clip(mode, vae):
         assert a.norm() > 0.5 and torch.allclose(b, 0.5 * a / a.norm(), atol=1e-5)
 
 
-def test_parts_of_a_batch_have_the_whole_batch_s_gradient(digits):
+def test_micro_batches_have_the_gradient_of_the_batch(digits):
     ends = []
     for parts in (1, 3):
         ae = small_vae_of(0, prior=pa.priors.Laplace(4), posterior=pa.posteriors.Delta())

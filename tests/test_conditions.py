@@ -163,7 +163,7 @@ WRONG = {
     "Conditioned alone": (lambda: small_vae(prior=pa.priors.Conditioned(4)), "with a condition such as"),
     "no condition": (lambda: small_vae(condition=10), r"pa.conditions.Labels\(10\), got 10"),
     "one level": (lambda: small_vae(prior=pa.priors.Clusters(4)), "posterior Normal: draws z, but the prior Clusters z and y"),
-    "penalty": (lambda: pa.fit(small_vae(), X, elbo=pa.Penalised(pa.penalties.Classification())), "a guide that draws a class"),
+    "penalty": (lambda: pa.fit(small_vae(), X, elbo=pa.Penalised(pa.penalties.Classification())), "a guide whose first site is a class"),
     "samples": (lambda: pa.plots.samples(small_vae(condition=COVARIATES)), "no classes to go through; give y"),
     "prior from Pyro": (lambda: pa.priors.FromPyro("Gumbel", 3, loc=0.0), "scale has none"),
 }

@@ -1,4 +1,4 @@
-"""Several processes do what one does: under DistributedDataParallel in a loop of one's own, and under ``pa.distributed``."""
+"""Several processes have the results of one: with DistributedDataParallel, and with ``pa.distributed``."""
 
 import contextlib
 import functools
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pyroae as pa
 from pyroae.training import distributed as job
-from pyroae.training import loop
-from pyroae.training.batches import Batches, shared_out
+from pyroae.training import loop, saving
+from pyroae.training.batches import Batches, shard
 from pyroae.training.checkpoints import Checkpoints
 from pyroae.training.step import svi
 
@@ -82,7 +82,7 @@ def _one(rank, processes, port, folder, what, patience):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.manual_seed(rank)  # processes start apart
     if patience is not None:
-        job._PATIENCE = timedelta(seconds=patience)
+        job._TIMEOUT = timedelta(seconds=patience)
     try:
         with pa.distributed():
             found = what()
@@ -92,7 +92,7 @@ def _one(rank, processes, port, folder, what, patience):
 
 
 def by_processes(processes, folder, what, patience=None):
-    """What each process finds."""
+    """The results of all processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,9 +110,9 @@ together = pytest.mark.skipif(not hasattr(os, "fork") or not distributed.is_avai
 
 
 @pytest.mark.parametrize("n, batch_size, processes", [(100, 10, 2), (103, 10, 3), (7, 4, 2), (9, 4, 2), (10, 16, 3), (5, 5, 5)])
-def test_batches_are_shared_out_without_overlap(n, batch_size, processes):
+def test_batches_are_sharded_without_overlap(n, batch_size, processes):
     order = torch.randperm(n)
-    shares = [shared_out(order, batch_size, rank, processes) for rank in range(processes)]
+    shares = [shard(order, batch_size, rank, processes) for rank in range(processes)]
     left_out = n % batch_size if n % batch_size < processes else 0
     assert sorted(torch.cat(shares).tolist()) == sorted(order[: n - left_out].tolist())
     sizes = [len(range(rank, batch_size, processes)) for rank in range(processes)]
@@ -121,7 +121,7 @@ def test_batches_are_shared_out_without_overlap(n, batch_size, processes):
 
 
 def points(objective=None):
-    """An autoencoder without noise, so that processes do exactly what one does."""
+    """An autoencoder without noise, so that results do not depend on the number of processes."""
     torch.manual_seed(5 + job.rank())
     return small_vae(posterior=pa.posteriors.Delta(), objective=objective)
 
@@ -182,7 +182,7 @@ def vae_trained():
 
 
 @together
-def test_each_process_draws_noise_of_its_own_and_all_end_with_the_same_weights(tmp_path):
+def test_processes_have_different_noise_and_the_same_weights(tmp_path):
     (noise, weights), (others, theirs) = by_processes(2, tmp_path, vae_trained)
     assert len(noise) == len(others) == 150 and not torch.equal(noise, others)
     assert all(torch.equal(a, b) for a, b in zip(weights, theirs))
@@ -199,7 +199,7 @@ def scored(n):
 
 @together
 @pytest.mark.parametrize("n", [200, 30])
-def test_processes_share_the_data_to_score_and_give_each_the_value_that_one_gives(n, tmp_path):
+def test_sharded_scores_equal_those_of_one_process(n, tmp_path):
     alone = scored(n)
     for found in by_processes(2, tmp_path, functools.partial(scored, n)):
         assert all(torch.equal(a, b) for a, b in zip(found, alone))
@@ -214,7 +214,7 @@ def scored_by_auto():
 
 
 @together
-def test_processes_fit_proposals_to_the_examples_they_share_as_one_does(tmp_path):
+def test_sharded_proposals_equal_those_of_one_process(tmp_path):
     alone = scored_by_auto()
     assert alone[3].any() and not alone[3].all()
     for found in by_processes(2, tmp_path, scored_by_auto):
@@ -222,7 +222,7 @@ def test_processes_fit_proposals_to_the_examples_they_share_as_one_does(tmp_path
 
 
 def forms():
-    """44 rows in every form that data have."""
+    """44 rows in every form of data."""
     x = torch.arange(44.0)[:, None]
     yield "tensor", lambda: x
     yield "Dataset", lambda: TensorDataset(x)
@@ -230,14 +230,14 @@ def forms():
 
 
 def rows_seen(form):
-    batches = Batches(dict(forms())[form](), 10, torch.device("cpu"), shuffle=True, shared=True)
+    batches = Batches(dict(forms())[form](), 10, torch.device("cpu"), shuffle=True, sharded=True)
     epochs = [[(len(x), batches.rows, x) for x, *_ in batches] for _ in range(2)]
     return [torch.cat([x.flatten() for *_, x in epoch]) for epoch in epochs], [(local, rows) for local, rows, _ in epochs[0]]
 
 
 @together
 @pytest.mark.parametrize("form", dict(forms()))
-def test_every_form_of_data_is_shared_out(form, tmp_path):
+def test_every_form_of_data_is_sharded(form, tmp_path):
     (ours, sizes), (theirs, _) = by_processes(2, tmp_path, functools.partial(rows_seen, form))
     for a, b in zip(ours, theirs):
         assert sorted([*a.tolist(), *b.tolist()]) == list(range(44))
@@ -266,20 +266,20 @@ def in_use():
 
 @together
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_by_all(name, tmp_path):
+def test_errors_are_raised_in_all_processes(name, tmp_path):
     for error in by_processes(2, tmp_path, functools.partial(doing_wrong, name)):
         assert isinstance(error, ValueError) and WRONG[name][1] in str(error)
 
 
 def queued(total, outputs):
-    """A sum over processes as NCCL has it: where one of them is dead, it fails for nobody, and is never done."""
+    """A sum over processes as with NCCL: if one of them is dead it never completes and does not fail."""
     with contextlib.suppress(ConnectionError):
         return total(outputs)
     return outputs
 
 
 def goes_on(folder, ends_after=None, how="dies"):
-    """A run in a folder; of several processes the second one may die in the middle of an epoch, or answer no more."""
+    """A run in a folder; of several processes the second one may die within an epoch, or stop answering."""
     after_step = loop.Training._after_step
 
     def ending(self):
@@ -290,7 +290,7 @@ def goes_on(folder, ends_after=None, how="dies"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Training, "_after_step", ending)
         patch.setattr(loop, "_STEPS_BETWEEN_CHECKS", 4)
-        patch.setattr(loop, "_KEEP", 0.0)
+        patch.setattr(saving, "_COPY_INTERVAL", 0.0)
         if how == "dies, on CUDA":
             patch.setattr(svi, "_total", functools.partial(queued, svi._total))
         x = torch.rand(103, 64, generator=torch.Generator().manual_seed(1)).round()
@@ -299,7 +299,7 @@ def goes_on(folder, ends_after=None, how="dies"):
 
 @together
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_process_that_dies_ends_the_job_and_any_number_of_others_goes_on(processes, tmp_path):
+def test_a_dead_process_ends_the_job_and_any_number_of_processes_resumes(processes, tmp_path):
     (tmp_path / "whole").mkdir()
     alone = goes_on(tmp_path / "whole")
     (tmp_path / "run").mkdir()
@@ -314,7 +314,7 @@ def test_a_process_that_dies_ends_the_job_and_any_number_of_others_goes_on(proce
 
 @together
 @pytest.mark.parametrize("how", ["dies, on CUDA", "hangs"])
-def test_a_process_that_is_missed_at_the_next_meeting_ends_the_job(how, tmp_path):
+def test_a_dead_process_is_detected_at_the_next_synchronization(how, tmp_path):
     (tmp_path / "run").mkdir()
     found = by_processes(2, tmp_path, functools.partial(goes_on, tmp_path / "run", ends_after=27, how=how), patience=2.0)
     assert isinstance(found[0], OSError) and "another process of this job has died or cannot be reached" in str(found[0])
@@ -322,7 +322,7 @@ def test_a_process_that_is_missed_at_the_next_meeting_ends_the_job(how, tmp_path
 
 
 def meets_infinity():
-    """One row, which one of the processes gets, is too large for its likelihood."""
+    """One process gets a row that is too large for its likelihood."""
     x = torch.rand(40, 64, generator=torch.Generator().manual_seed(1))
     x[7] = 3e38
     likelihood = pa.likelihoods.Normal(64, scale=1.0)
@@ -330,12 +330,12 @@ def meets_infinity():
 
 
 @together
-def test_processes_name_the_step_and_site_of_what_one_of_them_met(tmp_path):
+def test_all_processes_name_step_and_site_of_a_divergence_in_one(tmp_path):
     said = [str(error) for error in by_processes(2, tmp_path, meets_infinity)]
-    assert said[0] == said[1] and "(epoch 1): the model's log-density of the site 'z' is -inf in 1 of 4 places" in said[0], said
+    assert said[0] == said[1] and "(epoch 1): the model's log-density of the site 'z' is -inf in 1 of 4 entries" in said[0], said
 
 
-def test_alone_together_changes_nothing():
+def test_a_single_process_is_not_affected():
     with pa.distributed():
         assert (job.world_size(), job.rank(), job.is_main()) == (1, 0, True)
         tensor = torch.ones(2)
@@ -345,7 +345,7 @@ def test_alone_together_changes_nothing():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="torch without distributed")
-def test_torchrun_trains_by_command_as_one_process_does(tmp_path):
+def test_the_command_under_torchrun_equals_one_process(tmp_path):
     options = ["-m", "pyroae", "train", "--epochs", "40", "--particles", "200", "--out"]
     ways = {"one": [sys.executable], "two": ["torchrun", "--standalone", "--nproc-per-node", "2"]}
     results = {}

@@ -1,4 +1,4 @@
-"""``pa.SVI`` is ``pyro.infer.SVI``: same arguments, results, random numbers and parameters, whatever changes between steps."""
+"""``pa.SVI`` equals ``pyro.infer.SVI``: arguments, results, random numbers and parameters, for all changes between steps."""
 
 import argparse
 import contextlib
@@ -64,7 +64,7 @@ class Plain:
 
 
 class Module(nn.Module):
-    """The commonest idiom: bound methods that register the module's networks."""
+    """The most common idiom: bound methods that register the module's networks."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ class Module(nn.Module):
 
 
 def run(kind, make, change, arguments, elbo, optim, options):
-    """The results of some steps from one seed: losses or the names of errors, the loss alone, every parameter."""
+    """Results of steps from one seed: losses or names of errors, the loss without a step, all parameters."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     random.seed(0)
@@ -120,7 +120,7 @@ def check(
     modes=("eager", "traced"),
     level=None,
 ):
-    """Pyro's results in every mode; the last mode's SVI."""
+    """Compare all modes with Pyro; returns the last mode's SVI."""
     _, theirs = run(pyro.infer.SVI, make, change, arguments, elbo, optim, {})
     for mode in modes:
         svi, ours = run(pa.SVI, make, change, arguments, elbo, optim, {"compile": pa.Step(mode, precision="highest")})
@@ -148,12 +148,12 @@ def saving(tmp_path, clear=True):
     return change
 
 
-def test_a_store_that_is_loaded_or_cleared(tmp_path):
+def test_loading_and_clearing_the_store(tmp_path):
     check(change=saving(tmp_path), level=1)
     check(Module, change=saving(tmp_path, clear=False), level=1)  # Pyro's would then use gradients of all steps since the loading
 
 
-def test_a_parameter_that_is_set_frozen_and_freed():
+def test_setting_freezing_and_unfreezing_a_parameter():
     def change(programs, step):
         store = pyro.get_param_store()
         if step == 7:
@@ -164,7 +164,7 @@ def test_a_parameter_that_is_set_frozen_and_freed():
     check(change=change, level=1)
 
 
-def test_a_late_parameter():
+def test_a_parameter_created_later():
     class Late(Plain):
         def guide(self, x):
             scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
@@ -175,7 +175,7 @@ def test_a_late_parameter():
     check(Late, change=lambda programs, step: setattr(programs, "beta", 1 + 10 * (step // 10)), level=1)
 
 
-def test_fit_trains_a_late_parameter():
+def test_fit_trains_a_parameter_created_later():
     calls = []
 
     def model(x):
@@ -194,7 +194,7 @@ def test_fit_trains_a_late_parameter():
     assert pyro.param("mu").item() > 1.0
 
 
-def test_a_torch_optimizer_trains_its_own_parameters_and_late_ones_are_named_once(log):
+def test_a_torch_optimizer_trains_its_own_parameters_and_warns_once_of_new_ones(log):
     torch.manual_seed(0)
     module = Module()
 
@@ -207,10 +207,10 @@ def test_a_torch_optimizer_trains_its_own_parameters_and_late_ones_are_named_onc
     for _ in range(5):
         svi.step(X)
     assert all(map(torch.equal, module.other.parameters(), before)) and pyro.param("extra").item() == 1.0
-    assert log() == ["SVI: the parameter 'extra' was made in a step and is not in the optimizer, so it is not trained"]
+    assert log() == ["SVI: the parameter 'extra' was created in a step and is not in the optimizer, so it is not trained"]
 
 
-def test_a_module_that_is_registered_in_part_is_trained_in_part():
+def test_a_partly_registered_module_is_partly_trained():
     check(Module, level=1)
     module = Module()
     before = [p.detach().clone() for p in module.other.parameters()]
@@ -276,7 +276,7 @@ WEIGHTS = {"x": 1.0}
 
 
 class Weighted(Plain):
-    """What a program may read its weight from beside numbers: a set, an array, an object's slots, an attribute of a function."""
+    """A program that reads its weight from a set, an array, an object's slots or an attribute of a function."""
 
     def __init__(self):
         super().__init__()
@@ -345,12 +345,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_changes_between_steps_is_seen(name):
+def test_changes_between_steps_are_noticed(name):
     make, change = CHANGES[name]
     check(make, change=change, level=1)
 
 
-def test_an_attribute_that_appears_later():
+def test_an_attribute_added_later():
     class Optional(Plain):
         def model(self, x):
             with poutine.scale(scale=getattr(self, "factor", 1.0)):
@@ -390,7 +390,7 @@ class Drawing(Plain):
 
 
 class Library:
-    """An object of a library, which is not watched; it expects that a program, once begun, runs to its end."""
+    """An object of a library, which is not guarded; it requires that a program runs to its end."""
 
     __module__ = "pyro.infer"
     _begun = False
@@ -423,7 +423,7 @@ class Iterating(Plain):
 
 
 class OfItsClass(Plain):
-    """What is not an object's own but its class's."""
+    """Attributes of a class instead of its object."""
 
     generator = np.random.default_rng(0)
 
@@ -486,11 +486,11 @@ UNTRACEABLE = {
 
 
 @pytest.mark.parametrize("name", UNTRACEABLE)
-def test_what_a_graph_cannot_hold_goes_on_eagerly_and_is_named(name, log):
+def test_programs_without_a_graph_stay_eager_and_the_reason_is_logged(name, log):
     make, words = UNTRACEABLE[name]
     check(make, arguments=lambda step: ((X + 0.2 * step,), {}), level=0)
     (line,) = log()
-    assert line.startswith("compile: the program cannot be traced and goes on eager") and re.search(words, line)
+    assert line.startswith("compile: the program cannot be traced and stays eager") and re.search(words, line)
 
 
 def test_a_gradient_hook_is_called_at_every_step(log):
@@ -504,8 +504,8 @@ def test_a_gradient_hook_is_called_at_every_step(log):
     assert len(norms) == 3 * (STEPS - 9) and "a hook on a parameter" in log()[0]
 
 
-def test_a_graph_that_lies_is_found_out(log, monkeypatch):
-    """What no walk over objects looks at: what a library's module holds. The next proof goes back to the program."""
+def test_a_wrong_graph_is_detected(log, monkeypatch):
+    """State of a library's module, which is not walked: the next proof falls back to the program."""
     monkeypatch.setattr(torch, "hidden_factor", 1.0, raising=False)
 
     class Hidden(Plain):
@@ -520,7 +520,7 @@ def test_a_graph_that_lies_is_found_out(log, monkeypatch):
     assert svi.levels()["step"][0][1] == 0 and "repeats it" in log()[0]
 
 
-def test_a_number_that_is_looked_up_makes_each_value_a_kind():
+def test_a_number_used_as_a_key_is_specialized_by_value():
     check(Milestones, change=lambda programs, step: setattr(programs, "step", step))
 
 
@@ -542,19 +542,19 @@ HANDLERS = {"scale": lambda step: poutine.scale(scale=1.0 + step % 3), "block": 
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-def test_handlers_around_a_step_count(name):
+def test_outer_handlers_have_an_effect(name):
     theirs, ours = both_losses(lambda svi, step: HANDLERS[name](step))
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-def test_an_optimizer_may_take_the_place_of_another():
+def test_the_optimizer_can_be_replaced():
     theirs, ours = both_losses(lambda svi, step: setattr(svi, "optim", pyro.optim.SGD({"lr": 1e-3})) if step == 10 else None)
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.parametrize("what", ["settings of each parameter", "another state"])
-def test_adam_inside_a_graph_is_each_parameters_own(what, monkeypatch):
-    monkeypatch.setattr(Graph, "compiled", lambda graph, inputs: graph)
+def test_adam_inside_a_graph_keeps_settings_per_parameter(what, monkeypatch):
+    monkeypatch.setattr(Graph, "compile", lambda graph, inputs: graph)
 
     def optim():
         own = {"lr": 0.02, "weight_decay": 0.5}
@@ -578,7 +578,7 @@ class Dividing(Plain):
         x.div_(1.1)
 
 
-def test_what_a_program_writes_into_is_written_into_once():
+def test_in_place_writes_happen_once():
     x = {}
 
     def arguments(step):
@@ -589,7 +589,7 @@ def test_what_a_program_writes_into_is_written_into_once():
     check(Dividing, arguments=arguments, level=1)
 
 
-def test_tensors_that_lie_otherwise_in_memory_are_another_kind():
+def test_another_memory_layout_is_another_specialization():
     class Viewing(Plain):
         def model(self, x):
             super().model(x.view(-1) if x.is_contiguous() else x.reshape(-1))
@@ -612,7 +612,7 @@ class Counts(Plain):
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 2.5, float("nan")])
-def test_what_pyro_refuses_is_refused_at_any_step(wrong):
+def test_errors_of_pyro_are_raised_at_any_step(wrong):
     def arguments(step):
         return (torch.full((50,), wrong if step in (0, 8, 15) else 2.0),), {}
 
@@ -621,7 +621,7 @@ def test_what_pyro_refuses_is_refused_at_any_step(wrong):
         pa.fit(Counts().model, arguments(0)[0][0], guide=Plain().guide, epochs=2, progress=False)
 
 
-def test_fit_stops_where_data_become_invalid_in_a_graph():
+def test_fit_stops_at_invalid_data_in_a_graph():
     x = torch.full((400,), 2.0)
     x[-1] = -1.0
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=10)
@@ -658,14 +658,14 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_arguments_of_any_kind(name):
+def test_arguments_of_any_type(name):
     arguments, level = ARGUMENTS[name]
     svi = check(Arguments, arguments=arguments)
     assert (svi._gradients.mode == "eager") == (level is None)
     assert level is None or level in {each[1] for each in svi.levels()["step"]}
 
 
-def test_constants_of_the_programs_are_not_written():
+def test_constants_of_programs_are_not_written():
     constant = torch.ones(())  # a graph of the caller's that holds it would be void
 
     class Constant(Plain):
@@ -774,10 +774,10 @@ def test_pyros_optimizers(optim):
 def test_pyros_adam_inside_a_compiled_graph(optim, monkeypatch):
     monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: module)
     svi = check(optim=lambda: getattr(pyro.optim, optim)({"lr": 0.02, "weight_decay": 0.1}), modes=["compiled"], level=2)
-    assert all(kind.update is svi._update for kind in svi._gradients.kinds)
+    assert all(spec.update is svi._update for spec in svi._gradients.specializations)
 
 
-def test_compiled_is_the_program_to_1e_5_at_the_first_step_and_1e_6_over_100_in_float64():
+def test_compiled_agrees_to_1e_5_in_the_first_step_and_1e_6_over_100_in_float64():
     class Double(Plain):
         def __init__(self):
             super().__init__()
@@ -806,7 +806,7 @@ def test_compiled_is_the_program_to_1e_5_at_the_first_step_and_1e_6_over_100_in_
 # --- the object ---
 
 
-def test_its_arguments_attributes_and_results_are_pyros():
+def test_arguments_attributes_and_results_are_pyros():
     names = [name for name in inspect.signature(pyro.infer.SVI.__init__).parameters if name not in ("self", "kwargs")]
     assert list(inspect.signature(pa.SVI.__init__).parameters)[1 : 1 + len(names)] == names
     programs, elbo, optim = Plain(), Trace_ELBO(), adam()
@@ -819,7 +819,7 @@ def test_its_arguments_attributes_and_results_are_pyros():
 
 
 @pytest.mark.filterwarnings("ignore:The .* is deprecated:FutureWarning")
-def test_run_is_pyros():
+def test_run_equals_pyros():
     def model():
         return pyro.sample("z", dist.Normal(pyro.param("mu", torch.tensor(0.0)), 1.0))
 
@@ -828,14 +828,14 @@ def test_run_is_pyros():
     assert len(list(svi.exec_traces)) == 3 and pyro.param("loc").item() != 1.0
 
 
-def test_it_can_be_pickled_and_goes_on():
+def test_it_can_be_pickled_and_continues():
     programs = Plain()
     again = pickle.loads(pickle.dumps(pa.SVI(programs.model, programs.guide, adam(), Trace_ELBO(), compile="traced")))
     assert all(isinstance(again.step(X), float) for _ in range(3)) and again.levels()["step"][0][1] == 1
 
 
 def test_autoguides_and_priors_of_weights_are_traced():
-    """Their distributions were built outside the programs, with validation on in each."""
+    """Their distributions are built outside the programs, each with validation on."""
 
     class Regression(PyroModule):
         def __init__(self):
@@ -856,7 +856,7 @@ def test_autoguides_and_priors_of_weights_are_traced():
     check(Pair, level=1)
 
 
-def test_a_nan_gradient_is_pyros_nan(log):
+def test_a_nan_gradient_equals_pyros(log):
     class Root(Plain):
         def guide(self, x):
             scale = pyro.param("scale", torch.tensor(0.0))
@@ -868,7 +868,7 @@ def test_a_nan_gradient_is_pyros_nan(log):
         check(Root, arguments=lambda step: ((X + (torch.nan if step == 5 else 0.0),), {}))
 
 
-def test_a_program_that_is_not_worth_tracing_is_not_traced():
+def test_cheap_programs_are_not_traced():
     svi = pa.SVI(Plain().model, Plain().guide, adam(), Trace_ELBO())
     for _ in range(10):
         svi.step(X)
@@ -888,7 +888,7 @@ def test_packages_of_any_environment_are_libraries(path, is_user):
     assert is_user_file(path) == is_user
 
 
-def test_settings_of_library_objects_are_watched_and_their_caches_are_not():
+def test_settings_of_library_objects_are_guarded_and_their_caches_are_not():
     class Dropped(Module):
         def __init__(self):
             super().__init__()
@@ -911,7 +911,7 @@ def test_settings_of_library_objects_are_watched_and_their_caches_are_not():
     assert len(svi.levels()["step"]) == 1
 
 
-def test_what_a_class_holds_is_refused_as_what_an_object_holds(log):
+def test_class_attributes_are_refused_like_those_of_objects(log):
     svi = pa.SVI(OfItsClass().model, Plain().guide, adam(), Trace_ELBO(), compile="traced")
     for _ in range(3):
         svi.step(X)

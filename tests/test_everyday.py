@@ -30,7 +30,7 @@ def test_a_range_that_no_network_can_take_is_named(scale):
     normal = pa.likelihoods.Normal(5)
     ae = pa.Autoencoder(pa.priors.Normal(2), normal, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     with pytest.raises(
-        ValueError, match=r"entry \d of x goes from .* \(standard deviation .*standardise it.*--likelihood Standardised"
+        ValueError, match=r"entry \d of x ranges from .* \(standard deviation .*standardise it.*--likelihood Standardised"
     ) as raised:
         pa.fit(ae, torch.from_numpy(scale * X).float(), epochs=200, progress=False)
     assert "lower lr" not in str(raised.value)

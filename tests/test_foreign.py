@@ -1,4 +1,4 @@
-"""Scoring programs that are no Autoencoder's: what is scored is exact, or refused by name, and nothing of theirs is changed."""
+"""Scores of other programs than an Autoencoder's: exact, or refused by name, without side effects."""
 
 import pyro
 import pytest
@@ -53,7 +53,7 @@ def row_constants():
 
 
 def late_row_constants():
-    """Constants that differ after the first 100 rows only."""
+    """Constants that differ only after the first 100 rows."""
     late = torch.where(torch.arange(len(X)) < 100, 0.0, 3.0)
 
     def model(x):
@@ -165,7 +165,7 @@ def scaled():
 
 
 def relative_to_the_batch(statistic):
-    """Every example has an offset that only all of them show."""
+    """Every example has an offset that depends on all of them."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -211,7 +211,7 @@ WHOLE = (largest_of_sorted_data, previous_example, few_row_constants, row_consta
 
 
 @pytest.mark.parametrize("program", EXACT, ids=lambda program: program.__name__)
-def test_scores_are_exact_whatever_rows_and_plates_are(program):
+def test_scores_are_exact_for_all_kinds_of_rows_and_plates(program):
     model, guide, value = program()
     assert torch.allclose(pa.log_likelihood(model, X, guide, particles=3).values, value, atol=1e-4)
     terms = pa.elbo_terms(model, X, guide, particles=4000)
@@ -220,7 +220,7 @@ def test_scores_are_exact_whatever_rows_and_plates_are(program):
     assert pa.codes(model, X, guide).shape == (150, 1)
 
 
-def test_annealing_and_proposals_see_all_rows_too():
+def test_annealing_and_proposals_use_all_rows_too():
     model, guide, value = row_constants()
     assert torch.allclose(pa.ais(model, X, guide, chains=2, temperatures=3).values, value, atol=1e-4)
     assert torch.allclose(pa.log_likelihood(model, X, guide, particles=3, proposal=pa.proposals.Laplace(5)).values, value, atol=2e-3)
@@ -245,7 +245,7 @@ def prior_of_z(x):
 
 REFUSED = {
     "latents of others": (chained, "an example depends on the latents of others", prior_of_z),
-    "two plates of one size": (as_many_columns, "the plates 'data' and 't' both have the size 150"),
+    "two plates of one size": (as_many_columns, "the plates 'data' and 't' both have size 150"),
     "a sequential plate": (lambda x: [pyro.sample(f"x{i}", NORMAL, obs=x[i]) for i in pyro.plate("rows", len(x))], "'rows' is sequential"),
     "no plate": (
         lambda x: pyro.sample("x", NORMAL.expand([len(x)]).to_event(1), obs=x),
@@ -255,13 +255,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_split_into_examples_is_refused(name):
+def test_programs_that_do_not_split_into_examples_are_refused(name):
     model, words, *guide = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         pa.log_likelihood(model, X, guide[0] if guide else lambda x: None, particles=3)
 
 
-def test_a_model_with_random_numbers_of_its_own_gets_no_proposal():
+def test_a_model_with_noise_outside_its_sites_gets_no_proposal():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", NORMAL)
@@ -272,9 +272,9 @@ def test_a_model_with_random_numbers_of_its_own_gets_no_proposal():
 
 
 @pytest.mark.parametrize("program", [drawn_steps, fixed_size, row_constants], ids=lambda program: program.__name__)
-def test_more_rows_than_fit_into_memory_are_tried_in_part(program, monkeypatch):
-    """Tried on 20 rows; a program for all rows alone is still run on all."""
-    monkeypatch.setattr("pyroae.programs.trial._NUMBERS", 20)
+def test_more_rows_than_fit_into_memory_are_probed_in_part(program, monkeypatch):
+    """Probed on 20 rows; a program for all rows only is run on all."""
+    monkeypatch.setattr("pyroae.programs.probing._MAX_ACTIVATIONS", 20)
     model, guide, value = program()
     assert torch.allclose(pa.log_likelihood(model, X, guide, particles=3).values, value, atol=1e-4)
 
@@ -343,7 +343,7 @@ class Columns(nn.Module):
 
 
 class LeadingDimensions(nn.Module):
-    """A network on any dimensions left of the last."""
+    """A network that accepts any dimensions left of the last."""
 
     def __init__(self, network):
         super().__init__()
@@ -399,7 +399,7 @@ def scores_of(pair, names=tuple(SCORES)):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_decoder_without_leading_dimensions_has_the_scores_of_one_with_them(name):
+def test_leading_dimensions_do_not_change_scores(name):
     decoder, encoder = NETWORKS[name](), nn.Linear(16, 4)
     for batch in PIXELS.split(4):  # statistics of batches
         decoder(encoder(batch)[:, :2])
@@ -451,7 +451,7 @@ def test_a_guide_of_two_levels_without_leading_dimensions(rows):
     assert torch.allclose(*values, atol=0.3) and values[0].mean().item() == pytest.approx(values[1].mean().item(), abs=0.1)
 
 
-def test_training_by_a_folded_model_has_the_gradients_of_one_with_leading_dimensions():
+def test_gradients_of_a_folded_model_equal_those_with_leading_dimensions():
     decoder, encoder, gradients = Upsampling(), nn.Linear(16, 4), []
     for network in (decoder, LeadingDimensions(decoder)):
         torch.manual_seed(0)
@@ -460,7 +460,7 @@ def test_training_by_a_folded_model_has_the_gradients_of_one_with_leading_dimens
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*gradients))
 
 
-def test_a_program_first_run_in_a_trace_has_the_graph_of_the_loss_alone():
+def test_probing_inside_a_trace_leaves_no_operations_in_the_graph():
     from torch.fx.experimental.proxy_tensor import make_fx
 
     pair, losses = image_pair(Upsampling(), nn.Linear(16, 4)), []
@@ -472,7 +472,7 @@ def test_a_program_first_run_in_a_trace_has_the_graph_of_the_loss_alone():
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_images_that_fit_no_way_are_trained_in_plain_svi_and_by_several_particles():
+def test_decoders_that_need_the_loop_are_trained_with_particles():
     """``pa.fit`` with IWAE on a decoder that Trace_ELBO trains."""
     decoder, encoder = Upsampling(), nn.Linear(16, 4)
     model, guide = image_pair(decoder, encoder)
@@ -495,7 +495,7 @@ def test_images_that_fit_no_way_are_trained_in_plain_svi_and_by_several_particle
 # --- nothing is changed ---
 
 
-def test_frozen_weights_stay_frozen_and_no_gradients_are_left():
+def test_frozen_weights_stay_frozen_without_gradients():
     class Model(PyroModule):
         def __init__(self):
             super().__init__()
@@ -520,7 +520,7 @@ def test_frozen_weights_stay_frozen_and_no_gradients_are_left():
 
 
 class Both(PyroModule):
-    """Model and guide as methods, with a frozen decoder and dropout that reads the mode itself."""
+    """Model and guide as methods, with a frozen decoder and dropout that reads ``training``."""
 
     def __init__(self):
         super().__init__()
@@ -575,7 +575,7 @@ OUTSIDE = {
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("score", [pa.log_likelihood, pa.elbo_terms])
-def test_data_outside_the_support_are_refused_where_validation_is_on(name, score):
+def test_data_outside_the_support_are_refused_if_validation_is_on(name, score):
     fn, x = OUTSIDE[name]
 
     def model(x):
@@ -595,7 +595,7 @@ def test_data_outside_the_support_are_refused_where_validation_is_on(name, score
             assert score(model, x, guide, particles=2)
 
 
-def test_the_precision_goes_by_the_matrices_that_programs_multiply_by():
+def test_the_precision_depends_on_the_matrices_in_products():
     weights = pyro.param("test_foreign_weights", torch.randn(16, 2))
     pair = image_pair(lambda z: z @ pyro.param("test_foreign_weights").T, nn.Linear(16, 4))
     with programs.eval_mode(*pair, seed=0):
@@ -608,7 +608,7 @@ def test_the_precision_goes_by_the_matrices_that_programs_multiply_by():
 
 
 @pytest.mark.parametrize("make", [transforms.planar, transforms.radial])
-def test_flows_without_an_inverse_are_scored_by_their_own_draws_and_refused_elsewhere(make):
+def test_flows_without_an_inverse_are_scored_at_their_own_draws_only(make):
     flow, encoder = make(2), nn.Linear(16, 4)
     model, _ = image_pair(LeadingDimensions(nn.Linear(2, 16)), None)
 
@@ -669,7 +669,7 @@ def test_a_distribution_of_torch_is_a_prior(name, tmp_path):
     assert type(prior).__module__.startswith("torch.")
 
 
-def test_a_distribution_that_pyro_does_not_have_is_named():
+def test_an_unknown_distribution_is_named():
     class Own(torch.distributions.Normal):
         pass
 
@@ -678,7 +678,7 @@ def test_a_distribution_that_pyro_does_not_have_is_named():
 
 
 @pytest.mark.parametrize("elbo", [TraceMeanField_ELBO(), pa.objectives.Tempered(2.0, TraceMeanField_ELBO())])
-def test_latents_in_another_order_under_the_mean_field_elbo_are_warned_of(elbo):
+def test_the_mean_field_elbo_warns_of_latents_in_another_order(elbo):
     """z -> a in the guide, a -> z in the model: the KL of each site in closed form is wrong."""
 
     def model(x):

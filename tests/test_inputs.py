@@ -175,7 +175,7 @@ REFUSED = {
         lambda: pa.fit(small_vae(), DataLoader(X[:5], 8, drop_last=True), progress=False),
         "at least one batch.*drop_last",
     ),
-    "a DataLoader of unknown length": (lambda: pa.fit(small_vae(), DataLoader(Stream(), 8), progress=False), "length is known.*__len__"),
+    "a DataLoader of unknown length": (lambda: pa.fit(small_vae(), DataLoader(Stream(), 8), progress=False), "with a length.*__len__"),
     "a Dataset of images": (lambda: pa.data.load(Pictures()), "as tensors from the Pictures; of images by transform=.*ToTensor"),
     "a Dataset of images, in training": (lambda: pa.fit(small_vae(), Pictures(), progress=False), "transform=.*ToTensor"),
     "an empty Dataset": (lambda: pa.log_likelihood(small_vae(), TensorDataset(X[:0])), "at least one example"),

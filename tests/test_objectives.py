@@ -1,4 +1,4 @@
-"""Invariant 2: with a point posterior the loss is -log p(x, z), and every classical loss is its program's loss."""
+"""Invariant 2: with a Delta posterior the loss is -log p(x, z), and every classical loss equals its program's loss."""
 
 import math
 
@@ -115,7 +115,7 @@ CLASSICAL = {
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
-def test_every_classical_loss_is_its_programs_loss(name, grey):
+def test_classical_losses_equal_the_programs_loss(name, grey):
     recipe, classical = CLASSICAL[name]
     ae = recipe(grey)
     x = (grey.test.x[:50] > 0.5).float() if "binary" in name else grey.test.x[:50]
@@ -192,7 +192,7 @@ def test_l2_penalty_is_a_normal_prior(grey):
 @pytest.mark.parametrize(
     "penalty", [pa.penalties.L2(1.0), pa.penalties.KLSparsity(), pa.penalties.Contractive(0.1)], ids=["L2", "KL", "contractive"]
 )
-def test_a_penalty_adds_the_same_around_any_elbo(penalty, elbo, grey):
+def test_a_penalty_adds_the_same_to_every_elbo(penalty, elbo, grey):
     ae, x = pa.recipes.contractive(grey, latent_dim=6), grey.test.x[:20]
     added = pa.Penalised(penalty, elbo).loss(ae.model, ae.guide, x) - elbo.loss(ae.model, ae.guide, x)
     y = x.clone().requires_grad_()
@@ -200,7 +200,7 @@ def test_a_penalty_adds_the_same_around_any_elbo(penalty, elbo, grey):
     assert added == pytest.approx(20 * penalty(y, q.mean, q).item(), rel=1e-2)
 
 
-def test_a_penalty_is_no_part_of_the_model(grey):
+def test_a_penalty_is_not_part_of_the_model(grey):
     ae, x = pa.recipes.contractive(grey), grey.test.x[:20]
     plain = ae.replace(objective=None)
     assert pa.elbo_terms(ae, x).elbo.tolist() == pa.elbo_terms(plain, x).elbo.tolist()

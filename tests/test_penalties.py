@@ -1,4 +1,4 @@
-"""Penalties by other formulas: L1, the closed form of the contractive one, total correlation and MMD by loops."""
+"""Penalties against other formulas: L1, the contractive closed form, total correlation and MMD by loops."""
 
 import math
 
@@ -40,7 +40,7 @@ def gaussians(n=6, units=3):
     return torch.zeros(n, 1), q.rsample(), q
 
 
-def test_total_correlation_of_the_whole_data_set_by_loops():
+def test_total_correlation_of_the_full_data_set_by_loops():
     x, z, q = gaussians()
     total = 0.0
     density = lambda v, m, j: math.exp(dist.Normal(q.mean[m, j], q.stddev[m, j]).log_prob(v).item())  # noqa: E731
@@ -52,12 +52,12 @@ def test_total_correlation_of_the_whole_data_set_by_loops():
 
 
 def test_total_correlation_estimates_the_aggregate_without_bias():
-    """exp of the two logarithms, averaged over all batches of 3 out of 6 that hold example 0, is q(z) and each q(z_j) there."""
+    """exp of the two logarithms, averaged over all batches of 3 of 6 with example 0, equals q(z) and each q(z_j) there."""
     _, z, q = gaussians()
     exact = q.log_prob(z[0]).exp().mean()
     each = q.base_dist.log_prob(z[0]).exp().mean(0)
     batches = [[0, m, k] for m in range(1, 6) for k in range(m + 1, 6)]
-    shares = TotalCorrelation(6)._shares(3, z)[0].exp()
+    shares = TotalCorrelation(6)._log_weights(3, z)[0].exp()
     assert shares.sum().item() == pytest.approx(1.0)
     joint = sum((shares * q.log_prob(z[0])[rows].exp()).sum() for rows in batches) / len(batches)
     apart = sum((shares[:, None] * q.base_dist.log_prob(z[0])[rows].exp()).sum(0) for rows in batches) / len(batches)
@@ -83,7 +83,7 @@ def test_total_correlation_takes_particles_a_last_row_and_only_products(digits):
     with pytest.raises(ValueError, match="got 20 and a batch of 30"):
         pa.Penalised(TotalCorrelation(20)).loss(ae.model, ae.guide, x)
     full = small_vae(posterior=pa.posteriors.FullNormal())
-    with pytest.raises(ValueError, match="a product over the units, such as a Normal, got MultivariateNormal"):
+    with pytest.raises(ValueError, match="a product over dimensions, such as a Normal, got MultivariateNormal"):
         pa.Penalised(TotalCorrelation(30)).loss(full.model, full.guide, x)
 
 
@@ -106,7 +106,7 @@ def test_mmd_by_loops():
 
 
 @torch.no_grad()
-def test_mmd_is_zero_in_the_mean_only_where_the_codes_follow_the_prior():
+def test_mmd_is_zero_in_expectation_only_if_latents_follow_the_prior():
     p = dist.Normal(torch.zeros(40, 2), 1.0).to_event(1)
     for shift, holds in ((0.0, lambda t: abs(t) < 4), (0.5, lambda t: t > 10)):
         draws = torch.tensor([MMD(1.0)(None, p.sample() + shift, p, p).item() for _ in range(400)])
@@ -115,7 +115,7 @@ def test_mmd_is_zero_in_the_mean_only_where_the_codes_follow_the_prior():
     assert MMD()(None, one.sample(), one, one) == 0.0
 
 
-def test_a_penalty_is_worth_the_same_around_a_tempered_elbo_and_in_a_plate_of_more_data():
+def test_a_penalty_is_the_same_with_a_tempered_elbo_and_a_subsampled_plate():
     """The Wasserstein autoencoder's loss: reconstruction and MMD, no KL."""
 
     def model(x):
@@ -135,9 +135,9 @@ def test_a_penalty_is_worth_the_same_around_a_tempered_elbo_and_in_a_plate_of_mo
         assert t["loss"].item() == pytest.approx(beta * kl - t["reconstruction"].item() + 3.0, rel=1e-5)
 
 
-def test_an_improper_prior_has_no_draws_for_mmd(grey):
+def test_an_improper_prior_is_refused_by_mmd(grey):
     ae = pa.recipes.autoencoder(grey)
-    with pytest.raises(ValueError, match="MMD: there is nothing to draw from the prior"):
+    with pytest.raises(ValueError, match="MMD: the prior, a .*, cannot be sampled"):
         pa.Penalised(MMD()).loss(ae.model, ae.guide, grey.test.x[:5])
 
 
@@ -145,11 +145,11 @@ def test_bad_layers_are_named(grey):
     ae = pa.recipes.contractive(grey)
     with pytest.raises(ValueError, match="a torch.nn.Linear, got Sequential"):
         SigmoidContractive(ae.encoder)
-    with pytest.raises(ValueError, match="the layer has 64 units but the code has 32"):
+    with pytest.raises(ValueError, match="the layer has 64 units but latent_dim is 32"):
         pa.Penalised(SigmoidContractive(ae.decoder[-1])).loss(ae.model, ae.guide, grey.test.x[:5])
 
 
-def test_codes_of_one_number_each():
+def test_one_dimensional_latents():
     q = dist.Normal(torch.randn(6), 1.0)
     z, x = q.rsample(), torch.zeros(6, 1)
     assert torch.allclose(L1(2.0)(x, z, q), 2 * z.abs().mean())

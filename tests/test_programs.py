@@ -1,4 +1,4 @@
-"""Invariant 1: model and guide are plain Pyro programs, for everything that Pyro does with programs."""
+"""Invariant 1: model and guide are plain Pyro programs and work with all of Pyro."""
 
 import copy
 
@@ -71,7 +71,7 @@ def test_nuts_samples_the_exact_posterior():
 @pytest.mark.parametrize(
     "make_second", [lambda first: small_vae(), copy.deepcopy, lambda first: first.replace()], ids=["new", "deepcopy", "replace"]
 )
-def test_two_lives_in_one_process(make_second, vae, digits):
+def test_two_models_in_one_process(make_second, vae, digits):
     x, second = digits.train.x[:64], make_second(vae)
     before = [p.clone() for p in second.parameters()]
     optimizer = pyro.optim.Adam({"lr": 1e-2})
@@ -173,7 +173,7 @@ def test_corruption_acts_only_in_training_and_only_on_the_encoders_input(vae, di
     assert (seen[0] == 0).all() and torch.equal(seen[1], x) and torch.equal(trace.nodes["x"]["value"], x)
 
 
-def test_every_autoencoder_builds_parts_of_its_own(digits):
+def test_every_autoencoder_builds_its_own_parts(digits):
     likelihood, prior = pa.likelihoods.Normal(64), pa.priors.Normal(4, scale="learned")
     first, second = small_vae(likelihood=likelihood, prior=prior), small_vae(likelihood=likelihood, prior=prior)
     owned = [{id(p) for p in each.parameters()} for each in (first, second, likelihood, prior)]

@@ -9,7 +9,7 @@ from pyro_programs import PROGRAMS
 from pyro_programs.comparison import differences, run
 
 import pyroae as pa
-from pyroae.training.step import pace
+from pyroae.training.step import timing
 
 STEPS = 5
 COMPILED = ["eight_schools", "vae"]  # in the ordinary suite; all of them take an hour
@@ -41,7 +41,9 @@ def test_losses_and_parameters_are_pyros(name):
 def test_auto_goes_over_to_graphs_with_pyros_losses(name, monkeypatch):
     """Once calls were timed and their operations counted, instead of when a graph would repay."""
     monkeypatch.setattr(
-        pace.Pace, "repays", lambda self, level, left: level == "traced" and self.timed >= pace.LOOKS and self.operations > 0
+        timing.CallTimes,
+        "repays",
+        lambda self, level, remaining: level == "traced" and self.timed >= timing.MIN_TIMED and self.operations > 0,
     )
     assert max(compare(name, "auto", steps=12)) < 1e-6
 

@@ -1,4 +1,4 @@
-"""When a step is recorded as a CUDA graph, how often, and what is refused: with a stand-in that records on a CPU."""
+"""CUDA graphs of steps: when they are recorded, how often, and what is refused, with a stand-in on a CPU."""
 
 import contextlib
 import copy
@@ -19,7 +19,7 @@ from torch.optim import lr_scheduler
 import pyroae as pa
 from pyroae.training import devices, distributed
 from pyroae.training.step import graph as graphs
-from pyroae.training.step import pace, proof, recording, svi
+from pyroae.training.step import proof, recording, svi, timing
 from pyroae.training.step.graph import Graph
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
@@ -27,7 +27,7 @@ X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Steps are recorded as if they were on CUDA."""
+    """Record steps as on CUDA."""
     return record_on_cpu(monkeypatch)
 
 
@@ -58,7 +58,7 @@ RECORDED = {  # options of fit, how many recordings it takes, and how many of 36
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_recorded_run_is_the_run(name, recorded):
+def test_a_recorded_run_equals_the_run(name, recorded):
     options, times, replays = RECORDED[name]
     losses = trained(**options)
     assert (len(recorded), sum(tape.replays for tape in recorded)) == (times, replays)
@@ -92,7 +92,7 @@ def replaced_buffer(ae, steps):
 
 
 @pytest.mark.parametrize("change", [replaced_state, replaced_parameter, replaced_buffer])
-def test_what_was_replaced_is_recorded_anew(change, recorded):
+def test_replaced_tensors_lead_to_a_new_recording(change, recorded):
     losses = []
     for on_gpu in (False, True):
         ae, steps = stepping()
@@ -104,7 +104,7 @@ def test_what_was_replaced_is_recorded_anew(change, recorded):
     assert len(recorded) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_numbers_of_steps_that_come_from_a_cpu_move_to_the_device(recorded):
+def test_step_counts_move_from_the_cpu_to_the_device(recorded):
     ae, steps = stepping()
     take(6, steps)
     assert all(held["step"].device == p.device for p, held in steps.optim.state.items())
@@ -122,7 +122,7 @@ NOT_RECORDED = {
 
 
 @pytest.mark.parametrize("name", NOT_RECORDED)
-def test_what_is_not_recorded_is_said_once(name, recorded, caplog):
+def test_the_reason_against_recording_is_logged_once(name, recorded, caplog):
     make, words = NOT_RECORDED[name]
     torch.manual_seed(0)
     ae = small_vae()
@@ -141,13 +141,13 @@ def test_a_hook_that_is_added_runs(recorded, caplog):
     assert len(recorded) == 1 and len(ran) == 6 and "hooks or wraps" in caplog.text
 
 
-def test_a_kls_weight_is_where_the_parameters_are():
+def test_beta_is_on_the_device_of_the_parameters():
     beta = pa.objectives.Tempered(pa.schedules.Linear(10))
     pa.SVI(lambda x: None, lambda x: None, torch.optim.SGD([torch.zeros(3, device="meta")], lr=1.0), beta)
     assert beta.beta.device.type == "meta"
 
 
-def test_gradients_that_are_there_already_are_added(recorded):
+def test_existing_gradients_are_added(recorded):
     ends = []
     for on_gpu in (True, False):
         ae, steps = stepping()
@@ -159,7 +159,7 @@ def test_gradients_that_are_there_already_are_added(recorded):
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
 
 
-def test_a_failed_recording_is_said_and_the_step_goes_on(recorded, monkeypatch, caplog):
+def test_a_failed_recording_is_logged_and_the_step_runs(recorded, monkeypatch, caplog):
     def fails(*args):
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -169,7 +169,7 @@ def test_a_failed_recording_is_said_and_the_step_goes_on(recorded, monkeypatch, 
     assert steps.optim.param_groups[0]["lr"] == 1e-2 and steps.optim.param_groups[0]["capturable"] is False
 
 
-def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded):
+def test_validation_after_forget_is_accumulated_outside_a_recording(recorded):
     ae, steps = stepping()
     take(6, steps)
     steps.forget()
@@ -180,7 +180,7 @@ def test_validation_that_was_forgotten_is_gathered_outside_a_recording(recorded)
     assert len(recorded) == count + 1 and steps.valid()
 
 
-def test_validation_that_a_step_acts_on_is_read_between_two_recordings(recorded):
+def test_synchronous_validation_is_read_between_two_recordings(recorded):
     ae, steps = stepping(sync=True)
     losses = take(6, steps)
     assert [tape.replays for tape in recorded] == [2, 2] and len(set(losses)) == 6
@@ -193,7 +193,7 @@ def test_validation_that_a_step_acts_on_is_read_between_two_recordings(recorded)
 
 
 class Counting(torch.nn.Module):
-    """A network that keeps a running mean in an attribute that it replaces."""
+    """A network with a running mean in an attribute that it replaces."""
 
     def __init__(self):
         super().__init__()
@@ -232,7 +232,7 @@ def test_a_step_that_reads_a_tensor_on_the_cpu_is_not_recorded(recorded, monkeyp
 
 @pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])
 def test_checks_of_decompositions_wait_for_no_gpu(device, kept, monkeypatch):
-    monkeypatch.setattr(graphs, "_one_fake_mode", contextlib.nullcontext)
+    monkeypatch.setattr(graphs, "_shared_fake_mode", contextlib.nullcontext)
     with FakeTensorMode():
         x = torch.empty(3, 3, device=device)
         graph = Graph(lambda: [torch.linalg.cholesky(x)], [x])
@@ -241,32 +241,32 @@ def test_checks_of_decompositions_wait_for_no_gpu(device, kept, monkeypatch):
     assert torch.ops.aten.linalg_cholesky_ex.default in targets
 
 
-def test_the_devices_kernels_are_probed(monkeypatch):
+def test_a_device_without_kernels_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(devices, "_runs", lambda device: False)
+    monkeypatch.setattr(devices, "_runs_kernels", lambda device: False)
     assert devices.resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device: cuda:1 runs no kernel of this torch"):
+    with pytest.raises(ValueError, match="device: cuda:1 is not supported by torch"):
         devices.resolve_device("cuda:1")
-    monkeypatch.setattr(devices, "_runs", lambda device: True)
+    monkeypatch.setattr(devices, "_runs_kernels", lambda device: True)
     assert devices.resolve_device("auto") == torch.device("cuda")
 
 
-def test_data_that_stay_on_the_cpu_are_sent_from_pinned_memory(monkeypatch):
+def test_data_on_the_cpu_are_sent_from_pinned_memory(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     with FakeTensorMode():
-        assert devices.sent(torch.empty(3), torch.device("cuda")).device.type == "cuda"
-        assert devices.sent(torch.empty(3, device="cuda"), torch.device("cuda")).device.type == "cuda"
-    assert len(pinned) == 1 and devices.sent(X, torch.device("cpu")) is X
+        assert devices.to_device(torch.empty(3), torch.device("cuda")).device.type == "cuda"
+        assert devices.to_device(torch.empty(3, device="cuda"), torch.device("cuda")).device.type == "cuda"
+    assert len(pinned) == 1 and devices.to_device(X, torch.device("cpu")) is X
 
 
 @pytest.mark.parametrize("device, rounding", [("cpu", 1e-5), ("cuda", 1e-4)])
-def test_a_proof_on_a_gpu_allows_for_sums_in_another_order(device, rounding):
+def test_a_proof_on_a_gpu_tolerates_another_order_of_sums(device, rounding):
     with FakeTensorMode():
         assert proof.tolerance(torch.empty(3, device=device), 1e-5) == rounding
 
 
-def test_a_capture_that_fails_leaves_the_stream_as_it_was(recorded, monkeypatch, caplog):
+def test_a_failed_capture_restores_the_stream(recorded, monkeypatch, caplog):
     streams = []
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(Tape, "__torch_dispatch__", lambda *_: 1 / 0)
@@ -301,23 +301,23 @@ ENVIRONMENTS = {  # GPUs that a process sees, what its launcher sets, its own GP
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_each_process_takes_a_gpu_that_it_sees(name, monkeypatch):
+def test_each_process_takes_a_visible_gpu(name, monkeypatch):
     shown, variables, own = ENVIRONMENTS[name]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    assert distributed._own_gpu() == own
+    assert distributed._local_gpu() == own
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="a GPU for each process of a machine, got LOCAL_RANK=2 and 2 GPUs"):
-        distributed._own_gpu()
+        distributed._local_gpu()
 
 
-def test_plain_functions_are_trained_where_they_make_their_tensors(monkeypatch):
+def test_plain_functions_are_trained_on_the_cpu(monkeypatch):
     monkeypatch.setattr(import_module("pyroae.training.fit"), "resolve_device", lambda device: torch.device("cuda"))
 
     def model(x):
@@ -351,9 +351,9 @@ def test_the_backward_pass_is_traced_in_the_thread_of_the_trace():
     assert seen and not any(seen)
 
 
-def test_a_call_is_timed_once_the_gpu_has_done_it(monkeypatch):
+def test_gpu_calls_are_timed_after_synchronization(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    pace.now()
-    pace.now(torch.device("cuda:1"))
+    timing.clock()
+    timing.clock(torch.device("cuda:1"))
     assert waited == [torch.device("cuda:1")]

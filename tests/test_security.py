@@ -524,7 +524,7 @@ def test_crafted_on_purpose(name, wrong, run, tmp_path):
     good = checkpoints.read(Checkpoints(run).paths()[0])
     (tmp_path / "checkpoints").mkdir()
     checkpoints.write(changed(good, CRAFTED[name], wrong), tmp_path / "checkpoints/0000000006.safetensors")
-    with pytest.raises(ValueError, match="fit: the (checkpoint cannot be used: expected|run to go on with)"):
+    with pytest.raises(ValueError, match="fit: the (checkpoint cannot be used: expected|run to resume)"):
         trained(tmp_path, resume=True)
 
 

@@ -26,8 +26,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pyroae as pa
-from pyroae.training.precision import multiplying
-from pyroae.training.step import pace, tracing
+from pyroae.training.precision import matmul_precision
+from pyroae.training.step import timing, tracing
 from pyroae.training.step.graph import Outputs
 from pyroae.training.step.tracing import Traced
 
@@ -41,7 +41,7 @@ def said(caplog):
 
 
 def svi_of(ae, elbo, mode):
-    """Steps that change nothing, so that each can be compared."""
+    """Steps without effect on the parameters, so that each can be compared."""
     return pa.SVI(ae.model, ae.guide, torch.optim.SGD(ae.parameters(), lr=0.0), elbo, compile=mode, sync=False)
 
 
@@ -63,7 +63,7 @@ def level(svi):
 
 
 def check(ae, elbo, *args, mode="traced", exact=True):
-    """The same losses and gradients to the bit (or within rounding), and new noise in every step."""
+    """Losses and gradients equal bit for bit (or up to rounding), with new noise in every step."""
     parameters = list(ae.train().parameters())
     eager, quick = svi_of(ae, copy.deepcopy(elbo), "eager"), svi_of(ae, copy.deepcopy(elbo), mode)  # schedules go on
     ours, theirs = steps(eager, parameters, *args), steps(quick, parameters, *args)
@@ -90,12 +90,12 @@ def test_every_prior_and_posterior(prior, posterior, digits, said):
 
 
 def stays_eager(ae, elbo, x, said, words):
-    """It goes on, and says once why."""
+    """It stays eager and logs the reason once."""
     svi = svi_of(ae, elbo, "traced")
     torch.manual_seed(1)
     losses = [svi.step(x) for _ in range(STEPS)]
     assert fresh(losses) and level(svi) == [0]
-    assert len(said()) == 1 and "cannot be traced and goes on eager" in said()[0] and words in said()[0]
+    assert len(said()) == 1 and "cannot be traced and stays eager" in said()[0] and words in said()[0]
 
 
 DISCRETE = {
@@ -111,7 +111,7 @@ DISCRETE = {
 
 
 @pytest.mark.parametrize("posterior", DISCRETE)
-def test_codes_off_the_real_line(posterior, digits):
+def test_constrained_latents(posterior, digits):
     ae = make(lambda: DISCRETE[posterior](3), getattr(pa.posteriors, posterior), LIKELIHOODS["Bernoulli"])
     for elbo in (TraceMeanField_ELBO(), pa.objectives.IWAE(3)):
         losses = check(ae, elbo, digits.test.x[:16], exact=False)
@@ -119,7 +119,7 @@ def test_codes_off_the_real_line(posterior, digits):
 
 
 @pytest.mark.parametrize("codes", ["OneHot", "Clusters"])
-def test_codes_that_are_summed_out(codes, digits):
+def test_enumerated_latents(codes, digits):
     prior = {"OneHot": lambda: pa.priors.OneHot(4), "Clusters": lambda: pa.priors.Clusters(4, 3)}[codes]
     ae = make(prior, getattr(pa.posteriors, codes), LIKELIHOODS["Bernoulli"])
     losses = check(ae, TraceEnum_ELBO(max_plate_nesting=1), digits.test.x[:16], exact=False)
@@ -194,7 +194,7 @@ def test_compiled_pairs_equal_eager(prior, posterior, digits):
     assert fresh(check(ae, TraceMeanField_ELBO(), digits.test.x[:16], mode="compiled", exact=False))
 
 
-def test_without_a_compiler_it_stays_traced_and_says_so_once(digits, said, monkeypatch):
+def test_without_a_compiler_it_stays_traced_and_warns_once(digits, said, monkeypatch):
     import torch._inductor
 
     def compile(*args, **kwargs):
@@ -203,14 +203,14 @@ def test_without_a_compiler_it_stays_traced_and_says_so_once(digits, said, monke
     monkeypatch.setattr(torch._inductor, "compile", compile)
     svi = svi_of(small_vae(), TraceMeanField_ELBO(), "compiled")
     steps(svi, [], digits.test.x[:16])
-    assert level(svi) == [1] and len(said()) == 1 and "cannot be compiled and goes on traced: RuntimeError: No working C++" in said()[0]
+    assert level(svi) == [1] and len(said()) == 1 and "cannot be compiled and stays traced: RuntimeError: No working C++" in said()[0]
 
 
 # --- what may change between steps ---
 
 
 def both(change, x, elbo=TraceMeanField_ELBO, ae=None):
-    """Losses of three stretches of eager and of traced steps; ``change(ae, svi, stretch)`` says on what each steps."""
+    """Losses of three phases of eager and of traced steps; ``change(ae, svi, phase)`` returns the data of a phase."""
     losses = []
     for mode in ("eager", "traced"):
         torch.manual_seed(0)
@@ -238,7 +238,7 @@ def test_train_and_eval_with_dropout_and_batch_normalisation(digits):
     assert level(svi) == [1, 1]
 
 
-def test_beta_as_it_is_set(digits):
+def test_beta_set_between_steps(digits):
     def change(ae, svi, stretch, x):
         svi.elbo.beta = (0.0, 0.5, 4.0)[stretch]
         return x[:16]
@@ -270,10 +270,14 @@ def test_loaded_and_frozen_weights(digits):
     both(change, digits.test.x)
 
 
-def test_too_many_kinds_of_call_go_on_eagerly(digits, said):
+def test_too_many_specializations_fall_back_to_eager(digits, said):
     svi = svi_of(small_vae(), TraceMeanField_ELBO(), "traced")
     losses = [svi.step(digits.test.x[:n]) for n in range(1, 15)]
-    assert len(losses) == 14 and len(level(svi)) <= tracing._KINDS + 1 and ["more than 8 kinds" in line for line in said()] == [True]
+    assert (
+        len(losses) == 14
+        and len(level(svi)) <= tracing._MAX_SPECIALIZATIONS + 1
+        and ["more than 8 specializations" in line for line in said()] == [True]
+    )
 
 
 # --- programs of all sorts ---
@@ -296,7 +300,7 @@ def plain_program(noise=lambda: 0.0):
     return model, guide
 
 
-def test_it_is_pyros_svi_with_pyros_optimizers():
+def test_equals_pyros_svi_with_pyros_optimizers():
     x, ends = torch.randn(50), []
     for kind in (pyro.infer.SVI, pa.SVI):
         pyro.get_param_store().clear()
@@ -363,7 +367,7 @@ def point(*names):
     ],
     ids=["mean field", "low rank", "flow", "subsampled", "masked", "enumerated mixture", "enumerated chain"],
 )
-def test_anyones_programs(model, guide, elbo):
+def test_programs_of_other_styles(model, guide, elbo):
     x, losses = torch.randn(40), []
     for mode in ("eager", "traced"):
         pyro.get_param_store().clear()
@@ -379,10 +383,10 @@ def test_entries_behind_a_mask_that_are_summed_are_traced():
     traced = Traced(lambda x: Outputs([x.exp()[x > 0].sum()]), mode="traced")
     for sign in (1, 1, 1, -1):
         assert torch.allclose(traced(sign * x)[0], (sign * x).exp()[sign * x > 0].sum())
-    assert [kind.level for kind in traced.kinds] == [1]
+    assert [spec.level for spec in traced.specializations] == [1]
 
 
-def test_what_depends_on_how_many_entries_a_mask_takes_is_not(said):
+def test_operations_on_the_number_of_masked_entries_are_not_traced(said):
     x = torch.randn(20)
     traced = Traced(lambda x: Outputs([x[x > 0].sort().values[:1]]), mode="traced")
     for sign in (1, 1, 1, -1):
@@ -398,14 +402,14 @@ def test_what_depends_on_how_many_entries_a_mask_takes_is_not(said):
     ],
     ids=["Python's random numbers", "a branch on a value"],
 )
-def test_programs_that_cannot_be_traced_say_why(noise, words, said):
+def test_the_reason_why_a_program_cannot_be_traced_is_logged(noise, words, said):
     svi = pa.SVI(*plain_program(noise), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO(), compile="traced")
     losses = [svi.step(torch.ones(50)) for _ in range(5)]
     pyro.get_param_store().clear()
     assert len(set(losses)) == 5 and level(svi) == [0] and len(said()) == 1 and words in said()[0]
 
 
-def test_modules_that_are_only_called_are_seen_to_change_mode():
+def test_mode_changes_of_modules_that_are_only_called_are_noticed():
     net = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5))
 
     def model(x):
@@ -431,24 +435,24 @@ def test_modules_that_are_only_called_are_seen_to_change_mode():
 
 
 @pytest.mark.parametrize("cost, calls, level", [(0.0, 1000, 1), (0.0, 5, 0), (1e9, 1000, 0), (0.0, None, 1), (1e9, None, 0)])
-def test_auto_makes_a_graph_where_the_calls_repay_it(cost, calls, level, monkeypatch):
-    monkeypatch.setattr(pace, "_COST", {"traced": (cost, 0.0), "compiled": (1e9, 0.0)})
+def test_auto_builds_a_graph_if_the_calls_repay_it(cost, calls, level, monkeypatch):
+    monkeypatch.setattr(timing, "_COST", {"traced": (cost, 0.0), "compiled": (1e9, 0.0)})
     x, traced = torch.ones(3), Traced(lambda x: Outputs([x.exp()]), calls=calls)
     for _ in range(9):
         assert torch.equal(traced(x)[0], x.exp())
     assert [each[1] for each in traced.levels()] == [1] * level
 
 
-def test_auto_looks_through_a_program_only_for_a_graph_that_is_worth_making(monkeypatch):
+def test_auto_walks_a_program_only_for_a_worthwhile_graph(monkeypatch):
     walks, look = [], Traced.walk
     monkeypatch.setattr(Traced, "walk", lambda self, objects=(): walks.append(1) or look(self, objects))
-    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 1e9), "compiled": (1e9, 0.0)})
+    monkeypatch.setattr(timing, "_COST", {"traced": (0.0, 1e9), "compiled": (1e9, 0.0)})
     whole, part, traced = torch.ones(8), torch.ones(3), Traced(lambda x: Outputs([x.exp()]))
     for _ in range(20):
         traced(whole)
     assert not walks and not traced.levels()
-    traced.paces[next(iter(traced.paces))].operations = 0  # counted again, and free
-    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
+    traced.times[next(iter(traced.times))].operations = 0  # counted again, and free
+    monkeypatch.setattr(timing, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
     for _ in range(10):
         traced(whole)
     before = len(walks)
@@ -457,8 +461,8 @@ def test_auto_looks_through_a_program_only_for_a_graph_that_is_worth_making(monk
     assert traced.levels()[0][:2] == (8, 1) and before == len(walks) > 0
 
 
-def test_the_calls_of_one_structure_share_what_they_took_until_they_are_told_apart(monkeypatch):
-    monkeypatch.setattr(pace, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
+def test_calls_of_one_structure_share_their_times_until_they_are_distinguished(monkeypatch):
+    monkeypatch.setattr(timing, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
     model = nn.Dropout(0.5)
     traced = Traced(lambda x: Outputs([model(x).sum() * 0.0 + model.p]), [model])
     for i in range(40):
@@ -467,8 +471,8 @@ def test_the_calls_of_one_structure_share_what_they_took_until_they_are_told_apa
     assert [level for _, level, _ in traced.levels()] == [1, 1]
 
 
-def test_auto_uses_a_graph_that_was_restored(monkeypatch):
-    monkeypatch.setattr(pace, "_COST", {"traced": (1e9, 0.0), "compiled": (1e9, 0.0)})  # none of its own
+def test_auto_uses_a_rebuilt_graph(monkeypatch):
+    monkeypatch.setattr(timing, "_COST", {"traced": (1e9, 0.0), "compiled": (1e9, 0.0)})  # none of its own
     vae, x = small_vae(), torch.ones(8, 64)
     svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
     svi.step(x)
@@ -476,22 +480,22 @@ def test_auto_uses_a_graph_that_was_restored(monkeypatch):
     for _ in range(3):
         svi.step(x)
     assert svi.levels()["step"] == [(8, 1, 10)]
-    (kind,) = svi._gradients.kinds
-    assert kind.pace.operations == len(kind.graph) > 0  # so that it may still be compiled
+    (spec,) = svi._gradients.specializations
+    assert spec.times.operations == len(spec.graph) > 0  # so that it may still be compiled
 
 
-def test_steps_and_losses_have_one_budget():
+def test_steps_and_losses_share_a_budget():
     vae = small_vae()
     svi = pa.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
     assert svi._gradients.budget is svi._losses.budget
-    graph = pace.Pace(svi._losses.budget)
+    graph = timing.CallTimes(svi._losses.budget)
     graph.timed, graph.seconds, graph.done, graph.operations = 5, 0.05, 10**6, 100
     assert graph.repays("traced", None)
     svi._gradients.budget.spent = 0.15  # 0.15 s behind already, and 0.07 to come
     assert not graph.repays("traced", None) and graph.repays("traced", 100.0)
 
 
-def test_fit_is_the_same_traced(digits):
+def test_fit_traced_equals_eager(digits):
     """Last short batches, validation and early stopping included."""
     ends = []
     for mode in ("eager", "traced"):
@@ -518,7 +522,7 @@ def test_precision_ends_with_the_call(precision, digits):
     assert setting.fp32_precision == before and torch.get_float32_matmul_precision() == "highest"
 
 
-def test_tf32_chosen_by_either_interface_stays_as_it_is(digits):
+def test_tf32_set_by_either_interface_is_restored(digits):
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     try:
@@ -530,10 +534,10 @@ def test_tf32_chosen_by_either_interface_stays_as_it_is(digits):
 
 
 @pytest.mark.parametrize("precision, inside", [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")])
-def test_precision_on_cuda_is_of_products_and_convolutions(precision, inside):
+def test_precision_on_cuda_applies_to_products_and_convolutions(precision, inside):
     places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [place.fp32_precision for place in places]
-    with FakeTensorMode(), multiplying(precision, [torch.empty(2, 2, device="cuda")]):
+    with FakeTensorMode(), matmul_precision(precision, [torch.empty(2, 2, device="cuda")]):
         assert [place.fp32_precision for place in places] == [inside, inside]
     assert [place.fp32_precision for place in places] == before
 
@@ -549,7 +553,7 @@ def test_bad_modes_are_named(wrong, words):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("mode", ["traced", "compiled"])
 def test_the_whole_step_is_one_cuda_graph(mode, digits):
-    """The same losses as eagerly, new noise in every replay, a new learning rate, a short batch; and no wait for the device."""
+    """Losses equal eager ones, with new noise in every replay, a new learning rate, a short batch; no synchronization."""
     ends = []
     for how in ("eager", mode):
         torch.manual_seed(0)
@@ -575,7 +579,7 @@ def test_the_whole_step_is_one_cuda_graph(mode, digits):
 
 
 @pytest.mark.parametrize("name", ["plain", "two levels", "flow", "labels"])
-def test_a_traced_evaluation_is_the_eager_one(name, digits, monkeypatch):
+def test_traced_evaluation_equals_eager(name, digits, monkeypatch):
     parts = {
         "plain": {},
         "two levels": {"prior": pa.priors.Hierarchical(4, top=2, hidden=8), "posterior": pa.posteriors.Hierarchical(hidden=8)},
@@ -594,7 +598,7 @@ def test_a_traced_evaluation_is_the_eager_one(name, digits, monkeypatch):
     assert sum(rows) < 100 * 6000 / 2  # Python has run for a few passes only
 
 
-def test_a_compiled_evaluation_is_the_eager_one(digits):
+def test_compiled_evaluation_equals_eager(digits):
     ae, x = small_vae(), digits.test.x[:64]
     eager, compiled = (pa.log_likelihood(ae, x, particles=3000, compile=mode, proposal="guide").values for mode in ("eager", "compiled"))
     assert torch.allclose(eager, compiled, atol=1e-4)

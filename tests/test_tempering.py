@@ -1,4 +1,4 @@
-"""Weighed, floored and steered KLs against closed forms; schedules, and who advances them."""
+"""Weighted, floored and targeted KLs against closed forms; schedules and their advance."""
 
 import copy
 
@@ -18,12 +18,12 @@ Linear, Cyclical = pa.schedules.Linear, pa.schedules.Cyclical
 
 
 def unit_kls(q):
-    """Mean over the data of each unit's KL from N(0, 1)."""
+    """Mean over examples of each unit's KL from N(0, 1)."""
     return (0.5 * (q.mean**2 + q.variance - 1 - q.variance.log())).mean(0)
 
 
 def expected_error(model):
-    """E of half the squared error over the noise, summed over the data, with the constants left out."""
+    """E of half the squared error over the noise, summed over examples, without constants."""
     q = model.ae.encode(model.x)
     spread = (q.variance[0] * model.w.square()).sum() * len(model.x)
     return 0.5 * ((model.x - model.b - q.mean @ model.w.T).square().sum() + spread) / model.noise**2
@@ -56,7 +56,7 @@ def test_value_and_gradient_are_the_formulas_in_expectation(name):
     assert ((draws.mean(0) - exact).abs() < 4.5 * draws.std(0) / 400**0.5 + 1e-6).all()
 
 
-def test_free_bits_floors_a_site_where_its_units_are_not_independent(digits):
+def test_free_bits_floors_a_site_with_dependent_dimensions(digits):
     ae = small_vae(prior=pa.priors.GaussianMixture(4, components=3))
     terms = FreeBits(0.0).terms(ae.model, ae.guide, digits.test.x)
     floored = FreeBits(100.0).terms(ae.model, ae.guide, digits.test.x)
@@ -99,7 +99,7 @@ def test_schedules_by_hand():
     assert [Cyclical(4, rise=0.75, end=0.3)(step) for step in range(9)] == pytest.approx([0.0, 0.1, 0.2, 0.3] * 2 + [0.0])
 
 
-def test_training_advances_and_looking_does_not(digits):
+def test_training_advances_schedules_and_evaluation_does_not(digits):
     x, objective, ae = digits.train.x[:100], Tempered(Linear(100, end=10.0)), small_vae()
     tensor, seen = objective.beta, []
     watch = lambda row: seen.append(objective.beta.item())  # noqa: E731
@@ -115,7 +115,7 @@ def test_training_advances_and_looking_does_not(digits):
     assert objective.beta.item() == 10.0 and objective.beta is tensor
 
 
-def test_a_schedule_inside_advances_with_the_objective_around_it(digits):
+def test_nested_schedules_advance(digits):
     inner = Tempered(lambda step: step / 8)
     ae, x = small_vae(), digits.train.x[:64]
     pa.fit(ae, x, elbo=pa.Penalised(pa.penalties.L2(), inner), epochs=2, batch_size=16, progress=False)
@@ -139,7 +139,7 @@ def test_a_schedule_enters_the_loss_and_may_be_replaced(digits):
         objective.beta = lambda step: -2.0
 
 
-def test_copies_have_schedules_of_their_own():
+def test_copies_have_their_own_schedules():
     first = Tempered(Linear(10))
     second = copy.deepcopy(first)
     first.advance(5)
@@ -148,7 +148,7 @@ def test_copies_have_schedules_of_their_own():
 
 
 @pytest.mark.parametrize("make", [lambda: Tempered(Linear(10)), lambda: Capacity(Linear(10, end=30.0))], ids=["Tempered", "Capacity"])
-def test_a_traced_graph_reads_todays_value(make, digits):
+def test_a_traced_graph_reads_the_current_value(make, digits):
     ae, x, objective = small_vae(posterior=pa.posteriors.Delta()), digits.test.x[:20], make()
     with pyro.validation_enabled(False):
         graph = Graph(lambda: [objective.differentiable_loss(ae.model, ae.guide, x)], [x])
@@ -194,7 +194,7 @@ def test_terms_add_up_in_nats_per_example(name, digits):
     assert not any(term.requires_grad for term in terms.values())
 
 
-def test_a_bounds_terms_are_the_elbos_at_its_draws(digits):
+def test_terms_of_bounds_are_those_of_the_elbo(digits):
     ae, x = small_vae(), digits.test.x
     for objective in (pa.objectives.IWAE(20), pa.objectives.PIWAE(5, groups=4)):
         terms, whole = objective.terms(ae.model, ae.guide, x), pa.elbo_terms(ae, x, particles=50)

@@ -65,7 +65,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("s", [1.0, 0.25, 46.0])
 @pytest.mark.parametrize("name", BOUNDS)
-def test_at_the_exact_posterior_of_a_scaled_likelihood_bounds_are_its_evidence(name, s):
+def test_bounds_equal_the_scaled_evidence_at_its_exact_posterior(name, s):
     assert -loss_of(BOUNDS[name](), *normal_pair(x_scale=s), X) == pytest.approx(log_power_evidence(X, s).sum().item(), rel=1e-9)
 
 
@@ -79,13 +79,13 @@ SUBSAMPLED = {
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize("around", [1.0, 0.1])
 @pytest.mark.parametrize("plate", SUBSAMPLED)
-def test_what_scales_all_sites_scales_the_bound(name, around, plate):
+def test_a_shared_scale_multiplies_the_bound(name, around, plate):
     make, factor = SUBSAMPLED[plate]
     value = -loss_of(BOUNDS[name](), *normal_pair(x_scale=0.5, around=around, plate=make), X)
     assert value == pytest.approx(factor * around * log_power_evidence(X, 0.5).sum().item(), rel=1e-9)
 
 
-def test_a_scale_of_all_sites_is_outside_the_bound_also_beside_one_of_the_latents():
+def test_a_shared_scale_multiplies_the_bound_also_with_scaled_latents():
     """As the weight of the KL goes to 1 the bound goes to the scaled bound without it."""
     losses = {
         around: [loss_of(IWAE(5), *normal_pair(z_scale=beta, around=around, widen=1.5), X) for beta in (1.0, 0.999999)]
@@ -101,7 +101,7 @@ def test_weights_of_examples_multiply_the_bounds_of_examples():
     assert value == pytest.approx((weights * log_power_evidence(X[1:])).sum().item(), rel=1e-9)
 
 
-def test_dreg_has_the_plain_gradients_mean_where_latents_are_scaled():
+def test_dreg_is_unbiased_with_scaled_latents():
     loc = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def model(x):
@@ -125,7 +125,7 @@ def test_dreg_has_the_plain_gradients_mean_where_latents_are_scaled():
     assert error < 0.02 * gradients["plain"].mean().abs()
 
 
-def test_dreg_has_the_plain_gradients_mean_where_a_flow_remembers_its_draws():
+def test_dreg_is_unbiased_with_a_flow_that_caches_its_draws():
     torch.manual_seed(0)
     flow = dist.transforms.affine_autoregressive(2, hidden_dims=[4])
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_dreg_has_the_plain_gradients_mean_where_a_flow_remembers_its_draws():
 
 @pytest.mark.parametrize("guide_is_masked", [True, False])
 @pytest.mark.parametrize("name", BOUNDS)
-def test_what_the_model_masks_has_no_density_in_the_guide(name, guide_is_masked):
+def test_the_models_mask_applies_to_the_guide(name, guide_is_masked):
     """Half of x observed, the rest drawn: log p of the observed half, whatever the guide does for the other."""
     seen = torch.arange(12) % 2 == 0
 
@@ -171,7 +171,7 @@ def test_what_the_model_masks_has_no_density_in_the_guide(name, guide_is_masked)
     assert -loss_of(BOUNDS[name](), model, guide, X) == pytest.approx(exact, rel=1e-9)
 
 
-def test_a_second_run_of_the_model_sees_the_same_rows():
+def test_a_rerun_of_the_model_has_the_same_rows():
     model, guide = normal_pair(plate=lambda x: pyro.plate("data", 12, subsample_size=3), widen=1.3)
     assert loss_of(PIWAE(3, groups=2), model, guide, X) == pytest.approx(loss_of(IWAE(6), model, guide, X), rel=1e-12)
 
@@ -273,7 +273,7 @@ def test_one_particle_is_trace_elbo_at_the_same_draws(plan):
 
 @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(PLANS)
-def test_many_particles_are_trace_elbos_and_their_weights_are_those_of_each_particle(plan):
+def test_many_particles_equal_trace_elbo_and_have_its_weights(plan):
     expected = loss_of(Trace_ELBO(5, 2, vectorize_particles=True), plan.model, plan.guide, ROWS)
     assert loss_of(Renyi(1.0, 5), plan.model, plan.guide, ROWS) == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert loss_of(PIWAE(5, groups=1), plan.model, plan.guide, ROWS) == pytest.approx(
@@ -284,7 +284,7 @@ def test_many_particles_are_trace_elbos_and_their_weights_are_those_of_each_part
 
 @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(PLANS)
-def test_particles_in_a_plate_as_rows_and_one_by_one_have_the_same_terms(plan):
+def test_plate_fold_and_loop_have_the_same_terms(plan):
     def run(how, model_draws, guide_draws):
         programs = [ScaleFactors()(on_particles(program, 3, 2, how, plan.data_dim)) for program in (plan.model, plan.guide)]
         model, guide = (

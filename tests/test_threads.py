@@ -1,4 +1,4 @@
-"""Two calls in two threads give what they give alone."""
+"""Calls in two threads have the results of single calls."""
 
 import tempfile
 import threading
@@ -39,7 +39,7 @@ def stepped(seed):
 
 
 def made(seed):
-    """Models are made, changed and loaded, whose first weights are drawn."""
+    """Construct, change and load models, which draws initial weights."""
     ae = small_vae()
 
     def make(folder):
@@ -70,7 +70,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_two_threads_give_what_they_give_alone(name):
+def test_two_threads_do_not_affect_each_other(name):
     alone = [make(seed)[1]() for seed, make in enumerate(CALLS[name])]
     calls, results, start = [make(seed)[1] for seed, make in enumerate(CALLS[name])], [None, None], threading.Barrier(2)
 

@@ -55,7 +55,7 @@ def test_any_torch_optimizer(optimizer, digits):
     assert history.loss[-1] < history.loss[0] and history["lr"] == [1e-3] * 3
 
 
-def test_an_optimizer_keeps_its_own_rate_unless_told(digits):
+def test_an_optimizer_keeps_its_own_rate_by_default(digits):
     make = functools.partial(torch.optim.Adam, lr=0.02)
     assert quiet(small_vae(), digits.train, optimizer=make, epochs=1)["lr"] == [0.02]
     ae = small_vae()
@@ -70,7 +70,7 @@ def test_schedulers_step_each_epoch(digits):
     assert quiet(small_vae(), digits.train, epochs=3, lr=0.01, scheduler=plateau)["lr"][-1] < 0.01
 
 
-def test_early_stopping_goes_back_to_the_best_weights(digits):
+def test_early_stopping_restores_the_best_weights(digits):
     ae, x = small_vae(z=16), digits.train.x[:40]
     history = quiet(ae, x, validation=pa.Validation(digits.test, patience=5), epochs=400, batch_size=40, lr=3e-2, seed=0)
     losses = history["validation_loss"]
@@ -106,7 +106,7 @@ def test_the_last_short_batch_counts(digits):
     assert rows[1:] == 2 * [300, 300, 300, 100]  # the first run only looks for parameters
 
 
-def test_batches_are_a_fresh_shuffle_of_all_rows():
+def test_every_epoch_shuffles_all_rows():
     from pyroae.training.batches import Batches
 
     batches = Batches(torch.arange(1000.0)[:, None], 7, torch.device("cpu"), shuffle=True)
@@ -115,7 +115,7 @@ def test_batches_are_a_fresh_shuffle_of_all_rows():
     assert first.sort(0).values.flatten().tolist() == second.sort(0).values.flatten().tolist() == list(range(1000))
 
 
-def test_dynamic_binarization_is_drawn_afresh_every_epoch(grey):
+def test_dynamic_binarization_is_drawn_in_every_epoch(grey):
     seen = []
     ae = small_vae()
     ae.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -127,7 +127,7 @@ def test_dynamic_binarization_is_drawn_afresh_every_epoch(grey):
     assert not torch.equal(order(first), order(second))
 
 
-def test_a_seed_repeats_the_run_and_leaves_the_callers_alone(digits):
+def test_a_seed_repeats_the_run_and_restores_the_callers_state(digits):
     ends = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -192,7 +192,7 @@ def test_the_progress_bar_shows_the_loss_in_nats(vae, digits, capsys):
     assert "epoch 2/2" in bar and "nats/example" in bar and "24/24" in bar
 
 
-def test_the_progress_bar_says_that_a_graph_is_made(vae, digits, capsys):
+def test_the_progress_bar_shows_that_a_graph_is_built(vae, digits, capsys):
     pa.fit(vae, digits.train, epochs=1, compile="traced")
     assert "tracing the step" in capsys.readouterr().err
 
@@ -246,7 +246,7 @@ def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
         pa.fit(model, (x, y[:3]), guide=guide)
 
 
-def test_a_callback_that_clears_its_row_takes_nothing_from_the_history(vae):
+def test_a_callback_that_clears_its_row_does_not_change_the_history(vae):
     history = pa.fit(vae, torch.rand(20, 64).round(), epochs=2, progress=False, callbacks=[lambda row: row.clear()])
     assert history["epoch"] == [1, 2] and len(history.loss) == len(history["seconds"]) == 2
 

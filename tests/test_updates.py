@@ -1,4 +1,4 @@
-"""Adam inside a compiled graph is torch's Adam."""
+"""Adam inside a compiled graph equals torch's Adam."""
 
 import copy
 
@@ -15,7 +15,7 @@ STEPS = 12
 
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch, request):
-    """The graph that Inductor would get, run as it is; by Inductor itself where a test is slow."""
+    """Run the graph without Inductor, except in slow tests."""
     import torch._inductor
 
     if "slow" not in request.keywords:
@@ -23,7 +23,7 @@ def uncompiled(monkeypatch, request):
 
 
 def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
-    """What a few steps leave: losses, parameters, gradients and the optimizer's state, and the SVI."""
+    """Losses, parameters, gradients and the optimizer's state after some steps, and the SVI."""
     torch.manual_seed(0)
     ae = small_vae().train()
     svi = pa.SVI(ae.model, ae.guide, make_optimizer(list(ae.parameters())), TraceMeanField_ELBO(), compile=pa.Step(mode, **more))
@@ -39,11 +39,11 @@ def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
 def check(make_optimizer, x, change=lambda svi, step: None, inside=True, **more):
     eager, _ = trained("eager", make_optimizer, x, change, **more)
     compiled, svi = trained("compiled", make_optimizer, x, change, **more)
-    kinds = svi._gradients.kinds
-    assert {(kind.level, bool(kind.update)) for kind in kinds} == {(2, inside)}
+    specializations = svi._gradients.specializations
+    assert {(spec.level, bool(spec.update)) for spec in specializations} == {(2, inside)}
     for a, b in zip(eager, compiled, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, a.abs().max().item()))
-    return len(kinds)
+    return len(specializations)
 
 
 def two_groups(parameters):
@@ -62,13 +62,13 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_adam_inside_the_graph_is_adam(name, digits):
+def test_adam_inside_the_graph_equals_adam(name, digits):
     assert check(OPTIMIZERS[name], digits.test.x[:16]) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["AMSGrad with decay", "two groups"])
-def test_so_it_is_when_inductor_has_fused_it(name, digits):
+def test_so_does_adam_compiled_by_inductor(name, digits):
     assert check(OPTIMIZERS[name], digits.test.x[:16]) == 1
 
 
@@ -91,9 +91,9 @@ def zeroing(svi, step):
 
 
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
-@pytest.mark.parametrize("change, kinds", [(loading, 1), (frozen, 2), (cycling, 1), (zeroing, 1)])
-def test_whatever_else_happens_to_it(change, kinds, digits):
-    assert check(OPTIMIZERS["fused"], digits.test.x[:16], change) == kinds
+@pytest.mark.parametrize("change, specializations", [(loading, 1), (frozen, 2), (cycling, 1), (zeroing, 1)])
+def test_changes_of_the_optimizer_between_steps(change, specializations, digits):
+    assert check(OPTIMIZERS["fused"], digits.test.x[:16], change) == specializations
 
 
 def hooked(parameters):
@@ -118,7 +118,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_what_is_not_adam_alone_stays_outside(name, digits):
+def test_other_optimizers_stay_outside_the_graph(name, digits):
     make_optimizer, more = OUTSIDE[name]
     check(make_optimizer, digits.test.x[:16], inside=False, **more)
 
@@ -133,9 +133,9 @@ def test_a_scheduler_sees_its_steps(digits, recwarn):
     assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
 
 
-def test_the_graph_is_given_up_where_it_differs(digits, monkeypatch, caplog):
+def test_a_graph_that_differs_is_rejected(digits, monkeypatch, caplog):
     monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: lambda *args: [t * 1.1 for t in module(*args)])
     svi = trained("compiled", OPTIMIZERS["fused"], digits.test.x[:16])[1]
-    assert [(kind.level, kind.update) for kind in svi._gradients.kinds] == [(1, None)] and "does not repeat it" in caplog.text
+    assert [(spec.level, spec.update) for spec in svi._gradients.specializations] == [(1, None)] and "does not repeat it" in caplog.text
     eager, traced = (trained(mode, OPTIMIZERS["fused"], digits.test.x[:16])[0] for mode in ("eager", "compiled"))
     assert all(a.equal(b) for a, b in zip(eager, traced, strict=True))

@@ -14,7 +14,7 @@ from reporting import bars, markdown, panels, surroundings, write
 from torch import Tensor, nn
 
 import pyroae as pa
-from pyroae.training.precision import multiplying
+from pyroae.training.precision import matmul_precision
 
 WIDTHS = 784, 400, 40
 
@@ -119,7 +119,7 @@ def main(
 
 def again(product: Callable[[], Tensor], times: int, precision: str, ae: pa.Autoencoder):
     """The products so many times at that precision."""
-    with multiplying(precision, ae.parameters(), 1000):
+    with matmul_precision(precision, ae.parameters(), 1000):
         for _ in range(times):
             product()
 

@@ -248,11 +248,11 @@ def many_particles(device, row):
 def streamed(device, row):
     from pyroae.training import batches
 
-    fits, batches.fits = batches.fits, lambda *_: False
+    fits, batches.fits_on_device = batches.fits_on_device, lambda *_: False
     try:
         pa.fit(autoencoder(device), data(torch.device("cpu")), epochs=2, device=str(device), progress=False)
     finally:
-        batches.fits = fits
+        batches.fits_on_device = fits
 
 
 def processes(device, row):

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import pyroae as pa
 from pyroae.training.batches import Batches
-from pyroae.training.step import kind, svi
+from pyroae.training.step import specialization, svi
 
 READS = {"aten._local_scalar_dense", "aten.nonzero", "aten._linalg_check_errors"}
 ALLOCATIONS = {"aten.empty", "aten.empty_like", "aten._unsafe_view", "aten.detach"}
@@ -70,7 +70,7 @@ def as_on_cuda():
         for name, value in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(svi, "_on_gpu", lambda args: True))
-        stack.enter_context(mock.patch.object(kind.Kind, "on_device", lambda self, leaves: True))
+        stack.enter_context(mock.patch.object(specialization.Specialization, "on_device", lambda self, leaves: True))
         yield
 
 
@@ -107,18 +107,18 @@ def main(hidden: list[int] = [400], latent_dim: int = 20, batch_size: int = 128,
         steps = pa.SVI(ae.model, ae.guide, adam, TraceMeanField_ELBO(), compile="traced", sync=False)
         for _ in range(6):  # the first is eager, the second traced; then proofs and recordings take turns
             steps.step(x)
-        (traced,) = steps._gradients.kinds
+        (traced,) = steps._gradients.specializations
         host = noted(lambda: total.add_(steps.step(x)))
-        gradients = steps._summed(x)
+        gradients = steps._graph_sums(x)
         with steps._recorder._capturable():
-            update = noted(lambda: steps._follow(gradients.info, *gradients))
+            update = noted(lambda: steps._optimize(gradients.info, *gradients))
         inputs = [*traced.reach.tensors(), x]
         batches = Batches(x.repeat(64, 1), batch_size, torch.device("cpu"), shuffle=True)
         found = {
             "by the host, once in 64 steps: batches in a new order": noted(lambda: list(batches)),
             "by the host, in every step, with one launch of the graph": host,
             "by the host, twice a second: a look at the loss": noted(total.item),
-            "in the graph: loss and gradients": on_fake_cuda(traced.graph, [inputs[i] for i in traced.chosen]),
+            "in the graph: loss and gradients": on_fake_cuda(traced.graph, [inputs[i] for i in traced.input_indices]),
             "in the graph: Adam": update,
         }
     rows = [[place, name, str(n), where, waits] for place, counts in found.items() for (name, where, waits), n in counts.items()]

@@ -176,7 +176,7 @@ def pyroae_(compile, precision="highest"):
     def make(x, work):
         import pyroae as pa
         from pyroae.training.batches import Batches
-        from pyroae.training.precision import multiplying
+        from pyroae.training.precision import matmul_precision
 
         ae = autoencoder(x, work)
         adam = torch.optim.Adam(ae.parameters(), lr=1e-3, fused=True)
@@ -185,7 +185,7 @@ def pyroae_(compile, precision="highest"):
 
         def epoch():
             total = torch.zeros((), dtype=torch.float64, device=x.device)
-            with multiplying(precision, ae.parameters(), work.batch):
+            with matmul_precision(precision, ae.parameters(), work.batch):
                 for batch in batches:
                     total += svi.step(*batch)
             return total.item()
@@ -234,7 +234,7 @@ class ByHand(nn.Module):
 
 def by_hand(compiled, precision="highest"):
     def make(x, work):
-        from pyroae.training.precision import multiplying
+        from pyroae.training.precision import matmul_precision
 
         module = ByHand(autoencoder(x, work), work.particles)
         adam = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
@@ -242,7 +242,7 @@ def by_hand(compiled, precision="highest"):
 
         def epoch():
             total = torch.zeros((), device=x.device)
-            with multiplying(precision, module.parameters(), work.batch):
+            with matmul_precision(precision, module.parameters(), work.batch):
                 for batch in shuffled(x, work.batch):
                     adam.zero_grad()
                     loss = loss_of(batch)

@@ -76,7 +76,7 @@ def run_script(path: Path, arguments: list[str], mode: str, out: Path):
 
 
 def _messages() -> dict[str, list[str]]:
-    """A dict whose list grows by what ``pa.SVI`` says in the log, such as why a program goes on eager."""
+    """A dict whose list grows by what ``pa.SVI`` says in the log, such as why a program stays eager."""
     found: dict[str, list[str]] = {"messages": []}
     handler = logging.Handler()
     handler.emit = lambda record: found["messages"].append(record.getMessage())

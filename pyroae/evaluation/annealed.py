@@ -12,7 +12,7 @@ from .. import programs
 from ..checks import whole_number
 from ..programs import Program
 from ..programs.folding import padded
-from ..programs.trial import plate_nesting
+from ..programs.probing import plate_nesting
 from ..training.batches import Args
 from .density import Density
 from .importance import Estimate, check_weighable, observed_entries

@@ -13,7 +13,7 @@ from torch.distributions import biject_to, constraints
 
 from .. import programs
 from ..programs import Program
-from ..programs.terms import guide_mask, log_density, needing_inverse, per_example
+from ..programs.terms import guide_mask, log_density, per_example, requires_inverse
 from ..training.batches import Args
 from .particles import base_of, encoded, on_particles, plates_of
 
@@ -130,7 +130,7 @@ class Density:
         return likelihood, sum(self._log_prob(site, particles, site["mask"] if masked else None) for site in latent)
 
     def _log_guide(self, values: Samples, particles: int, masked: bool) -> Tensor:
-        with needing_inverse("this score", "use a flow with one, such as affine_autoregressive, or proposal=pa.proposals.prior"):
+        with requires_inverse("this score", "use a flow with one, such as affine_autoregressive, or proposal=pa.proposals.prior"):
             trace = self._conditioned(self.guide, values, particles)
         masks = {name: guide_mask(trace.nodes[name], self.sites.get(name)) if masked else None for name in _sampled(trace)}
         return sum(self._log_prob(trace.nodes[name], particles, mask) for name, mask in masks.items())

@@ -16,7 +16,7 @@ from ..nested import mapped, tensors
 from ..programs import Program
 from ..training import distributed
 from ..training.options import Mode
-from ..training.precision import Precision, check_precision, multiplying
+from ..training.precision import Precision, check_precision, matmul_precision
 from ..training.step.graph import Outputs
 from ..training.step.tracing import Traced
 from .adaptive import Adapted, Adaptive
@@ -196,7 +196,7 @@ def log_likelihood(
     with contextlib.ExitStack() as around:
         around.enter_context(programs.eval_mode(model, guide, seed=seed))
         model, guide, args = prepared(x, model, guide, stream=True)
-        around.enter_context(multiplying(precision, matrices(model, guide), particles))
+        around.enter_context(matmul_precision(precision, matrices(model, guide), particles))
         columns = torch.zeros(len(Weights.COLUMNS) + 3, len(args[0]), dtype=torch.float64, device=args[0].device)
         by_guide, by_proposal = LogWeights(model, guide, compile), LogWeights(model, guide, "eager")
         for block in encodings(model, guide, args, particles, progress, drawn_from(proposal), Shared(seed)):

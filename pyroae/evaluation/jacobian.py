@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .. import programs
-from ..objectives.penalties import code
+from ..objectives.penalties import latent_mean
 from ..programs import Program
 from ..training.batches import Args
 from .particles import as_data
@@ -83,4 +83,4 @@ def _code(guide: Program, args: Args) -> tuple[Tensor, Tensor]:
         latent = programs.sites(poutine.trace(guide).get_trace(x, *rest), observed=False)
         if len(latent) != 1:
             raise ValueError(f"jacobian: expected a guide with one latent site, got {' and '.join(latent) or 'none'}")
-        return x, code(x, next(iter(latent.values()))["fn"])
+        return x, latent_mean(x, next(iter(latent.values()))["fn"])

@@ -20,10 +20,10 @@ from ..data.rows import Rows
 from ..nested import tensors
 from ..programs import Program
 from ..programs.particles import on_particles as run_on_particles
+from ..programs.probing import ProbedProgram, check_sites, check_support, examples_are_independent, plate_nesting, probe_rows
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
-from ..programs.trial import Tried, check_sites, check_support, examples_are_independent, plate_nesting, try_rows
 from ..training import distributed
-from ..training.batches import Args, as_tensors, check_data, drawing
+from ..training.batches import Args, as_tensors, check_data, draw_function
 from .budget import Budget, fitting_rows, watching_widths
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Pass:
 def prepared(data: Any, model: Program, guide: Program, stream: bool = False) -> tuple[Program, Program, Args]:
     """The programs as they can be scored on ``data``, and the data, checked and where the programs are; inside ``eval_mode``.
 
-    Programs that are no Autoencoder's are tried on a few rows first, see ``programs.trial.try_rows``.
+    Programs that are no Autoencoder's are run on a few rows first, see ``programs.probing.probe_rows``.
 
     Raises:
         ValueError: as for ``as_data``, or a program whose log p(x) does not split into examples.
@@ -108,7 +108,7 @@ def prepared(data: Any, model: Program, guide: Program, stream: bool = False) ->
         return model, guide, args
     if any(isinstance(column, Rows) for column in args):
         args = tuple(column[:] for column in args)
-    return *try_rows(model, guide, args), args
+    return *probe_rows(model, guide, args), args
 
 
 def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> Args:
@@ -120,7 +120,7 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
         ValueError: another type, no data, or data that the model refuses.
     """
     x, *rest = (column[:] if isinstance(column, Rows) and not stream else column for column in as_tensors(data, model))
-    draw = drawing(data)
+    draw = draw_function(data)
     device = programs.device_of(model, guide, otherwise=x.device)
     args = tuple(column.to(device) for column in (x.then(draw) if isinstance(x, Rows) else draw(x), *rest))
     check_data(model, tuple(column[:_DATA] if isinstance(x, Rows) else column for column in args))
@@ -128,9 +128,9 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
 
 
 def matrices(model: Program, guide: Program) -> list[Tensor]:
-    """The matrices that the programs multiply by: those seen in the trial, or the parameters of their modules."""
+    """The matrices that the programs multiply by: those recorded in trial runs, or the parameters of their modules."""
     own = [w for module in programs.modules(model, guide) for w in module.parameters()]
-    return own + [w for program in (model, guide) if isinstance(program, Tried) for w in program.matrices]
+    return own + [w for program in (model, guide) if isinstance(program, ProbedProgram) for w in program.matrices]
 
 
 def passes(
@@ -188,7 +188,7 @@ def rows_at_once(
     x, n = args[0], len(args[0])
     drawn = [site["fn"] for trace in seen for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
-    tried = [program.widest for program in (model, guide) if isinstance(program, Tried)]
+    tried = [program.widest for program in (model, guide) if isinstance(program, ProbedProgram)]
     return fitting_rows(max([widest, x[0].numel(), *tried]), max([1, *held]), x.device)
 
 
@@ -261,7 +261,7 @@ class Encoded:
     guide: Program  # draws the latents
     nesting: int  # dimensions of the programs' plates
     plate: DataPlate
-    site: dict | None  # the guide's only latent site, if it has one: then drawing from it is all that the guide does
+    site: dict | None  # the guide's only latent site, if it has one: then draw_function from it is all that the guide does
     traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
     source: Program | None = None  # the guide before its encoder has done its work
     rows: slice | None = None  # which of the examples these are
@@ -290,7 +290,7 @@ def encoded(model: Program, guide: Program, args: Args) -> Encoded:
     drawn, latent = programs.sites(guide_trace, observed=False), programs.sites(model_trace, observed=False)
     observed = programs.sites(model_trace, observed=True)
     check_sites(*traces)
-    if isinstance(model, Tried):
+    if isinstance(model, ProbedProgram):
         check_support(observed)
     plate, nesting = data_plate(drawn | latent | observed, len(args[0])), plate_nesting(*traces)
     if len(drawn) != 1:

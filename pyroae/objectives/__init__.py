@@ -1,4 +1,4 @@
-"""Objectives of this project: Pyro ELBOs, usable wherever Pyro's own are."""
+"""Objectives: subclasses of Pyro's ELBO, usable wherever Pyro's own are."""
 
 from .base import Objective, default_elbo
 from .bounds import CIWAE, IWAE, PIWAE, ImportanceWeighted, Renyi

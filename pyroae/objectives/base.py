@@ -1,4 +1,4 @@
-"""What an objective is: a Pyro ELBO; and which one is used by default."""
+"""The base class of objectives, a Pyro ELBO, and the default ELBO of a guide."""
 
 import difflib
 import math
@@ -14,22 +14,21 @@ from pyro.infer.util import torch_item
 from torch import Tensor
 
 from .. import programs, registry
-from ..programs import Program, recorded
+from ..programs import Program, record_traces
 from ..programs.particles import on_particles
+from ..programs.probing import Particles, probe_particles
 from ..programs.scales import ScaleFactors
-from ..programs.terms import TraceTerms, check_reparameterised, is_point, origin, reparameterised
-from ..programs.trial import Particles, try_particles
+from ..programs.terms import TraceTerms, check_reparameterised, is_point, is_reparameterised, origin
 from ..registry import Part
 from .schedules import Scheduled
 
 
 def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
-    """The ELBO for a guide with these latent sites, one by default.
+    """The default ELBO for a guide with these latent sites, by default one.
 
-    ``TraceMeanField_ELBO`` for one: the KL in closed form where Pyro knows one, by Monte Carlo elsewhere. ``Trace_ELBO``
-    for several: one may depend on another, and then the closed form of each would be wrong. ``TraceEnum_ELBO`` where a
-    site asks to be summed out, ``TraceGraph_ELBO`` where one cannot be reparameterised and takes the score function.
-    Points (``Delta``) do not count: there is nothing to draw.
+    ``TraceMeanField_ELBO`` for one site: KL in closed form if Pyro has one, otherwise by Monte Carlo. ``Trace_ELBO`` for
+    several, which may depend on each other, so that a KL in closed form per site would be wrong. ``TraceEnum_ELBO`` if a
+    site is enumerated, ``TraceGraph_ELBO`` (score function) if one is not reparameterised. ``Delta`` sites are ignored.
 
     >>> type(default_elbo()).__name__
     'TraceMeanField_ELBO'
@@ -37,21 +36,21 @@ def default_elbo(latent: Iterable[dict] = ({},)) -> ELBO:
     latent = [site for site in latent if not is_point(site)]
     if any(site.get("infer", {}).get("enumerate") for site in latent):
         return TraceEnum_ELBO(max_plate_nesting=1)
-    if not all(reparameterised(site) for site in latent):
+    if not all(is_reparameterised(site) for site in latent):
         return TraceGraph_ELBO()
     return TraceMeanField_ELBO() if len(latent) < 2 else Trace_ELBO()
 
 
 def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] = ()):
-    """``ValueError`` for what is no usable ELBO, or one that would train this guide wrongly without a word.
+    """``ValueError`` for an invalid ELBO or one that is wrong for this guide.
 
-    Warns, as Pyro's SVI does, where ``TraceMeanField_ELBO`` meets latents that model and guide draw in different orders: one
-    may then depend on another in the guide and the other way round in the model, and a KL in closed form is wrong.
+    Warns, as Pyro's SVI does, if ``TraceMeanField_ELBO`` is used with latents that model and guide draw in different orders:
+    their dependence may be reversed, and then a KL in closed form is wrong.
 
     Args:
         elbo: the ELBO.
-        latent: the guide's latent sites, in the order in which it draws them.
-        model_latent: the model's.
+        latent: the guide's latent sites, in order.
+        model_latent: the model's latent sites, in order.
     """
     latent = list(latent)
     if not isinstance(elbo, ELBO):
@@ -60,7 +59,7 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] 
         raise ValueError(f"fit: expected num_particles of the ELBO as at least 1, got {elbo.num_particles!r}")
     if isinstance(elbo, TraceTailAdaptive_ELBO):
         raise ValueError("fit: TraceTailAdaptive_ELBO reports no loss; use it in pyro.infer.SVI, or pa.objectives.IWAE here")
-    stuck = [site["name"] for site in latent if not reparameterised(site) and not site["infer"].get("enumerate")]
+    stuck = [site["name"] for site in latent if not is_reparameterised(site) and not site["infer"].get("enumerate")]
     if stuck and isinstance(elbo, TraceMeanField_ELBO):
         raise ValueError(
             f"fit: TraceMeanField_ELBO needs reparameterised draws, which the guide's site {stuck[0]!r} lacks; use TraceGraph_ELBO"
@@ -69,15 +68,15 @@ def check_elbo(elbo: ELBO, latent: Iterable[dict], model_latent: Iterable[dict] 
 
 
 def _objectives(elbo: Any) -> str:
-    """What there is in place of a name or a class, and how to write it."""
+    """Available objectives, and how to construct the one with the closest name."""
     ours, pyros = ([], [])
     for name, cls in registry.members("objectives").items():
         if "." not in name:
             (ours if cls.__module__.startswith("pyroae.") else pyros).append(name)
     name = elbo if isinstance(elbo, str) else getattr(elbo, "__name__", "")
-    near = next(iter(difflib.get_close_matches(name, [*ours, *pyros], 1, 0.6)), None)
-    made = f"{'pa.objectives' if near in ours else 'pyro.infer'}.{near}(...)" if near else "one"
-    return f"make {made}: pa.objectives has {', '.join(sorted(ours))}, and pyro.infer {', '.join(sorted(pyros))}"
+    match = next(iter(difflib.get_close_matches(name, [*ours, *pyros], 1, 0.6)), None)
+    call = f"{'pa.objectives' if match in ours else 'pyro.infer'}.{match}(...)" if match else "one"
+    return f"make {call}: pa.objectives has {', '.join(sorted(ours))}, and pyro.infer {', '.join(sorted(pyros))}"
 
 
 def _check_order(elbo: ELBO, guide: list[str], model: list[str]):
@@ -86,7 +85,7 @@ def _check_order(elbo: ELBO, guide: list[str], model: list[str]):
     if isinstance(elbo, TraceMeanField_ELBO) and shared[0] != shared[1]:
         warnings.warn(
             f"TraceMeanField_ELBO: the guide draws {', '.join(shared[0])} in this order, the model {', '.join(shared[1])}; the KL is "
-            "wrong where a site depends on another in the guide and the other way round in the model: use Trace_ELBO",
+            "wrong if the dependence of two sites is reversed in the guide: use Trace_ELBO",
             stacklevel=2,
         )
     elif isinstance(inner, ELBO):
@@ -94,17 +93,17 @@ def _check_order(elbo: ELBO, guide: list[str], model: list[str]):
 
 
 class Objective(Part, ELBO):
-    """A Pyro ELBO of ours: a subclass writes ``differentiable_loss``, in nats summed over the batch.
+    """A Pyro ELBO; subclasses define ``differentiable_loss``, in nats summed over the batch.
 
-    Numbers with a schedule go on by one with every training step: ``fit`` and ``pyro.infer.SVI.step`` see to it, and
-    who steps an optimizer of their own calls ``advance()`` after it, as one does with a torch scheduler.
+    Values with a schedule advance with every training step: ``fit`` and ``pyro.infer.SVI.step`` do this; in a training
+    loop with a torch optimizer call ``advance()`` after each step, like ``step()`` of a torch scheduler.
 
     >>> import pyroae as pa
     >>> isinstance(pa.objectives.IWAE(5), Objective)
     True
     """
 
-    tempers = False  # whether it has a KL for ``Tempered`` to weigh
+    has_kl = False  # whether ``Tempered`` can weight its KL
 
     def differentiable_loss(self, model: Program, guide: Program, *args, **kwargs) -> Tensor:
         """The loss to differentiate."""
@@ -119,7 +118,7 @@ class Objective(Part, ELBO):
             return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Program, guide: Program, *args, **kwargs) -> float:
-        """The loss as a number, its gradient added to the parameters'; counts as a training step."""
+        """The loss as a number; adds its gradients to the parameters' and counts as a training step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         self.advance()
@@ -127,88 +126,89 @@ class Objective(Part, ELBO):
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args, **kwargs) -> dict[str, Tensor]:
-        """What the loss is made of, nats per example, left on the device: ``loss``, ``reconstruction`` (E log p(x|z)) and ``kl``.
+        """Terms of the loss, nats per example, on the device: ``loss``, ``reconstruction`` (E log p(x|z)) and ``kl``.
 
-        The last two are those of the plain ELBO at the same draws, whatever the objective makes of them.
+        ``reconstruction`` and ``kl`` are those of the plain ELBO at the same draws, for every objective.
         """
         models, guides = [], []
-        totals = self._parts(recorded(model, models), recorded(guide, guides), args, kwargs)
+        totals = self._loss_terms(record_traces(model, models), record_traces(guide, guides), args, kwargs)
         runs = [TraceTerms(*traces) for traces in zip(models, guides)]
         totals |= {name: sum(getattr(run, name) for run in runs) / len(runs) for name in ("reconstruction", "kl")}
         return {name: (total / runs[0].examples).detach() for name, total in totals.items()}
 
-    def _parts(self, model, guide, args, kwargs) -> dict[str, Tensor]:
-        """The loss summed over the batch, and what a subclass adds to an ELBO."""
+    def _loss_terms(self, model, guide, args, kwargs) -> dict[str, Tensor]:
+        """The loss summed over the batch, and terms that a subclass adds to the ELBO."""
         return {"loss": self.differentiable_loss(model, guide, *args, **kwargs)}
 
-    def settle(self, latent: Iterable[dict]):
-        """Choose what was left to be chosen by the guide, whose latent sites these are."""
+    def finalize(self, latent: Iterable[dict]):
+        """Choose defaults that depend on the guide's latent sites."""
 
     def advance(self, steps: int = 1):
-        """Go on by so many training steps: whatever has a schedule takes its next value."""
-        for part in self._moving().values():
+        """Advance all schedules by a number of training steps."""
+        for part in self._scheduled().values():
             part.advance(steps)
 
     def to(self, device: torch.device) -> "Objective":
-        """Keep what has a schedule on that device."""
-        for part in self._moving().values():
+        """Move scheduled values to a device."""
+        for part in self._scheduled().values():
             part.to(device)
         return self
 
     def values(self) -> list[float]:
-        """Today's value of everything that has a schedule; losses under other values are of another objective."""
-        return [value for part in self._moving().values() for value in part.values()]
+        """Current scheduled values; losses at different values cannot be compared."""
+        return [value for part in self._scheduled().values() for value in part.values()]
 
     def state_dict(self) -> dict:
-        """Where everything that has a schedule is."""
-        return {name: part.state_dict() for name, part in self._moving().items()}
+        """State of all schedules."""
+        return {name: part.state_dict() for name, part in self._scheduled().items()}
 
     def load_state_dict(self, state: dict):
-        """Go on where ``state_dict`` was."""
-        for name, part in self._moving().items():
+        """Restore ``state_dict``."""
+        for name, part in self._scheduled().items():
             part.load_state_dict(state[name])
 
-    def _moving(self) -> dict[str, Any]:
+    def _scheduled(self) -> dict[str, Any]:
         return {name: part for name, part in vars(self).items() if isinstance(part, Scheduled | Objective)}
 
 
 class _PerExample(Objective):
-    """An objective made of terms per example and particle, all particles drawn at once; every site in one plate over the examples."""
+    """An objective of per-example, per-particle terms, all particles drawn together; all sites are in one plate over the examples."""
 
     def __init__(self, particles: int, max_plate_nesting: int | None):
         super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=max_plate_nesting or math.inf)
-        self._tried: tuple[tuple, Particles] | None = None  # the programs last run, and how they take particles
+        self._probed: tuple[tuple, Particles] | None = None  # identity of the last programs, and how they take particles
 
     def _run(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> TraceTerms:
-        """One run of guide and model on all particles, from draws that pass gradients."""
+        """One run of guide and model on all particles, with reparameterised draws."""
         models: list[poutine.Trace] = []
         on_model, on_guide = self._on_particles(model, guide, args, kwargs)
-        traces = self._get_trace(recorded(on_model, models), on_guide, args, kwargs)
+        traces = self._get_trace(record_traces(on_model, models), on_guide, args, kwargs)
         run = TraceTerms(*traces, draws=models[-1])
         check_reparameterised(type(self).__name__, run.latent)
         return run
 
     def _on_particles(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> list[Program]:
-        """The two programs on all particles; how they take them is tried once."""
+        """Both programs on all particles; how they take particles is determined once per pair."""
         pair = [model, guide]
         if self.num_particles > 1:
             key = tuple(_identity(origin(program)) for program in pair)
-            if self._tried is None or self._tried[0] != key:
-                self._tried = key, try_particles(model, guide, args, kwargs)
-            how = self._tried[1]
-            nesting = how.nesting if self.max_plate_nesting == math.inf else self.max_plate_nesting - 1
-            pair = [on_particles(program, self.num_particles, nesting, way, how.dim) for program, way in zip(pair, (how.model, how.guide))]
+            if self._probed is None or self._probed[0] != key:
+                self._probed = key, probe_particles(model, guide, args, kwargs)
+            particles = self._probed[1]
+            nesting = particles.nesting if self.max_plate_nesting == math.inf else self.max_plate_nesting - 1
+            modes = particles.model, particles.guide
+            pair = [on_particles(program, self.num_particles, nesting, how, particles.dim) for program, how in zip(pair, modes)]
         return [ScaleFactors()(program) for program in pair]
 
 
 def _identity(program: Program) -> tuple[int, ...]:
-    """By what a program is known again; a bound method is another object at every look."""
+    """Identity of a program; every access to a bound method makes a new object, so it is identified by its parts."""
     bound = getattr(program, "__self__", None), getattr(program, "__func__", None)
     return tuple(id(part) for part in (bound if None not in bound else (program,)))
 
 
-class _Around(Objective):
-    """An objective around another ELBO: by default the one that ``default_elbo`` gives for the guide that is met."""
+class _ElboWrapper(Objective):
+    """An objective that wraps another ELBO, by default ``default_elbo`` of the guide."""
 
     def __init__(self, elbo: ELBO | None):
         super().__init__()
@@ -218,23 +218,24 @@ class _Around(Objective):
         self.elbo = elbo
 
     @property
-    def tempers(self) -> bool:
-        """Whether the ELBO inside has a KL for ``Tempered`` to weigh."""
+    def has_kl(self) -> bool:
+        """Whether ``Tempered`` can weight the KL of the wrapped ELBO."""
         inner = self.__dict__["elbo"]
-        return not isinstance(inner, Objective) or inner.tempers
+        return not isinstance(inner, Objective) or inner.has_kl
 
-    def settle(self, latent):
-        """Choose the ELBO, unless it was given."""
+    def finalize(self, latent):
+        """Choose the default ELBO unless one was passed."""
         latent = list(latent)
         if self.arguments.get("elbo") is None:
-            chosen = default_elbo(latent)
-            self.__dict__["elbo"] = chosen if hasattr(chosen, "differentiable_loss") else Trace_ELBO()  # Pyro's TraceGraph_ELBO has none
+            default = default_elbo(latent)
+            # Pyro's TraceGraph_ELBO has no differentiable_loss
+            self.__dict__["elbo"] = default if hasattr(default, "differentiable_loss") else Trace_ELBO()
         elif isinstance(self.elbo, Objective):
-            self.elbo.settle(latent)
+            self.elbo.finalize(latent)
 
-    def _inner(self, guide: Program, args: tuple, kwargs: dict) -> ELBO:
-        """The ELBO, chosen on first use by a look at the guide where ``fit`` has not done so."""
+    def _wrapped(self, guide: Program, args: tuple, kwargs: dict) -> ELBO:
+        """The wrapped ELBO; runs the guide to choose it if ``finalize`` was not called."""
         if self.__dict__["elbo"] is None:
             with torch.no_grad(), programs.seeded(0, programs.device_of(guide)), poutine.block():
-                self.settle(programs.sites(poutine.trace(guide).get_trace(*args, **kwargs), observed=False).values())
+                self.finalize(programs.sites(poutine.trace(guide).get_trace(*args, **kwargs), observed=False).values())
         return self.elbo

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds on log p(x): every site in one plate over the examples, the weights of each example by themselves."""
+"""Importance-weighted bounds on log p(x), per example; all sites are in one plate over the examples."""
 
 import math
 from collections.abc import Callable
@@ -9,17 +9,16 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..programs import Program
-from ..programs.terms import TraceTerms, draws_of, needing_inverse
+from ..programs.terms import TraceTerms, draws_of, requires_inverse
 from ..registry import register
-from .base import _Around, _PerExample
+from .base import _ElboWrapper, _PerExample
 
 
 class ImportanceWeighted(_PerExample):
-    """A function of the log-weights log p(x, z) - log q(z|x), all particles drawn at once; a subclass implements ``bound``.
+    """A bound from log-weights log p(x, z) - log q(z|x), all particles drawn together; subclasses define ``bound``.
 
-    Weights are grouped by example before any logarithm of a sum. The scale of the plate over the examples, and any that all
-    sites share, is applied after it, so that mini-batches are unbiased for the sum over the data set; all other scales of
-    sites are inside the weights.
+    The scale of the plate over the examples and any scale that all sites share are applied to the bound of each example, so
+    that mini-batches are unbiased for the sum over the data set; all other scales are part of the log-weights.
 
     >>> import torch, pyroae as pa
     >>> class Median(ImportanceWeighted):
@@ -36,11 +35,11 @@ class ImportanceWeighted(_PerExample):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         run = self._run(model, guide, args, kwargs)
-        bound = self._bound(run, lambda: self._again(run, model, guide, args, kwargs))
+        bound = self._bound(run, lambda: self._rerun(run, model, guide, args, kwargs))
         return -(run.scale * bound).sum() - run.log_weights_prior
 
-    def _bound(self, run: TraceTerms, again: Callable[[], TraceTerms]) -> Tensor:
-        """The bound of each example, ``(examples,)``; ``again()`` runs the model once more, at the same draws as constants."""
+    def _bound(self, run: TraceTerms, rerun: Callable[[], TraceTerms]) -> Tensor:
+        """The bound of each example, ``(examples,)``; ``rerun()`` runs the model again at the same, detached draws."""
         return self.bound(self._log_p(run) - self._log_q(run)).mean(0)
 
     def bound(self, log_w: Tensor) -> Tensor:
@@ -55,15 +54,15 @@ class ImportanceWeighted(_PerExample):
         """log q(z|x), ``(groups, particles, examples)``."""
         return run.log_q(log_probs).reshape(self.groups, self.particles, -1)
 
-    def _again(self, run: TraceTerms, model: Program, guide: Program, args: tuple, kwargs: dict) -> TraceTerms:
-        """Another run of the model on the run's draws as constants, with the same rows of subsampled plates."""
+    def _rerun(self, run: TraceTerms, model: Program, guide: Program, args: tuple, kwargs: dict) -> TraceTerms:
+        """Run the model again on detached draws, with the same rows of subsampled plates."""
         on_model, _ = self._on_particles(model, guide, args, kwargs)
         replayed = poutine.replay(on_model, trace=draws_of(run.draws))
         return TraceTerms(poutine.trace(replayed).get_trace(*args, **kwargs), run.guide_trace)
 
 
 def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
-    """log of the mean of the weights along dimensions."""
+    """log of the mean of weights along dimensions."""
     dims = (dim,) if isinstance(dim, int) else dim
     return log_w.logsumexp(dims) - math.log(math.prod(log_w.shape[d] for d in dims))
 
@@ -72,19 +71,18 @@ def log_mean(log_w: Tensor, dim: int | tuple[int, ...] = 1) -> Tensor:
 class IWAE(ImportanceWeighted):
     r"""Importance-weighted bound: :math:`\sum_n \log \frac1K \sum_k w_{nk}`, :math:`w = p(x, z) / q(z|x)` (Burda et al. 2016, eq. 8).
 
-    With ``groups`` M the mean of M such bounds, each of K particles, is taken: MIWAE (Rainforth et al. 2018). The
-    encoder runs once. With one particle it is Pyro's ``Trace_ELBO`` at the same draws, whatever scales, masks and subsampled
-    plates the programs have: scales of single sites are part of log w, a scale that all sites share (that of a subsampled
-    plate over the data, or of ``poutine.scale`` around both programs) multiplies the bound. What the model masks out counts in
-    neither p nor q.
+    With ``groups`` M: the mean of M bounds of K particles each, MIWAE (Rainforth et al. 2018). The encoder runs once.
+    With one particle it is Pyro's ``Trace_ELBO`` at the same draws for all scales, masks and subsampled plates: scales of
+    single sites are part of log w; a scale that all sites share (of a subsampled plate over the data, or of
+    ``poutine.scale`` around both programs) multiplies the bound. The model's masks apply to p and q.
 
     Args:
-        particles: K. 1 is the ELBO, by Monte Carlo.
+        particles: K; 1 is the Monte Carlo ELBO.
         groups: M.
         gradient: ``"plain"``; ``"stl"``, sticking the landing, without the score term (Roeder et al. 2017; biased for
-            K > 1); or ``"dreg"``, doubly reparameterised (Tucker et al. 2019, eq. 8). The last two vary less, not at
-            all where q is the exact posterior, and are for guides with one latent site.
-        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
+            K > 1); or ``"dreg"``, doubly reparameterised (Tucker et al. 2019, eq. 8). The last two have lower variance, zero
+            if q is the exact posterior, and require a guide with one latent site.
+        max_plate_nesting: plate dimensions of the programs; by default inferred from the first run.
 
     >>> import torch, pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=IWAE(5, gradient="dreg"), epochs=1, progress=False)
@@ -98,55 +96,55 @@ class IWAE(ImportanceWeighted):
         super().__init__(particles, groups, max_plate_nesting)
         self.gradient = gradient
 
-    def _bound(self, run, again):
+    def _bound(self, run, rerun):
         if self.gradient == "plain":
             return log_mean(self._log_p(run) - self._log_q(run)).mean(0)
         name, site = self._only_latent(run)
-        with needing_inverse(
-            f"IWAE: gradient={self.gradient!r}", "use gradient='plain', or a flow with one, such as affine_autoregressive"
+        with requires_inverse(
+            f"IWAE: gradient={self.gradient!r}", "use gradient='plain', or an invertible flow such as affine_autoregressive"
         ):
             z = site["value"]
-            if self.gradient == "dreg":  # log q as a function of z, which a flow computes from what it drew for this very tensor
+            if self.gradient == "dreg":  # a new tensor, so that a flow computes log q from z and not from its cache
                 z = z.view_as(z)
             log_q, fixed = (self._log_q(run, {name: site["fn"].log_prob(value)}) for value in (z, z.detach()))
-        log_w = self._log_p(run) - log_q + (fixed - fixed.detach())  # without the score: log q's gradient at a fixed z
-        return self._doubly(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
+        log_w = self._log_p(run) - log_q + (fixed - fixed.detach())  # removes the score: the gradient of log q at fixed z
+        return self._doubly_reparameterised(log_w, run) if self.gradient == "dreg" else log_mean(log_w).mean(0)
 
     def _only_latent(self, run: TraceTerms) -> tuple[str, dict]:
         if len(run.latent) != 1:
             raise ValueError(
-                f"IWAE: gradient={self.gradient!r} is for a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
+                f"IWAE: gradient={self.gradient!r} requires a guide with one latent site, got {', '.join(run.latent)}; use 'plain'"
             )
         ((name, site),) = run.latent.items()
         return name, site
 
-    def _doubly(self, log_w: Tensor, run: TraceTerms) -> Tensor:
+    def _doubly_reparameterised(self, log_w: Tensor, run: TraceTerms) -> Tensor:
         """The bound's value, with the gradient of sum w^2 dz for the encoder and sum w for the decoder.
 
-        Where log q is scaled by s in log w, the encoder's is of sum ((1 - s) w + s w^2) dz.
+        If log q is scaled by s in log w, the encoder's gradient is of sum ((1 - s) w + s w^2) dz.
         """
         value = log_mean(log_w).mean(0).detach()
-        share = log_w.softmax(1).detach()
+        weights = log_w.softmax(1).detach()
         name, site = self._only_latent(run)
         if site["value"].requires_grad and self.particles > 1:
-            weights = 1 + run.inner_scale(name) * (run.in_plates(share.flatten(0, 1)) - 1)
-            weights = weights.reshape(weights.shape + (1,) * len(site["fn"].event_shape))
-            site["value"].register_hook(lambda gradient: gradient * weights)
-        surrogate = (share * log_w).sum(1).mean(0)
+            factor = 1 + run.inner_scale(name) * (run.in_plates(weights.flatten(0, 1)) - 1)
+            factor = factor.reshape(factor.shape + (1,) * len(site["fn"].event_shape))
+            site["value"].register_hook(lambda gradient: gradient * factor)
+        surrogate = (weights * log_w).sum(1).mean(0)
         return value + surrogate - surrogate.detach()
 
 
 @register("objectives")
 class PIWAE(ImportanceWeighted):
-    """The decoder learns from the bound of all M x K particles, the encoder from the mean of M bounds of K (Rainforth et al. 2018, sec. 4).
+    """Decoder gradients of the bound of M x K particles, encoder gradients of the mean of M bounds of K (Rainforth et al. 2018, sec. 4).
 
-    A tight bound is a better objective for p(x, z), but leaves the encoder little to learn from. The loss reported is the
-    decoder's, ``IWAE(groups * particles)``. The model runs twice.
+    A tighter bound is a better objective for p(x, z), but gives weaker gradients to the encoder. The reported loss is
+    ``IWAE(groups * particles)``. The model runs twice.
 
     Args:
         particles: K.
         groups: M.
-        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
+        max_plate_nesting: plate dimensions of the programs; by default inferred from the first run.
 
     >>> import torch, pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=PIWAE(3, groups=2), epochs=1, progress=False)
@@ -157,25 +155,25 @@ class PIWAE(ImportanceWeighted):
     def __init__(self, particles: int = 8, groups: int = 8, max_plate_nesting: int | None = None):
         super().__init__(particles, groups, max_plate_nesting)
 
-    def _bound(self, run, again):
+    def _bound(self, run, rerun):
         log_q = self._log_q(run)
-        constant = self._log_p(again()) - log_q.detach()  # weights through which only the model learns
-        encoders = log_mean(self._log_p(run) - log_q).mean(0) - log_mean(constant).mean(0)  # 0, the model's own gradients cancel
-        return log_mean(constant, (0, 1)) + encoders
+        fixed = self._log_p(rerun()) - log_q.detach()  # only the model's parameters have gradients
+        encoder = log_mean(self._log_p(run) - log_q).mean(0) - log_mean(fixed).mean(0)  # value 0; the model's gradients cancel
+        return log_mean(fixed, (0, 1)) + encoder
 
 
 @register("objectives")
 class Renyi(ImportanceWeighted):
     r"""Variational Renyi bound: :math:`\frac{1}{1-\alpha} \log \frac1K \sum_k w^{1-\alpha}` (Li & Turner 2016, eq. 14).
 
-    1 is the ELBO, 0 the importance-weighted bound; in between it lies between the two, and below 0 it exceeds the latter
-    and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound of each example, mini-batches are unbiased, and it
-    can be differentiated as a module.
+    alpha = 1 is the ELBO, 0 the importance-weighted bound; values in between lie between the two; below 0 it exceeds the
+    latter and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound per example, unbiased for mini-batches, and
+    has a ``differentiable_loss``.
 
     Args:
         alpha: the order.
         particles: K.
-        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
+        max_plate_nesting: plate dimensions of the programs; by default inferred from the first run.
 
     >>> import torch, pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Renyi(0.5, 5), epochs=1, progress=False)
@@ -189,13 +187,13 @@ class Renyi(ImportanceWeighted):
         super().__init__(particles, 1, max_plate_nesting)
         self.alpha = alpha
 
-    def _bound(self, run, again):
+    def _bound(self, run, rerun):
         log_w, power = self._log_p(run) - self._log_q(run), 1.0 - self.alpha
         return (log_mean(power * log_w) / power if power else log_w.mean(1)).mean(0)
 
 
 @register("objectives")
-class CIWAE(_Around):
+class CIWAE(_ElboWrapper):
     """A mixture of the ELBO and the importance-weighted bound, ``beta * ELBO + (1 - beta) * IWAE`` (Rainforth et al. 2018).
 
     >>> import torch, pyroae as pa
@@ -204,7 +202,7 @@ class CIWAE(_Around):
     'CIWAE'
     """
 
-    tempers = False
+    has_kl = False
 
     def __init__(self, particles: int = 50, beta: float = 0.05, elbo: ELBO | None = None):
         super().__init__(elbo)
@@ -213,5 +211,5 @@ class CIWAE(_Around):
         self.beta, self.iwae = beta, IWAE(particles)
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        loose, tight = (each.differentiable_loss(model, guide, *args, **kwargs) for each in (self._inner(guide, args, kwargs), self.iwae))
-        return self.beta * loose + (1 - self.beta) * tight
+        elbo, bound = (e.differentiable_loss(model, guide, *args, **kwargs) for e in (self._wrapped(guide, args, kwargs), self.iwae))
+        return self.beta * elbo + (1 - self.beta) * bound

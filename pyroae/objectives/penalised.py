@@ -1,4 +1,4 @@
-"""An ELBO plus a penalty on the code."""
+"""An ELBO plus a penalty on the latents."""
 
 import inspect
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..programs import recorded, sites
+from ..programs import record_traces, sites
 from ..programs.scales import ScaleFactors, common_scale
 from ..programs.terms import data_plate, is_point
 from ..registry import register
-from .base import _Around
+from .base import _ElboWrapper
 from .penalties import Penalty
 
 
 @register("objectives")
-class Penalised(_Around):
-    """An ELBO plus a penalty on the code: ``elbo + sum over the data of penalty(x, z, q)``.
+class Penalised(_ElboWrapper):
+    """An ELBO plus a penalty on the latents: ``elbo + sum over the data of penalty(x, z, q)``.
 
-    The guide runs once; the penalty sees its first latent site, so p(x, z) and every evaluation stay free of it.
+    The guide runs once; the penalty gets its first latent site. p(x, z) and all evaluations exclude the penalty.
 
     Args:
-        penalty: a part such as ``Contractive``, or any function of x, z and q giving nats per example: one for each, or their mean.
-        elbo: the ELBO penalised; by default what ``default_elbo`` gives for the guide.
+        penalty: a part such as ``Contractive``, or a function of x, z and q in nats per example: one value per example, or their mean.
+        elbo: the penalised ELBO; by default ``default_elbo`` of the guide.
 
     >>> import pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Penalised(pa.penalties.L2(0.1)), epochs=1, progress=False)
@@ -35,27 +35,27 @@ class Penalised(_Around):
 
     def __init__(self, penalty: Penalty | Callable[[Tensor, Tensor, Any], Tensor], elbo: ELBO | None = None):
         super().__init__(elbo)
-        if not callable(penalty) or not _takes(penalty, 3 + bool(getattr(penalty, "sees_prior", False))):
+        if not callable(penalty) or not _takes(penalty, 3 + bool(getattr(penalty, "needs_prior", False))):
             raise ValueError(
                 f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
             )
         self.penalty = penalty
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        return self._parts(model, guide, args, kwargs)["loss"]
+        return self._loss_terms(model, guide, args, kwargs)["loss"]
 
-    def _parts(self, model, guide, args, kwargs):
+    def _loss_terms(self, model, guide, args, kwargs):
         inputs, models, guides = [], [], []
-        seen, differentiates = recorded(guide, guides), getattr(self.penalty, "differentiates", False)
+        recording_guide, needs_input_grad = record_traces(guide, guides), getattr(self.penalty, "needs_input_grad", False)
 
-        def watched_guide(x, *args, **kwargs):
-            inputs.append(x.detach().requires_grad_() if differentiates else x)
-            with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
-                return seen(inputs[-1], *args, **kwargs)
+        def guide_with_inputs(x, *args, **kwargs):
+            inputs.append(x.detach().requires_grad_() if needs_input_grad else x)
+            with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
+                return recording_guide(inputs[-1], *args, **kwargs)
 
-        watched = [ScaleFactors()(program) for program in (recorded(model, models), watched_guide)]
-        loss = self._inner(guide, args, kwargs).differentiable_loss(*watched, *args, **kwargs)
-        with torch.set_grad_enabled(differentiates or torch.is_grad_enabled()):
+        pair = [ScaleFactors()(program) for program in (record_traces(model, models), guide_with_inputs)]
+        loss = self._wrapped(guide, args, kwargs).differentiable_loss(*pair, *args, **kwargs)
+        with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
             runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)
         return {"loss": loss + penalty, "penalty": penalty}
@@ -63,9 +63,9 @@ class Penalised(_Around):
     def _penalty(self, x: Tensor, model: poutine.Trace, guide: poutine.Trace) -> Tensor:
         observed, latent = sites(model, observed=True), sites(guide, observed=False)
         plate = data_plate(dict([next(iter(observed.items()))]))
-        latent = {name: site for name, site in latent.items() if plate.holds(site) or not is_point(site)}
+        latent = {name: site for name, site in latent.items() if plate.contains(site) or not is_point(site)}
         name, site = next(iter(latent.items()))
-        prior = (model.nodes[name]["fn"],) if getattr(self.penalty, "sees_prior", False) else ()
+        prior = (model.nodes[name]["fn"],) if getattr(self.penalty, "needs_prior", False) else ()
         penalty = self.penalty(x, site["value"], site["fn"], *prior)
         if not isinstance(penalty, Tensor) or penalty.dim() > 0 and penalty.shape[-1] != len(x):
             got = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__

@@ -1,4 +1,4 @@
-"""Penalties on the code, for ``Penalised``: functions of (x, z, q) in nats per example, averaged over the batch."""
+"""Penalties on the latents, for ``Penalised``: functions of (x, z, q) in nats per example, averaged over the batch."""
 
 import math
 from typing import Any
@@ -19,15 +19,15 @@ def __dir__() -> list[str]:
 
 @register_base("penalties")
 class Penalty(Part):
-    """``penalty(x, z, q)``: x of shape ``(B, *event)``, the code z drawn for it, and the distribution q it came from.
+    """``penalty(x, z, q)``: x of shape ``(B, *event)``, latents z drawn from the posterior q.
 
     >>> import pyroae as pa
     >>> isinstance(pa.penalties.L1(), Penalty)
     True
     """
 
-    differentiates = False  # whether it takes derivatives with respect to x
-    sees_prior = False  # whether it is called as ``penalty(x, z, q, p)``, p the prior of z
+    needs_input_grad = False  # whether it differentiates with respect to x
+    needs_prior = False  # whether it is called as ``penalty(x, z, q, p)`` with the prior p
 
     def __init__(self, weight: float):
         if not weight >= 0.0:
@@ -35,25 +35,25 @@ class Penalty(Part):
         self.weight = weight
 
     def __call__(self, x: Tensor, z: Tensor, q: Any) -> Tensor:
-        """The penalty, its weight included."""
+        """The weighted penalty."""
         raise NotImplementedError(f"{type(self).__name__} must implement __call__(x, z, q)")
 
 
-def code(x: Tensor, q: Any) -> Tensor:
-    """The mean of q as a matrix ``(B, size)``, whatever the particles in front."""
+def latent_mean(x: Tensor, q: Any) -> Tensor:
+    """The mean of q, ``(B, latent_dim)``; of several particles the first."""
     return q.mean.flatten(-len(q.event_shape)).reshape(-1, len(x), q.event_shape.numel())[0]
 
 
-def entries(z: Tensor, q: Any) -> Tensor:
-    """The numbers of each code along the last dimension, ``(..., size)``; a code of one number has one too."""
+def flat_latent(z: Tensor, q: Any) -> Tensor:
+    """z with its event dimensions flattened, ``(..., latent_dim)``."""
     return z.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
 
 
 @register("penalties")
 class L2(Penalty):
-    """Squared length of the code: weight * sum_j z_j^2.
+    """Squared norm of the latents: weight * sum_j z_j^2.
 
-    With a flat prior and a ``Delta`` posterior it is a Normal prior of variance 1 / (2 weight) on the code.
+    With a flat prior and a ``Delta`` posterior it is a Normal prior of variance 1 / (2 weight).
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(L2(0.1))
@@ -65,14 +65,14 @@ class L2(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q):
-        return self.weight * entries(z, q).square().sum(-1).mean()
+        return self.weight * flat_latent(z, q).square().sum(-1).mean()
 
 
 @register("penalties")
 class L1(Penalty):
-    """Absolute size of the code: weight * sum_j |z_j|.
+    """L1 norm of the latents: weight * sum_j |z_j|.
 
-    With a flat prior and a ``Delta`` posterior it is a Laplace prior of scale 1 / weight on the code.
+    With a flat prior and a ``Delta`` posterior it is a Laplace prior of scale 1 / weight.
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(L1(0.1))
@@ -84,21 +84,21 @@ class L1(Penalty):
         super().__init__(weight)
 
     def __call__(self, x, z, q):
-        return self.weight * entries(z, q).abs().sum(-1).mean()
+        return self.weight * flat_latent(z, q).abs().sum(-1).mean()
 
 
 @register("penalties")
 class KLSparsity(Penalty):
-    r"""Distance of the units' mean activations from a target, as a KL.
+    r"""KL of a target activation from the units' mean activations.
 
     :math:`w \sum_j \rho \log\frac{\rho}{\hat\rho_j} + (1 - \rho) \log\frac{1 - \rho}{1 - \hat\rho_j}`.
 
-    :math:`\hat\rho_j` is unit j's mean activation over the batch; the code must lie in (0, 1), as it does under the
-    prior ``Flat(size, support="unit_interval")`` (Ng 2011, lecture notes on sparse autoencoders).
+    :math:`\hat\rho_j` is unit j's mean activation over the batch; latents must lie in (0, 1), as with the prior
+    ``Flat(size, support="unit_interval")`` (Ng 2011, lecture notes on sparse autoencoders).
 
     Args:
         weight: w.
-        target: the mean activation asked for, rho.
+        target: target mean activation, rho.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits")
@@ -114,19 +114,19 @@ class KLSparsity(Penalty):
         self.target = target
 
     def __call__(self, x, z, q):
-        rho, active = self.target, code(x, q).mean(0)
-        return self.weight * (rho * (rho / active).log() + (1 - rho) * ((1 - rho) / (1 - active)).log()).sum()
+        rho, mean = self.target, latent_mean(x, q).mean(0)
+        return self.weight * (rho * (rho / mean).log() + (1 - rho) * ((1 - rho) / (1 - mean)).log()).sum()
 
 
 @register("penalties")
 class Classification(Penalty):
-    r"""Cross-entropy of the known classes, :math:`-w \log q(y|x)`, zero for the other examples (Kingma et al. 2014, eq. 9).
+    r"""Cross-entropy of the known labels, :math:`-w \log q(y|x)`, zero for unlabelled examples (Kingma et al. 2014, eq. 9).
 
-    For a guide whose first site is a category with ``predicted``, q(y|x), and ``labels``, one-hot or 0: ``pa.posteriors.Clusters``
-    under the condition ``PartialLabels``.
+    For a guide whose first site is a categorical with ``predicted``, q(y|x), and ``labels``, one-hot or 0:
+    ``pa.posteriors.Clusters`` under the condition ``PartialLabels``.
 
     Args:
-        weight: w, for each labelled example; in the paper 0.1 times the examples for each labelled one.
+        weight: w, per labelled example; in the paper 0.1 times the number of examples per labelled one.
 
     >>> Classification(weight=2.0).weight
     2.0
@@ -138,7 +138,7 @@ class Classification(Penalty):
     def __call__(self, x, z, q):
         if not hasattr(q, "labels"):
             raise ValueError(
-                "Classification: expected a guide that draws a class which may be known, such as pa.posteriors.Clusters under "
+                "Classification: expected a guide whose first site is a class with labels, such as pa.posteriors.Clusters under "
                 f"pa.conditions.PartialLabels, got {type(q).__name__}"
             )
         return -self.weight * (q.labels * q.predicted.logits).sum(-1)
@@ -148,13 +148,13 @@ class Classification(Penalty):
 class Contractive(Penalty):
     r"""Squared Frobenius norm of the encoder's Jacobian, for any encoder (Rifai et al. 2011, eq. 2).
 
-    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x). The code of an example must depend on that example
-    alone: no batch normalisation in training mode.
+    :math:`w \|\partial h(x) / \partial x\|_F^2`, h the mean of q(z|x), which must depend on its own example only: no
+    batch normalisation in training mode.
 
     Args:
         weight: w.
-        probes: ``None`` for the exact Jacobian, a backward pass for each code unit; or how many random probes
-            estimate its norm without bias (Hutchinson), each one backward pass.
+        probes: ``None`` for the exact Jacobian, one backward pass per latent dimension; or the number of random probes
+            of an unbiased estimate (Hutchinson), one backward pass each.
 
     >>> import pyroae as pa
     >>> elbo = pa.objectives.Penalised(Contractive(0.1))
@@ -162,7 +162,7 @@ class Contractive(Penalty):
     'Penalised'
     """
 
-    differentiates = True
+    needs_input_grad = True
 
     def __init__(self, weight: float = 0.1, probes: int | None = None):
         super().__init__(weight)
@@ -171,7 +171,7 @@ class Contractive(Penalty):
         self.probes = probes
 
     def __call__(self, x, z, q):
-        h = code(x, q)  # (B, J)
+        h = latent_mean(x, q)  # (B, J)
         if self.probes is None:
             directions = torch.eye(h.shape[1], dtype=h.dtype, device=h.device).unsqueeze(1).expand(-1, *h.shape)
         else:
@@ -184,11 +184,11 @@ class Contractive(Penalty):
 class SigmoidContractive(Penalty):
     r"""``Contractive`` in closed form, for an encoder of one sigmoid layer: :math:`w \sum_j (h_j (1 - h_j))^2 \|W_j\|^2`.
 
-    h is the mean of q(z|x), as under the prior ``Flat(size, support="unit_interval")`` with a ``Delta`` posterior (Rifai
-    et al. 2011, eq. 5). No derivatives are taken, so it costs next to nothing.
+    h is the mean of q(z|x), with the prior ``Flat(size, support="unit_interval")`` and a ``Delta`` posterior (Rifai et al.
+    2011, eq. 5). It needs no derivatives.
 
     Args:
-        layer: the encoder's linear layer, the one that is trained; so give this penalty to ``fit``, not to an Autoencoder.
+        layer: the encoder's linear layer that is trained; so pass this penalty to ``fit``, not to an Autoencoder.
         weight: w.
 
     >>> SigmoidContractive(nn.Linear(16, 3), weight=0.1).weight
@@ -202,23 +202,23 @@ class SigmoidContractive(Penalty):
         self.layer = layer
 
     def __call__(self, x, z, q):
-        h = code(x, q)
+        h = latent_mean(x, q)
         if h.shape[1] != self.layer.out_features:
-            raise ValueError(f"SigmoidContractive: the layer has {self.layer.out_features} units but the code has {h.shape[1]}")
+            raise ValueError(f"SigmoidContractive: the layer has {self.layer.out_features} units but latent_dim is {h.shape[1]}")
         return self.weight * ((h * (1 - h)).square() @ self.layer.weight.square().sum(1)).mean()
 
 
 @register("penalties")
 class TotalCorrelation(Penalty):
-    r"""Dependence between the units of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
+    r"""Total correlation of the aggregate posterior: :math:`w\, KL(q(z) \,\|\, \prod_j q(z_j))`.
 
     Around an ELBO with a weight of :math:`\beta - 1` this is beta-TCVAE (Chen et al. 2018, eq. 4). q(z), the mean of
-    q(z|x) over the data set, is estimated from the batch: an example's own posterior counts 1 / num_data, the others' share the
-    rest (stratified sampling, appendix C.2, with equal weights). The densities are unbiased, their logarithms are not,
-    the less so the larger the batch; exact where the batch is the data set. It takes B^2 densities of z.
+    q(z|x) over the data set, is estimated from the batch: an example's own posterior has weight 1 / num_data, the others
+    share the rest (stratified sampling, appendix C.2, with equal weights). The densities are unbiased, their logarithms
+    are biased, less so for larger batches; exact if the batch is the data set. Cost: B^2 densities of z.
 
     Args:
-        num_data: the number of examples in the training set.
+        num_data: number of examples in the training set.
         weight: w.
 
     >>> import pyroae as pa
@@ -235,17 +235,17 @@ class TotalCorrelation(Penalty):
     def __call__(self, x, z, q):
         if not factorises(q):
             raise ValueError(
-                f"TotalCorrelation: expected a posterior that is a product over the units, such as a Normal, got {type(q).__name__}"
+                f"TotalCorrelation: expected a posterior that is a product over dimensions, such as a Normal, got {type(q).__name__}"
             )
         event_dim = len(q.event_shape)
-        each = z.movedim(-1 - event_dim, 0).unsqueeze(-1 - event_dim)  # (B, particles..., 1, *event)
-        log_q = q.base_dist.log_prob(each).flatten(-event_dim)  # (B, particles..., B, units): of every draw under every posterior
-        shares = self._shares(len(x), z).reshape(len(x), *[1] * (log_q.dim() - 3), len(x))
-        together, apart = (log_q.sum(-1) + shares).logsumexp(-1), (log_q + shares.unsqueeze(-1)).logsumexp(-2).sum(-1)
-        return self.weight * (together - apart).mean()
+        draws = z.movedim(-1 - event_dim, 0).unsqueeze(-1 - event_dim)  # (B, particles..., 1, *event)
+        log_q = q.base_dist.log_prob(draws).flatten(-event_dim)  # (B, particles..., B, J): every draw under every posterior
+        log_weights = self._log_weights(len(x), z).reshape(len(x), *[1] * (log_q.dim() - 3), len(x))
+        joint, product = (log_q.sum(-1) + log_weights).logsumexp(-1), (log_q + log_weights.unsqueeze(-1)).logsumexp(-2).sum(-1)
+        return self.weight * (joint - product).mean()
 
-    def _shares(self, n: int, like: Tensor) -> Tensor:
-        """log of how much each posterior counts at each draw, ``(draws, posteriors)``."""
+    def _log_weights(self, n: int, like: Tensor) -> Tensor:
+        """Log-weight of each posterior at each draw, ``(draws, posteriors)``."""
         if n > self.num_data:
             raise ValueError(f"TotalCorrelation: expected num_data as the size of the training set, got {self.num_data} and a batch of {n}")
         if n == 1:
@@ -256,12 +256,12 @@ class TotalCorrelation(Penalty):
 
 @register("penalties")
 class MMD(Penalty):
-    r"""Distance of the aggregate posterior from the prior: :math:`w\, MMD^2(q(z), p(z))`.
+    r"""Maximum mean discrepancy between aggregate posterior and prior: :math:`w\, MMD^2(q(z), p(z))`.
 
     Around ``Tempered(0)`` this is the Wasserstein autoencoder (Tolstikhin et al. 2018, algorithm 2), around ``Tempered(b)``
-    InfoVAE (Zhao et al. 2019, eq. 6). :math:`MMD^2` is estimated without bias from the batch's codes and as many draws
+    InfoVAE (Zhao et al. 2019, eq. 6). :math:`MMD^2` is estimated without bias from the batch's latents and as many draws
     from the prior, with the kernel :math:`\sum_s sC / (sC + |z - z'|^2)`, s from .1 to 10 and C the mean squared distance
-    of two draws from the prior. It is no number of nats: w says how many a unit of it is worth.
+    of two draws from the prior. :math:`MMD^2` has no unit: w converts it to nats.
 
     Args:
         weight: w.
@@ -272,26 +272,27 @@ class MMD(Penalty):
     'Penalised'
     """
 
-    sees_prior = True
+    needs_prior = True
 
     def __init__(self, weight: float = 10.0):
         super().__init__(weight)
 
     def __call__(self, x, z, q, p):
-        codes = entries(z, q).flatten(0, -2)
-        draws = _drawn(p).expand_as(z).reshape(codes.shape)
-        if len(codes) < 2:
-            return 0.0 * codes.sum()
+        latents = flat_latent(z, q).flatten(0, -2)
+        draws = _sample(p).expand_as(z).reshape(latents.shape)
+        if len(latents) < 2:
+            return 0.0 * latents.sum()
         width = _mean_of_pairs(_squared_distances(draws, draws)).detach()
-        within = sum(_mean_of_pairs(_kernel(_squared_distances(each, each), width)) for each in (codes, draws))
-        return self.weight * (within - 2 * _kernel(_squared_distances(codes, draws), width).mean())
+        within = sum(_mean_of_pairs(_kernel(_squared_distances(a, a), width)) for a in (latents, draws))
+        return self.weight * (within - 2 * _kernel(_squared_distances(latents, draws), width).mean())
 
 
-def _drawn(p: Any) -> Tensor:
+def _sample(p: Any) -> Tensor:
+
     try:
         return p.rsample() if p.has_rsample else p.sample()
     except NotImplementedError as error:
-        raise ValueError(f"MMD: there is nothing to draw from the prior, a {type(p).__name__}; use one such as pa.priors.Normal") from error
+        raise ValueError(f"MMD: the prior, a {type(p).__name__}, cannot be sampled; use one such as pa.priors.Normal") from error
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -299,7 +300,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean_of_pairs(k: Tensor) -> Tensor:
-    """The mean of a square matrix without its diagonal."""
+    """Mean of the off-diagonal flat_latent of a square matrix."""
     return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
 
 

@@ -1,4 +1,4 @@
-"""Numbers that change while training: a schedule is any function of the training steps so far, ``step -> value``."""
+"""Schedules: functions of the number of training steps, ``step -> value``."""
 
 from collections.abc import Callable
 
@@ -24,13 +24,13 @@ class Schedule(Part):
     """
 
     def __call__(self, step: int) -> float:
-        """The value, a plain number."""
+        """The value as a Python number."""
         raise NotImplementedError
 
 
 @register("schedules")
 class Linear(Schedule):
-    """From ``start`` to ``end`` in ``steps`` training steps, and ``end`` from then on: a warm-up (Bowman et al. 2016).
+    """Linear from ``start`` to ``end`` in ``steps`` training steps, then constant: a warm-up (Bowman et al. 2016).
 
     >>> [Linear(4)(step) for step in (0, 1, 4, 9)]
     [0.0, 0.25, 1.0, 1.0]
@@ -46,7 +46,7 @@ class Linear(Schedule):
 
 @register("schedules")
 class Cyclical(Schedule):
-    """``Linear`` over the first ``rise`` of each ``period`` of training steps, then ``end`` until the next (Fu et al. 2019, eq. 6).
+    """``Linear`` over the first ``rise`` of each ``period`` of training steps, then constant (Fu et al. 2019, eq. 6).
 
     >>> [Cyclical(8)(step) for step in (0, 2, 4, 7, 8, 10)]
     [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
@@ -55,7 +55,7 @@ class Cyclical(Schedule):
     def __init__(self, period: int, rise: float = 0.5, start: float = 0.0, end: float = 1.0):
         whole_number("Cyclical", period=period)
         if not 0.0 < rise <= 1.0:
-            raise ValueError(f"Cyclical: expected rise as a share of the period, above 0 and at most 1, got {rise!r}")
+            raise ValueError(f"Cyclical: expected rise as a fraction of the period, above 0 and at most 1, got {rise!r}")
         self.period, self.rise, self.start, self.end = period, rise, start, end
 
     def __call__(self, step):
@@ -63,14 +63,14 @@ class Cyclical(Schedule):
 
 
 class Scheduled:
-    """A number with its schedule, as a tensor whose content changes in place: a graph that was traced with it reads today's value.
+    """A value with a schedule, stored in a tensor that is updated in place, so that a traced graph reads the current value.
 
     Args:
-        owner: who speaks in messages, such as ``"Tempered: expected beta"``.
-        value: a number of at least 0, or a schedule of such.
+        owner: beginning of error messages, such as ``"Tempered: expected beta"``.
+        value: a number of at least 0, or a schedule of such numbers.
     """
 
-    read_by_programs = ("tensor",)  # a graph watches nothing else of it
+    read_by_programs = ("tensor",)  # the only attribute that a graph watches
 
     def __init__(self, owner: str, value: float | Callable[[int], float]):
         self.owner, self.step = owner, 0
@@ -78,22 +78,22 @@ class Scheduled:
         self.set(value)
 
     def set(self, value: float | Callable[[int], float] | torch.Tensor):
-        """Take another number or schedule from now on."""
+        """Set a number or schedule."""
         self.schedule = value if callable(value) else None
         self._fill(value(self.step) if callable(value) else value)
 
     def advance(self, steps: int = 1):
-        """Go on by so many training steps. The value is computed on the host and sent, so nothing waits for the device."""
+        """Advance by a number of training steps. The value is computed on the host, without synchronization."""
         self.step += steps
         if self.schedule is not None:
             self._fill(self.schedule(self.step))
 
     def to(self, device: torch.device):
-        """Keep the tensor on that device."""
+        """Move the tensor to a device."""
         self.tensor = self.tensor.to(device)
 
     def values(self) -> list[float]:
-        """Today's value; waits for the device."""
+        """The current value; synchronizes with the device."""
         return [self.tensor.item()]
 
     def state_dict(self) -> dict:
@@ -101,7 +101,7 @@ class Scheduled:
         return {"step": self.step, "value": self.tensor}
 
     def load_state_dict(self, state: dict):
-        """Go on where that was."""
+        """Restore ``state_dict``."""
         self.step = state["step"]
         self.tensor.copy_(state["value"])
 

@@ -1,4 +1,4 @@
-"""The ELBO with its KL weighed, floored or steered."""
+"""ELBOs with a weighted, floored or targeted KL."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from ..checks import whole_number
 from ..registry import register
-from .base import _Around, _PerExample
+from .base import _ElboWrapper, _PerExample
 from .schedules import Schedule, Scheduled
 
 
 @register("objectives")
-class Tempered(_Around):
+class Tempered(_ElboWrapper):
     """The ELBO with its KL times ``beta``: beta-VAE (Higgins et al. 2017), or with a schedule a warm-up or cyclical annealing.
 
     Args:
-        beta: weight of the KL: a number, or a function of the training steps so far, such as ``pa.schedules.Linear(1000)``.
-            The attribute is a tensor; setting it to another number or schedule changes it in place at any time.
-        elbo: the ELBO tempered; by default what ``default_elbo`` gives for the guide.
+        beta: KL weight: a number, or a function of the number of training steps, such as ``pa.schedules.Linear(1000)``.
+            The attribute is a tensor; assigning a number or schedule updates it in place.
+        elbo: the tempered ELBO; by default ``default_elbo`` of the guide.
 
     >>> import pyroae as pa
     >>> warm_up = Tempered(pa.schedules.Linear(10))
@@ -32,13 +32,13 @@ class Tempered(_Around):
 
     def __init__(self, beta: float | Schedule | Callable[[int], float] = 4.0, elbo: ELBO | None = None):
         super().__init__(elbo)
-        if not self.tempers:
+        if not self.has_kl:
             raise ValueError(f"Tempered: expected an ELBO with a KL to weigh, such as Trace_ELBO(), got {elbo}")
         self._beta = Scheduled("Tempered: expected beta", beta)
 
     @property
     def beta(self) -> Tensor:
-        """The weight of the KL now."""
+        """The current KL weight."""
         return self._beta.tensor
 
     @beta.setter
@@ -47,13 +47,13 @@ class Tempered(_Around):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         scaled = [_ScaleLatents(self.beta)(program) for program in (model, guide)]
-        return self._inner(guide, args, kwargs).differentiable_loss(*scaled, *args, **kwargs)
+        return self._wrapped(guide, args, kwargs).differentiable_loss(*scaled, *args, **kwargs)
 
 
 class _ScaleLatents(Messenger):
-    """Multiplies the scale of latent sites, but for weights with a prior: there is no code in them.
+    """Multiplies the scale of latent sites, except weights with a prior.
 
-    Model and guide both: Trace_ELBO reads the two, TraceMeanField_ELBO the guide's alone.
+    In model and guide: Trace_ELBO reads both, TraceMeanField_ELBO only the guide's.
     """
 
     def __init__(self, beta: Tensor):
@@ -66,10 +66,10 @@ class _ScaleLatents(Messenger):
             msg["scale"] = msg["scale"] * self.beta
 
 
-class _Steered(_PerExample):
-    """An ELBO whose KL is put through a function: a subclass writes ``_cost``. Every site in one plate over the examples.
+class _TransformedKL(_PerExample):
+    """An ELBO with a function of the KL; subclasses define ``_cost``. All sites are in one plate over the examples.
 
-    The KL is in closed form for a guide with one latent site where Pyro knows one, otherwise from the draws.
+    KL in closed form for a guide with one latent site if Pyro has one, otherwise from the draws.
     """
 
     def __init__(self, particles: int = 1, max_plate_nesting: int | None = None):
@@ -79,24 +79,24 @@ class _Steered(_PerExample):
     def differentiable_loss(self, model, guide, *args, **kwargs):
         run = self._run(model, guide, args, kwargs)
         rows = run.scale.sum()
-        return rows * self._cost(run.units() / rows) - run.reconstruction - run.log_weights_prior
+        return rows * self._cost(run.kl_per_unit() / rows) - run.reconstruction - run.log_weights_prior
 
     def _cost(self, kl: Tensor) -> Tensor:
-        """What takes the place of the KL, nats per example, from the batch's mean KL of each unit, ``(units,)``."""
+        """Replacement of the KL, nats per example, from the batch's mean KL of each unit, ``(units,)``."""
         raise NotImplementedError
 
 
 @register("objectives")
-class FreeBits(_Steered):
+class FreeBits(_TransformedKL):
     r"""Free bits: :math:`E \log p(x|z) - \sum_j \max(\lambda, \bar{KL}_j)` (Kingma et al. 2016, eq. 15).
 
-    :math:`\bar{KL}_j` is the mean KL of unit j over the batch. A unit that carries less than :math:`\lambda` nats is not
-    pressed to carry less still. Where prior or posterior is not a product over the units, a whole latent site is one.
+    :math:`\bar{KL}_j` is the mean KL of unit j over the batch; units below :math:`\lambda` nats have no KL gradient. If
+    prior or posterior is not a product over latent dimensions, a unit is a latent site.
 
     Args:
-        nats: lambda, nats for each unit.
-        particles: draws for each example.
-        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
+        nats: lambda, nats per unit.
+        particles: draws per example.
+        max_plate_nesting: plate dimensions of the programs; by default inferred from the first run.
 
     >>> import torch, pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=FreeBits(0.5), epochs=1, progress=False)
@@ -115,16 +115,16 @@ class FreeBits(_Steered):
 
 
 @register("objectives")
-class Capacity(_Steered):
+class Capacity(_TransformedKL):
     r"""Capacity annealing: :math:`E \log p(x|z) - \gamma |\bar{KL} - C|`, C rising (Burgess et al. 2018, eq. 8).
 
-    :math:`\bar{KL}` is the batch's mean, so that the code is held to C nats per example, and learns its units one by one.
+    :math:`\bar{KL}` is the batch's mean: the latents are kept at C nats per example and learn one unit after another.
 
     Args:
-        capacity: C in nats: a number, or a function of the training steps so far, such as ``pa.schedules.Linear(10000, end=25.0)``.
+        capacity: C in nats: a number, or a function of the number of training steps, such as ``pa.schedules.Linear(10000, end=25.0)``.
         weight: gamma.
-        particles: draws for each example.
-        max_plate_nesting: how many dimensions the programs' plates take; by default as they do in the first run.
+        particles: draws per example.
+        max_plate_nesting: plate dimensions of the programs; by default inferred from the first run.
 
     >>> import torch, pyroae as pa
     >>> history = pa.fit(vae, torch.rand(64, 16).round(), elbo=Capacity(2.0), epochs=1, progress=False)
@@ -146,7 +146,7 @@ class Capacity(_Steered):
 
     @property
     def capacity(self) -> Tensor:
-        """C now."""
+        """The current C."""
         return self._capacity.tensor
 
     @capacity.setter

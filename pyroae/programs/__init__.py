@@ -1,21 +1,32 @@
-"""What a (model, guide) pair is: its parts and evaluation mode, the terms of its traces, its random numbers."""
+"""(model, guide) pairs: modules and evaluation mode, per-example terms of traces, random numbers."""
 
-from .pairs import Program, device_of, eval_mode, keeping_frozen, leaving_no_names, modules, named_tensors, pair, parameters, validates
+from .pairs import (
+    Program,
+    device_of,
+    eval_mode,
+    modules,
+    named_tensors,
+    pair,
+    parameters,
+    remove_new_param_names,
+    restore_requires_grad,
+    validates,
+)
 from .randomness import random_state, reseed, seeded, set_random_state
-from .terms import recorded, sites, traces
+from .terms import record_traces, sites, traces
 
 __all__ = [
     "Program",
     "device_of",
     "eval_mode",
-    "keeping_frozen",
-    "leaving_no_names",
+    "restore_requires_grad",
+    "remove_new_param_names",
     "modules",
     "named_tensors",
     "pair",
     "parameters",
     "random_state",
-    "recorded",
+    "record_traces",
     "reseed",
     "seeded",
     "set_random_state",

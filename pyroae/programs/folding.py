@@ -1,4 +1,4 @@
-"""Distributions and values of many particles, from those of a batch in which every example comes many times, or of many runs."""
+"""Distributions and values over particles, from batches that repeat every example or from several runs."""
 
 import copy
 from collections.abc import Callable
@@ -12,29 +12,29 @@ from torch.distributions import Distribution, Independent
 
 
 def padded(value: Tensor, dims: int) -> Tensor:
-    """A tensor with dimensions of size 1 on the left, so that it has ``dims``."""
+    """Add dimensions of size 1 on the left, up to ``dims`` dimensions."""
     return value.reshape((1,) * (dims - value.dim()) + value.shape)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """From shapes ``(*plates, *event)``, with ``k * n`` rows at ``dim`` of the plates, to ``(k, *plates, *event)`` with ``n``, and back."""
+    """Map between shapes ``(*plates, *event)`` with ``k * n`` rows at plate ``dim`` and ``(k, *plates, *event)`` with ``n`` rows."""
 
     k: int
     n: int
     dim: int
-    nesting: int  # dimensions of plates, of any site
-    batch_dim: int  # of this site
+    nesting: int  # number of plate dimensions, maximum over sites
+    batch_dim: int  # number of batch dimensions of this site
 
     def shape(self, batch_shape: torch.Size) -> torch.Size:
-        """The batch shape unfolded."""
+        """The unfolded batch shape."""
         plates = [1] * (self.nesting - len(batch_shape)) + list(batch_shape)
         repeated = plates[self.dim] == self.k * self.n
         plates[self.dim] = self.n if repeated else plates[self.dim]
         return torch.Size([self.k if repeated else 1, *plates])
 
     def unfold(self, value: Tensor, event_dim: int) -> Tensor:
-        """A value unfolded; what is the same for all rows is so for all particles."""
+        """An unfolded value; a value shared by all rows is shared by all particles."""
         value, at = padded(value, self.nesting + event_dim), self.nesting + self.dim
         if value.shape[at] != self.k * self.n:
             return value[None]
@@ -50,13 +50,13 @@ class Fold:
 
 
 class Unfolded(TorchDistribution):
-    """A distribution over ``k * n`` rows as one over ``k`` particles of ``n`` rows."""
+    """View a distribution over ``k * n`` rows as ``k`` particles of ``n`` rows."""
 
     arg_constraints: dict[str, Any] = {}
 
     def __init__(self, base: TorchDistribution, fold: Fold):
         self.base, self.folding = base, fold
-        self.drawn: tuple[Tensor | None, Tensor | None] = (None, None)  # the last draw, and the same folded
+        self.drawn: tuple[Tensor | None, Tensor | None] = (None, None)  # the last draw, unfolded and folded
         super().__init__(fold.shape(base.batch_shape), base.event_shape, validate_args=False)
 
     has_rsample = property(lambda self: self.base.has_rsample)
@@ -65,7 +65,7 @@ class Unfolded(TorchDistribution):
     variance = property(lambda self: self.folding.unfold(self.base.variance, self.event_dim))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """A draw with gradients."""
+        """Reparameterised draw."""
         return self._draw(self.base.rsample, sample_shape)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -73,20 +73,20 @@ class Unfolded(TorchDistribution):
         return self._draw(self.base.sample, sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density, ``(k, *plates)``; the transforms of a flow remember what they drew."""
+        """Log-density, ``(k, *plates)``; passes on the last draw as drawn, because flows cache its inverse."""
         folded = self.drawn[1] if value is self.drawn[0] else self.folding.fold(value, self.event_dim)
         return self.folding.unfold(self.base.log_prob(folded), 0)
 
     def _draw(self, draw, sample_shape: torch.Size) -> Tensor:
         if len(sample_shape):
-            raise NotImplementedError("particles that are rows are drawn once for each")
+            raise NotImplementedError("Unfolded: expected an empty sample_shape")
         folded = draw()
         self.drawn = self.folding.unfold(folded, self.event_dim), folded
         return self.drawn[0]
 
 
 class Stacked(TorchDistribution):
-    """The distributions of one site in ``k`` runs as one over ``k`` particles."""
+    """The distributions of one site in ``k`` runs, stacked over ``k`` particles."""
 
     arg_constraints: dict[str, Any] = {}
 
@@ -103,19 +103,19 @@ class Stacked(TorchDistribution):
     variance = property(lambda self: self._stack([fn.variance for fn in self.runs], self.event_dim))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """A draw of each run with gradients."""
+        """One reparameterised draw per run."""
         return self._stack([fn.rsample(sample_shape) for fn in self.runs], self.event_dim)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """A draw of each run."""
+        """One draw per run."""
         return self._stack([fn.sample(sample_shape) for fn in self.runs], self.event_dim)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density, ``(k, *plates)``; the transforms of a flow remember what they drew."""
-        values = self.drawn[1] if value is self.drawn[0] else self._apart(value)
+        """Log-density, ``(k, *plates)``; passes on the last draw as drawn, because flows cache its inverse."""
+        values = self.drawn[1] if value is self.drawn[0] else self._unstack(value)
         return self._stack([fn.log_prob(value) for fn, value in zip(self.runs, values)], 0)
 
-    def _apart(self, value: Tensor) -> list[Tensor]:
+    def _unstack(self, value: Tensor) -> list[Tensor]:
         value = padded(value, self.nesting + 1 + self.event_dim)
         value = value.expand(len(self.runs), *value.shape[1:])
         return [one.reshape(one.shape[self.nesting - len(fn.batch_shape) :]) for one, fn in zip(value, self.runs)]
@@ -125,22 +125,22 @@ class Stacked(TorchDistribution):
 
 
 def unfolded(fn: TorchDistribution, fold: Fold) -> TorchDistribution:
-    """A distribution unfolded: of the same family where its parameters have one number for each row, otherwise wrapped."""
+    """An unfolded distribution: of the same family if each parameter is a scalar per row, otherwise wrapped."""
     if isinstance(fn, Independent):
-        more = fn.reinterpreted_batch_ndims
-        inside = replace(fold, dim=fold.dim - more, nesting=fold.nesting + more, batch_dim=fold.batch_dim + more)
-        base = unfolded(fn.base_dist, inside)
-        return Unfolded(fn, fold) if isinstance(base, Unfolded) else base.to_event(more)
+        ndims = fn.reinterpreted_batch_ndims
+        inner = replace(fold, dim=fold.dim - ndims, nesting=fold.nesting + ndims, batch_dim=fold.batch_dim + ndims)
+        base = unfolded(fn.base_dist, inner)
+        return Unfolded(fn, fold) if isinstance(base, Unfolded) else base.to_event(ndims)
     return _same_family([fn], lambda values: fold.unfold(values[0], 0)) or Unfolded(fn, fold)
 
 
 def stacked(runs: list[TorchDistribution], drawn: list[Tensor], nesting: int) -> tuple[TorchDistribution, Tensor]:
-    """The distributions of one site in several runs as one over particles, of the same family or wrapped, and their draws."""
+    """Distributions and draws of one site in several runs, stacked over particles; same family if possible, otherwise wrapped."""
     if all(isinstance(fn, Independent) for fn in runs):
-        more = runs[0].reinterpreted_batch_ndims
-        base, value = stacked([fn.base_dist for fn in runs], drawn, nesting + more)
+        ndims = runs[0].reinterpreted_batch_ndims
+        base, value = stacked([fn.base_dist for fn in runs], drawn, nesting + ndims)
         if not isinstance(base, Stacked):
-            return base.to_event(more), value
+            return base.to_event(ndims), value
     else:
         base = _same_family(runs, lambda values: torch.stack([padded(value, nesting) for value in values]))
         if base is not None:
@@ -150,17 +150,17 @@ def stacked(runs: list[TorchDistribution], drawn: list[Tensor], nesting: int) ->
 
 
 def _same_family(fns: list[TorchDistribution], join: Callable[[list[Tensor]], Tensor]) -> TorchDistribution | None:
-    """A distribution of the same family as all of ``fns``, its parameters joined; ``None`` where they are not one number for each row."""
+    """Distribution of the same family as ``fns`` with joined parameters; ``None`` unless each parameter is a scalar per row."""
     first = fns[0]
     names = [name for name, value in vars(first).items() if isinstance(value, (Tensor, Distribution))]
-    known = type(first).__module__.startswith(("torch.distributions", "pyro.distributions"))
-    if first.event_shape or not known or not names or not set(names) <= set(first.arg_constraints):
+    is_library = type(first).__module__.startswith(("torch.distributions", "pyro.distributions"))
+    if first.event_shape or not is_library or not names or not set(names) <= set(first.arg_constraints):
         return None
-    held = {name: [vars(fn).get(name) for fn in fns] for name in names}
+    params = {name: [vars(fn).get(name) for fn in fns] for name in names}
     if any(type(fn) is not type(first) for fn in fns):
         return None
-    if any(not isinstance(value, Tensor) or value.shape != first.batch_shape for values in held.values() for value in values):
+    if any(not isinstance(value, Tensor) or value.shape != first.batch_shape for values in params.values() for value in values):
         return None
-    new, joined = copy.copy(first), {name: join(values) for name, values in held.items()}
+    new, joined = copy.copy(first), {name: join(values) for name, values in params.items()}
     new.__dict__.update(joined, _batch_shape=next(iter(joined.values())).shape)
     return new

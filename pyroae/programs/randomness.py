@@ -1,4 +1,4 @@
-"""Random numbers of programs: seeds that leave the caller's generators alone, and states that can be saved and restored."""
+"""Random numbers of programs: seeding without side effects; saving and restoring random states."""
 
 import contextlib
 import random
@@ -11,11 +11,11 @@ import torch
 
 @contextlib.contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Random numbers from ``seed`` inside (torch's, NumPy's and Python's), the caller's own untouched; with ``None`` the caller's go on."""
+    """Seed torch, NumPy and Python inside and restore the caller's random state on exit; no effect for ``None``."""
     if seed is None:
         yield
         return
-    others = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(_gpus(device)):
         reseed(seed, device)
         random.seed(seed)
@@ -23,12 +23,12 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(others[0])
-            np.random.set_state(others[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def reseed(seed: int, device: torch.device):
-    """Torch's random numbers from ``seed``, on the CPU and where programs on ``device`` draw; other devices go on."""
+    """Seed torch on the CPU and on the GPU of ``device``; other devices are unchanged."""
     torch.default_generator.manual_seed(seed)
     for gpu in _gpus(device):
         with torch.cuda.device(gpu):
@@ -36,14 +36,14 @@ def reseed(seed: int, device: torch.device):
 
 
 def _gpus(device: torch.device) -> list[torch.device]:
-    """That GPU; where programs do not say, the one in use if there is one."""
+    """The GPU of ``device``; for CPU programs the current GPU, if CUDA is in use."""
     if device.type == "cuda":
         return [device]
     return [torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_initialized() else []
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Where all the random numbers that a program can draw are: torch's, on the device too, Python's and NumPy's."""
+    """Random states of torch (CPU and ``device``), Python and NumPy."""
     kind, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -54,7 +54,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device):
-    """Go on drawing where ``random_state`` was."""
+    """Restore the states of ``random_state``."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["device"] is not None:
         torch.cuda.set_rng_state(state["device"], device)

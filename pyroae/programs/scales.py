@@ -1,4 +1,4 @@
-"""By what factors ``poutine.scale`` multiplies the sites of a program."""
+"""Scale factors that ``poutine.scale`` applies to sites."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,10 +12,10 @@ Number = float | Tensor
 
 
 class ScaleFactors(Messenger):
-    """Inside, the trace of every site says by what factors ``poutine.scale`` multiplied it: ``site["scale_factors"]``.
+    """Record the factors of ``poutine.scale`` in every site, as ``site["scale_factors"]``.
 
     Args:
-        start: how many handlers, of those entered before, do not count.
+        start: number of outer handlers to ignore.
     """
 
     def __init__(self, start: int = 0):
@@ -27,27 +27,27 @@ class ScaleFactors(Messenger):
         msg["scale_factors"] = factors + msg.get("scale_factors", [])
 
 
-def common_scale(found: Iterable[dict], dim: int) -> Number:
-    """The product of those factors of ``poutine.scale`` that all sites share, as when the whole programs are scaled.
+def common_scale(sites: Iterable[dict], dim: int) -> Number:
+    """Product of the ``poutine.scale`` factors that all sites share, as when the whole programs are scaled.
 
-    Each is one number, or one for each example: these are at ``dim`` of the plates.
+    A factor is a scalar, or has one entry per example at plate ``dim``.
     """
-    first, *rest = [list(site.get("scale_factors", ())) for site in found]
+    first, *rest = [list(site.get("scale_factors", ())) for site in sites]
     shared: Number = 1.0
     for factor in first:
-        where = [next((i for i, other in enumerate(others) if same_factor(factor, other)), None) for others in rest]
-        if None not in where and _one_per_example(factor, dim):
+        indices = [next((i for i, other in enumerate(others) if same_factor(factor, other)), None) for others in rest]
+        if None not in indices and _is_per_example(factor, dim):
             shared = shared * factor
-            for others, i in zip(rest, where):
+            for others, i in zip(rest, indices):
                 del others[i]
     return shared
 
 
 def same_factor(a: Number, b: Number) -> bool:
-    """Whether two factors are one: equal numbers, or one tensor."""
+    """Whether two factors are the same tensor, or equal numbers."""
     return a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b
 
 
-def _one_per_example(factor: Number, dim: int) -> bool:
-    """Whether a factor is one number, or one for each example."""
+def _is_per_example(factor: Number, dim: int) -> bool:
+    """Whether a factor is a scalar or has one entry per example."""
     return not isinstance(factor, Tensor) or factor.numel() in (1, factor.shape[dim] if factor.dim() >= -dim else 1)

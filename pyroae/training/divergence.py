@@ -1,4 +1,4 @@
-"""Find the first number that is not finite, and what to do about it."""
+"""Find the first value that is not finite, and suggest a remedy."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ from .. import programs
 from ..programs import Program
 from . import distributed
 from .batches import Args
-from .checkpoints import copied
+from .checkpoints import copy_tensors
 
 if TYPE_CHECKING:
     from .loop import Training
 
-_LARGE = 30.0  # absolute value of inputs for which weights of the usual size are too large
-_ROWS = 10_000  # examples that are inspected
+_LARGE = 30.0  # absolute value of inputs that is too large for weights at initialization
+_ROWS = 10_000  # examples to inspect
 
 
 class Diverged(Exception):
@@ -25,30 +25,30 @@ class Diverged(Exception):
 
 
 def finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all numbers are finite; waits for the device."""
+    """Whether all entries are finite; synchronizes with the device."""
     checks = [tensor.isfinite().all() for tensor in tensors if tensor is not None]
     return not checks or bool(torch.stack(checks).all())
 
 
 @torch.no_grad()
 def first_bad_site(model: Program, guide: Program, args: tuple) -> str | None:
-    """Describe the first site, of the guide and then of the model, with a draw or a log-density that is not finite."""
+    """Describe the first site, in the guide and then in the model, with a value or a log-density that is not finite."""
     with poutine.block():
         model_trace, guide_trace = programs.traces(model, guide, *args)
     drawn = {("guide", name): site for name, site in programs.sites(guide_trace, observed=False).items()}
     scored = {("model", name): site for observed in (False, True) for name, site in programs.sites(model_trace, observed).items()}
     for (owner, name), site in (drawn | scored).items():
         if not finite([site["value"]]):
-            return f"the {owner}'s site {name!r} is {_bad(site['value'])}"
+            return f"the {owner}'s site {name!r} is {_describe(site['value'])}"
         density = site["fn"].log_prob(site["value"])
         if not finite([density]):
-            return f"the {owner}'s log-density of the site {name!r} is {_bad(density)}"
+            return f"the {owner}'s log-density of the site {name!r} is {_describe(density)}"
     return None
 
 
 def first_bad_step(training: "Training", until: int) -> str | None:
-    """Describe the first bad step by repeating the steps since the kept state one by one; ``None`` if all of them are finite now."""
-    training.load(training.kept)
+    """Describe the first bad step by repeating all steps since the last copy of the state; ``None`` if all of them are finite."""
+    training.load(training.saver.last)
     try:
         while training.step <= until and not training.finished():
             for batch in training.train:
@@ -60,13 +60,13 @@ def first_bad_step(training: "Training", until: int) -> str | None:
 
 
 def _checked_step(training: "Training", batch: Args):
-    """Take a step and check every quantity in it. The program's own errors are not caught.
+    """Take a step and check all of its results. Errors of the program are not caught.
 
     Raises:
         Diverged: the loss, a gradient or a weight is not finite.
     """
     weights = training.weights()
-    before, random = copied(weights), programs.random_state(training.train.device)
+    before, random = copy_tensors(weights), programs.random_state(training.train.device)
     loss, gradients = training.svi.gradients(*batch)
     with torch.no_grad():
         for name, tensor in weights.items():
@@ -76,7 +76,7 @@ def _checked_step(training: "Training", batch: Args):
     per_example = loss.item() / len(batch[0])
     if not finite([loss]):
         site = distributed.first_result(first_bad_site(training.svi.model, training.svi.guide, batch))
-        cause = site or f"every site is finite, so it is {type(training.elbo).__name__} that makes it so"
+        cause = site or f"every site is finite, so the objective {type(training.elbo).__name__} is the cause"
         raise Diverged(f"the loss is {per_example} {where}: {cause}")
     names = {id(parameter): name for name, parameter in weights.items()}
     for parameter, gradient in zip(training.svi.parameters, gradients):
@@ -89,32 +89,32 @@ def _checked_step(training: "Training", batch: Args):
 
 @torch.no_grad()
 def remedy(model: Any, x: Any, schema: Any = None) -> str:
-    """What to do about a loss that is not finite: to standardise the column of x with the largest numbers, where those are large.
+    """What to do about a loss that is not finite: standardise the column of x with the largest values, if they are large.
 
     Args:
-        model: whose likelihood says how the encoder sees x.
-        x: training data ``(N, *event)``, or something else, of which nothing is known.
+        model: its likelihood preprocesses x for the encoder.
+        x: training data ``(N, *event)``; anything but a matrix is ignored.
         schema: the columns' names.
     """
-    usual = "try a lower lr or gradient clipping (compile=pa.Step(clip=1.0), --clip 1), and look at the penalty's domain"
+    default = "try a lower lr or gradient clipping (compile=pa.Step(clip=1.0), --clip 1), and check the penalty's domain"
     if not isinstance(x, Tensor) or x.dim() != 2:
-        return usual
+        return default
     x = x[:_ROWS]
     likelihood = getattr(model, "likelihood", None)
-    shown = x if likelihood is None else likelihood.preprocess(x)
-    if shown.shape != x.shape or shown.nan_to_num(0.0).abs().max() <= _LARGE:
-        return usual
-    worst = int(shown.nan_to_num(0.0).abs().amax(0).argmax())
+    inputs = x if likelihood is None else likelihood.preprocess(x)
+    if inputs.shape != x.shape or inputs.nan_to_num(0.0).abs().max() <= _LARGE:
+        return default
+    worst = int(inputs.nan_to_num(0.0).abs().amax(0).argmax())
     names, values = getattr(schema, "names", None), x[:, worst].double()
     values = values[values.isfinite()]
     name = f"column {names[worst]!r}" if names else f"entry {worst} of x"
     return (
-        f"{name} goes from {values.min():.4g} to {values.max():.4g} (standard deviation {values.std(correction=0):.3g}), too far for a "
+        f"{name} ranges from {values.min():.4g} to {values.max():.4g} (standard deviation {values.std(correction=0):.3g}), too wide for a "
         "network: standardise it, by pa.likelihoods.Standardised(Normal(...)) around its likelihood "
         "(--likelihood Standardised --likelihood.of Normal)"
     )
 
 
-def _bad(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     values = tensor[~tensor.isfinite()]
-    return f"{values[0].item()} in {len(values):,} of {tensor.numel():,} places"
+    return f"{values[0].item()} in {len(values):,} of {tensor.numel():,} entries"

@@ -1,13 +1,13 @@
-"""What a callback is called with after an epoch, and how it stops training."""
+"""The argument of a callback, and the exception by which it stops training."""
 
 from typing import Any
 
 
 class StopTraining(Exception):  # noqa: N818 (a signal, as StopIteration is)
-    """Raised by a callback of ``fit``: training ends after this epoch, as if it were the last one, and ``fit`` returns.
+    """Raised by a callback of ``fit``: training stops after this epoch, and ``fit`` returns.
 
     In a distributed job (``pa.distributed``) one process is enough. The weights are those of that epoch, with
-    ``patience`` the best so far. A run that is resumed goes on until a callback raises it again.
+    ``patience`` the best so far. A resumed run trains until a callback raises it again.
 
     >>> import pyroae as pa
     >>> def stop(epoch):
@@ -20,13 +20,13 @@ class StopTraining(Exception):  # noqa: N818 (a signal, as StopIteration is)
 
 
 class Epoch(dict[str, Any]):
-    """The row of an epoch (loss and validation_loss in nats per example, lr, seconds), with what it is about.
+    """A row of the history (loss and validation_loss in nats per example, lr, seconds), with model, guide and step.
 
     Args:
         row: the columns of the history.
-        model, guide: as ``fit`` was given them; the guide of an Autoencoder is ``None``. They are in training mode: evaluate
+        model, guide: the arguments of ``fit``; the guide is ``None`` for an Autoencoder. They are in training mode: evaluate
             with functions such as ``pa.log_likelihood(epoch.model, x, guide=epoch.guide)``, which restore it.
-        step: optimizer steps taken so far.
+        step: number of optimizer steps so far.
 
     >>> Epoch({"epoch": 1, "loss": 2.5}, model=None, guide=None, step=12).step
     12

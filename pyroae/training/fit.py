@@ -34,13 +34,13 @@ from .step.svi import SVI
 
 @dataclass
 class History:
-    """What training saw: a row for each epoch, losses in nats per example.
+    """The rows of training, one per epoch; losses in nats per example.
 
     >>> History("Trace_ELBO", [{"epoch": 1, "loss": 2.5, "lr": 1e-3, "seconds": 0.1}]).loss
     [2.5]
     """
 
-    objective: str  # the ELBO it was trained with
+    objective: str  # name of the ELBO
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> list[float]:
@@ -48,7 +48,7 @@ class History:
 
     @property
     def loss(self) -> list[float]:
-        """The training loss of each epoch."""
+        """Training loss of each epoch."""
         return self["loss"]
 
     def to_csv(self, path: str | Path):
@@ -84,37 +84,36 @@ def fit(
     progress: bool = True,
     callbacks: Iterable[Callable[[Epoch], None]] = (),
 ) -> History:
-    """Train a model and its guide; afterwards they are on the device, in evaluation mode.
+    """Train a model and its guide; on return they are on the device and in evaluation mode.
 
     Args:
         model: an Autoencoder, or a Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
         data: an array or tensor ``(N, *event)``, a DataFrame, a tuple ``(x, y)``, a split of ``pa.data.load(...)``,
             a Dataset or a DataLoader.
-        guide: the model's guide, where ``model`` is not an Autoencoder.
-        elbo: any Pyro ELBO; by default the Autoencoder's own objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
+        guide: the model's guide, unless ``model`` is an Autoencoder.
+        elbo: a Pyro ELBO; by default the Autoencoder's objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
         epochs: passes over the data.
-        batch_size: examples per step (a DataLoader brings its own). A last batch of one example, on which batch normalisation
-            cannot be trained, is left out of that epoch.
-        lr: learning rate; by default 1e-3, or the given optimizer's own. Gradients are of the loss summed over the batch, as in Pyro:
+        batch_size: examples per step (a DataLoader has its own). With batch normalisation a last batch of one example is left out.
+        lr: learning rate; by default 1e-3, or the optimizer's default. Gradients are of the loss summed over the batch, as in Pyro:
             Adam's steps hardly depend on that, SGD's do.
-        optimizer: called with the parameters, and lr where that is given; by default torch.optim.Adam (fused).
+        optimizer: called with the parameters, and with lr if that is given; by default torch.optim.Adam (fused).
         scheduler: called with the optimizer; its ``step`` is called after every epoch.
-        validation: held-out data, whose loss is computed after every epoch; a ``pa.Validation`` also stops early.
-        device: ``"auto"`` (CUDA if available; the CPU for plain functions, which make their tensors there), ``"cpu"`` or ``"cuda"``.
-        seed: makes the run repeatable; the caller's random state is restored on exit.
+        validation: held-out data, whose loss is computed after every epoch; with ``pa.Validation`` also early stopping.
+        device: ``"auto"`` (CUDA if available; the CPU for functions, which create their tensors there), ``"cpu"`` or ``"cuda"``.
+        seed: makes the run reproducible; the caller's random state is restored on exit.
         compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``, or a ``pa.Step`` with precision, gradient clipping,
-            micro-batches and retries too.
-        run: a folder for checkpoints; a ``pa.Run`` also resumes a run.
-        progress: show a progress bar.
-        callbacks: each is called after every epoch with its row, a dict that also has ``model``, ``guide`` and ``step``; it may
-            add numbers to the row, or ``raise pa.StopTraining``.
+            micro-batches and retries.
+        run: a folder for checkpoints; with ``pa.Run`` also resuming.
+        progress: whether to show a progress bar.
+        callbacks: called after every epoch with its row, a dict with attributes ``model``, ``guide`` and ``step``; they may
+            add values to the row, or ``raise pa.StopTraining``.
 
     Returns:
-        A row for each epoch: epoch, loss and validation_loss in nats per example, lr, seconds since the start.
+        A row per epoch: epoch, loss and validation_loss in nats per example, lr, seconds since the start.
 
     Raises:
-        ValueError: invalid arguments or data, a folder where another process trains, no checkpoint that fits, or a loss that becomes
-            infinite or NaN: the message names the first bad step and site, and the weights are the last finite ones.
+        ValueError: invalid arguments or data, a folder that another process uses, no valid checkpoint, or a loss that becomes
+            infinite or NaN: the message names the first bad step and site, and the last finite weights are restored.
         ConnectionError: another process of a distributed run (``pa.distributed``) has died.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the current step; the weights are those of that step, or with
             ``patience`` the best so far.
@@ -124,7 +123,7 @@ def fit(
     3
     """
     if torch.is_inference_mode_enabled():
-        raise ValueError("fit: expected a call outside torch.inference_mode(), in which nothing can be trained")
+        raise ValueError("fit: expected a call outside torch.inference_mode(), which has no gradients")
     step, validation, run = Step.of(compile), Validation.of(validation), Run.of(run)
     callbacks = _callbacks(callbacks)
     target = check_arguments(epochs, batch_size, lr, device)
@@ -139,16 +138,16 @@ def fit(
         stack.enter_context(one_at_a_time())
         saved = distributed.run_on_main(lambda: _open(checkpoints, run.resume, stack))
         _enter_training(stack, model, pair, seed, target)
-        train = Batches(data, batch_size, target, shuffle=True, model=model, shared=True, least=_least_rows(pair))
+        train = Batches(data, batch_size, target, shuffle=True, model=model, sharded=True, min_rows=_min_rows(pair))
         measure(model, train)
         held_out = None
         if validation.data is not None:
-            held_out = Batches(validation.data, batch_size, target, shuffle=False, model=model, shared=True)
-        elbo, parameters = _first_look(model, guide, pair, train, elbo)
+            held_out = Batches(validation.data, batch_size, target, shuffle=False, model=model, sharded=True)
+        elbo, parameters = _prepare_elbo(model, guide, pair, train, elbo)
         optimizer = _optimizer(optimizer, parameters, lr)
         steps = epochs * len(train) - (saved["step"] if saved else 0)
         svi = SVI(model, guide, optimizer, elbo, compile=step, sync=False, steps=max(1, steps))
-        svi.late = lambda name, parameter: optimizer.add_param_group({"params": [parameter]})
+        svi.on_new_parameter = lambda name, parameter: optimizer.add_param_group({"params": [parameter]})
         training = Training(
             svi=svi,
             pair=pair,
@@ -175,38 +174,38 @@ def fit(
 
 
 def _enter_training(stack: contextlib.ExitStack, model: Any, pair: list[torch.nn.Module], seed: int | None, target: torch.device):
-    """Set up the process for training until the stack is closed, and move the modules to the device."""
+    """Set up the process for training until the stack is closed, and move modules to the device."""
     stack.enter_context(torch.enable_grad())
     stack.enter_context(programs.seeded(seed, target))
     stack.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # reported with its origin
-    warnings.filterwarnings("ignore", "Failed to verify mean field restriction", UserWarning)  # reported once, by check_elbo
-    if checks_data(model):  # all data are checked before training; for other programs the caller's setting is kept
+    warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # raised as an error that names the site
+    warnings.filterwarnings("ignore", "Failed to verify mean field restriction", UserWarning)  # check_elbo warns once
+    if checks_data(model):  # all data are checked before training; otherwise the caller's setting is kept
         stack.enter_context(pyro.validation_enabled(False))
-    stack.enter_context(programs.leaving_no_names(pair))
+    stack.enter_context(programs.remove_new_param_names(pair))
     for module in pair:
         _check_dense(module)
         module.to(target)
 
 
-def _first_look(
+def _prepare_elbo(
     model: Program, guide: Program, pair: list[torch.nn.Module], train: Batches, elbo: ELBO | None
 ) -> tuple[ELBO, list[Tensor]]:
-    """Run the programs once: the objective for their latent sites, and the parameters to train."""
+    """Run the programs once: the ELBO for their latent sites, and the parameters to train."""
     for module in pair:
         module.train()
-    with torch.no_grad(), programs.keeping_frozen(model, guide):
+    with torch.no_grad(), programs.restore_requires_grad(model, guide):
         traces = programs.traces(model, guide, *train.first())
     model_latent, latent = (list(programs.sites(trace, observed=False).values()) for trace in traces)
     elbo = default_elbo(latent) if elbo is None else elbo
     check_elbo(elbo, latent, model_latent)
     if isinstance(elbo, Objective):
-        elbo.settle(latent)
+        elbo.finalize(latent)
     return elbo, programs.parameters(pair, traces)
 
 
 def _open(checkpoints: Checkpoints | None, resume: bool, stack: contextlib.ExitStack) -> dict | None:
-    """Lock the folder until the stack is closed; return the newest checkpoint of a run to resume, if there is one."""
+    """Lock the folder until the stack is closed; return the newest checkpoint of a run to resume."""
     if checkpoints is None:
         return None
     stack.enter_context(checkpoints.locked())
@@ -214,27 +213,25 @@ def _open(checkpoints: Checkpoints | None, resume: bool, stack: contextlib.ExitS
         return checkpoints.newest()
     if checkpoints.paths():
         folder = str(checkpoints.run)
-        raise ValueError(f"fit: {folder} holds a run already; continue it with run=pa.Run({folder!r}, resume=True), or name another folder")
+        raise ValueError(f"fit: {folder} already contains a run; resume it with run=pa.Run({folder!r}, resume=True), or use another folder")
     return None
 
 
-def _optimizer(optimizer, free: list[Tensor], lr: float | None) -> Optimizer:
+def _optimizer(optimizer, parameters: list[Tensor], lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
-        if lr is not None or not {id(p) for group in optimizer.param_groups for p in group["params"]} & {id(p) for p in free}:
-            raise ValueError(
-                "fit: expected an optimizer made with this model's parameters, and no lr beside it; or torch.optim.Adam itself"
-            )
+        if lr is not None or not {id(p) for group in optimizer.param_groups for p in group["params"]} & {id(p) for p in parameters}:
+            raise ValueError("fit: expected an optimizer of this model's parameters, without lr; or a function such as torch.optim.Adam")
         return optimizer
-    if not free:
+    if not parameters:
         raise ValueError("fit: expected a model or guide with parameters to train, got none; register plain networks with pyro.module(...)")
-    make = optimizer or functools.partial(torch.optim.Adam, fused=True)
+    constructor = optimizer or functools.partial(torch.optim.Adam, fused=True)
     try:
-        made = make(free) if lr is None else make(free, lr=lr)
+        result = constructor(parameters) if lr is None else constructor(parameters, lr=lr)
     except (TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        raise ValueError(f"fit: expected optimizer as a function of the parameters, and of lr where that is given: {error}") from error
-    if not isinstance(made, Optimizer) or isinstance(made, (torch.optim.LBFGS, torch.optim.SparseAdam)):
-        raise ValueError(f"fit: expected optimizer to make a torch optimizer for dense gradients, got {type(made).__name__}")
-    return made
+        raise ValueError(f"fit: expected optimizer as a function of the parameters, and of lr if that is given: {error}") from error
+    if not isinstance(result, Optimizer) or isinstance(result, (torch.optim.LBFGS, torch.optim.SparseAdam)):
+        raise ValueError(f"fit: expected optimizer to make a torch optimizer for dense gradients, got {type(result).__name__}")
+    return result
 
 
 def _scheduler(scheduler: Callable[[Optimizer], LRScheduler] | None, optimizer: Optimizer) -> LRScheduler | None:
@@ -244,10 +241,10 @@ def _scheduler(scheduler: Callable[[Optimizer], LRScheduler] | None, optimizer: 
         raise ValueError(f"fit: expected scheduler as a function of the optimizer: {type(error).__name__}: {error}") from error
 
 
-def _least_rows(pair: list[torch.nn.Module]) -> int:
-    """Rows that a batch must have in training."""
-    normalised = torch.nn.modules.batchnorm._BatchNorm
-    return 1 + any(isinstance(layer, normalised) for module in pair for layer in module.modules())
+def _min_rows(pair: list[torch.nn.Module]) -> int:
+    """Minimum number of rows in a batch: 2 for batch normalisation."""
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    return 1 + any(isinstance(layer, batch_norm) for module in pair for layer in module.modules())
 
 
 def _check_dense(module: torch.nn.Module):
@@ -264,7 +261,8 @@ def _callbacks(callbacks: Iterable[Callable[[Epoch], None]]) -> list[Callable[[E
 
 
 def check_arguments(epochs: int, batch_size: int, lr: float | None, device: str) -> torch.device:
-    """The device to train on; ``ValueError`` for arguments that ``fit`` would refuse."""
+    """The device to train on; ``ValueError`` for invalid arguments."""
+
     whole_number("fit", epochs=epochs, batch_size=batch_size)
     if lr is not None and not (isinstance(lr, (int, float)) and 0.0 < lr < math.inf):
         raise ValueError(f"fit: expected lr as a positive number, got {lr!r}")

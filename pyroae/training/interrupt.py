@@ -1,32 +1,32 @@
-"""Ctrl-C and SIGTERM in a training run: the step under way is finished first."""
+"""Ctrl-C and SIGTERM in training: the current step is finished first."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # the handlers that may be replaced
+_DEFAULT_HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # only these are replaced
 
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[threading.Event]:
-    """Inside, the first SIGINT or SIGTERM sets the event, and the second raises ``KeyboardInterrupt`` at once.
+    """The first SIGINT or SIGTERM sets the event, the second raises ``KeyboardInterrupt``.
 
-    SIGTERM is what Slurm, Kubernetes and torchrun send some seconds before they kill a process. Handlers of the caller's own stay.
+    Slurm, Kubernetes and torchrun send SIGTERM some seconds before they kill a process. Custom handlers are kept.
     """
     event = threading.Event()
 
-    def note(*_):
+    def handle(*_):
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
 
-    main = threading.current_thread() is threading.main_thread()
-    replaced = [number for number, usual in _USUAL.items() if main and signal.getsignal(number) == usual]
+    is_main = threading.current_thread() is threading.main_thread()
+    replaced = [number for number, default in _DEFAULT_HANDLERS.items() if is_main and signal.getsignal(number) == default]
     for number in replaced:
-        signal.signal(number, note)
+        signal.signal(number, handle)
     try:
         yield event
     finally:
         for number in replaced:
-            signal.signal(number, _USUAL[number])
+            signal.signal(number, _DEFAULT_HANDLERS[number])

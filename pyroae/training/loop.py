@@ -17,17 +17,16 @@ from .. import programs
 from ..objectives.base import Objective
 from . import distributed
 from .batches import Batches
-from .checkpoints import Checkpoints, copied
+from .checkpoints import Checkpoints, copy_tensors
 from .divergence import Diverged, finite, first_bad_site, first_bad_step, remedy
 from .epoch import Epoch, StopTraining
 from .interrupt import stop_requested
 from .resuming import check_state
+from .saving import Saver
 from .step.svi import SVI
 
 _SECONDS_BETWEEN_CHECKS = 0.5  # of the running loss
-_STEPS_BETWEEN_CHECKS = 50  # of several processes, which check, and go back, after the same step
-_KEEP = 5.0  # seconds between copies of the state in memory, restored when a run diverges or another process dies
-_SHARE = 0.05  # of the time, at most, for the checkpoints at the ends of epochs
+_STEPS_BETWEEN_CHECKS = 50  # with several processes, which must check, and restore a state, after the same step
 _LOG = logging.getLogger("pyroae")
 
 
@@ -35,7 +34,7 @@ class Training:
     """A run: its steps and epochs, and its state.
 
     ``state`` is everything that a step or the end of an epoch changes: a run that loads it, with the same data and
-    settings, continues identically.
+    settings, continues identically. ``arguments`` are model and guide as callbacks get them.
     """
 
     def __init__(
@@ -57,15 +56,15 @@ class Training:
         self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
         self.epochs, self.patience, self.retries = epochs, patience, retries
         self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
-        self.arguments, self.stopped = arguments, False  # model and guide as callbacks get them; whether a callback stopped training
-        self.rows: list[dict[str, float]] = []  # of the history, one for each epoch
-        self.step = self.examples = 0  # steps in all, examples in this epoch
-        self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # of this epoch's losses
+        self.arguments, self.stopped = arguments, False  # stopped: by a callback
+        self.rows: list[dict[str, float]] = []  # of the history
+        self.step = self.examples = 0  # steps in total, examples in this epoch
+        self.total = torch.zeros((), dtype=torch.float64, device=train.device)  # sum of this epoch's losses
         self.best: dict[str, Any] = {"loss": math.inf, "epoch": 0, "weights": None, "objective": []}
-        self.started_at = self.checked_at = self.kept_at = self.saved_at = time.perf_counter()
-        self.saving = 0.0  # seconds to write a checkpoint
+        self.started_at = self.checked_at = time.perf_counter()
+        self.saver = Saver(self.state, lambda: not self.step or self._is_finite(), checkpoints)
         self.compiling = False
-        self.several = distributed.world_size() > 1
+        self.is_distributed = distributed.world_size() > 1
 
     # --- the state ---
 
@@ -94,7 +93,7 @@ class Training:
 
     def load(self, state: dict[str, Any]):
         """Restore a saved state."""
-        state = copied(state)
+        state = copy_tensors(state)
         self.step, self.examples, self.rows, self.best = state["step"], state["seen"], state["history"], state["best"]
         self.total.copy_(state["total"])
         _fill(self.weights(), state["weights"])
@@ -114,10 +113,10 @@ class Training:
             ValueError: the state is of another model, other data or other settings.
         """
         check_state(state, self, self.svi.optim)
-        self.svi.optim.load_state_dict(copied(state["optimizer"]))  # a compiled step works on it
+        self.svi.optim.load_state_dict(copy_tensors(state["optimizer"]))  # before graphs are built, which update it in place
         self._rebuild_graphs(state["levels"])
         self.load(state)
-        self.svi.optim._opt_called = self.step > 0  # a scheduler warns where it looks as if no step was taken before it
+        self.svi.optim._opt_called = self.step > 0  # schedulers warn if no step seems to have been taken before theirs
         self.started_at -= state["seconds"]
 
     def restore_best(self):
@@ -137,26 +136,26 @@ class Training:
         }
 
     def _rebuild_graphs(self, levels: dict[str, list]):
-        """Rebuild the checkpoint's graphs, so that numbers are rounded the same way."""
-        for kind, batches in (("step", self.train), ("loss", self.held_out)):
-            if not levels[kind] or batches is None:
+        """Rebuild the checkpoint's graphs, so that results are rounded the same way."""
+        for function, batches in (("step", self.train), ("loss", self.held_out)):
+            if not levels[function] or batches is None:
                 continue
             batch = batches.first()
-            with programs.eval_mode(*self.pair, seed=0) if kind == "loss" else contextlib.nullcontext():
-                for rows, level, runs in levels[kind]:
-                    self.svi.rebuild_graph(kind, level, runs, *(column[torch.arange(rows) % len(column)] for column in batch))
+            with programs.eval_mode(*self.pair, seed=0) if function == "loss" else contextlib.nullcontext():
+                for rows, level, runs in levels[function]:
+                    self.svi.rebuild_graph(function, level, runs, *(column[torch.arange(rows) % len(column)] for column in batch))
 
     # --- training ---
 
     def start(self, saved: dict[str, Any] | None):
-        """Begin a run, or continue the one that was saved; every process has the same weights and noise of its own."""
+        """Begin or resume a run; all processes get the same weights and different noise."""
         if saved is not None:
             self.resume(saved)
         distributed.broadcast(*self.weights().values())
         distributed.seed_ranks()
 
     def run(self, progress: bool):
-        """Train until the last epoch, or until early stopping.
+        """Train until the last epoch or early stopping.
 
         Raises:
             ValueError: the loss became infinite or NaN; the weights are the last finite ones.
@@ -168,29 +167,30 @@ class Training:
             stop_requested() as self.stop_requested,
         ):
             self.svi.announce_to(self._show_compilation)
-            self.keep()
-            if self.checkpoints and not self.checkpoints.paths():
-                self.checkpoints.write(self.kept)
+            self.saver.start()
             while True:
                 try:
                     if self.finished():
-                        return self.save()
+                        return self.saver.save()
                     self._describe_epoch()
                     for batch in self.train:
                         self.count(self.svi.step(*batch))
                         self._after_step()
                     self.end_epoch()
                 except Diverged as error:
-                    self._go_back(str(error))
+                    self._restore(str(error))
                 except ConnectionError:
                     if self.stop_requested.is_set() and not distributed.is_main():  # the main process was stopped too
                         self._stop()
-                    self._write_kept()
+                    self.saver.write()
                     raise
-                except ValueError as error:  # of the program or of validation, which may have met a NaN
-                    if finite([self.total, *self.svi.parameters]):
+                except ValueError as error:  # of the program, or of validation because of a NaN
+                    if self._is_finite():
                         raise
-                    self._go_back(f"a weight is not finite ({error})")
+                    self._restore(f"a weight is not finite ({error})")
+
+    def _is_finite(self) -> bool:
+        return finite([self.total, *self.svi.parameters])
 
     def finished(self) -> bool:
         """Whether the last epoch is done, early stopping applies, or a callback has stopped training."""
@@ -198,27 +198,27 @@ class Training:
         return self.stopped or done >= self.epochs or (self.patience is not None and done - self.best["epoch"] >= self.patience)
 
     def count(self, loss: Tensor | tuple[Tensor, ...]):
-        """Count a step, and its loss."""
-        self.total += loss[0] if isinstance(loss, tuple) else loss  # of several losses the first is the bound
+        """Count a step and its loss."""
+        self.total += loss[0] if isinstance(loss, tuple) else loss  # the first of several losses is the bound
         self.examples += self.train.rows
         self.step += 1
 
     def _after_step(self):
-        """Update the bar; now and then check the loss and save; stop if that was requested."""
+        """Update the progress bar; at intervals check the loss and save; stop if requested."""
         if self.compiling:
             self.compiling = False
-            self.bar.unpause()  # else the bar would expect every step to take as long
+            self.bar.unpause()  # excludes the compilation from the estimated time per step
         self.bar.update()
         now = time.perf_counter()
-        if self.step % _STEPS_BETWEEN_CHECKS == 0 if self.several else now - self.checked_at > _SECONDS_BETWEEN_CHECKS:
+        if self.step % _STEPS_BETWEEN_CHECKS == 0 if self.is_distributed else now - self.checked_at > _SECONDS_BETWEEN_CHECKS:
             self.checked_at = now
             self._mean_loss()
-            self._keep_or_save(self.save_every)
+            self.saver.update(self.save_every)
         if self.stop_requested.is_set() and distributed.is_main():
             self._stop()
 
     def end_epoch(self, repeated: bool = False):
-        """Validate and write the epoch's row; an epoch that is repeated to find a bad step calls no callback and saves nothing."""
+        """Validate and append the epoch's row; an epoch that is repeated to find a bad step calls no callback and saves nothing."""
         row = {"epoch": len(self.rows) + 1, "loss": self._mean_loss()}
         if self.held_out is not None:
             row["validation_loss"] = self._validate(name_site=repeated)
@@ -229,10 +229,10 @@ class Training:
         self.total.zero_()
         if not repeated:
             self._call_back(row)
-            self._keep_or_save(self.saving / _SHARE)
+            self.saver.update()
 
     def _call_back(self, row: dict[str, float]):
-        """Call all callbacks; they add columns to the row, and may stop training."""
+        """Call all callbacks, which may add columns to the row and stop training."""
         model, guide = self.arguments
         epoch, stopped = Epoch(row, model=model, guide=guide, step=self.step), None
         for callback in self.callbacks:
@@ -247,12 +247,12 @@ class Training:
         self.bar.set_description(f"epoch {len(self.rows) + 1}/{self.epochs}", refresh=False)
 
     def _show_compilation(self, graph: str):
-        """On the bar, which does not move meanwhile."""
+        """Show on the bar that a graph is made."""
         self.compiling = True
         self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
 
     def _mean_loss(self) -> float:
-        """The mean loss of the epoch so far, also on the bar; waits for the device, after checking that no other process has died."""
+        """Mean loss of the epoch so far, also shown on the bar; synchronizes with the device and fails if another process has died."""
         distributed.barrier()
         loss = self.total.item() / self.examples
         self.bar.set_postfix_str(f"loss {loss:.2f} nats/example", refresh=False)
@@ -263,7 +263,7 @@ class Training:
         return loss
 
     def _validate(self, name_site: bool) -> float:
-        """The loss of held-out data, with the same noise after every epoch."""
+        """Loss of the held-out data, with the same noise after every epoch."""
         total, rows = torch.zeros((), dtype=torch.float64, device=self.held_out.device), 0
         with programs.eval_mode(*self.pair, seed=distributed.rank()):
             for batch in self.held_out:
@@ -283,7 +283,7 @@ class Training:
         return f": {site}" if site else ""
 
     def _advance(self, row: dict):
-        """Take a step of the scheduler and of early stopping."""
+        """Step the scheduler and early stopping."""
         try:
             if isinstance(self.schedule, ReduceLROnPlateau):
                 self.schedule.step(row.get("validation_loss", row["loss"]))
@@ -295,69 +295,34 @@ class Training:
             return
         objective = self.elbo.values() if isinstance(self.elbo, Objective) else []
         if row["validation_loss"] < self.best["loss"] or objective != self.best["objective"]:
-            weights = copied(self.weights())
+            weights = copy_tensors(self.weights())
             self.best = {"loss": row["validation_loss"], "epoch": row["epoch"], "weights": weights, "objective": objective}
 
-    # --- saving ---
-
-    def keep(self):
-        """Copy the state, which must be finite, to the CPU's memory; waits for the device."""
-        if self.step and not finite([self.total, *self.svi.parameters]):
-            raise Diverged("a weight is not finite")
-        self.kept, self.kept_at = copied(self.state(), torch.device("cpu")), time.perf_counter()
-
-    def save(self):
-        """Copy the state, and write it to the disk if there is a folder."""
-        self.keep()
-        self._write_kept()
-
-    def _write_kept(self):
-        """Write a checkpoint; a full or missing disk does not stop training."""
-        if self.checkpoints is None:
-            return
-        start = time.perf_counter()
-        try:
-            self.checkpoints.write(self.kept)
-        except OSError as error:
-            _LOG.warning("fit: no checkpoint could be written (%s); training continues, and the previous checkpoint remains", error)
-        self.saved_at = time.perf_counter()
-        self.saving = self.saved_at - start
-
-    def _keep_or_save(self, between: float):
-        """Write a checkpoint if the last one is older than ``between`` seconds; otherwise copy the state at intervals.
-
-        The main process decides, so that all processes copy the state after the same step.
-        """
-        now = time.perf_counter()
-        due = self.checkpoints is not None and now - self.saved_at > between
-        if distributed.main_decides(due or now - self.kept_at > _KEEP):
-            self.save() if due else self.keep()
-
     def _stop(self):
-        self.save()
-        how = f"; continue with run=pa.Run({str(self.checkpoints.run)!r}, resume=True)" if self.checkpoints else ""
-        raise KeyboardInterrupt(f"stopped in epoch {len(self.rows) + 1} after {self.step:,} steps{how}")
+        self.saver.save()
+        hint = f"; continue with run=pa.Run({str(self.checkpoints.run)!r}, resume=True)" if self.checkpoints else ""
+        raise KeyboardInterrupt(f"stopped in epoch {len(self.rows) + 1} after {self.step:,} steps{hint}")
 
     # --- divergence ---
 
-    def _go_back(self, reason: str):
-        """Restore the kept state; continue with half the learning rate if retries are left, otherwise raise."""
+    def _restore(self, reason: str):
+        """Restore the last copy of the state; continue with half the learning rate if retries are left, otherwise raise."""
         until = self.step
-        why = first_bad_step(self, until) or f"{reason} after {until:,} steps, which did not happen again when they were repeated"
-        self.load(self.kept)
+        reason = first_bad_step(self, until) or f"{reason} after {until:,} steps, which did not happen again when they were repeated"
+        self.load(self.saver.last)
         self.bar.n = self.step
         if not self.retries:
             x = self.train.data[0] if isinstance(self.train.data, tuple) else None
-            kept = f"when all was finite{f', as is the checkpoint in {self.checkpoints.folder}' if self.checkpoints else ''}"
-            back = f"those of step {self.step:,}, {kept}" if self.step else "those from before training"
-            raise ValueError(f"fit: {why}. The weights are again {back}; {remedy(self.svi.model, x, self.train.schema)}")
+            checkpoint = f", as is the checkpoint in {self.checkpoints.folder}" if self.checkpoints else ""
+            weights = f"those of step {self.step:,}, when all was finite{checkpoint}" if self.step else "those from before training"
+            raise ValueError(f"fit: {reason}. The weights are again {weights}; {remedy(self.svi.model, x, self.train.schema)}")
         self.retries -= 1
         for group in self.svi.optim.param_groups:
             group["lr"] = group["lr"] / 2
         if hasattr(self.schedule, "base_lrs"):
             self.schedule.base_lrs = [lr / 2 for lr in self.schedule.base_lrs]
-        _LOG.warning("fit: %s; continuing from step %d with half the learning rate", why, self.step)
-        self.keep()
+        _LOG.warning("fit: %s; continuing from step %d with half the learning rate", reason, self.step)
+        self.saver.copy()
 
 
 def _fill(tensors: dict[str, Tensor], values: dict[str, Tensor]):

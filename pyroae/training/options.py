@@ -1,4 +1,4 @@
-"""Options of ``fit`` that belong together: how a step is run, when to stop, where the run is kept."""
+"""Options of ``fit`` that belong together: how a step runs, when to stop, where the run is stored."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Mode = Literal["auto", "eager", "traced", "compiled"]
 
 @dataclass(frozen=True)
 class Step:
-    """How an optimizer step is run.
+    """How an optimizer step runs.
 
     Args:
-        compile: ``"eager"`` runs the program's Python in every step. ``"traced"`` replays its tensor operations as a graph, ``"compiled"``
-            fuses that graph with Inductor. ``"auto"`` begins eagerly and changes to a graph once the steps to come repay making it.
-            The losses differ by rounding only.
-        precision: of float32 matrix products, in the words of ``torch.set_float32_matmul_precision``. ``"auto"`` is the fastest one
+        compile: ``"eager"`` runs the program's Python in every step. ``"traced"`` replays its tensor operations as a graph,
+            ``"compiled"`` compiles that graph with Inductor. ``"auto"`` starts eagerly and changes to a graph when the remaining steps
+            repay the cost of making it. Losses differ only by rounding.
+        precision: of float32 matrix products, as in ``torch.set_float32_matmul_precision``. ``"auto"`` is the fastest one
             that is measured to be as exact as float32 on this device; ``"bf16"`` is mixed precision; ``None`` keeps the caller's setting.
-        clip: the largest norm of the gradient of the mean loss per example; a longer gradient is scaled down to it.
-        accumulate: micro-batches per step, whose gradients are summed; the memory of a step is that of one of them.
-        retries: how often ``fit`` goes back to an earlier state and halves the learning rate when the loss becomes infinite or NaN.
+        clip: maximum norm of the gradient of the mean loss per example.
+        accumulate: micro-batches per step, whose gradients are summed; a step takes the memory of one of them.
+        retries: how often ``fit`` restores an earlier state and halves the learning rate when the loss becomes infinite or NaN.
 
     Raises:
         ValueError: an unknown mode or precision, or a number out of range.
@@ -51,18 +51,18 @@ class Step:
 
     @classmethod
     def of(cls, step: "Mode | Step") -> "Step":
-        """The options of a mode given by name."""
+        """Options from a mode or options."""
         return step if isinstance(step, Step) else cls(step)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out data, whose loss is computed after every epoch in evaluation mode, and when to stop by it.
+    """Held-out data, whose loss is computed after every epoch in evaluation mode, and early stopping.
 
     Args:
-        data: as ``fit`` takes it.
+        data: data accepted by ``fit``.
         patience: stop after this many epochs without a better validation loss, and restore the weights of the best epoch. While a
-            schedule changes the objective every epoch counts as an improvement, since earlier losses are of another objective.
+            schedule changes the objective every epoch counts as an improvement, since losses cannot be compared.
 
     Raises:
         ValueError: no data, or a patience below 1.
@@ -86,20 +86,20 @@ class Validation:
 
     @classmethod
     def of(cls, validation: Any) -> "Validation":
-        """The options of data given as they are; ``None`` is no validation."""
+        """Options from data or options; ``None`` is no validation."""
         return validation if isinstance(validation, Validation) else cls(validation)
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder where a run keeps its checkpoints.
+    """The folder of a run's checkpoints.
 
     Args:
-        folder: new, or with the checkpoints of the run to go on with. The newest two are kept, in ``checkpoints`` below it.
-        resume: continue from the newest checkpoint, with the arguments of that run but for ``epochs``. On a CPU the result is bit for
-            bit that of an uninterrupted run (with ``compile="auto"`` as long as nothing was compiled, which depends on the clock).
+        folder: new, or that of the run to resume. The newest two checkpoints are kept, in its subfolder ``checkpoints``.
+        resume: continue from the newest checkpoint, with the same arguments except ``epochs``. On a CPU the result is equal bit
+            for bit to an uninterrupted run (with ``compile="auto"`` if nothing was compiled, which depends on the clock).
             A callback may be called twice for the last epoch before the checkpoint.
-        save_every: seconds between checkpoints. There is also one at the end, on Ctrl-C, and after an epoch where writing takes less
+        save_every: seconds between checkpoints. There is also one at the end, on Ctrl-C, and after an epoch if writing takes less
             than a twentieth of the time.
 
     Raises:
@@ -116,11 +116,11 @@ class Run:
     def __post_init__(self):
         _check_positive("Run", save_every=self.save_every)
         if self.resume and (self.folder is None or not Path(self.folder).is_dir()):
-            raise ValueError(f"Run: expected the folder of a run to resume, got {self.folder}, which is no folder")
+            raise ValueError(f"Run: expected the folder of a run to resume, got {self.folder}, which is not a folder")
 
     @classmethod
     def of(cls, run: "str | Path | Run | None") -> "Run":
-        """The options of a folder given by its path; ``None`` keeps no checkpoints."""
+        """Options from a path or options; ``None`` writes no checkpoints."""
         return run if isinstance(run, Run) else cls(run)
 
 

@@ -1,7 +1,7 @@
-"""What a checkpoint may hold: compared whole with the run that is to go on, before anything of it is used.
+"""Checks of a checkpoint's content against the run that resumes it, before any of it is used.
 
-A checkpoint comes from a file that may be somebody else's. Its tensors have the names, shapes and dtypes of this run's model and
-optimizer, its numbers are finite and in their ranges, and its lists are no longer than the run makes them.
+A checkpoint may come from an untrusted file. Its tensors must have the names, shapes and dtypes of this run's model and
+optimizer, its numbers must be finite and within range, and its lists no longer than those of the run.
 """
 
 import copy
@@ -21,14 +21,14 @@ from ..checks import short
 if TYPE_CHECKING:
     from .loop import Training
 
-_CORE = ("epoch", "loss", "lr", "seconds")  # of every row of the history
+_CORE = ("epoch", "loss", "lr", "seconds")  # columns of the history
 
 
 def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
-    """Compare a checkpoint with the run that is to go on from it.
+    """Compare a checkpoint with the run that resumes it.
 
     Raises:
-        ValueError: it is of another model, optimizer, data or settings, or no checkpoint at all: names the first thing that is wrong.
+        ValueError: it belongs to another model, optimizer, data or settings, or is invalid; names the first difference.
     """
     ours = run.state()
     _require(isinstance(state, dict) and state.keys() == ours.keys(), "its entries", f"{', '.join(ours)}", state)
@@ -41,67 +41,67 @@ def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
     _history(state["history"], state["step"], len(run.train), (*_CORE, "validation_loss") if run.held_out else _CORE)
     _best(state["best"], ours["weights"], len(state["history"]))
     _optimizer(state["optimizer"], optimizer)
-    _like(state["scheduler"], ours["scheduler"], "scheduler", _lowest("schedulers", run.schedule))
+    _like(state["scheduler"], ours["scheduler"], "scheduler", _minimum("schedulers", run.schedule))
     _like(state["objective"], ours["objective"], "objective", 0.0)
     _random(state["random"], ours["random"], "random")
     _batches(state["batches"], run)
     _levels(state["levels"], ours["levels"], max(run.train.batch_size, len(run.train.first()[0])))
 
 
-def _require(sound: bool, where: str, expected: str, got: Any):
-    if not sound:
-        raise ValueError(f"fit: the checkpoint cannot be used: expected {where} as {expected}, got {short(got)}")
+def _require(valid: bool, name: str, expected: str, value: Any):
+    if not valid:
+        raise ValueError(f"fit: the checkpoint cannot be used: expected {name} as {expected}, got {short(value)}")
 
 
-def _whole(value: Any, where: str, low: int, high: int):
-    sound = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _require(sound, where, f"a whole number from {low:,} to {high:,}", value)
+def _whole(value: Any, name: str, low: int, high: int):
+    valid = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _require(valid, name, f"a whole number from {low:,} to {high:,}", value)
 
 
-def _number(value: Any, where: str, low: float = -math.inf):
-    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value and abs(value) <= sys.float_info.max
-    _require(sound, where, "a finite number" + (f" of at least {low:g}" if low > -math.inf else ""), value)
+def _number(value: Any, name: str, low: float = -math.inf):
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value and abs(value) <= sys.float_info.max
+    _require(valid, name, "a finite number" + (f" of at least {low:g}" if low > -math.inf else ""), value)
 
 
-def _lowest(kind: str, ours: Any) -> float:
-    """0 for what torch's own optimizers and schedulers keep where this run has no negative number; another's may be any."""
+def _minimum(kind: str, ours: Any) -> float:
+    """0 for torch's own optimizers and schedulers, whose states are not negative unless this run's are; no minimum for others."""
     return 0.0 if type(ours) in registry.members(kind).values() else -math.inf
 
 
-def _like(value: Any, ours: Any, where: str, low: float = -math.inf):
-    """The same kind of value as this run's: keys, lengths, shapes and dtypes; no NaN, and infinite only what is so here.
+def _like(value: Any, ours: Any, name: str, low: float = -math.inf):
+    """Require this run's structure: keys, lengths, shapes and dtypes; no NaN, and infinite only where this run's is.
 
     Numbers are at least ``low`` where this run's are.
     """
     if isinstance(ours, Tensor):
-        sound = isinstance(value, Tensor) and value.shape == ours.shape and value.dtype == ours.dtype
-        _require(sound, where, f"a tensor of {ours.dtype} and shape {tuple(ours.shape)}", value)
-        _require(not value.is_floating_point() or not bool(value.isnan().any()), where, "numbers", "NaN")
+        valid = isinstance(value, Tensor) and value.shape == ours.shape and value.dtype == ours.dtype
+        _require(valid, name, f"a tensor of {ours.dtype} and shape {tuple(ours.shape)}", value)
+        _require(not value.is_floating_point() or not bool(value.isnan().any()), name, "numbers", "NaN")
     elif isinstance(ours, dict):
-        _require(isinstance(value, dict) and value.keys() == ours.keys(), where, f"the entries {', '.join(map(str, ours))}", value)
-        for name, item in ours.items():
-            _like(value[name], item, f"{where}.{name}", low)
+        _require(isinstance(value, dict) and value.keys() == ours.keys(), name, f"the entries {', '.join(map(str, ours))}", value)
+        for key, item in ours.items():
+            _like(value[key], item, f"{name}.{key}", low)
     elif isinstance(ours, (list, tuple)):
-        sound = isinstance(value, (list, tuple)) and len(value) == len(ours)
-        _require(sound, where, f"{len(ours):,} values", value)
-        if all(type(one) is type(other) is int and 0 <= one < sizes.LARGEST for one, other in zip(value, ours)):
+        valid = isinstance(value, (list, tuple)) and len(value) == len(ours)
+        _require(valid, name, f"{len(ours):,} values", value)
+        if all(type(a) is type(b) is int and 0 <= a < sizes.LARGEST for a, b in zip(value, ours)):
             return
-        for i, (one, other) in enumerate(zip(value, ours)):
-            _like(one, other, f"{where}[{i}]", low)
+        for i, (a, b) in enumerate(zip(value, ours)):
+            _like(a, b, f"{name}[{i}]", low)
     elif ours is None or isinstance(ours, (bool, str)):
-        _require(type(value) is type(ours) and value == ours, where, repr(ours), value)
+        _require(type(value) is type(ours) and value == ours, name, repr(ours), value)
     elif isinstance(ours, float) and not math.isfinite(ours):
-        _require(isinstance(value, float) and not math.isnan(value), where, "a number", value)
+        _require(isinstance(value, float) and not math.isnan(value), name, "a number", value)
     elif isinstance(ours, (int, float)):
-        _number(value, where, low if ours >= low else -math.inf)
+        _number(value, name, low if ours >= low else -math.inf)
 
 
 def _same_settings(theirs: Any, ours: dict[str, Any]):
     _require(isinstance(theirs, dict), "about", "the settings of the run", theirs)
-    for name, now in ours.items():
-        if name not in theirs or type(theirs[name]) is not type(now) or theirs[name] != now:
+    for name, value in ours.items():
+        if name not in theirs or type(theirs[name]) is not type(value) or theirs[name] != value:
             raise ValueError(
-                f"fit: the run to go on with has {name} {short(theirs.get(name))}, this call {short(now)}; they must be the same"
+                f"fit: the run to resume has {name} {short(theirs.get(name))}, this call {short(value)}; they must be the same"
             )
 
 
@@ -111,33 +111,33 @@ def _same_weights(theirs: Any, ours: dict[str, Tensor]):
     if shapes != expected:
         name = min((name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)), key=str)
         raise ValueError(
-            f"fit: the run to go on with is of another model: its weight {short(name)} has the shape {shapes.get(name)}, "
+            f"fit: the run to resume is of another model: its weight {short(name)} has the shape {shapes.get(name)}, "
             f"here {expected.get(name)}"
         )
     _like(theirs, ours, "weights")
 
 
 def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
-    most = min(sizes.EPOCHS, step // max(1, batches))
-    _require(isinstance(rows, list) and len(rows) <= most, "history", f"at most {most:,} rows, one for each finished epoch", rows)
+    limit = min(sizes.EPOCHS, step // max(1, batches))
+    _require(isinstance(rows, list) and len(rows) <= limit, "history", f"at most {limit:,} rows, one for each finished epoch", rows)
     for i, row in enumerate(rows):
-        sound = isinstance(row, dict) and row.keys() >= set(core) and row.keys() == rows[0].keys()
-        _require(sound, f"history[{i}]", f"a row with the columns {', '.join(core)} and those of the others", row)
+        valid = isinstance(row, dict) and row.keys() >= set(core) and row.keys() == rows[0].keys()
+        _require(valid, f"history[{i}]", f"a row with the columns {', '.join(core)} and those of the others", row)
         _whole(row["epoch"], f"history[{i}].epoch", i + 1, i + 1)
-        for name, value in row.items():
-            where = f"history[{i}].{name}"
-            _require(isinstance(name, str) and len(name) <= sizes.NAME, "the columns of the history", "short text", name)
-            if name in core:
-                _number(value, where, 0.0 if name in ("lr", "seconds") else -math.inf)
+        for column, value in row.items():
+            name = f"history[{i}].{column}"
+            _require(isinstance(column, str) and len(column) <= sizes.NAME, "the columns of the history", "short text", column)
+            if column in core:
+                _number(value, name, 0.0 if column in ("lr", "seconds") else -math.inf)
             else:
-                _of_a_callback(value, where)
+                _callback_value(value, name)
 
 
-def _of_a_callback(value: Any, where: str):
-    """A number, which may be NaN, or text, in a column of the history that a callback added."""
-    sound = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < sizes.LARGEST)
-    sound = sound or (isinstance(value, str) and len(value) <= sizes.TEXT)
-    _require(sound, where, f"a number, or text of at most {sizes.TEXT:,} characters", value)
+def _callback_value(value: Any, name: str):
+    """A value in a column that a callback added: a number, possibly NaN, or text."""
+    valid = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < sizes.LARGEST)
+    valid = valid or (isinstance(value, str) and len(value) <= sizes.TEXT)
+    _require(valid, name, f"a number, or text of at most {sizes.TEXT:,} characters", value)
 
 
 def _best(best: Any, weights: dict[str, Tensor], epochs: int):
@@ -146,29 +146,31 @@ def _best(best: Any, weights: dict[str, Tensor], epochs: int):
     _whole(best["epoch"], "best.epoch", 0, epochs)
     if best["weights"] is not None:
         _like(best["weights"], weights, "best.weights")
-    sound = isinstance(best["objective"], list) and len(best["objective"]) <= sizes.OBJECTIVE_NUMBERS
-    _require(sound, "best.objective", f"at most {sizes.OBJECTIVE_NUMBERS} numbers", best["objective"])
+    valid = isinstance(best["objective"], list) and len(best["objective"]) <= sizes.OBJECTIVE_NUMBERS
+    _require(valid, "best.objective", f"at most {sizes.OBJECTIVE_NUMBERS} numbers", best["objective"])
     for value in best["objective"]:
         _number(value, "best.objective")
 
 
 def _optimizer(state: Any, optimizer: Optimizer):
-    """Groups with our settings, whose numbers may differ; for each parameter what one step of this optimizer keeps of it."""
+    """Groups with this run's keys; for each parameter the state that a step of this optimizer creates."""
     expected = _after_a_step(optimizer)
     _require(isinstance(state, dict) and state.keys() == {"state", "param_groups"}, "optimizer", "the state of an optimizer", state)
-    _like(state["param_groups"], expected["param_groups"], "optimizer.param_groups", _lowest("optimizers", optimizer))
+    _like(state["param_groups"], expected["param_groups"], "optimizer.param_groups", _minimum("optimizers", optimizer))
     for group, ours in zip(state["param_groups"], expected["param_groups"]):
         _require(group["params"] == ours["params"], "optimizer.params", "this run's parameters", group["params"])
         if not isinstance(group["lr"], Tensor):
             _number(group["lr"], "optimizer.lr", 0.0)
-    kept = state["state"]
-    _require(isinstance(kept, dict) and kept.keys() <= expected["state"].keys(), "optimizer.state", "an entry for each parameter", kept)
-    for i, entry in kept.items():
+    entries = state["state"]
+    _require(
+        isinstance(entries, dict) and entries.keys() <= expected["state"].keys(), "optimizer.state", "an entry for each parameter", entries
+    )
+    for i, entry in entries.items():
         _like(entry, expected["state"][i], f"optimizer.state.{i}")
 
 
 def _after_a_step(optimizer: Optimizer) -> dict[str, Any]:
-    """The state of a copy of this optimizer, of copies of its parameters, after a step with gradients of 0."""
+    """State of a copy of the optimizer after a step with zero gradients."""
     scratch = copy.deepcopy(optimizer)
     for group in scratch.param_groups:
         for parameter in group["params"]:
@@ -177,58 +179,58 @@ def _after_a_step(optimizer: Optimizer) -> dict[str, Any]:
     return scratch.state_dict()
 
 
-def _random(state: Any, ours: dict[str, Any], where: str):
-    """States that random number generators accept; of NumPy's the position too, which NumPy does not check."""
-    _require(isinstance(state, dict) and state.keys() == ours.keys(), where, "the states of random number generators", state)
+def _random(state: Any, ours: dict[str, Any], name: str):
+    """States that random number generators accept; also the position in NumPy's, which NumPy does not check."""
+    _require(isinstance(state, dict) and state.keys() == ours.keys(), name, "the states of random number generators", state)
     python = state["python"]
-    cached = isinstance(python, (list, tuple)) and len(python) == 3 and (python[2] is None or isinstance(python[2], float))
-    _require(cached, f"{where}.python", "a state of Python's generator", python)
-    _like((*python[:2], None), (*ours["python"][:2], None), f"{where}.python")
-    _like(state["torch"], ours["torch"], f"{where}.torch")
-    if state["device"] is not None:  # a run may go on on another device, which draws its own numbers
+    valid = isinstance(python, (list, tuple)) and len(python) == 3 and (python[2] is None or isinstance(python[2], float))
+    _require(valid, f"{name}.python", "a state of Python's generator", python)
+    _like((*python[:2], None), (*ours["python"][:2], None), f"{name}.python")
+    _like(state["torch"], ours["torch"], f"{name}.torch")
+    if state["device"] is not None:  # a run may be resumed on another device
         like = torch.zeros(16, dtype=torch.uint8) if ours["device"] is None else ours["device"]
-        _like(state["device"], like, f"{where}.device")
-    _like(state["numpy"], ours["numpy"], f"{where}.numpy")
+        _like(state["device"], like, f"{name}.device")
+    _like(state["numpy"], ours["numpy"], f"{name}.numpy")
     for key in state["numpy"][1]:
-        _whole(key, f"{where}.numpy", 0, 2**32 - 1)
-    _whole(state["numpy"][2], f"{where}.numpy", 0, 624)
+        _whole(key, f"{name}.numpy", 0, 2**32 - 1)
+    _whole(state["numpy"][2], f"{name}.numpy", 0, 624)
     try:
         random.Random().setstate(python)
         np.random.RandomState().set_state(tuple(state["numpy"]))
         torch.Generator().set_state(state["torch"])
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        _require(False, where, "the states of random number generators", str(error))
+        _require(False, name, "the states of random number generators", str(error))
 
 
 def _batches(state: Any, run: "Training"):
-    """Where an epoch of these data can be."""
+    """A valid position within an epoch of these data."""
     epoch = iter(run.train)
     next(epoch)
-    within = run.train.state_dict()
+    expected = run.train.state_dict()
     epoch.close()
-    run.train.first()  # no epoch is under way afterwards
-    _require(isinstance(state, dict) and state.keys() == within.keys(), "batches", "where the epoch is", state)
-    generators = within["generators"]
-    _like(state["generators"], generators, "batches.generators")
-    under_way = state["epoch"]
-    if under_way is None:
+    run.train.first()  # resets the position
+    _require(isinstance(state, dict) and state.keys() == expected.keys(), "batches", "the position within the epoch", state)
+    _like(state["generators"], expected["generators"], "batches.generators")
+    position = state["epoch"]
+    if position is None:
         return
-    _require(isinstance(under_way, dict) and under_way.keys() == within["epoch"].keys(), "batches.epoch", "where the epoch is", under_way)
-    _whole(under_way["given"], "batches.epoch.given", 0, len(run.train))
-    for name, ours in within["epoch"].items():
+    valid = isinstance(position, dict) and position.keys() == expected["epoch"].keys()
+    _require(valid, "batches.epoch", "the position within the epoch", position)
+    _whole(position["given"], "batches.epoch.given", 0, len(run.train))
+    for name, ours in expected["epoch"].items():
         if name in ("order", "block"):
-            _random(under_way[name], ours, f"batches.epoch.{name}")
+            _random(position[name], ours, f"batches.epoch.{name}")
         elif name != "given":
-            _like(under_way[name], ours, f"batches.epoch.{name}")
+            _like(position[name], ours, f"batches.epoch.{name}")
 
 
 def _levels(state: Any, ours: dict[str, Any], rows: int):
-    """For each kind of batch its rows, how far its graph has come, and how often it has run."""
+    """For each function its specializations: rows of the batch, level of the graph, and number of runs."""
     _require(isinstance(state, dict) and state.keys() == ours.keys(), "levels", f"the entries {', '.join(ours)}", state)
-    for what, kinds in state.items():
-        sound = isinstance(kinds, list) and len(kinds) <= sizes.BATCH_KINDS
-        _require(sound, f"levels.{what}", f"at most {sizes.BATCH_KINDS} kinds of batches", kinds)
-        for kind in kinds:
-            _require(isinstance(kind, (tuple, list)) and 2 <= len(kind) <= 3, f"levels.{what}", "rows, a level, and runs", kind)
-            for value, low, high in zip(kind, (1, 0, 0), (rows, sizes.GRAPH_LEVELS, sizes.STEPS)):
-                _whole(value, f"levels.{what}", low, high)
+    for function, entries in state.items():
+        valid = isinstance(entries, list) and len(entries) <= sizes.BATCH_KINDS
+        _require(valid, f"levels.{function}", f"at most {sizes.BATCH_KINDS} shapes of batches", entries)
+        for entry in entries:
+            _require(isinstance(entry, (tuple, list)) and 2 <= len(entry) <= 3, f"levels.{function}", "rows, a level, and runs", entry)
+            for value, low, high in zip(entry, (1, 0, 0), (rows, sizes.GRAPH_LEVELS, sizes.STEPS)):
+                _whole(value, f"levels.{function}", low, high)

@@ -1,4 +1,4 @@
-"""Arguments of a program as trees: tensors and numbers are leaves, everything else is the tree's structure."""
+"""Arguments of a program as trees: tensors and numbers are leaves, everything else is structure."""
 
 import argparse
 import copy
@@ -20,13 +20,13 @@ _CONTAINERS = frozenset((dict, list, tuple))
 
 
 class Leaves:
-    """The leaves of some arguments, and their structure.
+    """Leaves and structure of arguments.
 
-    ``structure`` is hashable; two calls with equal structures differ only in the contents of ``tensors`` and in the values
+    ``structure`` is hashable; calls with equal structures differ only in the contents of ``tensors`` and the values
     of ``numbers``.
 
     Raises:
-        ValueError: an argument that is neither a tensor, nor plain, nor made of such; names its type.
+        ValueError: an argument that is not a tensor, plain data, or a container of these; names its type.
     """
 
     __slots__ = ("tensors", "numbers", "objects", "structure")
@@ -42,41 +42,41 @@ class Leaves:
 
     def _leaf(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            for i, known in enumerate(self.tensors):
-                if known is value:
-                    return i  # the same tensor again: a graph would take one for the other
+            for i, tensor in enumerate(self.tensors):
+                if tensor is value:
+                    return i  # the same tensor again: a graph does not distinguish the two
             self.tensors.append(value)
             return value.shape, value.dtype, value.device, value.requires_grad, layout(value)
-        kind = type(value)
-        if kind in _EXACTLY_PLAIN:  # the most common types first: this runs at every call
-            return kind, value
-        if kind in _CONTAINERS:
-            return kind, tuple([(name, self._leaf(part)) for name, part in children(value)])
-        if kind in NUMBERS or isinstance(value, np.generic):
+        cls = type(value)
+        if cls in _EXACTLY_PLAIN:  # the most common types first: this runs at every call
+            return cls, value
+        if cls in _CONTAINERS:
+            return cls, tuple([(name, self._leaf(part)) for name, part in children(value)])
+        if cls in NUMBERS or isinstance(value, np.generic):
             self.numbers.append(value)
-            return kind
+            return cls
         if isinstance(value, PLAIN):
-            return kind, value
+            return cls, value
         if isinstance(value, nn.Module) or callable(value):
             self.objects.append(value)
-            return kind, id(value)
+            return cls, id(value)
         parts = children(value)
         if parts is None:
-            raise ValueError(f"an argument is a {kind.__name__}, which is neither a tensor nor plain data")
-        if is_user_class(kind):
-            self.objects.append(kind)  # its methods may read more
-        return kind, tuple([(name, self._leaf(part)) for name, part in parts])
+            raise ValueError(f"an argument is a {cls.__name__}, which is neither a tensor nor plain data")
+        if is_user_class(cls):
+            self.objects.append(cls)  # its methods may read more
+        return cls, tuple([(name, self._leaf(part)) for name, part in parts])
 
 
 def layout(tensor: Tensor) -> tuple[int, ...] | None:
-    """How the entries lie in memory, where that is not one after another; ``ValueError`` for a sparse tensor."""
+    """The strides, ``None`` if contiguous; ``ValueError`` for a sparse tensor."""
     if tensor.layout is not torch.strided:
         raise ValueError(f"an argument is a tensor of the layout {tensor.layout}")
     return None if tensor.is_contiguous() else tensor.stride()
 
 
 def children(value: Any) -> list[tuple[Any, Any]] | None:
-    """The parts of a container or of a plain object, by name; ``None`` for what is neither."""
+    """Named parts of a container or plain object; ``None`` for other values."""
     if isinstance(value, dict):
         return list(value.items())
     if isinstance(value, (list, tuple)):
@@ -87,20 +87,20 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is an object that only holds others, such as a namespace or a dataclass."""
-    known = isinstance(value, (argparse.Namespace, types.SimpleNamespace)) or dataclasses.is_dataclass(value)
-    return (known or is_user_class(type(value))) and hasattr(value, "__dict__") and not isinstance(value, type)
+    """Whether a value is an object with attributes only, such as a namespace or a dataclass."""
+    is_plain = isinstance(value, (argparse.Namespace, types.SimpleNamespace)) or dataclasses.is_dataclass(value)
+    return (is_plain or is_user_class(type(value))) and hasattr(value, "__dict__") and not isinstance(value, type)
 
 
-def replaced(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[Any], Any]) -> Any:
-    """The same tree with its leaves replaced, in the order in which ``Leaves`` lists them (repeated tensors again)."""
+def map_leaves(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[Any], Any]) -> Any:
+    """The tree with its leaves mapped, in the order of ``Leaves`` (repeated tensors again)."""
     if isinstance(value, Tensor):
         return tensor(value)
     if type(value) in NUMBERS or isinstance(value, np.generic):
         return number(value)
     if isinstance(value, PLAIN) or isinstance(value, nn.Module) or callable(value):
         return value
-    parts = [(name, replaced(part, tensor, number)) for name, part in children(value) or ()]
+    parts = [(name, map_leaves(part, tensor, number)) for name, part in children(value) or ()]
     if all(new is old for (_, new), (_, old) in zip(parts, children(value) or ())):
         return value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A function's tensor operations as a graph, run as they are or compiled by Inductor."""
+"""Graphs of a function's tensor operations, run with torch's kernels or compiled by Inductor."""
 
 import operator
 from collections.abc import Callable, Iterable
@@ -12,11 +12,11 @@ from .static import Static
 
 
 class Outputs(list):
-    """What a traced function gives: tensors, or ``None`` in their place.
+    """Outputs of a traced function: tensors or ``None``.
 
     Args:
-        info: what is known of them without running the function, the same for all calls of a kind.
-        valid: whether validation has found nothing wrong, where a graph has looked.
+        info: static information about them, equal for all calls of a specialization.
+        valid: whether validation has succeeded, if a graph has checked it.
     """
 
     def __init__(self, tensors: Iterable[Tensor | None] = (), info: Any = None, valid: Tensor | None = None):
@@ -25,12 +25,12 @@ class Outputs(list):
 
 
 class Graph:
-    """The tensor operations of ``function()``, whose inputs are the tensors ``inputs``, wherever the function finds them.
+    """The tensor operations of ``function()``; its inputs are ``inputs``, wherever the function reads them.
 
-    ``checked`` says whether validation has looked at values; then the last output is whether it found all of them valid.
+    ``checked``: whether validation has tested values; then the last output is whether all are valid.
 
     Raises:
-        Exception: whatever the function raises, or torch where values decide what it does.
+        Exception: raised by the function, or by torch if control flow depends on values.
     """
 
     def __init__(self, function: Callable[[], list], inputs: list[Tensor]):
@@ -45,18 +45,18 @@ class Graph:
             self.checked = valid is not None
             return [*outputs, valid] if self.checked else outputs
 
-        with _one_fake_mode():
+        with _shared_fake_mode():
             module = make_fx(static)(*inputs)
-        _refuse_changing_shapes(module.graph)  # also where only the shape was used, so that the operation seems unused
+        _refuse_changing_shapes(module.graph)  # before unused operations are removed, because the shape may be used
         _remove_unused(module.graph, any(tensor.is_cuda for tensor in inputs))
-        self.module, self.constants = _lifted(module, len(inputs))
+        self.module, self.constants = _lift_constants(module, len(inputs))
 
     def __call__(self, inputs: list[Tensor]) -> list:
         with torch.no_grad():
             return self.module(*inputs, *self.constants)
 
-    def compiled(self, inputs: list[Tensor]) -> Callable[[list[Tensor]], list]:
-        """The same by Inductor, with torch's own random numbers."""
+    def compile(self, inputs: list[Tensor]) -> Callable[[list[Tensor]], list]:
+        """Compile the graph with Inductor; random numbers are torch's own."""
         import torch._inductor
 
         with torch.no_grad():
@@ -73,8 +73,8 @@ class Graph:
         return len(self.module.graph.nodes)
 
 
-def _one_fake_mode() -> AbstractContextManager:
-    """Inside, ``make_fx`` describes every result by one fake mode; by itself it makes a mode for each, most of the time it takes."""
+def _shared_fake_mode() -> AbstractContextManager:
+    """Let ``make_fx`` use one fake mode for all results; otherwise it spends most of its time creating one per result."""
     from torch._guards import TracingContext, tracing
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -82,9 +82,9 @@ def _one_fake_mode() -> AbstractContextManager:
 
 
 def _remove_unused(graph: torch.fx.Graph, on_gpu: bool):
-    """Remove operations whose results nobody uses, such as looks for NaN; not those that draw random numbers or write.
+    """Remove operations with unused results, such as tests for NaN, except those that draw random numbers or write.
 
-    On a GPU also the check of a decomposition such as Cholesky's, which would wait for it; what failed is NaN afterwards.
+    On a GPU also error checks of decompositions such as Cholesky's, which synchronize; failed results are NaN.
     """
     for node in reversed(graph.nodes):
         if on_gpu and node.target is torch.ops.aten._linalg_check_errors.default:
@@ -96,33 +96,33 @@ def _remove_unused(graph: torch.fx.Graph, on_gpu: bool):
 
 
 def _refuse_changing_shapes(graph: torch.fx.Graph):
-    """``ValueError`` for an operation whose result's shape depends on values: the graph would take this call's shape for good."""
+    """``ValueError`` for an operation with a shape that depends on values, which the graph would fix."""
     for node in graph.nodes:
         if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and not _by_position(node):
             raise ValueError(f"the shape that {node.target} gives depends on values")
 
 
 def _by_position(node: torch.fx.Node) -> bool:
-    """Whether it takes entries out by their positions, not by a mask."""
+    """Whether an indexing operation uses positions and no mask."""
     if node.target is not torch.ops.aten.index.Tensor:
         return False
     return not any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in node.args[1])
 
 
-def _lifted(module: torch.fx.GraphModule, n: int) -> tuple[torch.fx.GraphModule, list[Tensor]]:
-    """A graph whose further inputs are the tensors it had caught by reference (not those that the program writes out as numbers)."""
-    graph, caught = module.graph, {}
+def _lift_constants(module: torch.fx.GraphModule, n: int) -> tuple[torch.fx.GraphModule, list[Tensor]]:
+    """Turn tensors that the graph holds by reference into inputs, except literals of the program."""
+    graph, lifted = module.graph, {}
     last = [node for node in graph.nodes if node.op == "placeholder"][-1] if n else None
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         if all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users):
             continue
-        if node.target not in caught:
+        if node.target not in lifted:
             place = graph.inserting_after(last) if last else graph.inserting_before(next(iter(graph.nodes)))
             with place:
-                last = caught[node.target] = graph.placeholder(node.target)
-        node.replace_all_uses_with(caught[node.target])
+                last = lifted[node.target] = graph.placeholder(node.target)
+        node.replace_all_uses_with(lifted[node.target])
         graph.erase_node(node)
     for node in graph.nodes:
-        node.meta.clear()  # of many fake modes, which Inductor would refuse
+        node.meta.clear()  # of several fake modes, which Inductor does not accept
     graph.set_codegen(torch.fx.graph.CodeGen())
-    return torch.fx.GraphModule(module, graph), [operator.attrgetter(name)(module) for name in caught]
+    return torch.fx.GraphModule(module, graph), [operator.attrgetter(name)(module) for name in lifted]

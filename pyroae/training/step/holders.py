@@ -1,4 +1,4 @@
-"""Closures, classes, sets and arrays as holders: what they hold is read and written like an entry of a dictionary."""
+"""Holders: access by ``holder[key]`` to closure cells, class attributes, and contents of sets and arrays."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Cell:
-    """A closure's cell as a holder."""
+    """The content of a closure's cell."""
 
     def __init__(self, cell):
         self.cell = cell
@@ -26,7 +26,7 @@ class Cell:
 
 
 class ClassView:
-    """A class's attributes as a holder."""
+    """Attributes of a class."""
 
     def __init__(self, cls: type):
         self.cls = cls
@@ -39,7 +39,7 @@ class ClassView:
 
 
 class Contents:
-    """All that a set or an array holds, as one value that can be compared."""
+    """Contents of a set or an array as one comparable value."""
 
     def __init__(self, holder: set | bytearray | np.ndarray):
         self.holder = holder
@@ -50,7 +50,7 @@ class Contents:
         return bytes(self.holder) if isinstance(self.holder, bytearray) else frozenset(self.holder)
 
     def __setitem__(self, key, value):
-        """Put a set's contents back; arrays are not written."""
+        """Restore a set's contents; arrays are not restored."""
         if isinstance(self.holder, set):
             self.holder.clear()
             self.holder.update(value)

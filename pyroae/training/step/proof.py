@@ -1,10 +1,10 @@
-"""Whether a graph gives what the program gives."""
+"""Comparison of a graph's results with the program's."""
 
 import torch
 from torch import Tensor
 
-ROUNDING = {"traced": 1e-5, "compiled": 1e-2}  # relative, between a graph and the program; the same kernels round alike
-_ATOMIC = 1e-4
+RTOL = {"traced": 1e-5, "compiled": 1e-2}  # between graph and program; a traced graph runs the same kernels
+_ATOMIC_RTOL = 1e-4
 
 
 def is_power_of_two(n: int) -> bool:
@@ -12,22 +12,22 @@ def is_power_of_two(n: int) -> bool:
     return n > 1 and n & (n - 1) == 0
 
 
-def agree(ours: list[Tensor | None], theirs: list[Tensor | None], rounding: float) -> bool:
-    """Whether two results are one but for rounding, which is relative to each number and, a hundredth of it, to the largest."""
+def results_agree(ours: list[Tensor | None], theirs: list[Tensor | None], rtol: float) -> bool:
+    """Whether two results are equal up to ``rtol`` of each entry plus ``0.01 * rtol`` of the largest."""
     if [a is None for a in ours] != [b is None for b in theirs]:
         return False
     for a, b in [(a, b) for a, b in zip(ours, theirs) if a is not None]:
         if not a.layout == b.layout == torch.strided:
             return False
-        relative = tolerance(a, rounding)
+        relative = tolerance(a, rtol)
         if a.shape != b.shape or not torch.allclose(a, b, relative, 0.01 * relative * _largest(a), equal_nan=True):
             return False
     return True
 
 
-def tolerance(result: Tensor, rounding: float) -> float:
-    """The relative rounding allowed in a result: on a GPU atomic additions come in another order in every run."""
-    return max(rounding, _ATOMIC) if result.is_cuda else rounding
+def tolerance(result: Tensor, rtol: float) -> float:
+    """Relative tolerance of a result: on a GPU the order of atomic additions varies."""
+    return max(rtol, _ATOMIC_RTOL) if result.is_cuda else rtol
 
 
 def _largest(tensor: Tensor) -> float:

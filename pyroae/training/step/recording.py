@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs."""
+"""CUDA graphs of training steps."""
 
 import contextlib
 import logging
@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .graph import Outputs
-from .updates import watched
+from .updates import has_custom_step
 
 _LOG = logging.getLogger("pyroae")
-_KEPT = 8  # recordings
-_SETTINGS = 2  # recordings of one kind of call with different settings of the optimizer, before recording is given up
+_MAX_RECORDINGS = 8
+_MAX_SETTINGS = 2  # recordings of the same call with different settings of the optimizer, before recording is given up
 
 
 class Recording:
-    """One capture of ``step(*args)`` on a device, which computes nothing; ``replay`` runs it on other values of the arguments."""
+    """A capture of ``step(*args)`` on a device, which computes nothing; ``replay`` runs it with other values of the arguments."""
 
     def __init__(self, step: Callable[..., Outputs], args: tuple, device: torch.device, pool: Any, stream: Any):
         self.device, self.graph = device, torch.cuda.CUDAGraph()
@@ -30,70 +30,73 @@ class Recording:
                 with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                     outputs = step(*self.inputs)
             except BaseException:
-                torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current, and the allocator capturing
+                torch.cuda.set_stream(before)  # a failed capture leaves its stream current, and the allocator capturing
                 with contextlib.suppress(RuntimeError):
                     self.graph.reset()
                 raise
         self.outputs = outputs
 
     def replay(self, args: tuple) -> Outputs:
-        """What a step with these arguments gives, in tensors that the next replay overwrites."""
+        """Outputs of a step with these arguments, in tensors that the next replay overwrites."""
         with torch.cuda.device(self.device):
-            ours, theirs = zip(*[pair for pair in zip(self.inputs, args) if isinstance(pair[0], Tensor)])  # a number is a part of the kind
+            ours, theirs = zip(*[pair for pair in zip(self.inputs, args) if isinstance(pair[0], Tensor)])  # numbers are equal
             torch._foreach_copy_(ours, theirs)
             self.graph.replay()
         return self.outputs
 
 
 class Recorder:
-    """Records functions of a training step on the device, which must have run in the same way before, and replays them from then on.
+    """Records functions of a training step that have run before in the same way, and replays them.
 
-    Learning rates are tensors on the device in a recording, so schedulers need no new one. A recording knows the optimizer's
-    other settings, and the addresses of the parameters and of the optimizer's state; when one of these changes, another is
-    made. Recordings share one pool of memory. The optimizer is torch's Adam, AdamW or SGD, with whatever settings: those that
-    a recording needs are changed only while a step is recorded.
+    Learning rates are tensors on the device in a recording, so schedulers need no new one. A recording fixes the optimizer's
+    other settings, and the addresses of parameters and of the optimizer's state; if one of these changes, another is
+    made. Recordings share a memory pool. Supported are torch's Adam, AdamW and SGD with any settings; settings required for
+    capture are changed only during the recording.
     """
 
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
         self.recordings: dict[tuple, Recording] = {}
-        self.able = True
-        self.rates: list[tuple[Tensor, float]] = []  # a tensor for each group's learning rate, and the value in it
-        self.settings: Counter[tuple] = Counter()  # recordings of each kind of call
+        self.enabled = True
+        self.rates: list[tuple[Tensor, float]] = []  # learning rate of each group as a tensor, and its value
+        self.settings: Counter[tuple] = Counter()  # number of recordings of each call
         self.pool: tuple[Any, Any] | None = None  # memory, stream
-        self.fresh = True  # nothing has run yet with what the optimizer holds now
+        self.is_new = True  # whether no step was taken since the optimizer's state was replaced
 
     def forget(self):
-        """Parameters and the optimizer's state were replaced."""
+        """Discard recordings after parameters or the optimizer's state were replaced."""
         self.recordings.clear()
         self.settings.clear()
-        self.fresh = True
+        self.is_new = True
 
     def ready(self) -> bool:
-        """Whether a step can be recorded. A reason why none ever will is logged, once."""
-        if self.able and (why := self._refusal()):
-            self.give_up(why)
-        fresh, self.fresh = self.fresh, False
-        return self.able and not fresh
+        """Whether a step can be recorded. If it never can, the reason is logged once."""
+        if self.enabled and (reason := self._unsupported()):
+            self.disable(reason)
+        is_new, self.is_new = self.is_new, False
+        return self.enabled and not is_new
 
-    def give_up(self, why: object):
-        """Record nothing any more."""
-        self.able = False
+    def disable(self, reason: object):
+        """Stop recording, and log the reason."""
+        self.enabled = False
         self.recordings.clear()
-        _LOG.warning("compile: the step is no CUDA graph and goes on kernel by kernel: %s", why)
+        _LOG.warning("compile: the step is no CUDA graph and runs kernel by kernel: %s", reason)
 
-    def __call__(self, step: Callable[..., Outputs], kind: tuple, *args) -> Outputs:
-        """``step(*args)``, a call of this ``kind``; what is not recorded yet is recorded now. The next call may overwrite the outputs."""
-        if not self.able:
+    def __call__(self, step: Callable[..., Outputs], call_key: tuple, *args) -> Outputs:
+        """Replay ``step(*args)``, after recording it if necessary; ``call_key`` identifies equivalent calls.
+
+        The next call may overwrite the outputs.
+        """
+        if not self.enabled:
             return step(*args)
         groups = self.optimizer.param_groups
         parameters = [p for group in groups for p in group["params"]]
         settings = tuple(value for group in groups for name, value in group.items() if name != "lr" and isinstance(value, _PLAIN))
-        place = step, kind, tuple(map(Tensor.data_ptr, (*parameters, *self._state())))
-        key = place, settings
+        call = step, call_key, tuple(map(Tensor.data_ptr, (*parameters, *self._state())))
+        key = call, settings
         if key not in self.recordings:
-            self._record(place, settings, args, parameters[0].device)
-        if not self.able:
+            self._record(call, settings, args, parameters[0].device)
+        if not self.enabled:
             return step(*args)
         for group, (rate, value) in zip(groups, self.rates):
             if value != group["lr"]:
@@ -101,46 +104,46 @@ class Recorder:
         self.rates = [(rate, group["lr"]) for group, (rate, _) in zip(groups, self.rates)]
         return self.recordings[key].replay(args)
 
-    def _refusal(self) -> str | None:
+    def _unsupported(self) -> str | None:
         if not isinstance(self.optimizer, Optimizer):
             return "Pyro's optimizers take their step in Python; one of torch's can be recorded"
         if type(self.optimizer) not in _RECORDED:
             return f"expected Adam, AdamW or SGD of torch's, got {type(self.optimizer).__name__}"
-        if watched(self.optimizer):
+        if has_custom_step(self.optimizer):
             return "something hooks or wraps the optimizer's step, and would not run"
         if any(isinstance(group["lr"], Tensor) for group in self.optimizer.param_groups):
             return "the learning rate is a tensor; give a number, which may change from step to step"
         return None
 
     def _state(self) -> list[Tensor]:
-        """What the optimizer keeps of the parameters, all of it on their device; numbers of steps may come from a CPU."""
+        """Tensors of the optimizer's state, moved to the parameters' device; step counts may be on the CPU."""
         tensors = []
-        for parameter, held in self.optimizer.state.items():
-            for name, value in held.items():
+        for parameter, entries in self.optimizer.state.items():
+            for name, value in entries.items():
                 if isinstance(value, Tensor):
                     if value.device != parameter.device:
-                        held[name] = value = value.to(parameter.device)
+                        entries[name] = value = value.to(parameter.device)
                     tensors.append(value)
         return tensors
 
-    def _record(self, place: tuple, settings: tuple, args: tuple, device: torch.device):
-        """Nothing runs while it is recorded."""
-        self.settings[place] += 1
-        if self.settings[place] > _SETTINGS:
-            return self.give_up("the optimizer's settings, apart from the learning rate, change again and again")
-        if len(self.recordings) == _KEPT:
+    def _record(self, call: tuple, settings: tuple, args: tuple, device: torch.device):
+        """Record a call, which does not run it."""
+        self.settings[call] += 1
+        if self.settings[call] > _MAX_SETTINGS:
+            return self.disable("the optimizer's settings, apart from the learning rate, change again and again")
+        if len(self.recordings) == _MAX_RECORDINGS:
             self.recordings.clear()
         if not self.rates:
             self.rates = [(torch.tensor(float(group["lr"]), device=device), group["lr"]) for group in self.optimizer.param_groups]
         try:
             with self._capturable():
-                self.recordings[place, settings] = Recording(place[0], args, device, *self._pool(device))
-        except Exception as error:  # such as a read of a value, which no recording allows
-            self.give_up(error)
+                self.recordings[call, settings] = Recording(call[0], args, device, *self._pool(device))
+        except Exception as error:  # for example reading a value, which a recording does not permit
+            self.disable(error)
 
     @contextlib.contextmanager
     def _capturable(self) -> Iterator[None]:
-        """Learning rates as tensors, and the optimizer as it must be while it is recorded."""
+        """Learning rates as tensors, and settings of the optimizer that capture requires."""
         groups = self.optimizer.param_groups
         settings = _RECORDED[type(self.optimizer)]
         before = [{name: group[name] for name in ("lr", *settings)} for group in groups]
@@ -149,18 +152,18 @@ class Recorder:
         try:
             yield
         finally:
-            for group, held in zip(groups, before):
-                group.update(held)
+            for group, values in zip(groups, before):
+                group.update(values)
 
     def _pool(self, device: torch.device) -> tuple[Any, Any]:
-        """The memory and the stream of all recordings."""
+        """Memory pool and stream of all recordings."""
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
         return self.pool
 
 
 _PLAIN = bool, int, float, tuple
-_RECORDED: dict[type, dict[str, Any]] = {  # optimizers, and settings with which they read no number from the device
+_RECORDED: dict[type, dict[str, Any]] = {  # supported optimizers, and settings in which they read no value from the device
     Adam: {"capturable": True},
     AdamW: {"capturable": True},
     SGD: {"fused": True, "foreach": False},

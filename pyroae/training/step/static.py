@@ -1,4 +1,4 @@
-"""Operations whose result would depend on values in its shape or in Python, written so that it does not."""
+"""Replacements for operations with results that depend on values in their shape or in Python."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _READS = {
     Tensor.allclose: "allclose()",
     Tensor.__contains__: "`in`",
 }
-_VALIDATORS = {  # functions that raise unless what they look at is true of all values
+_VALIDATORS = {  # functions that raise unless a condition is true of all values
     "torch.distributions.distribution": ("__init__", "_validate_sample", "_all_true_or_runtime_assert"),
     "torch.distributions.constraints": ("check",),
     "torch.distributions.continuous_bernoulli": ("__init__",),
@@ -32,31 +32,31 @@ _VALIDATORS = {  # functions that raise unless what they look at is true of all 
     "pyro.distributions.transforms.spline": ("_monotonic_rational_spline",),
     "pyro.distributions.transforms.power": ("__init__",),
 }
-_GENERAL = {  # functions that take a special case for certain values, and the general one otherwise
+_GENERAL = {  # functions with a special case for certain values; the general case is always valid
     "pyro.infer.util": ("compute_expectation",),
     "pyro.util": ("warn_if_nan", "warn_if_inf"),
 }
 
 
 class Static(TorchFunctionMode):
-    """Inside, programs make no choice that depends on values, so that a graph can hold all they do.
+    """Makes programs independent of values, so that a graph can contain everything that they do.
 
-    ``item()`` gives a tensor without dimensions, in float64 as Python's numbers are; ``one_hot`` compares. The entries that
-    a mask takes out, ``x[mask]``, stand where they were until they are put back by the same mask, as splines do, summed, or
-    multiplied with others and summed, as sums over discrete sites do. What torch's and Pyro's validation looks at is
-    gathered in ``checks`` and taken for true.
+    ``item()`` returns a 0-dim tensor, in float64 for Python's precision; ``one_hot`` compares. Entries selected by
+    a mask, ``x[mask]``, stay in place until they are assigned with the same mask, as splines do, summed, or
+    multiplied with others and summed, as sums over discrete sites do. Conditions that torch's and Pyro's validation tests
+    are collected in ``checks`` and assumed true.
 
     Raises:
-        ValueError: something else is done with such entries, or values of tensors are read in another way.
+        ValueError: another operation on such entries, or another way of reading values.
     """
 
     def __init__(self):
-        self.taken: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id: what stands for the entries, the whole, its mask
+        self.masked: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id: placeholder of the entries, source, mask
         self.checks: list[Tensor] = []
         self.hashes: list[Callable] = []
 
     def __enter__(self):
-        self.hashes.append(Tensor.__hash__)  # it may be entered again inside, by a hook
+        self.hashes.append(Tensor.__hash__)  # a stack, because hooks enter the mode again
         Tensor.__hash__ = _hash
         return super().__enter__()
 
@@ -65,13 +65,13 @@ class Static(TorchFunctionMode):
         return super().__exit__(*error)
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
-        found = [self.taken[id(leaf)] for leaf in tree_leaves(args) if id(leaf) in self.taken]
-        if found:
-            return self._with_taken(func, args, found)
+        masked = [self.masked[id(leaf)] for leaf in tree_leaves(args) if id(leaf) in self.masked]
+        if masked:
+            return self._with_masked(func, args, masked)
         if func in _TRUTH and (truth := self._truth(args[0], sys._getframe(1))) is not None:
             return truth
         if func is Tensor.register_hook:
-            return func(args[0], self._inside(args[1]))
+            return func(args[0], self._in_mode(args[1]))
         if func is Tensor.backward:
             with torch.autograd.set_multithreading_enabled(False):
                 return func(*args, **kwargs or {})
@@ -86,18 +86,18 @@ class Static(TorchFunctionMode):
             self.checks.append(detach_provenance((args[0] >= 0) & (args[0] < args[1])))
             return (args[0].unsqueeze(-1) == torch.arange(args[1], device=args[0].device)).long()
         if func in (Tensor.__getitem__, Tensor.masked_select, torch.masked_select) and _is_mask(*args):
-            return self._take(*args)
+            return self._mask(*args)
         result = func(*args, **kwargs or {})
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         return as_input(result) if isinstance(result, Tensor) and tensors and all(map(_changes, tensors)) else result
 
     def valid(self) -> Tensor | None:
-        """Whether all that validation has looked at is true; ``None`` if it has looked at nothing."""
-        looks = [check.all() for check in self.checks]
-        return torch.stack(looks).all() if looks else None
+        """Whether all conditions of validation are true; ``None`` without conditions."""
+        conditions = [check.all() for check in self.checks]
+        return torch.stack(conditions).all() if conditions else None
 
-    def _inside(self, hook: Callable) -> Callable:
-        """A hook that runs in this mode: backward passes leave it."""
+    def _in_mode(self, hook: Callable) -> Callable:
+        """A hook that enters this mode, which backward passes leave."""
 
         def run(gradient):
             with self:
@@ -106,33 +106,33 @@ class Static(TorchFunctionMode):
         return run
 
     def _truth(self, value: Tensor, frame: Any) -> bool | None:
-        """The truth of a tensor that is asked for by a library's check."""
+        """The truth value of a tensor in a library's check; ``None`` elsewhere."""
         place = frame.f_globals.get("__name__"), frame.f_code.co_name
         if place[1] in _VALIDATORS.get(place[0], ()):
             self.checks.append(detach_provenance(value))
             return True
         return False if place[1] in _GENERAL.get(place[0], ()) else None
 
-    def _take(self, whole: Tensor, mask: Tensor) -> Tensor:
-        entries = whole.new_empty(0)  # never looked at
-        self.taken[id(entries)] = entries, whole, mask
+    def _mask(self, source: Tensor, mask: Tensor) -> Tensor:
+        entries = source.new_empty(0)  # a placeholder, never read
+        self.masked[id(entries)] = entries, source, mask
         return entries
 
-    def _with_taken(self, func: Callable, args: tuple, found: list[tuple]):
-        (_, whole, mask), same = found[0], all(each[2] is found[0][2] for each in found)
+    def _with_masked(self, func: Callable, args: tuple, masked: list[tuple]):
+        (_, source, mask), same = masked[0], all(entry[2] is masked[0][2] for entry in masked)
         if func is Tensor.dim:
             return 1
         if func is Tensor.__setitem__ and args[1] is mask:
-            return args[0].copy_(torch.where(mask, whole, args[0]))
+            return args[0].copy_(torch.where(mask, source, args[0]))
         if func in (Tensor.sum, torch.sum) and len(args) == 1:
-            return whole.masked_fill(~mask, 0.0).sum()
-        if func is torch.tensordot and len(found) == 2 and same:
-            return (whole.masked_fill(~mask, 0.0) * found[1][1].masked_fill(~mask, 0.0)).sum()
+            return source.masked_fill(~mask, 0.0).sum()
+        if func is torch.tensordot and len(masked) == 2 and same:
+            return (source.masked_fill(~mask, 0.0) * masked[1][1].masked_fill(~mask, 0.0)).sum()
         raise ValueError(f"{getattr(func, '__name__', func)} of the entries that a mask takes out, whose number depends on values")
 
 
 def as_input(number: Tensor) -> Tensor:
-    """Mark a tensor as a number that changes from call to call; what is computed from such numbers alone is one too."""
+    """Mark a tensor as a number that changes between calls; results computed from such numbers only are marked too."""
     number.changes = True
     return number
 
@@ -142,18 +142,19 @@ def _changes(tensor: Any) -> bool:
 
 
 def _hash(tensor: Tensor) -> int:
-    """As ``Tensor.__hash__``, by identity: a number that changes would be another key in every call."""
+    """``Tensor.__hash__`` by identity, except for numbers that change: they would be a new key in every call."""
     if _changes(tensor):
         raise ValueError("a number that changes is looked up in a dictionary or a set")
     return id(tensor)
 
 
-def _is_mask(whole: Tensor, index) -> bool:
-    return isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == whole.shape
+def _is_mask(source: Tensor, index) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == source.shape
 
 
 def _refuse_reading(name: str, args: tuple):
-    """``ValueError`` where a value that a graph computes would be read by Python; constants may be."""
+    """``ValueError`` if Python would read a value that the graph computes; constants may be read."""
+
     for tensor in args:
         if isinstance(tensor, Tensor) and tensor.numel():
             try:

@@ -1,4 +1,4 @@
-"""``SVI``: Pyro's stochastic variational inference, whose step runs the programs' Python only once."""
+"""``SVI``: Pyro's stochastic variational inference with traced and compiled steps."""
 
 import contextlib
 import logging
@@ -18,51 +18,51 @@ from ...programs import Program
 from ...threads import one_at_a_time
 from .. import distributed
 from ..options import Mode, Step
-from ..precision import multiplying, resolved
+from ..precision import matmul_precision, resolve_precision
 from .graph import Outputs
 from .recording import Recorder
 from .tracing import Traced
 from .updates import InvalidValuesError, Update, clear_gradients
 
 _LOG = logging.getLogger("pyroae")
-_UNUSED = pyro.optim.SGD({"lr": 0.0})  # stands where Pyro's constructor wants one of its own optimizers
-_MADE = {
-    *("scheduled", "differentiable", "_update", "_updates_at_once", "_gradients", "_losses", "_recorder"),
-    *("_known", "_dtypes", "_precisions", "late", "_named"),
+_NO_OPTIMIZER = pyro.optim.SGD({"lr": 0.0})  # Pyro's constructor requires one of its own optimizers
+_NOT_PICKLED = {
+    *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder"),
+    *("_last_parameters", "_dtypes", "_precisions", "on_new_parameter", "_warned"),
 }
 Loss = float | Tensor | tuple
 
 
 class StepInfo(NamedTuple):
-    """What the outputs of a step are: so many losses, given as ``kind``; then gradients, of Pyro's parameters ``names``."""
+    """Layout of a step's outputs: ``losses`` losses, then gradients, for a Pyro optimizer of the entries ``names`` of its store."""
 
     losses: int
-    kind: type | None  # of the tuple in which an ELBO gives several losses
+    container: type | None  # tuple type of an ELBO with several losses
     names: tuple[str, ...]
 
 
 class SVI(pyro.infer.SVI):
-    """``pyro.infer.SVI`` with the same arguments, attributes, methods and results, from the same random numbers, faster.
+    """A faster ``pyro.infer.SVI`` with the same arguments, attributes, methods, results and random numbers.
 
-    Loss and gradients become one graph of tensor operations, without Python, Pyro's handlers or the autograd engine
-    (``tracing.Traced``). Once it is compiled for a CPU, Adam (torch's, Pyro's, or ClippedAdam) is a part of it. On CUDA the
-    whole step, that of torch's optimizers included, is one CUDA graph. A program that cannot be traced, such as one that
-    branches on the values of tensors, runs eagerly, and the log says why, once.
+    Loss and gradients are one graph of tensor operations, without Python, Pyro's handlers or the autograd engine
+    (``tracing.Traced``). When compiled for a CPU, Adam (torch's, Pyro's, or ClippedAdam) is part of it. On CUDA the
+    whole step, including torch optimizers, is one CUDA graph. A program that cannot be traced, for example because it
+    branches on tensor values, runs eagerly, and the reason is logged once.
 
-    A step waits while another thread takes one, calls ``pa.fit`` or evaluates. Between steps the random numbers belong to
-    whoever draws next, so seeded loops of your own in several threads have to run one after the other.
+    A step waits while another thread takes one, calls ``pa.fit`` or evaluates. Between steps random numbers are shared,
+    so run seeded training loops in several threads one after the other.
 
     Args:
         model: a Pyro program.
         guide: its guide.
-        optim: one of ``pyro.optim``, which takes a step for every parameter that the programs ask Pyro's store for; or a
-            torch optimizer, one step for all of its own parameters, and for no others.
+        optim: one of ``pyro.optim``, which updates every parameter that the programs use from Pyro's store; or a
+            torch optimizer, which updates its own parameters only.
         loss: a Pyro ELBO, or a function ``loss(model, guide, *args, **kwargs)``.
         loss_and_grads, num_samples, num_steps: as in ``pyro.infer.SVI``.
         compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``, or a ``pa.Step`` with precision, gradient clipping and
-            micro-batches too.
-        sync: ``True`` gives losses as Python's numbers, as Pyro does; ``False`` as tensors, so that nothing waits for a GPU.
-        steps: how many will be taken, where that is known: ``"auto"`` makes graphs at once where they repay it.
+            micro-batches.
+        sync: ``True`` returns losses as Python numbers, as Pyro does; ``False`` as tensors, without synchronizing a GPU.
+        steps: number of steps to come, if known: ``"auto"`` then builds graphs immediately if they repay their cost.
 
     >>> import pyro, pyroae as pa
     >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
@@ -87,177 +87,177 @@ class SVI(pyro.infer.SVI):
         steps: int | None = None,
         **kwargs,
     ):
-        torchs = isinstance(optim, Optimizer)
-        super().__init__(model, guide, _UNUSED if torchs else optim, loss, loss_and_grads, num_samples, num_steps, **kwargs)
+        is_torch = isinstance(optim, Optimizer)
+        super().__init__(model, guide, _NO_OPTIMIZER if is_torch else optim, loss, loss_and_grads, num_samples, num_steps, **kwargs)
         self.elbo = loss if isinstance(loss, ELBO) else None
         self.options, self.sync, self.steps = Step.of(compile), sync, steps
         self.optim = optim
 
-    def _begin(self):
-        """Everything that is made from the arguments and not kept when the object is pickled."""
+    def _setup(self):
+        """Create everything that is not pickled."""
         self.scheduled = self.elbo if isinstance(self.elbo, Objective) else None
         differentiates = isinstance(self.optim, Optimizer) and hasattr(self.elbo, "differentiable_loss")
-        self._known: list[Tensor] = []  # the parameters of the last step
+        self._last_parameters: list[Tensor] = []  # of the last step
         self.differentiable = self.scheduled is not None or differentiates
         self._update = Update(self.optim, self.sync)
         if self.scheduled is not None and self.parameters:
             self.scheduled.to(self.parameters[0].device)
-        plain = self.options.clip is None and self.options.accumulate == 1 and distributed.world_size() == 1
-        self._updates_at_once = plain  # nothing happens to gradients before the optimizer takes its step
+        # whether the optimizer's step directly follows the gradients
+        self._is_plain = self.options.clip is None and self.options.accumulate == 1 and distributed.world_size() == 1
         mode = self.options.compile
-        self._gradients = Traced(self._loss_and_gradients, [self], mode, self.steps, self._update if plain else None)
-        self._losses = Traced(self._loss_alone, [self], mode, budget=self._gradients.budget)
+        self._gradients = Traced(self._loss_and_gradients, [self], mode, self.steps, self._update if self._is_plain else None)
+        self._losses = Traced(self._loss_only, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
         self._dtypes: dict[str, torch.dtype] = {}
         self._precisions: dict[int, str] = {}  # by rows
-        self.late: Callable[[str, Tensor], Any] = self._name_late  # called with a parameter that a torch optimizer lacks
-        self._named: set[str] = set()
+        self.on_new_parameter: Callable[[str, Tensor], Any] = self._warn_new_parameter  # for one that a torch optimizer lacks
+        self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _MADE}
+        return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]):
         vars(self).update(state)
-        self._begin()
+        self._setup()
 
     @property
     def optim(self) -> PyroOptim | Optimizer:
-        """The optimizer; where another takes its place, graphs are made anew."""
+        """The optimizer; replacing it discards all graphs."""
         return self._optim
 
     @optim.setter
     def optim(self, optim: PyroOptim | Optimizer):
         self._optim = optim
-        if "options" in vars(self):  # not yet in Pyro's constructor
-            self._begin()
+        if "options" in vars(self):  # not in Pyro's constructor
+            self._setup()
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What the optimizer changes: a torch optimizer's own parameters, or those of the last step."""
-        return self._update.parameters() if isinstance(self.optim, Optimizer) else self._known
+        """Trained parameters: those of a torch optimizer, or those of the last step."""
+        return self._update.parameters() if isinstance(self.optim, Optimizer) else self._last_parameters
 
     def step(self, *args, **kwargs) -> Loss:
         """Take an optimizer step.
 
         Returns:
-            The loss before it, in nats summed over the batch (of all processes of ``pa.distributed``): a number, or a tuple
-            where the ELBO gives one; tensors with ``sync=False``.
+            The loss before the step, in nats summed over the batch (over all processes of ``pa.distributed``): a number,
+            or a tuple if the ELBO returns one; tensors if ``sync=False``.
 
         Raises:
-            ValueError: what Pyro's validation refuses, while it is enabled; then no parameter has changed.
+            ValueError: Pyro's validation failed, if it is enabled; no parameter has changed.
         """
         with one_at_a_time(), self._precision_of(args):
             try:
                 outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
                 if outputs is None:
-                    self._update.stash(self.parameters)
-                    outputs = self._gradients(*args, **kwargs) if self._updates_at_once else self._step_by_parts(args, kwargs)
-            except InvalidValuesError:  # the program's own error names what is invalid
-                outputs = self._gradients.eager(*args, **kwargs)
-        if self._update.pyros:
-            self._known = self._update.parameters(outputs.info)
+                    self._update.stash_gradients(self.parameters)
+                    outputs = self._gradients(*args, **kwargs) if self._is_plain else self._micro_batch_step(args, kwargs)
+            except InvalidValuesError:  # the program raises an error that names the invalid values
+                outputs = self._gradients.run_eagerly(*args, **kwargs)
+        if self._update.is_pyro:
+            self._last_parameters = self._update.parameters(outputs.info)
         if self.scheduled is not None:
             self.scheduled.advance()
-        return self._returned(outputs)
+        return self._format(outputs)
 
     def evaluate_loss(self, *args, **kwargs) -> Loss:
-        """The loss without a step, given as ``step`` gives it."""
+        """The loss without a step, in the format of ``step``."""
         with one_at_a_time(), self._precision_of(args):
             outputs = self._losses(*args, **kwargs)
             if self.sync and outputs.valid is not None and not outputs.valid:
-                outputs = self._losses.eager(*args, **kwargs)
-        return self._returned(outputs)
+                outputs = self._losses.run_eagerly(*args, **kwargs)
+        return self._format(outputs)
 
     def gradients(self, *args, **kwargs) -> tuple[Tensor, list[Tensor | None]]:
-        """The loss, and the gradients of ``parameters``, of the program itself; no step is taken."""
+        """Loss and gradients of ``parameters``, computed by the program; no step is taken."""
         outputs = self._loss_and_gradients(*args, **kwargs)
         loss, *gradients = distributed.all_reduce(outputs[0], *outputs[outputs.info.losses :])
         return loss, gradients
 
     def valid(self) -> bool:
-        """Whether validation has found nothing wrong in the steps so far; waits for the device. For ``sync=False``."""
+        """Whether validation has succeeded in all steps so far; synchronizes with the device. For ``sync=False``."""
         return self._update.valid is None or bool(self._update.valid)
 
     # --- graphs ---
 
     def announce_to(self, listener: Callable[[str], Any]):
-        """Call the listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is made."""
+        """Call a listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is built."""
         self._gradients.announce = listener
 
     def levels(self) -> dict[str, list]:
-        """The graphs of steps and of losses: for each kind of call its rows, its level and its calls."""
+        """Rows, level and runs of every specialization of steps and of losses."""
         return {"step": self._gradients.levels(), "loss": self._losses.levels()}
 
-    def rebuild_graph(self, kind: str, level: int, runs: int, *args):
-        """Rebuild a graph of the ``"step"`` or of the ``"loss"`` for such arguments; load weights and state afterwards."""
+    def rebuild_graph(self, function: str, level: int, runs: int, *args):
+        """Rebuild a graph of the ``"step"`` or the ``"loss"`` for such arguments; load weights and state afterwards."""
         with self._precision_of(args):
-            (self._gradients if kind == "step" else self._losses).rebuild(level, runs, *args)
+            (self._gradients if function == "step" else self._losses).rebuild(level, runs, *args)
 
     def forget(self):
-        """To be called when parameters and the optimizer's state were replaced: CUDA graphs know the old ones."""
+        """Discard CUDA graphs, which fix addresses; call it after replacing parameters or the optimizer's state."""
         self._recorder.forget()
         self._update.valid = None
 
     # --- a step ---
 
     def _replay(self, args: tuple) -> Outputs | None:
-        """A step by one CUDA graph, or two where the host does something between gradients and update; ``None`` where that cannot be."""
-        kinds = tuple(self._gradients.settled(*part) for part in self._parts(args))
-        added = any(parameter.grad is not None for parameter in self.parameters)  # gradients that are added to this step's own
-        if added or not all(kinds):
+        """A step as one CUDA graph, or two if the host acts between gradients and update; ``None`` if not possible yet."""
+        specs = tuple(self._gradients.finalized(*part) for part in self._micro_batches(args))
+        has_gradients = any(parameter.grad is not None for parameter in self.parameters)  # to be added to those of this step
+        if has_gradients or not all(specs):
             return None
-        for kind in set(kinds):
-            kind.runs += 1
-        places = tuple((kind, *kind.pointers) for kind in kinds)
-        if distributed.world_size() == 1 and not (self.sync and kinds[0].graph.checked):
-            outputs = self._recorder(self._whole, places, *args)
+        for spec in set(specs):
+            spec.runs += 1
+        key = tuple((spec, *spec.pointers) for spec in specs)
+        if distributed.world_size() == 1 and not (self.sync and specs[0].graph.checked):
+            outputs = self._recorder(self._graph_step, key, *args)
             return Outputs([loss.clone() for loss in outputs], outputs.info)
-        outputs = _total(self._recorder(self._summed, places, *args))
+        outputs = _total(self._recorder(self._graph_sums, key, *args))
         self._update.check(outputs)
-        self._recorder(self._follow, places, outputs.info, *outputs)
+        self._recorder(self._optimize, key, outputs.info, *outputs)
         return outputs
 
-    def _step_by_parts(self, args: tuple, kwargs: dict) -> Outputs:
-        """A step whose gradients are summed over micro-batches and processes, and clipped, before the optimizer's."""
+    def _micro_batch_step(self, args: tuple, kwargs: dict) -> Outputs:
+        """A step with gradients summed over micro-batches and processes, and clipped."""
         outputs = _total(self._sums(self._gradients, args, kwargs))
         self._update.check(outputs)
-        self._follow(outputs.info, *outputs)
+        self._optimize(outputs.info, *outputs)
         return outputs
 
-    def _whole(self, *args) -> Outputs:
-        """A step of graphs alone."""
-        outputs = self._summed(*args)
+    def _graph_step(self, *args) -> Outputs:
+        """A step of graphs only."""
+        outputs = self._graph_sums(*args)
         self._update.check(outputs)
-        return self._follow(outputs.info, *outputs)
+        return self._optimize(outputs.info, *outputs)
 
-    def _summed(self, *args) -> Outputs:
-        return self._sums(self._gradients.graphed, args, {})
+    def _graph_sums(self, *args) -> Outputs:
+        return self._sums(self._gradients.run_graph, args, {})
 
     def _sums(self, run: Callable[..., Outputs], args: tuple, kwargs: dict) -> Outputs:
-        """Losses and gradients summed over micro-batches; where gradients are clipped, also the number of rows."""
-        parts = [run(*part, **kwargs) for part in self._parts(args)]
-        sums = [_sum([each for each in column if each is not None]) for column in zip(*parts)]
+        """Losses and gradients summed over micro-batches; with clipping also the number of rows."""
+        parts = [run(*part, **kwargs) for part in self._micro_batches(args)]
+        sums = [_sum([tensor for tensor in column if tensor is not None]) for column in zip(*parts)]
         if self.options.clip is not None:
             sums.append(sums[0].new_full((), next(len(a) for a in args if isinstance(a, Tensor))))
         return Outputs(sums, parts[0].info, _all([part.valid for part in parts]))
 
-    def _follow(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
-        """The optimizer's step with summed gradients, clipped."""
-        self._update.give(Outputs(sums, info))
+    def _optimize(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
+        """Clip summed gradients and take the optimizer's step."""
+        self._update.set_gradients(Outputs(sums, info))
         if self.options.clip is not None:
             gradients = [p.grad for p in self._update.parameters(info) if p.grad is not None]
-            longest, norm = self.options.clip * sums[-1], torch.nn.utils.get_total_norm(gradients)
-            torch._foreach_mul_(gradients, (longest / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype))
-        self._update.follow(info)
+            max_norm, norm = self.options.clip * sums[-1], torch.nn.utils.get_total_norm(gradients)
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype))
+        self._update.step(info)
         return Outputs(sums[: info.losses], info)
 
-    def _parts(self, args: tuple) -> list[tuple]:
+    def _micro_batches(self, args: tuple) -> list[tuple]:
         if self.options.accumulate == 1:
             return [args]
         return list(zip(*(a.chunk(self.options.accumulate) if isinstance(a, Tensor) else [a] * self.options.accumulate for a in args)))
 
     def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
-        known = () if self._update.pyros else set(pyro.get_param_store()._params)
+        before = () if self._update.is_pyro else set(pyro.get_param_store()._params)
         with poutine.trace(param_only=True) as tape:
             if self.differentiable:
                 with torch.enable_grad():
@@ -265,69 +265,69 @@ class SVI(pyro.infer.SVI):
                     loss.backward()
             else:
                 loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        asked = {name: site["value"].unconstrained() for name, site in tape.trace.nodes.items()}
+        used = {name: site["value"].unconstrained() for name, site in tape.trace.nodes.items()}
         names: tuple[str, ...] = ()
-        if self._update.pyros:
-            names = _names(asked)
+        if self._update.is_pyro:
+            names = _names(used)
         else:
-            self._find_late({name: parameter for name, parameter in asked.items() if name not in known})
-        losses, kind = self._tensors("step", loss)
-        info = StepInfo(len(losses), kind, names)
+            self._report_new_parameters({name: parameter for name, parameter in used.items() if name not in before})
+        losses, container = self._detach("step", loss)
+        info = StepInfo(len(losses), container, names)
         gradients = [parameter.grad for parameter in self._update.parameters(info)]
-        self._clear_gradients(asked, info)
+        self._clear_gradients(used, info)
         return Outputs([*losses, *gradients], info)
 
-    def _loss_alone(self, *args, **kwargs) -> Outputs:
+    def _loss_only(self, *args, **kwargs) -> Outputs:
         with torch.no_grad():
-            losses, kind = self._tensors("loss", self.loss(self.model, self.guide, *args, **kwargs))
-        return Outputs(losses, StepInfo(len(losses), kind, ()))
+            losses, container = self._detach("loss", self.loss(self.model, self.guide, *args, **kwargs))
+        return Outputs(losses, StepInfo(len(losses), container, ()))
 
-    def _tensors(self, what: str, loss: Any) -> tuple[list[Tensor], type | None]:
-        """Losses as detached tensors, of the type that the program itself gives, and the type of the tuple that they came in."""
+    def _detach(self, function: str, loss: Any) -> tuple[list[Tensor], type | None]:
+        """Losses as detached tensors of the dtype of the first call, and the type of their tuple."""
         values = loss if isinstance(loss, tuple) else (loss,)
-        found = [v.detach() if isinstance(v, Tensor) else torch.scalar_tensor(float(v), dtype=torch.float64) for v in values]
-        dtype = self._dtypes.setdefault(what, found[0].dtype)  # set by the first call, which no graph runs
-        return [each if each.dtype == dtype else each.to(dtype) for each in found], type(loss) if isinstance(loss, tuple) else None
+        losses = [v.detach() if isinstance(v, Tensor) else torch.scalar_tensor(float(v), dtype=torch.float64) for v in values]
+        dtype = self._dtypes.setdefault(function, losses[0].dtype)  # the first call never runs as a graph
+        return [v if v.dtype == dtype else v.to(dtype) for v in losses], type(loss) if isinstance(loss, tuple) else None
 
-    def _clear_gradients(self, asked: dict[str, Tensor], info: StepInfo):
-        """No gradient stays on anything that the backward pass reached."""
+    def _clear_gradients(self, used: dict[str, Tensor], info: StepInfo):
+        """Clear the gradients of everything that the backward pass reached."""
         clear_gradients(getattr(program, "__self__", program) for program in (self.model, self.guide))
-        for parameter in (*asked.values(), *self._update.parameters(info)):
+        for parameter in (*used.values(), *self._update.parameters(info)):
             parameter.grad = None
 
-    def _find_late(self, made: dict[str, Tensor]):
-        """Report parameters that this step made in Pyro's store and that the torch optimizer does not have."""
+    def _report_new_parameters(self, new: dict[str, Tensor]):
+        """Report parameters that this step has created in Pyro's store and that the torch optimizer lacks."""
         owned = {id(p) for root in self._gradients.roots if isinstance(root, torch.nn.Module) for p in root.parameters()}
         owned |= {id(parameter) for parameter in self.parameters}
-        for name, parameter in made.items():
+        for name, parameter in new.items():
             if id(parameter) not in owned and "$$$" not in name:
-                self.late(name, parameter)
+                self.on_new_parameter(name, parameter)
 
-    def _name_late(self, name: str, parameter: Tensor):
-        if name not in self._named:
-            self._named.add(name)
-            _LOG.warning("SVI: the parameter %r was made in a step and is not in the optimizer, so it is not trained", name)
+    def _warn_new_parameter(self, name: str, parameter: Tensor):
+        if name not in self._warned:
+            self._warned.add(name)
+            _LOG.warning("SVI: the parameter %r was created in a step and is not in the optimizer, so it is not trained", name)
 
-    def _returned(self, outputs: Outputs) -> Loss:
-        losses, kind = outputs[: outputs.info.losses], outputs.info.kind
+    def _format(self, outputs: Outputs) -> Loss:
+        losses, container = outputs[: outputs.info.losses], outputs.info.container
         if self.sync:
             losses = [loss.item() for loss in losses]
-        return losses[0] if kind is None else kind(losses)
+        return losses[0] if container is None else container(losses)
 
     def _precision_of(self, args: tuple) -> contextlib.AbstractContextManager:
-        """The precision of matrix products inside; chosen once for each number of rows."""
+        """A context with the precision of matrix products, chosen once per number of rows."""
         if self.options.precision is None:
             return contextlib.nullcontext()
         rows = next((a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()), 1)
         if rows not in self._precisions and self.parameters:
-            self._precisions[rows] = resolved(self.options.precision, self.parameters, rows)
-        return multiplying(self._precisions.get(rows, "highest"), self.parameters)
+            self._precisions[rows] = resolve_precision(self.options.precision, self.parameters, rows)
+        return matmul_precision(self._precisions.get(rows, "highest"), self.parameters)
 
 
-def _names(asked: dict[str, Tensor]) -> tuple[str, ...]:
-    """The names of parameters as Pyro's store has them after a run, each parameter once."""
+def _names(used: dict[str, Tensor]) -> tuple[str, ...]:
+    """Names of parameters in Pyro's store after a run, without duplicates."""
     params = pyro.get_param_store()._params
-    named = {id(parameter): name for name, parameter in reversed(asked.items()) if params.get(name) is parameter}
+    named = {id(parameter): name for name, parameter in reversed(used.items()) if params.get(name) is parameter}
     return tuple(reversed(named.values()))
 
 
@@ -336,7 +336,7 @@ def _on_gpu(args: tuple) -> bool:
 
 
 def _total(outputs: Outputs) -> Outputs:
-    """Summed over the processes."""
+    """Outputs summed over processes."""
     return Outputs(distributed.all_reduce(*outputs), outputs.info, outputs.valid)
 
 
@@ -344,6 +344,6 @@ def _sum(tensors: list[Tensor]) -> Tensor | None:
     return sum(tensors[1:], tensors[0]) if tensors else None
 
 
-def _all(valid: list[Tensor | None]) -> Tensor | None:
-    found = [each for each in valid if each is not None]
-    return torch.stack(found).all() if found else None
+def _all(flags: list[Tensor | None]) -> Tensor | None:
+    present = [flag for flag in flags if flag is not None]
+    return torch.stack(present).all() if present else None

@@ -1,4 +1,4 @@
-"""Running a function's Python once: its tensor operations are kept as a graph, watched, proved, and compiled where that pays."""
+"""Tracing a function once into a graph of tensor operations, which is guarded, proved, and compiled if that pays."""
 
 import contextlib
 import logging
@@ -13,37 +13,37 @@ from torch import nn
 from ..options import Mode
 from .arguments import Leaves
 from .graph import Outputs
-from .kind import LADDER, Kind
-from .pace import EACH, SAMPLED, Budget, Pace, now
 from .reach import Reach
+from .specialization import LEVELS, Specialization
+from .timing import SAMPLE_AFTER, SAMPLE_EVERY, Budget, CallTimes, clock
 from .updates import Update
 
 _LOG = logging.getLogger("pyroae")
-_KINDS = 8  # graphs kept, after which a function is taken to be different at every call
-_PACES = 100  # structures of arguments whose calls are timed
+_MAX_SPECIALIZATIONS = 8  # after which a function is assumed to be different in every call
+_MAX_STRUCTURES = 100  # structures of arguments whose calls are timed
 
 
 class Traced:
-    """A function of tensors whose Python runs once for each kind of call; afterwards only its tensor operations do.
+    """A function of tensors whose Python runs once per specialization; afterwards only its tensor operations run.
 
-    A kind of call is the structure of the arguments and every setting that the programs can read (``Reach``). Tensors are
-    looked up at every call, so they may be replaced or changed in place. A number that changes becomes an input of the
-    graph where the program allows it; otherwise each of its values is a kind. Random numbers are torch's own, in the same
-    order. While no graph is worth making, ``"auto"`` tells calls apart by the structure of their arguments alone.
+    A specialization is the structure of the arguments and all settings that the programs can read (``Reach``). Tensors are
+    read at every call, so they may be replaced or changed in place. A number that changes becomes an input of the
+    graph if the program permits; otherwise each of its values is a specialization. Random numbers are torch's, in the same
+    order. Until a graph is worthwhile, ``"auto"`` distinguishes calls only by the structure of their arguments.
 
-    A graph is proved: before it is first used, at its calls 2, 4, 8, ..., and when what it watches was replaced, the program
-    runs beside it from the same random state. Where the two differ, or no graph can be made, the program goes on eagerly
-    and the log says why, once.
+    A graph is proved: before its first use, at its calls 2, 4, 8, ..., and when an object that it depends on was replaced,
+    the program also runs, from the same random state. If the results differ, or no graph can be built, the function runs
+    eagerly from then on, and the reason is logged once.
 
     Args:
-        function: gives ``Outputs``.
+        function: returns ``Outputs``.
         roots: the programs and objects that the function reads.
-        mode: ``"eager"``: never a graph. ``"traced"``: a graph of torch's own kernels, some 0.6 ms an operation to make, on
-            a CPU the same to the bit. ``"compiled"``: fused by Inductor, in some 15 seconds. ``"auto"``: eager at first,
-            then what the calls repay.
-        calls: how many will come, where that is known. Otherwise a graph is made once the calls so far would have repaid
-            it, and only where ``"auto"`` stays within 10% or 0.2 s of the eager program whenever the calls stop.
-        update: what is done with the outputs of every call. It becomes a part of a compiled graph where it can.
+        mode: ``"eager"``: never a graph. ``"traced"``: a graph of torch's own kernels, about 0.6 ms per operation to build, on
+            a CPU equal bit for bit. ``"compiled"``: compiled by Inductor, in about 15 seconds. ``"auto"``: eager at first,
+            then the level that repays its cost.
+        calls: number of calls to come, if known. Otherwise a graph is built once the calls so far would have repaid
+            it, and only if ``"auto"`` stays within 10% or 0.2 s of the eager program whenever the calls stop.
+        update: applied to the outputs of every call; part of a compiled graph if possible.
         budget: shared with other functions of the same run.
     """
 
@@ -58,41 +58,41 @@ class Traced:
     ):
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
         self.done, self.budget = 0, budget or Budget()
-        self.untimed = 0  # calls to come for which the last one stands
-        self.paces: dict[tuple, Pace] = {}  # by the structure of the arguments
-        self.kinds: list[Kind] = []
-        self.last: Kind | None = None
-        self.names: dict[str, None] = {}  # of parameters that the programs have asked Pyro's store for, in order
-        self.ignored: set[str] = set()  # paths of what libraries rewrite whenever it is used
+        self.untimed = 0  # calls to come that the last one represents
+        self.times: dict[tuple, CallTimes] = {}  # by structure of the arguments
+        self.specializations: list[Specialization] = []
+        self.last: Specialization | None = None
+        self.param_names: dict[str, None] = {}  # of entries of Pyro's store that the programs have used, in order
+        self.ignored: set[str] = set()  # paths of library caches
         self.dynamic: set[str] = set()  # paths of numbers that are inputs
-        self.fixed: set[str] = set()  # paths of numbers that cannot be
-        self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is made, which takes its time
+        self.fixed: set[str] = set()  # paths of numbers that cannot be inputs
+        self.announce: Callable[[str], Any] = lambda name: None  # called before a graph is built
 
     def __call__(self, *args, **kwargs) -> Outputs:
-        start, leaves = now(), self._leaves(args, kwargs)
+        start, leaves = clock(), self._leaves(args, kwargs)
         if leaves is None:
-            return self.finished(self.function(*args, **kwargs))
+            return self.apply_update(self.function(*args, **kwargs))
         if self.mode != "auto":
-            return self.kind(leaves)(leaves, args, kwargs)
-        pace = self._pace(leaves.structure)
-        kind = self.kind(leaves) if self._is_watched(pace) else None
-        pace = kind.pace if kind else pace
+            return self.specialization(leaves)(leaves, args, kwargs)
+        times = self._times(leaves.structure)
+        spec = self.specialization(leaves) if self._is_tracked(times) else None
+        times = spec.times if spec else times
         gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
-        start = pace.begin(start, gpu)
-        if kind:
-            outputs = kind(leaves, args, kwargs)
+        start = times.begin(start, gpu)
+        if spec:
+            outputs = spec(leaves, args, kwargs)
         else:
-            with pace.counting():
+            with times.counting():
                 outputs = self.function(*args, **kwargs)
-            outputs = self.finished(outputs)
-            if pace.done > SAMPLED:
-                self.untimed = EACH - 1
-        pace.end(start, gpu, 1 + self.untimed)
+            outputs = self.apply_update(outputs)
+            if times.done > SAMPLE_AFTER:
+                self.untimed = SAMPLE_EVERY - 1
+        times.end(start, gpu, 1 + self.untimed)
         return outputs
 
     def _leaves(self, args: tuple, kwargs: dict) -> Leaves | None:
-        """The arguments of a call that is counted, timed or run as a graph; ``None`` where it is only run."""
-        if self.mode == "eager" or handled():
+        """Arguments of a call that is timed or run as a graph; ``None`` if it is only run."""
+        if self.mode == "eager" or has_outer_handlers():
             return None
         if self.untimed:
             self.untimed, self.done = self.untimed - 1, self.done + 1
@@ -100,144 +100,149 @@ class Traced:
         try:
             leaves = Leaves(args, kwargs)
         except ValueError as error:
-            self.stay(str(error))
+            self.fall_back(str(error))
             return None
         self.done += 1
         return leaves
 
-    def _pace(self, structure: tuple) -> Pace:
-        if structure not in self.paces:
-            if len(self.paces) >= _PACES:
-                self.paces = {key: pace for key, pace in self.paces.items() if pace.watched}
-            self.paces[structure] = Pace(self.budget)
-        return self.paces[structure]
+    def _times(self, structure: tuple) -> CallTimes:
+        if structure not in self.times:
+            if len(self.times) >= _MAX_STRUCTURES:
+                self.times = {key: times for key, times in self.times.items() if times.tracked}
+            self.times[structure] = CallTimes(self.budget)
+        return self.times[structure]
 
-    def _is_watched(self, pace: Pace) -> bool:
-        """Whether to look at all that such calls can read: once a graph of them is worth making."""
-        if not pace.watched and len(self.kinds) < _KINDS:
-            pace.watched = pace.repays(LADDER[1], self.left(pace))
-        return pace.watched
+    def _is_tracked(self, times: CallTimes) -> bool:
+        """Whether to walk everything that such calls can read: once a graph is worthwhile."""
+        if not times.tracked and len(self.specializations) < _MAX_SPECIALIZATIONS:
+            times.tracked = times.repays(LEVELS[1], self.remaining_calls(times))
+        return times.tracked
 
-    def finished(self, outputs: Outputs) -> Outputs:
-        """The outputs, after the update."""
+    def apply_update(self, outputs: Outputs) -> Outputs:
+        """Outputs after the update."""
         return self.update(outputs) if self.update else outputs
 
-    def eager(self, *args, **kwargs) -> Outputs:
-        """A call without a graph, whatever the mode."""
-        return self.finished(self.function(*args, **kwargs))
+    def run_eagerly(self, *args, **kwargs) -> Outputs:
+        """A call without a graph, in any mode."""
+        return self.apply_update(self.function(*args, **kwargs))
 
-    def kind(self, leaves: Leaves) -> "Kind":
-        """What handles such a call now."""
-        if self.last is not None and self.last.fits(leaves):
+    def specialization(self, leaves: Leaves) -> Specialization:
+        """The specialization of a call."""
+        if self.last is not None and self.last.matches(leaves):
             return self.last
-        for each in self.kinds:
-            if each is not self.last and each.fits(leaves):
-                self.last = each
-                return each
-        self.last = self._walked(leaves)
+        for spec in self.specializations:
+            if spec is not self.last and spec.matches(leaves):
+                self.last = spec
+                return spec
+        self.last = self._after_walk(leaves)
         return self.last
 
-    def settled(self, *args) -> "Kind | None":
-        """What handles such a call, if that is a graph and will be to the end, all of it on the device, and no proof is due."""
-        if self.mode == "eager" or handled():
+    def finalized(self, *args) -> Specialization | None:
+        """The specialization of a call if it is a graph on the device, will not change any more, and no proof is due."""
+        if self.mode == "eager" or has_outer_handlers():
             return None
         leaves = Leaves(args, {})
-        kind = next((each for each in self.kinds if each.fits(leaves)), None)
-        settled = kind and kind.settle() and kind.level and not kind.numbers_of(leaves) and kind.on_device(leaves)
-        return kind if settled and not kind.proof_due else None
+        spec = next((spec for spec in self.specializations if spec.matches(leaves)), None)
+        is_final = spec and spec.finalize() and spec.level and not spec.number_tensors(leaves) and spec.on_device(leaves)
+        return spec if is_final and not spec.proof_due else None
 
-    def graphed(self, *args) -> Outputs:
-        """A call of a settled kind: its graph alone, without the update."""
+    def run_graph(self, *args) -> Outputs:
+        """Run the graph of a finalized specialization, without the update."""
         leaves = Leaves(args, {})
-        return self.kind(leaves).graphed(leaves)
+        return self.specialization(leaves).run_graph(leaves)
 
-    def left(self, pace: Pace) -> float | None:
-        """How many calls like these are still to come, where that is known."""
-        return None if self.calls is None else (self.calls - self.done) * pace.done / self.done
+    def remaining_calls(self, times: CallTimes) -> float | None:
+        """Estimated number of such calls to come; ``None`` if the total is unknown."""
+        return None if self.calls is None else (self.calls - self.done) * times.done / self.done
 
     def levels(self) -> list[tuple[int, int, int]]:
-        """The rows of each kind of call that is watched, its level (0 is eager) and its calls as a graph."""
-        return [(kind.rows, kind.level, kind.runs) for kind in self.kinds]
+        """Rows, level (0 is eager) and runs of the graph of each specialization."""
+        return [(spec.rows, spec.level, spec.runs) for spec in self.specializations]
 
     def rebuild(self, level: int, runs: int, *args, **kwargs):
-        """Rebuild the graph that calls of this kind had in the process that saved a checkpoint. It counts as no call."""
+        """Rebuild the graph that such calls had when a checkpoint was saved; not counted as a call."""
         if self.mode == "eager":
             return
         leaves = Leaves(args, kwargs)
-        self._pace(leaves.structure).watched = True
-        kind = self.kind(leaves)
-        before = kind.snapshot(leaves, self.update)
-        if not kind.seen:
-            kind.first(leaves, args, kwargs)
+        self._times(leaves.structure).tracked = True
+        spec = self.specialization(leaves)
+        before = spec.snapshot(leaves, self.update)
+        if not spec.has_run:
+            spec.first_call(leaves, args, kwargs)
             before.restore()
-        while kind.level < level and not kind.settled:
-            kind.climb(leaves, args, kwargs)
+        while spec.level < level and not spec.finalized:
+            spec.advance_level(leaves, args, kwargs)
             before.restore()
-        kind.runs = runs
+        spec.runs = runs
 
-    def stay(self, why: str, level: int = 0, verb: str = "traced"):
-        """No call of another kind is tried again, and the reason is given once."""
-        self.mode = LADDER[level]
-        _LOG.warning("compile: the program cannot be %s and goes on %s: %s", verb, self.mode, why)
+    def fall_back(self, reason: str, level: int = 0, verb: str = "traced"):
+        """Build no more graphs above ``level``, and log the reason."""
+        self.mode = LEVELS[level]
+        _LOG.warning("compile: the program cannot be %s and stays %s: %s", verb, self.mode, reason)
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Note the modules that the function calls, and the parameters that it asks Pyro's store for."""
+    def observe(self) -> Iterator[None]:
+        """Record modules that the function calls, and entries of Pyro's store that it uses."""
         known = {id(root) for root in self.roots}
 
-        def note(module: nn.Module, _):
+        def record(module: nn.Module, _):
             if id(module) not in known:
                 known.add(id(module))
                 self.roots.append(module)
 
-        with nn.modules.module.register_module_forward_pre_hook(note), poutine.trace(param_only=True) as tape:
+        with nn.modules.module.register_module_forward_pre_hook(record), poutine.trace(param_only=True) as tape:
             yield
-        self.names |= dict.fromkeys(tape.trace.nodes)
+        self.param_names |= dict.fromkeys(tape.trace.nodes)
 
     def walk(self, objects: Iterable[Any] = ()) -> Reach:
         """Everything that the programs can read now."""
-        return Reach([*self.roots, *objects], self.names, frozenset(self.dynamic), frozenset(self.ignored))
+        return Reach([*self.roots, *objects], self.param_names, frozenset(self.dynamic), frozenset(self.ignored))
 
-    def ignore(self, paths: set[str]) -> bool:
-        """Watch no more what libraries rewrite whenever it is used; whether there is anything new among it."""
-        new = not paths <= self.ignored
+    def ignore_paths(self, paths: set[str]) -> bool:
+        """Ignore library caches; whether any of them is new."""
+        is_new = not paths <= self.ignored
         self.ignored |= paths
-        for kind in self.kinds if new else ():
-            if not kind.level:
-                kind.look(self.walk(kind.objects))
-        return new
+        for spec in self.specializations if is_new else ():
+            if not spec.level:
+                spec.refresh(self.walk(spec.objects))
+        return is_new
 
-    def _walked(self, leaves: Leaves) -> "Kind":
-        """The kind of a call that fits none as they were last seen: one of them after all, or a new one."""
-        alike = [kind.pace for kind in self.kinds if kind.structure == leaves.structure]
-        pace = Pace(self.budget, like=alike[0]) if alike else self.paces.get(leaves.structure) or Pace(self.budget)
-        new = Kind(self, leaves, self.walk(leaves.objects), pace)
-        for kind in self.kinds:
-            if kind.take_over(new):
-                return kind
+    def _after_walk(self, leaves: Leaves) -> Specialization:
+        """The specialization of a call that matches none: an existing one whose objects were replaced, or a new one."""
+        same_structure = [spec.times for spec in self.specializations if spec.structure == leaves.structure]
+        if same_structure:
+            times = CallTimes(self.budget, like=same_structure[0])
+        else:
+            times = self.times.get(leaves.structure) or CallTimes(self.budget)
+        new = Specialization(self, leaves, self.walk(leaves.objects), times)
+        for spec in self.specializations:
+            if spec.adopt(new):
+                return spec
         if changing := self._changing_numbers(new):
             self.dynamic |= changing
-            replaced = [kind for kind in self.kinds if changing & kind.constants()]  # the new kind takes their calls
-            self.kinds = [kind for kind in self.kinds if kind not in replaced]
-            pace = max((kind.pace for kind in replaced if not kind.level), key=lambda pace: pace.done, default=pace)
-            new = Kind(self, leaves, self.walk(leaves.objects), pace)
-        if len(self.kinds) == _KINDS:
-            where = self.kinds[-1].differs_in(new)
-            self.stay(f"more than {_KINDS} kinds of call (shapes, settings, modes) have come, the last two differ in {where}")
-            new.settled = True
+            replaced = [spec for spec in self.specializations if changing & spec.constants()]  # superseded by the new one
+            self.specializations = [spec for spec in self.specializations if spec not in replaced]
+            times = max((spec.times for spec in replaced if not spec.level), key=lambda times: times.done, default=times)
+            new = Specialization(self, leaves, self.walk(leaves.objects), times)
+        if len(self.specializations) == _MAX_SPECIALIZATIONS:
+            path = self.specializations[-1].first_difference(new)
+            self.fall_back(
+                f"more than {_MAX_SPECIALIZATIONS} specializations (shapes, settings, modes) are needed; the last two differ in {path}"
+            )
+            new.finalized = True
             return new
-        self.kinds.append(new)
+        self.specializations.append(new)
         return new
 
-    def _changing_numbers(self, new: "Kind") -> set[str]:
-        """Numbers in which alone a call differs from one before, and that may be inputs."""
-        for kind in reversed(self.kinds):
-            differ = kind.differing_numbers(new)
+    def _changing_numbers(self, new: Specialization) -> set[str]:
+        """Numbers that may be inputs, if a call differs from an earlier one only in them."""
+        for spec in reversed(self.specializations):
+            differ = spec.differing_numbers(new)
             if differ and not differ & self.fixed:
                 return differ
         return set()
 
 
-def handled() -> bool:
-    """Whether handlers of the caller's, such as ``poutine.scale``, are around the call; ``poutine.block`` changes nothing inside it."""
+def has_outer_handlers() -> bool:
+    """Whether the call is inside handlers such as ``poutine.scale``; ``poutine.block`` has no effect inside it."""
     return any(type(handler) is not BlockMessenger for handler in _PYRO_STACK)

@@ -1,4 +1,4 @@
-"""How the objects that a program reaches are watched: by their value, by what they hold, by identity, or not at all."""
+"""How the objects that a program reads are guarded: by value, by contents, by identity, or not at all."""
 
 import datetime
 import enum
@@ -22,7 +22,7 @@ from torch.distributions import Distribution, Transform
 
 from .arguments import PLAIN, is_record
 
-SETTLED = (  # what cannot change, or is known by its identity
+IMMUTABLE = (  # or compared by identity
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, enum.Enum),
     *(logging.Logger, frozenset, range, slice, property, re.Pattern, PurePath, datetime.date, datetime.timedelta, Decimal, Fraction),
     *(np.dtype, np.ufunc, torch.finfo, torch.iinfo),
@@ -30,7 +30,7 @@ SETTLED = (  # what cannot change, or is known by its identity
 
 
 def process_state() -> tuple:
-    """Settings of the process that a graph fixes."""
+    """Process-wide settings that a graph fixes."""
     return (
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
@@ -46,21 +46,22 @@ def process_state() -> tuple:
 
 
 def same(a: Any, b: Any) -> bool:
+    """Whether two values are identical, or equal plain data."""
     return a is b or (type(a) is type(b) and isinstance(a, (*PLAIN, frozenset)) and a == b)
 
 
-def may_change_unseen(cls: type) -> bool:
-    """Whether objects of a class can change without notice: those of torch and Pyro are no more than what they are made of."""
+def may_change_unnoticed(cls: type) -> bool:
+    """Whether objects of a class can change unnoticed; those of torch and Pyro are walked."""
     return cls.__module__.partition(".")[0] not in ("torch", "pyro", "pyroae", "typing")
 
 
 def is_closed(value: Any) -> bool:
-    """Whether an object is known by its identity alone; others are known by what they hold."""
+    """Whether an object is compared by identity; others by their contents."""
     return not (is_opened(value) or isinstance(value, (list, dict, tuple, types.MethodType, types.FunctionType, functools.partial)))
 
 
 def is_opened(value: Any) -> bool:
-    """Whether the attributes of such an object are followed."""
+    """Whether an object's attributes are walked."""
     if isinstance(value, (ELBO, Messenger, Distribution, Transform, nn.Module)) or hasattr(type(value), "read_by_programs"):
         return True
     if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
@@ -69,5 +70,5 @@ def is_opened(value: Any) -> bool:
 
 
 def is_library_hook(hook: Any) -> bool:
-    """Whether a hook is torch's or Pyro's own, such as weight normalisation, so that it does nothing but tensor operations."""
+    """Whether a hook is torch's or Pyro's, such as weight normalisation, and thus consists of tensor operations."""
     return str(getattr(hook, "__module__", None) or type(hook).__module__).startswith(("torch.", "pyro."))

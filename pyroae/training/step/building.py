@@ -1,0 +1,98 @@
+"""Building the graphs of a specialization: traced from the program, or compiled together with the optimizer's step."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyro.ops.provenance import detach_provenance
+from torch import Tensor
+
+from .arguments import Leaves, map_leaves
+from .graph import Graph, Outputs
+from .reach import Reach
+from .snapshot import python_random
+from .updates import Update
+from .user_code import drawing_line
+
+if TYPE_CHECKING:
+    from .specialization import Specialization
+
+
+class TracedProgram(NamedTuple):
+    """A graph of a program, and how to call it."""
+
+    graph: Graph
+    inputs: list[int]  # indices of its inputs among the reachable tensors, the arguments and the numbers
+    effects: list[int]  # indices of reachable tensors that the program replaces; their new values are the last outputs
+    info: Any  # of the program's ``Outputs``
+
+
+def trace(spec: "Specialization", leaves: Leaves, args: tuple, kwargs: dict) -> TracedProgram:
+    """Trace the program's tensor operations.
+
+    Raises:
+        ValueError: the program has effects that a graph cannot repeat.
+    """
+    owner, reach, tensors, numbers = spec.owner, spec.reach, spec.reach.tensors(), spec.number_tensors(leaves)
+    candidates = [detach_provenance(tensor) for tensor in (*tensors, *leaves.tensors, *numbers)]
+    first: dict[int, int] = {}
+    for i, tensor in enumerate(candidates):
+        first.setdefault(id(tensor), i)
+    inputs = list(first.values())
+    reachable = iter(numbers[: len(reach.number_paths)])
+    replacements = dict(zip([path for path in spec.arguments if path in spec.dynamic], numbers[len(reach.number_paths) :]))
+    if replacements:
+        paths = iter(spec.arguments)
+        args, kwargs = map_leaves((args, kwargs), lambda t: t, lambda value: replacements.get(next(paths), value))
+    slots = list(zip(*reach.number_slots, reach.numbers()))
+    names, random = dict(owner.param_names), python_random()
+    info, effects = None, []
+
+    def function() -> list:
+        nonlocal info
+        for holder, key, _ in slots:
+            holder[key] = next(reachable)
+        try:
+            with owner.observe():
+                outputs = owner.function(*args, **kwargs)
+        finally:
+            for holder, key, value in slots:
+                holder[key] = value
+        info = outputs.info
+        replaced = _replaced_tensors(reach, tensors)
+        effects.extend(replaced)
+        return [*outputs, *replaced.values()]
+
+    graph = Graph(function, [candidates[i] for i in inputs])
+    if owner.param_names != names:
+        raise ValueError("a parameter was made in a later call")
+    if python_random() != random:
+        line = drawing_line(lambda: owner.function(*args, **kwargs))
+        raise ValueError(f"{line}: it draws from Python's or NumPy's random numbers")
+    return TracedProgram(graph, inputs, effects, info)
+
+
+def _replaced_tensors(reach: Reach, before: list[Tensor]) -> dict[int, Tensor]:
+    """Tensors of user objects that the program has replaced, by index; ``ValueError`` for other changes."""
+    own = [path for path in reach.changed() if path in reach.own] + reach.resized()
+    if own:
+        raise ValueError(f"the program changes {own[0].lstrip('#0123456789.')!r} as it runs")
+    pairs = enumerate(zip(before, reach.tensors()))
+    changed = [(i, new) for i, (old, new) in pairs if new is not old and reach.tensor_paths[i] in reach.own]
+    return {i: detach_provenance(new).detach() for i, new in changed}
+
+
+def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None) -> Callable[[list[Tensor]], list]:
+    """Compile the specialization's graph with Inductor, with the optimizer's step if ``update`` is given."""
+    inputs, graph = spec.inputs(leaves), spec.graph
+    if update:
+        n, inputs = len(inputs), [*inputs, *update.tensors(spec.info)]
+        graph = Graph(lambda: _with_step(spec, inputs[:n], update), inputs)
+    return graph.compile(inputs)
+
+
+def _with_step(spec: "Specialization", inputs: list[Tensor], update: Update) -> list:
+    """Results of the specialization's graph, followed by the optimizer's step as tensor operations."""
+    results, checked = spec.graph(inputs), spec.graph.checked
+    outputs = results[: len(results) - len(spec.effects) - checked]
+    update.traced_step(Outputs(outputs, spec.info), results[-1] if checked else None)
+    return results

@@ -11,6 +11,7 @@ import pyroae as pa
 from pyroae import programs
 from pyroae.evaluation.curvature import Curvature
 from pyroae.evaluation.density import Density
+from pyroae.evaluation.networks import Networks
 from pyroae.evaluation.splitt import SplitStudentT
 
 
@@ -142,7 +143,7 @@ def test_curvature_is_the_hessian_where_networks_are_piecewise_linear():
     with programs.eval_mode(ae.model, ae.guide, seed=0):
         density = Density(ae.model, ae.guide, (x,))
         u = torch.randn(1, 5, 4, dtype=torch.float64)
-        slope, curvature = Curvature(density, torch.ones(5, 4, dtype=torch.float64))(u)
+        slope, curvature = Curvature(density, torch.ones(5, 4, dtype=torch.float64), Networks(ae.model))(u)
         with torch.enable_grad():
             single = lambda i: lambda v: density.log_joint(torch.cat([u[:, :i], v[None, None], u[:, i + 1 :]], 1))[0, i]  # noqa: E731
             exact = [torch.autograd.functional.hessian(single(i), u[0, i]) for i in range(5)]

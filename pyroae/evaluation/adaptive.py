@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
-from .curvature import Curvature
-from .density import Density, Prior, point_site
+from .density import Density, FlatGuide, Prior, point_site
 from .either import Either
 from .modes import Modes, Search
+from .networks import Networks
 from .splitt import SplitStudentT, standard_noise
 from .weights import Weights
 
@@ -22,11 +22,11 @@ _ESS = 0.5  # least effective share of its draws: one that is too narrow has a s
 _KHAT_FITTED = 0.6  # of a fitted proposal
 _MISSED = 20.0  # a mode, or a tail, where p(z|x) is so many times q(z|x) is missed by the guide
 _FAR = 64  # points at which its tails are compared
-_PRIOR = 64  # draws of the prior: its width, and starts
+_PRIOR = 256  # draws of the prior: its width, and starts
 _PAIRS_OF_STARTS = 4  # from the prior: a draw and its mirror image, besides the guide's mean and one draw
 _FURTHER = 24  # starts where there is more than one mode
 _RATES = 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2  # of the natural-gradient steps
-_PAIRS = 2  # antithetic pairs of draws in each
+_PAIRS = 1, 1, 1, 1, 2, 2, 2, 2  # antithetic pairs of draws in each: the first count less
 _REACH = 1.5, 3.0  # standard deviations at which tails are measured
 _SIDES = 0.85, 1.8  # least and largest scale of a side
 _ROUNDS = 3  # of refinement
@@ -96,9 +96,9 @@ class _Fit:
         self.prior = Density(model, Prior(model), args).draw(_PRIOR)  # (_PRIOR, B, size)
         low, high = (self.prior.kthvalue(round(_PRIOR * q), 0).values for q in (0.16, 0.84))
         self.width = ((high - low) / 2).clamp(min=1e-4)
-        self.search = Search(self.make, self.width)
+        self.search = Search(self.make, self.width, Networks(model))
         like = self.width[:1]
-        self.noise = torch.randn(len(_RATES), _PAIRS, 1, density.size, dtype=torch.float64, device=like.device)
+        self.noise = [torch.randn(pairs, 1, density.size, dtype=torch.float64, device=like.device) for pairs in _PAIRS]
         self.pilots = [standard_noise(_PILOT, like) for _ in range(_ROUNDS)]
 
     def make(self, rows: Tensor) -> Density:
@@ -120,7 +120,7 @@ class _Fit:
         found = self.search.modes(bad, ends[:, bad], log_p[:, bad], lambda rows: self.prior[-_FURTHER:, rows])
         modes += torch.bincount(found.rows, minlength=len(modes))
         fitted = self._refined(bad, self._mixture(bad, self._fitted(found)))
-        return Adapted(self.density.guide_of(Either(self.density, bad, fitted)), modes > 0, modes)
+        return Adapted(FlatGuide(self.density, Either(self.density, bad, fitted)), modes > 0, modes)
 
     def _will_do(self, draws: Tensor, ends: Tensor, log_p: Tensor) -> Tensor:
         """``(B,)`` whether the guide's own draws will do."""
@@ -140,8 +140,8 @@ class _Fit:
 
     def _fitted(self, modes: Modes) -> tuple[Modes, Tensor, Tensor]:
         """Each mode's Normal by variational online Newton, its Cholesky factor, and the scales of its sides ``(M, 2, size)``."""
-        density = self.make(modes.rows)
-        curvature = Curvature(density, self.width[modes.rows])
+        curvature = self.search.curvature(modes.rows)
+        density = curvature.density
         m, precision = modes.loc.double(), modes.precision
         tril = _factor(precision)
         for rate, noise in zip(_RATES, self.noise):
@@ -198,7 +198,7 @@ class _Fit:
                 break
             at = u[log_w[:, poor].argmax(0), poor]
             rows = rows[poor]
-            _, precision = Curvature(self.make(bad[rows]), self.width[bad[rows]])(at[None])
+            _, precision = self.search.curvature(bad[rows])(at[None])
             q = q.extended(rows, at, _factor(precision).to(at.dtype), _SHARE)
         return q
 

@@ -1,20 +1,16 @@
 """Gradient and generalised Gauss-Newton curvature of log p(x, u), of any Pyro program."""
 
-import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from .. import programs
-from ..programs import Program
 from .density import Density
+from .networks import Networks, apart
 
-_PROBE = 3  # particles that show how outputs are laid out
-_NUMBERS = 2_000_000  # in the directional derivatives that are held at once: what caches like
+_NUMBERS = 24_000_000  # in the directional derivatives that are held at once
 
 
 class Curvature:
@@ -28,12 +24,13 @@ class Curvature:
     Args:
         density: the latents and the data.
         width: a unit of length for every entry of u, ``(B, size)``.
+        networks: of the model.
         least: eigenvalues of the curvature, in those units, are not below this.
     """
 
-    def __init__(self, density: Density, width: Tensor, least: float = 0.6):
-        self.density, self.width, self.least = density, width, least
-        self.networks = _Networks(density.model)
+    def __init__(self, density: Density, width: Tensor, networks: Networks, least: float = 0.3):
+        self.density, self.width, self.networks, self.least = density, width, networks, least
+        self.numbers: int | None = None  # in the directional derivatives of one particle of each example
         _import_forward_mode()
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,13 +38,13 @@ class Curvature:
 
         Where an entry of the gradient is not finite it is 0.
         """
-        outputs = self.networks.outputs(self.density, u[:1])
-        numbers = sum(output.numel() for output in outputs) + u[0].numel()
-        at_once = max(1, _NUMBERS // (self.density.size * numbers))
+        if self.numbers is None:
+            outputs = self.networks.outputs(self.density, u[:1])
+            self.numbers = self.density.size * (sum(output.numel() for output in outputs) + u[0].numel())
         slope, curvature = 0.0, 0.0
         with warnings.catch_warnings():  # operations that vmap runs one by one, such as GLU's: as right, only slower
             warnings.filterwarnings("ignore", "There is a performance drop")
-            for part in u.split(at_once):
+            for part in u.split(max(1, _NUMBERS // self.numbers)):
                 more = self._checked_sums(part)
                 slope, curvature = slope + more[0], curvature + more[1]
         return (slope / len(u)).nan_to_num(0.0, 0.0, 0.0), self._bounded(curvature / len(u))
@@ -66,25 +63,46 @@ class Curvature:
     def _sums(self, u: Tensor) -> tuple[Tensor, Tensor]:
         density, networks = self.density, self.networks
         basis = torch.eye(density.size, dtype=u.dtype, device=u.device)
-        along = vmap(lambda e: jvp(lambda v: (v, *networks.outputs(density, v)), (u,), (e.expand_as(u),))[1])(basis)
-        at = (u, *networks.outputs(density, u))
+
+        def along(e: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            return jvp(lambda v: (v, *networks.outputs(density, v)), (u,), (e.expand_as(u),))
+
+        (_, *outputs), (_, *tangents) = vmap(along, out_dims=(None, 0))(basis)
+        at = (u, *outputs)
 
         def total(u: Tensor, *outputs: Tensor) -> Tensor:
             with networks.replaced(outputs):
                 return density.log_joint(u).sum()
 
         gradient = grad(total, argnums=tuple(range(len(at))))
-        slopes, turned = vmap(lambda *t: jvp(gradient, at, t), out_dims=(None, 0))(*along)
-        slope, curvature = 0.0, 0.0
-        for t, h, g in zip(along, turned, slopes):
-            t, h, g = (self._rows(node, len(u), left) for node, left in ((t, 1), (h, 1), (g, 0)))
-            slope = slope + torch.einsum("ikne,kne->ni", t, g)
+        (direct, *slopes), diagonal, of_outputs = _diagonal(gradient, at)
+        jacobians = [self._rows(tangent, len(u), 1).movedim(0, 2) for tangent in tangents]  # each (particles, B, size, numbers)
+        slope = direct.double().sum(0)
+        for jacobian, g in zip(jacobians, slopes):
+            slope = slope + sum((j @ s).double() for j, s in zip(jacobian, self._rows(g, len(u), 0)[..., None]))[..., 0]
+        if of_outputs is None:
+            return slope, self._coupled(gradient, at, basis, tangents)
+        if diagonal is None:
+            curvature = self._coupled(lambda v: gradient(v, *outputs)[:1], (u,), basis, ())
+        else:
+            curvature = -diagonal.double().sum(0).diag_embed()
+        for jacobian, weight in zip(jacobians, of_outputs):
+            curvature = curvature - sum((j * w @ j.mT).double() for j, w in zip(jacobian, self._rows(weight, len(u), 0)[..., None, :]))
+        return slope, curvature
+
+    def _coupled(self, gradient, at: tuple[Tensor, ...], basis: Tensor, tangents: tuple[Tensor, ...]) -> Tensor:
+        """The curvature by a product with the Hessian along every direction."""
+        u = at[0]
+        products = vmap(lambda e, *t: jvp(gradient, at, (e.expand_as(u), *t))[1])(basis, *tangents)
+        curvature = 0.0
+        for tangent, product in zip((basis[:, None, None].expand(-1, *u.shape), *tangents), products):
+            t, h = self._rows(tangent, len(u), 1), self._rows(product, len(u), 1)
             curvature = curvature - torch.einsum("ikne,jkne->nij", t, h)
-        return slope.double(), curvature.double()
+        return curvature.double()
 
     def _rows(self, node: Tensor, particles: int, left: int) -> Tensor:
         """``(*left, particles, *inner plates, B, ...)`` as ``(*left, particles, B, numbers)``."""
-        if _apart(node[(0,) * left], particles, self.density):
+        if apart(node[(0,) * left], particles, self.density):
             node = node.movedim(left + self.density.nesting, left + 1)
         return node.reshape(*node.shape[:left], particles, self.density.n, -1)
 
@@ -109,73 +127,27 @@ def _import_forward_mode():
         jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
-class _Networks:
-    """The outermost calls of modules in a program that give a tensor, other than the program's own: read, or replaced."""
+def _diagonal(gradient, at: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor | None, list[Tensor] | None]:
+    """The gradient at ``(u, *outputs)``, and the diagonal of its Hessian in u and in the outputs; ``None`` where it is not diagonal.
 
-    def __init__(self, program: Program):
-        self.own = programs.modules(program)
-        self.kept: list[int] | None = None  # which calls, counted in the order in which they end
-
-    def outputs(self, density: Density, u: Tensor) -> list[Tensor]:
-        """What those that depend on u give; none where one of them does not keep particles and examples apart."""
-        if self.kept is None:
-            self.kept = self._chosen(density, u[:1].repeat(_PROBE, 1, 1))
-        calls = self._calls(density, u)
-        return [calls[i] for i in self.kept]
-
-    def _chosen(self, density: Density, u: Tensor) -> list[int]:
-        at: list[int] = []
-
-        def outputs(u: Tensor) -> tuple[Tensor, ...]:
-            calls = self._calls(density, u)
-            at[:] = [i for i, output in enumerate(calls) if output is not None and output.is_floating_point()]
-            return (u.clone(), *(calls[i].clone() for i in at))
-
-        _, (_, *moved) = jvp(outputs, (u,), (torch.rand_like(u),))
-        found = {i: tangent for i, tangent in zip(at, moved) if bool(tangent.any())}
-        sound = all(_apart(tangent, len(u), density) or len(tangent) == len(u) * density.n for tangent in found.values())
-        return list(found) if sound else []
-
-    def _calls(self, density: Density, u: Tensor) -> list[Tensor | None]:
-        """The outputs of all calls, in the order in which they end; ``None`` for those that are none of these."""
-        calls: list[Tensor | None] = []
-        begun: list[int] = []
-
-        def begin(module: nn.Module, _):
-            begun.append(len(calls))
-
-        def end(module: nn.Module, _, output):
-            start = begun.pop()
-            calls.append(None)
-            if isinstance(output, Tensor) and not any(module is each for each in self.own):
-                calls[start:-1] = [None] * (len(calls) - 1 - start)
-                calls[-1] = output
-
-        with _hooked(begin, end):
-            density.run(u)
-        return calls
-
-    @contextlib.contextmanager
-    def replaced(self, outputs: tuple[Tensor, ...]) -> Iterator[None]:
-        """Inside, the calls give these instead."""
-        left, count = dict(zip(self.kept, outputs)), iter(range(10**9))
-        with _hooked(None, lambda *_: left.get(next(count))):
-            yield
+    Products with vectors show it, as of a diagonal Hessian the product with unlike entries is that with ones, entry by entry: independent
+    entries of x with one parameter each have such a one. Outputs that are coupled with u are counted as coupled with each other.
+    """
+    probes = []
+    for i, node in enumerate(at):
+        ones, unlike, zeros = torch.ones_like(node), _unlike(node), torch.zeros_like(node)
+        probes.append(torch.stack([zeros, zeros, ones, unlike] if i else [ones, unlike, zeros, zeros]))
+    first, (direct, *products) = vmap(lambda *t: jvp(gradient, at, t), out_dims=(None, 0))(*probes)
+    separate = not direct[2:].any()
+    of_u = direct[0] if _is_diagonal(direct[0], direct[1]) else None
+    of_outputs = [product[2] for product in products]
+    return first, of_u, of_outputs if separate and all(_is_diagonal(*product[2:]) for product in products) else None
 
 
-def _apart(output: Tensor, particles: int, density: Density) -> bool:
-    """Whether particles and examples have dimensions of their own, rather than one together."""
-    return output.dim() > density.nesting and output.shape[0] == particles and output.shape[density.nesting] == density.n
+def _is_diagonal(by_ones: Tensor, by_unlike: Tensor) -> bool:
+    return torch.allclose(by_unlike, by_ones * _unlike(by_ones), rtol=1e-4, equal_nan=True)
 
 
-@contextlib.contextmanager
-def _hooked(before, after) -> Iterator[None]:
-    """Hooks on every module's forward."""
-    hooks = [nn.modules.module.register_module_forward_hook(after)]
-    if before is not None:
-        hooks.append(nn.modules.module.register_module_forward_pre_hook(before))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _unlike(h: Tensor) -> Tensor:
+    """Numbers between 0.5 and 1.5, no two near entries alike."""
+    return (0.5 + (torch.arange(h.numel(), device=h.device) * 0.6180339887498949) % 1).to(h.dtype).reshape(h.shape)

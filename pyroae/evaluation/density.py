@@ -1,5 +1,6 @@
 """The joint density of a program's latents as a function on the real line, for gradients: what Laplace, AIS and the like work on."""
 
+import copy
 import math
 from collections.abc import Iterable
 
@@ -95,22 +96,17 @@ class Density:
         values, log_det = self.values(u)
         return self._log_model(values, len(u), masked=False)[1] + log_det
 
-    def guide_of(self, q: dist.Distribution) -> Program:
-        """A guide that draws u from ``q``, of batch shape ``(B,)``, and gives every site its part of it."""
+    def on(self, args: Args) -> "Density":
+        """The same for other data of the same number."""
+        other = copy.copy(self)
+        other.args = args
+        return other
 
-        def guide(*_):
-            with pyro.plate("_data", self.n, dim=-1):
-                u = pyro.sample(FLAT, q, infer={"is_auxiliary": True})
-            rows = u.reshape(-1, self.n, self.size)
-            values, _ = self.values(rows)
-            for (name, site), part in zip(self.sites.items(), rows.split(self.widths, -1)):
-                value, log_density = values[name], -self._log_det(name, self._sites(part, self.shapes[name]), values[name])
-                if u.dim() == 2:  # no particles
-                    value, log_density = value[0], log_density[0]
-                with plates_of(site, prefix=f"_{name}_"):
-                    pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
-
-        return guide
+    def site_parts(self, u: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The value of each site for u, and -log |dz/du| of it."""
+        values, _ = self.values(u)
+        parts = {name: self._sites(part, self.shapes[name]) for name, part in zip(self.sites, u.split(self.widths, -1))}
+        return {name: (values[name], -self._log_det(name, real, values[name])) for name, real in parts.items()}
 
     def _in_plates(self, u: Tensor) -> Tensor:
         """u as a site of its own has it: left of the data one entry for every plate in between."""
@@ -158,6 +154,30 @@ class Density:
         """The inverse of ``_rows``, for a site of that shape, particles left out."""
         inner, event = shape[: self.nesting - 1], shape[self.nesting :]
         return rows.reshape(len(rows), self.n, *inner, *event).movedim(1, self.nesting)
+
+
+class FlatGuide:
+    """A guide that draws all latents as one u from a distribution, and gives every site its part of it.
+
+    Args:
+        density: of the data that it is for.
+        q: of batch shape ``(B,)``.
+    """
+
+    def __init__(self, density: Density, q: dist.Distribution):
+        self.density, self.q = density, q
+
+    def __call__(self, *_):
+        density = self.density
+        with pyro.plate("_data", density.n, dim=-1):
+            u = pyro.sample(FLAT, self.q, infer={"is_auxiliary": True})
+        parts = density.site_parts(u.reshape(-1, density.n, density.size))
+        for name, site in density.sites.items():
+            value, log_density = parts[name]
+            if u.dim() == 2:  # no particles
+                value, log_density = value[0], log_density[0]
+            with plates_of(site, prefix=f"_{name}_"):
+                pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
 
 
 class Prior:

@@ -12,16 +12,14 @@ from torch import Tensor
 
 from .. import programs
 from ..checks import whole_number
-from ..nested import mapped, tensors
 from ..programs import Program
 from ..training import distributed
 from ..training.options import Mode
 from ..training.precision import Precision, check_precision, matmul_precision
-from ..training.step.graph import Outputs
-from ..training.step.tracing import Traced
 from .adaptive import Adapted, Adaptive
-from .density import check_proper, point_site
-from .particles import Encoded, Proposal, Shared, draw_again, encodings, matrices, one_pass, prepared
+from .density import FlatGuide, check_proper, point_site
+from .log_weights import FlatLogWeights, LogWeights
+from .particles import Proposal, Shared, encodings, matrices, prepared
 from .verdict import Verdict
 from .weights import LEAST_FOR_KHAT, Weights
 
@@ -199,15 +197,16 @@ def log_likelihood(
         around.enter_context(matmul_precision(precision, matrices(model, guide), particles))
         columns = torch.zeros(len(Weights.COLUMNS) + 3, len(args[0]), dtype=torch.float64, device=args[0].device)
         by_guide, by_proposal = LogWeights(model, guide, compile), LogWeights(model, guide, "eager")
+        by_fit = FlatLogWeights(model, compile)
         for block in encodings(model, guide, args, particles, progress, drawn_from(proposal), Shared(seed)):
             check_weighable("log_likelihood", *block.traces)
-            own = proposal == "guide" or (proposal == "auto" and not isinstance(block.guide, Adapted))
-            log_weights = by_guide if own else by_proposal
+            adapted = block.source if isinstance(block.source, Adapted) else None
+            source = adapted.program if adapted else block.source
+            log_weights = by_fit if isinstance(source, FlatGuide) else by_guide if source is guide else by_proposal
             log_weights.expect(block.number_of_passes * math.ceil(len(args[0]) / len(block.args[0])))
             weights = Weights(len(block.args[0]), particles, args[0].device)
             for each in block.passes(functools.partial(log_weights, block)):
                 weights.add(each)
-            adapted = block.source if isinstance(block.source, Adapted) else None
             extra = (adapted.fitted, adapted.modes) if adapted else (weights.log_sum.new_zeros(len(block.args[0])),) * 2
             columns[:, block.rows] = torch.stack(
                 [*(getattr(weights, name)() for name in Weights.COLUMNS), observed_entries(block.args[0]), *(e.double() for e in extra)]
@@ -239,40 +238,6 @@ def name_of(proposal: Source) -> str:
 def observed_entries(x: Tensor) -> Tensor:
     """How many entries of each example are not missing (NaN), ``(N,)``."""
     return (~x.isnan()).reshape(len(x), -1).sum(1).double()
-
-
-class LogWeights:
-    """log p(x, z) - log q(z|x) of fresh draws for a block of data; the programs' Python runs once where that pays.
-
-    Args:
-        model, guide: the programs.
-        mode: as in ``tracing.Traced``; a guide that differs from block to block by more than tensors must be ``"eager"``.
-    """
-
-    def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):
-        self.model, self.block = model, None
-        self.traced = Traced(self._of, [model, guide], mode)
-
-    def expect(self, calls: int):
-        """Say how many calls there will be in all, once it is known."""
-        self.traced.calls = self.traced.calls or calls
-
-    def __call__(self, block: Encoded, k: int) -> Tensor:
-        """``(k, B)``, float64."""
-        self.block, site = block, block.site
-        drawn_from = tensors(site["fn"]) if site else []
-        run = self._of if site and isinstance(site["mask"], Tensor) else self.traced
-        return run(torch.Size((k, len(drawn_from))), *drawn_from, *block.args)[0]
-
-    def _of(self, sizes: torch.Size, *given: Tensor) -> Outputs:
-        """The same as a function of tensors: ``sizes[1]`` of the distribution that is drawn from, then the data."""
-        k, n = sizes
-        block, left = self.block, iter(given[:n])
-        guide = block.guide
-        if block.site:
-            fn = mapped(block.site["fn"], lambda _: next(left))
-            guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
-        return Outputs([one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()])
 
 
 def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine.Trace):

@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from .curvature import Curvature
 from .density import Density
+from .networks import Networks
 
 _CLIMB = 40  # steps of Adam from every start
 _LR = 0.15  # its first learning rate, in units of width
-_NEWTON = 6
+_NEWTON = 6  # steps at most
+_GAIN = 0.005  # nats, twice what a step would gain, below which a mode is reached
 _LENGTHS = 0.0, 0.1, 0.3, 0.6, 1.0, 1.5  # of a Newton step, the best of which is taken
 _MOST = 6  # modes of an example
 _APART = 9.0  # squared distance of two modes, in units of one's curvature
+_HIGHER = 0.1  # nats above a mode from which a point near it belongs to another: the first is a saddle
 _BELOW = 12.0  # nats below the highest mode that still count
 
 
@@ -23,16 +26,66 @@ _BELOW = 12.0  # nats below the highest mode that still count
 class Modes:
     """Modes of some examples one after another: where they are, and the negative curvature there."""
 
-    rows: Tensor  # (M,) whose each is
+    rows: Tensor  # (M,) which example
     loc: Tensor  # (M, size)
     precision: Tensor  # (M, size, size)
     log_p: Tensor  # (M,) log p(x, u) there
 
+    def __getitem__(self, index: Tensor) -> "Modes":
+        return Modes(self.rows[index], self.loc[index], self.precision[index], self.log_p[index])
+
+    def squared_distance(self, u: Tensor) -> Tensor:
+        """Of points u ``(S, M, size)``, in units of each mode's curvature, ``(S, M)``."""
+        away = (u - self.loc).double()
+        return torch.einsum("smi,mij,smj->sm", away, self.precision, away)
+
     def explains(self, u: Tensor, log_p: Tensor) -> Tensor:
         """Whether points u ``(S, M, size)`` of those densities belong to the mode: near it, or as low as its curvature says."""
-        away = u - self.loc
-        squared = torch.einsum("smi,mij,smj->sm", away.double(), self.precision, away.double())
-        return (squared < _APART) | (self.log_p - log_p > 0.25 * squared)
+        squared = self.squared_distance(u)
+        below = self.log_p - log_p
+        return ((squared < _APART) & (below > -_HIGHER)) | (below > 0.25 * squared)
+
+
+class Distinct:
+    """The distinct modes of R examples, of which the highest of each comes first.
+
+    Args:
+        first: one mode of each example.
+    """
+
+    def __init__(self, first: Modes):
+        self.layers = [first]  # the k-th mode of each example that has one
+        n, device = len(first.rows), first.rows.device
+        self.places = [torch.arange(n, device=device)]  # (R,) where an example's mode is in that layer; -1: it has none
+        self.highest = first.log_p.clone()
+
+    @property
+    def counts(self) -> Tensor:
+        """How many modes each example has, ``(R,)``."""
+        return sum((place >= 0).long() for place in self.places)
+
+    def explain(self, owners: Tensor, u: Tensor, log_p: Tensor) -> Tensor:
+        """Whether points ``(S, M, size)`` belong to a mode of their examples ``owners`` ``(M,)``."""
+        known = torch.zeros(u.shape[:2], dtype=torch.bool, device=u.device)
+        for layer, place in zip(self.layers, self.places):
+            has = place[owners] >= 0
+            known[:, has] |= layer[place[owners[has]]].explains(u[:, has], log_p[:, has])
+        return known
+
+    def add(self, owners: Tensor, new: Modes):
+        """Keep those of the new modes, at most one for each example, that are none of those before and not far below them."""
+        fresh = ~self.explain(owners, new.loc[None], new.log_p[None])[0]
+        fresh &= (new.log_p > self.highest[owners] - _BELOW) & (self.counts[owners] < _MOST)
+        if fresh.any():
+            place = torch.full_like(self.places[0], -1)
+            place[owners[fresh]] = torch.arange(int(fresh.sum()), device=place.device)
+            self.layers.append(new[fresh])
+            self.places.append(place)
+            self.highest[owners] = torch.maximum(self.highest[owners], new.log_p)
+
+    def modes(self) -> Modes:
+        """All of them."""
+        return Modes(*(torch.cat([getattr(layer, field.name) for layer in self.layers]) for field in fields(Modes)))
 
 
 class Search:
@@ -41,10 +94,15 @@ class Search:
     Args:
         make: the density of some of the examples, by index.
         width: a unit of length for every entry of u, ``(B, size)``.
+        networks: of the model.
     """
 
-    def __init__(self, make: Callable[[Tensor], Density], width: Tensor):
-        self.make, self.width = make, width
+    def __init__(self, make: Callable[[Tensor], Density], width: Tensor, networks: Networks):
+        self.make, self.width, self.networks = make, width, networks
+
+    def curvature(self, rows: Tensor) -> Curvature:
+        """Of the density of some of the examples."""
+        return Curvature(self.make(rows), self.width[rows], self.networks)
 
     def climbed(self, rows: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Ends of ascents from starts ``(S, R, size)``, and log p there."""
@@ -54,69 +112,57 @@ class Search:
         return ends, _log_joint(density, ends)
 
     def modes(self, rows: Tensor, ends: Tensor, log_p: Tensor, more: Callable[[Tensor], Tensor]) -> Modes:
-        """The modes near the ends ``(S, R, size)`` of ascents for the examples ``rows``, the highest first.
+        """The distinct modes near the ends ``(S, R, size)`` of ascents for the examples ``rows``.
 
         Args:
             rows: which examples.
             ends, log_p: of ``climbed``.
             more: further starts for some examples ``(S', R', size)``: for those that have more than one mode.
         """
-        every = torch.arange(len(rows), device=rows.device)
-        found = [self._newton(rows, *_best(ends, log_p))]
-        owner = [every]
-        ends, log_p = ends.clone(), log_p.clone()
-        for k in range(1, _MOST):
-            for mode, whose in zip(found, owner):
-                known = mode.explains(ends[:, whose], log_p[:, whose])
-                log_p[:, whose] = log_p[:, whose].masked_fill(known, -torch.inf)
-            left = (log_p > -torch.inf).any(0).nonzero()[:, 0]
-            if len(left) == 0:
-                break
-            new = self._newton(rows[left], *_best(ends[:, left], log_p[:, left]))
-            chosen = log_p[:, left].argmax(0)
-            log_p[chosen, left] = -torch.inf
-            fresh = self._fresh(new, left, found, owner)
-            if fresh.any():
-                found.append(Modes(new.rows[fresh], new.loc[fresh], new.precision[fresh], new.log_p[fresh]))
-                owner.append(left[fresh])
-                if k == 1:
-                    ends, log_p = self._extended(rows, left[fresh], ends, log_p, more)
-        return Modes(*(torch.cat([getattr(mode, name) for mode in found]) for name in ("rows", "loc", "precision", "log_p")))
+        distinct = Distinct(self._newton(rows, *_best(ends, log_p)))
+        self._look_near(distinct, rows, torch.arange(len(rows), device=rows.device), ends, log_p)
+        several = (distinct.counts > 1).nonzero()[:, 0]
+        if len(several):
+            self._look_near(distinct, rows, several, *self.climbed(rows[several], more(rows[several])))
+        return distinct.modes()
 
-    def _fresh(self, new: Modes, left: Tensor, found: list[Modes], owner: list[Tensor]) -> Tensor:
-        """Which of the new modes are none of those found."""
-        fresh = new.log_p > found[0].log_p[left] - _BELOW
-        place = torch.full((int(max(whose.max() for whose in owner)) + 1,), -1, device=left.device)
-        for mode, whose in zip(found, owner):
-            place.fill_(-1)
-            place[whose] = torch.arange(len(whose), device=left.device)
-            at = place[left]
-            has = at >= 0
-            known = Modes(mode.rows[at[has]], mode.loc[at[has]], mode.precision[at[has]], mode.log_p[at[has]])
-            fresh[has] &= ~known.explains(new.loc[has][None], new.log_p[has][None])[0]
-        return fresh
-
-    def _extended(self, rows: Tensor, some: Tensor, ends: Tensor, log_p: Tensor, more) -> tuple[Tensor, Tensor]:
-        further, further_p = self.climbed(rows[some], more(rows[some]))
-        wide = ends.new_zeros(len(further), *ends.shape[1:])
-        wide_p = log_p.new_full(wide.shape[:2], -torch.inf)
-        wide[:, some], wide_p[:, some] = further, further_p
-        return torch.cat([ends, wide]), torch.cat([log_p, wide_p])
+    def _look_near(self, distinct: Distinct, rows: Tensor, some: Tensor, ends: Tensor, log_p: Tensor):
+        """Add the modes near the ends that belong to no mode so far."""
+        log_p = log_p.masked_fill(distinct.explain(some, ends, log_p), -torch.inf)
+        at, column = _unlike_ends(ends, log_p, distinct.layers[0][some])
+        if len(at) == 0:
+            return
+        new = self._newton(rows[some[column]], ends[at, column], log_p[at, column])
+        order = torch.argsort(new.log_p, descending=True)
+        order = order[torch.argsort(column[order], stable=True)]  # by example, the highest first
+        new, owners = new[order], some[column[order]]
+        rank = torch.arange(len(owners), device=owners.device) - torch.searchsorted(column[order].contiguous(), column[order].contiguous())
+        for k in range(int(rank.max()) + 1):
+            distinct.add(owners[rank == k], new[rank == k])
 
     def _newton(self, rows: Tensor, u: Tensor, log_p: Tensor) -> Modes:
-        """A mode for each example from u ``(R, size)``, by Newton steps each of the best length."""
-        density = self.make(rows)
-        curvature = Curvature(density, self.width[rows])
+        """A mode for each example from u ``(R, size)``, by Newton steps each of the best length until they gain next to nothing."""
         lengths = torch.tensor(_LENGTHS, dtype=u.dtype, device=u.device)[:, None, None]
-        every = torch.arange(len(u), device=u.device)
-        for _ in range(_NEWTON):
-            slope, precision = curvature(u[None])
-            step = torch.linalg.solve(precision, slope).to(u.dtype)
-            tried = u + lengths * step  # (lengths, R, size)
-            values = _log_joint(density, tried)
-            best = values.argmax(0)
-            u, log_p = tried[best, every], values[best, every]
-        return Modes(rows, u, curvature(u[None])[1], log_p)
+        u, log_p = u.clone(), log_p.clone()
+        precision = torch.empty(*u.shape, u.shape[-1], dtype=torch.float64, device=u.device)
+        left = torch.arange(len(u), device=u.device)
+        for step in range(_NEWTON + 1):
+            curvature = self.curvature(rows[left])
+            slope, precision[left] = curvature(u[None, left])
+            direction = torch.linalg.solve(precision[left], slope)
+            moving = ((slope * direction).sum(-1) > _GAIN) & (step < _NEWTON)
+            if not moving.any():
+                break
+            tried = u[left] + lengths * direction.to(u.dtype)  # (lengths, R, size)
+            values = _log_joint(curvature.density, tried)
+            best, every = values.argmax(0), torch.arange(len(left), device=u.device)
+            moving &= best > 0
+            stepped = left[moving]
+            u[stepped], log_p[stepped] = tried[best, every][moving], values[best, every][moving]
+            left = stepped
+            if len(left) == 0:
+                break
+        return Modes(rows, u, precision, log_p)
 
 
 def minimised(loss, parameters: list[Tensor], steps: int, lr: float) -> list[Tensor]:
@@ -131,6 +177,20 @@ def minimised(loss, parameters: list[Tensor], steps: int, lr: float) -> list[Ten
             parameter.grad = gradient
         adam.step()
     return [parameter.detach() for parameter in parameters]
+
+
+def _unlike_ends(ends: Tensor, log_p: Tensor, first: Modes) -> tuple[Tensor, Tensor]:
+    """Which ends ``(S, R, size)`` to begin at, and of which example: the highest, and no second one within a standard deviation."""
+    log_p, at = log_p.clone(), []
+    every = torch.arange(ends.shape[1], device=ends.device)
+    for _ in range(_MOST):
+        best = log_p.argmax(0)
+        at.append(torch.where(log_p[best, every] > -torch.inf, best, -1))
+        log_p = log_p.masked_fill(first.squared_distance(ends - ends[best, every] + first.loc) < 1, -torch.inf)
+        log_p[best, every] = -torch.inf
+    chosen = torch.stack(at)  # (_MOST, R)
+    _, column = (chosen >= 0).nonzero(as_tuple=True)
+    return chosen[chosen >= 0], column
 
 
 def _best(ends: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
 
 _DATA = 64  # examples whose posteriors are held at once, more where there are few draws of each
+_FITTED = 128  # the same where a proposal is made for them
 _DRAWS = 8192  # draws of a block, at least
 
 
@@ -168,7 +169,8 @@ def encodings(
         found.source, found.rows, found.particles, found.budget = source, rows, particles, budget
         return found
 
-    yield from on_blocks(block, model, args, max(_DATA, _DRAWS // particles), progress, shared)
+    least = _FITTED if proposal else _DATA
+    yield from on_blocks(block, model, args, max(least, _DRAWS // particles), progress, shared)
 
 
 def rows_at_once(

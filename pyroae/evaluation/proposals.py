@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import whole_number
 from ..programs import Program
 from .adaptive import Adaptive
-from .density import Density, Prior
+from .density import Density, FlatGuide, Prior
 from .modes import minimised
 
 __all__ = ["Adaptive", "Laplace", "Optimised", "prior"]
@@ -64,7 +64,7 @@ class Laplace:
         for _ in range(self.newton):
             u = _newton_step(density, u, width)
         _, precision = _curvature(density, u, width)
-        return density.guide_of(dist.MultivariateNormal(u, precision_matrix=precision))
+        return FlatGuide(density, dist.MultivariateNormal(u, precision_matrix=precision))
 
 
 class Optimised:
@@ -108,7 +108,7 @@ class Optimised:
             still = q(*[parameter.detach() for parameter in parameters])
             return -(density.log_joint(u) - still.log_prob(u)).mean(0).sum()
 
-        return density.guide_of(q(*minimised(loss, parameters, self.steps, self.lr)))
+        return FlatGuide(density, q(*minimised(loss, parameters, self.steps, self.lr)))
 
 
 def _climbed(density: Density, u: Tensor, width: Tensor, steps: int, lr: float) -> Tensor:

@@ -15,7 +15,7 @@ class SplitStudentT(TorchDistribution):
     :math:`s_i = s_i^+` where :math:`e_i > 0` and :math:`s_i^-` elsewhere.
 
     Args:
-        logits: log-weights of the components, ``(B, K)``; -inf for one that is not there.
+        logits: log-weights of the components, ``(B, K)``; -inf for one that is absent, which the first never is.
         loc: m, ``(B, K, D)``.
         scale_tril: L, ``(B, K, D, D)``.
         scales: s for the positive and the negative side, ``(B, K, 2, D)``.
@@ -35,6 +35,8 @@ class SplitStudentT(TorchDistribution):
         eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
         self.inverse = torch.linalg.solve_triangular(scale_tril, eye.expand_as(scale_tril), upper=False)
         self.log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (B, K)
+        several = (self.logits[:, 1:] > -math.inf).any(1).nonzero()[:, 0]
+        self.several = several if len(several) else None  # the rows of more than one component
         super().__init__(loc.shape[:1], loc.shape[-1:], validate_args=False)
 
     def extended(self, rows: Tensor, loc: Tensor, scale_tril: Tensor, share: float) -> "SplitStudentT":
@@ -59,14 +61,22 @@ class SplitStudentT(TorchDistribution):
 
     def placed(self, which: Tensor, e: Tensor, side: Tensor) -> Tensor:
         """Draws ``(n, B, D)`` made of standard noise for B rows, or of the same noise for every row where it has one."""
-        n, (b, k, _) = len(e), self.loc.shape
-        if k == 1:
-            return self.loc[:, 0] + torch.einsum("bij,nbj->nbi", self.scale_tril[:, 0], _split(e, side, self.scales[:, 0]))
-        row = torch.arange(b, device=e.device).expand(n, b)
-        cumulative = self.logits.exp().cumsum(-1)[:, :-1].contiguous()  # (B, K - 1)
-        chosen = torch.searchsorted(cumulative, which.expand(n, b).T.contiguous(), right=True).T  # (n, B)
-        scaled = _split(e, side, self.scales[row, chosen])
-        return self.loc[row, chosen] + torch.einsum("nbij,nbj->nbi", self.scale_tril[row, chosen], scaled)
+        u = self._component(0, slice(None), e, side)
+        if self.several is None:
+            return u
+        cumulative = self.logits[self.several].exp().cumsum(-1)  # (R, K)
+        among = [noise if noise.shape[1] == 1 else noise[:, self.several] for noise in (which, e, side)]
+        some = u[:, self.several]
+        for k in range(1, self.logits.shape[1]):
+            chosen = among[0] >= cumulative[:, k - 1]
+            some = torch.where(chosen[..., None], self._component(k, self.several, *among[1:]), some)
+        u[:, self.several] = some
+        return u
+
+    def _component(self, k: int, rows: Tensor | slice, e: Tensor, side: Tensor) -> Tensor:
+        """Draws of one component of some rows."""
+        scaled = _split(e, side, self.scales[rows, k])
+        return self.loc[rows, k] + torch.einsum("bij,nbj->nbi", self.scale_tril[rows, k], scaled)
 
     def of(self, rows: Tensor) -> "SplitStudentT":
         """The same for some of the rows."""
@@ -74,12 +84,22 @@ class SplitStudentT(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*sample_shape, B)``."""
-        d, df = self.loc.shape[-1], self.df
-        e = torch.einsum("bkij,...bkj->...bki", self.inverse, value[..., None, :] - self.loc)
-        scale = torch.where(e > 0, *self.scales.unbind(2))
+        log_q = self.logits[:, 0] + self._log_t(0, slice(None), value)
+        if self.several is None:
+            return log_q
+        terms = [
+            self.logits[self.several, k] + self._log_t(k, self.several, value[..., self.several, :]) for k in range(1, self.logits.shape[1])
+        ]
+        log_q[..., self.several] = torch.stack([log_q[..., self.several], *terms]).logsumexp(0)
+        return log_q
+
+    def _log_t(self, k: int, rows: Tensor | slice, value: Tensor) -> Tensor:
+        """The log-density of one component of some rows."""
+        d, df, scales = self.loc.shape[-1], self.df, self.scales[rows, k]
+        e = torch.einsum("bij,...bj->...bi", self.inverse[rows, k], value - self.loc[rows, k])
+        e = e / torch.where(e > 0, *scales.unbind(1))
         constant = math.lgamma((df + d) / 2) - math.lgamma(df / 2) - d / 2 * math.log(df * math.pi)
-        log_t = constant - (df + d) / 2 * torch.log1p((e / scale).square().sum(-1) / df) - self.scales.mean(2).log().sum(-1) - self.log_det
-        return (self.logits + log_t).logsumexp(-1)
+        return constant - (df + d) / 2 * torch.log1p(e.square().sum(-1) / df) - scales.mean(1).log().sum(-1) - self.log_det[rows, k]
 
 
 def standard_noise(n: int, like: Tensor, df: float = 10.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,77 @@
+"""Log-weights of fresh draws for a block of data; the programs' Python runs once where that pays."""
+
+import torch
+from torch import Tensor
+
+from ..nested import mapped, tensors
+from ..programs import Program
+from ..training.options import Mode
+from ..training.step.graph import Outputs
+from ..training.step.tracing import Traced
+from .density import Density, FlatGuide
+from .particles import Encoded, draw_again, one_pass
+
+
+class LogWeights:
+    """log p(x, z) - log q(z|x) of fresh draws for a block of data; the programs' Python runs once where that pays.
+
+    Args:
+        model, guide: the programs.
+        mode: as in ``tracing.Traced``; a guide that differs from block to block by more than tensors must be ``"eager"``.
+    """
+
+    def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):
+        self.model, self.block = model, None
+        self.traced = Traced(self._of, [model, guide], mode)
+
+    def expect(self, calls: int):
+        """Say how many calls there will be in all, once it is known."""
+        self.traced.calls = self.traced.calls or calls
+
+    def __call__(self, block: Encoded, k: int) -> Tensor:
+        """``(k, B)``, float64."""
+        self.block, site = block, block.site
+        drawn_from = tensors(site["fn"]) if site else []
+        run = self._of if site and isinstance(site["mask"], Tensor) else self.traced
+        return run(torch.Size((k, len(drawn_from))), *drawn_from, *block.args)[0]
+
+    def _of(self, sizes: torch.Size, *given: Tensor) -> Outputs:
+        """The same as a function of tensors: ``sizes[1]`` of the distribution that is drawn from, then the data."""
+        k, n = sizes
+        block, left = self.block, iter(given[:n])
+        guide = block.guide
+        if block.site:
+            fn = mapped(block.site["fn"], lambda _: next(left))
+            guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
+        return Outputs([one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()])
+
+
+class FlatLogWeights:
+    """log p(x, u) - log q(u) of fresh draws from a ``FlatGuide``; only log p(x, u) becomes a graph.
+
+    Args:
+        model: the model.
+        mode: as in ``tracing.Traced``.
+    """
+
+    def __init__(self, model: Program, mode: Mode = "auto"):
+        self.density: Density | None = None
+        self.traced = Traced(self._of, [model], mode)
+
+    def expect(self, calls: int):
+        """Say how many calls there will be in all, once it is known."""
+        self.traced.calls = self.traced.calls or calls
+
+    def __call__(self, block: Encoded, k: int) -> Tensor:
+        """``(k, B)``, float64."""
+        source = block.source
+        while not isinstance(source, FlatGuide):
+            source = source.program
+        self.density = source.density
+        u = source.q.sample(torch.Size((k,)))
+        bounds = tensors(list(self.density.transforms.values()))  # which a graph would keep
+        log_joint = (self._of if bounds else self.traced)(u, *block.args)[0]
+        return log_joint - source.q.log_prob(u).double()
+
+    def _of(self, u: Tensor, *args: Tensor) -> Outputs:
+        return Outputs([self.density.on(args).log_joint(u)])

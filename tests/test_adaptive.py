@@ -94,6 +94,30 @@ def test_modes_that_the_guide_misses_are_found(name, extra):
     assert ((score.values - truth).abs() < 5 * score.errors + 0.05).double().mean() >= 15 / 16 and score.modes.median() >= modes
 
 
+@pytest.mark.parametrize("size", [1, 20])
+def test_a_small_component_of_the_prior_is_found(size):
+    weights, means = torch.tensor([0.9, 0.1]), torch.tensor([-3.0, 3.0])
+
+    def model(x):
+        components = dist.Normal(means[:, None].expand(2, size), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(weights), components))
+            pyro.sample("x", dist.Normal(z.abs(), 0.5).to_event(1), obs=x)
+
+    def guide(x):  # on the large one
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(-x, 0.5).to_event(1))
+
+    x = (means[torch.multinomial(weights, 16, True)][:, None] + torch.randn(16, size)).abs() + 0.5 * torch.randn(16, size)
+    grid = torch.linspace(-12, 12, 24001, dtype=torch.float64)
+    entries = [
+        (dist.Normal(m, 1.0).log_prob(grid) + dist.Normal(grid.abs(), 0.5).log_prob(x.double()[..., None])).logsumexp(-1) for m in means
+    ]
+    truth = torch.stack([(e + (grid[1] - grid[0]).log()).sum(1) for e in entries], 1).add(weights.double().log()).logsumexp(1)
+    score = pa.log_likelihood(model, x, guide, particles=1000)
+    assert ((score.values - truth).abs() < 5 * score.errors + 0.02).double().mean() >= 15 / 16
+
+
 def test_annealing_from_the_prior_shows_a_missed_mode():
     model, w = quadratic(lambda z: z**2, 0)
     x = torch.linspace(0.5, 3.0, 12)[:, None]

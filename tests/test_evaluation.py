@@ -232,7 +232,7 @@ def test_squared_error_is_of_the_entries_that_were_seen_and_of_means_that_exist(
     left = (ae.reconstruct(holes) - holes).double().square()
     wanted = torch.stack([row[~row.isnan()].mean() for row in left])
     assert torch.allclose(pa.reconstruction_error(ae, holes), wanted, rtol=1e-5)
-    with pytest.raises(ValueError, match="without holes"):
+    with pytest.raises(ValueError, match="without missing entries"):
         pa.predictive_check(ae, holes)
     classes = small_vae(likelihood=pa.likelihoods.Categorical(6, categories=3))
     with pytest.raises(ValueError, match="no finite mean"):

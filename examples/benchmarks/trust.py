@@ -46,6 +46,7 @@ class Case:
 
     ae: pa.Autoencoder
     x: Tensor
+    steps: int = 1  # times as many temperatures as elsewhere, for annealing to converge
 
 
 def vae(
@@ -65,12 +66,12 @@ def digits(n: int, epochs: int) -> Case:
     return Case(vae(data, pa.likelihoods.Bernoulli(64), 8, 128, 10 * epochs), data.test.x[:n])
 
 
-def mnist(n: int, epochs: int, latent_dim: int, hidden: int | list[int], activation: str) -> Case:
+def mnist(n: int, epochs: int, latent_dim: int, hidden: int | list[int], activation: str, steps: int = 1) -> Case:
     """MNIST, binarized afresh in training."""
     data = pa.data.load("mnist", binarize="dynamic")
     torch.manual_seed(1)
     x = data.test.draw(data.test.x[:n])
-    return Case(vae(data, pa.likelihoods.Bernoulli(784), latent_dim, hidden, epochs, activation), x)
+    return Case(vae(data, pa.likelihoods.Bernoulli(784), latent_dim, hidden, epochs, activation), x, steps)
 
 
 def table(n: int, epochs: int) -> Case:
@@ -96,7 +97,7 @@ def table(n: int, epochs: int) -> Case:
 CASES: dict[str, Callable[[int, int], Case]] = {
     "digits": digits,
     "MNIST, 784-400-20": lambda n, epochs: mnist(n, epochs, 20, 400, "ReLU"),
-    "MNIST, 784-200-200-50": lambda n, epochs: mnist(n, epochs, 50, [200, 200], "Tanh"),
+    "MNIST, 784-200-200-50": lambda n, epochs: mnist(n, epochs, 50, [200, 200], "Tanh", steps=2),
     "table with holes": table,
 }
 
@@ -121,18 +122,25 @@ def counted(decoder: nn.Module, n: int) -> Iterator[list[float]]:
         hook.remove()
 
 
-def spread(judge: Callable[..., Estimate], seeds: int) -> float:
-    """The standard deviation over seeds of each example's value, root mean square, over the stated error; NaN for fewer than two."""
-    if seeds < 2:
-        return math.nan
-    scores = [judge(seed=seed) for seed in range(1, seeds + 1)]
-    values, errors = (torch.stack([getattr(score, name) for score in scores]) for name in ("values", "errors"))
-    return (values.var(0).mean() / errors.square().mean()).sqrt().item()
+def spread(judge: Callable[..., Estimate], seeds: int, scores: list[dict], save: Callable[[], None]) -> tuple[float, float]:
+    """The standard deviation over seeds of each example's value, root mean square, over the stated error; and processor seconds a score.
+
+    ``scores`` holds those that an earlier run has written; each new one is added and saved.
+    """
+    while len(scores) < seeds:
+        start = time.process_time()
+        score = judge(seed=len(scores) + 1, compile="auto")
+        seconds = time.process_time() - start
+        scores.append({"values": score.values.tolist(), "errors": score.errors.tolist(), "seconds": seconds})
+        save()
+    values, errors = (torch.tensor([score[name] for score in scores], dtype=torch.float64) for name in ("values", "errors"))
+    seconds = sum(score["seconds"] for score in scores) / len(scores)
+    return (values.var(0).mean() / errors.square().mean()).sqrt().item(), seconds
 
 
 def judges(case: Case, particles: int, chains: int, temperatures: int) -> dict[str, Callable[..., Estimate]]:
     """What scores the data, by name; each takes a seed."""
-    score = functools.partial(pa.log_likelihood, case.ae, case.x, particles=particles, compile="eager")
+    score = functools.partial(pa.log_likelihood, case.ae, case.x, particles=particles, compile="eager")  # graphs would hide evaluations
     annealing = functools.partial(pa.ais, case.ae, case.x, chains=chains, leapfrog=3)
     return {
         **{name: functools.partial(score, proposal=proposal) for name, proposal in PROPOSALS.items()},
@@ -141,7 +149,9 @@ def judges(case: Case, particles: int, chains: int, temperatures: int) -> dict[s
     }
 
 
-def row(case: Case, judge: Callable[..., Estimate], seeds: int, reference: dict | None) -> dict:
+def row(
+    case: Case, judge: Callable[..., Estimate], seeds: int, reference: dict | None, scores: list[dict], save: Callable[[], None]
+) -> dict:
     """Everything about one way of scoring, numbers as text; ``values`` and ``errors`` are those of the examples."""
     start = time.process_time()
     with counted(case.ae.decoder, len(case.x)) as evaluations:
@@ -151,7 +161,10 @@ def row(case: Case, judge: Callable[..., Estimate], seeds: int, reference: dict 
     if reference is not None:
         gaps = estimate.values - torch.tensor(reference["values"], dtype=torch.float64)
         cells[1:] = f"{gaps.mean():+.3f}", f"{gaps.std() / len(gaps) ** 0.5:.3f}"
-    cells += [f"{spread(judge, seeds):.2f}" if seeds > 1 else "", f"{evaluations[0]:,.0f}", f"{seconds:.1f}"]
+    ratio = math.nan
+    if seeds > 1:
+        ratio, seconds = spread(judge, seeds, scores, save)
+    cells += [f"{ratio:.2f}" if seeds > 1 else "", f"{evaluations[0]:,.0f}", f"{seconds:.1f}"]
     return dict(zip(HEAD[2:], cells)) | {"values": estimate.values.tolist(), "errors": estimate.errors.tolist()}
 
 
@@ -172,37 +185,44 @@ def main(
         epochs: of training on MNIST; ten times as many on the small data.
         particles: importance samples for each of them.
         seeds: scores of every proposal, for the spread; a quarter as many of Optimised.
-        chains, temperatures: of the reference, annealing from the guide.
+        chains, temperatures: of the reference, annealing from the guide; twice the temperatures for 784-200-200-50.
         cases: the models.
         out: where the table goes, without the suffix.
     """
     settings = dict(data=data, epochs=epochs, particles=particles, seeds=seeds, chains=chains, temperatures=temperatures)
-    done = _done(out, settings)
+    done, scores = _earlier(out, settings)
     settings |= surroundings()
+
+    def save():
+        table = [[one[column] for column in HEAD] for each in CASES for one in done.values() if one["model"] == each]
+        write(out, settings, {"rows": done} | ({"scores": scores} if scores else {}), [markdown(HEAD, table)])
+
     for name in cases:
         case = CASES[name](data, epochs)
-        ways = judges(case, particles, chains, temperatures)
+        ways = judges(case, particles, chains, case.steps * temperatures)
         converged = list(ways)[-1]
         for way in (converged, *ways):
-            if f"{name}/{way}" in done:
+            key = f"{name}/{way}"
+            if key in done:
                 continue
             many = 0 if way.startswith("AIS") else seeds // 4 if way == "Optimised" else seeds
-            measured = row(case, ways[way], many, done.get(f"{name}/{converged}"))
+            measured = row(case, ways[way], many, done.get(f"{name}/{converged}"), scores.setdefault(key, []), save)
             if way != converged:  # the values of the reference are what others are compared with
                 measured = {column: measured[column] for column in HEAD[2:]}
-            done[f"{name}/{way}"] = dict(zip(HEAD[:2], (name, way))) | measured
-            print(*list(done[f"{name}/{way}"].values())[: len(HEAD)], flush=True)
-            table = [[done[key][column] for column in HEAD] for key in (f"{each}/{one}" for each in CASES for one in ways) if key in done]
-            write(out, settings, {"rows": done}, [markdown(HEAD, table)])
+            del scores[key]
+            done[key] = dict(zip(HEAD[:2], (name, way))) | measured
+            save()
 
 
-def _done(out: str, settings: dict) -> dict[str, dict]:
-    """The rows that an earlier run with these settings has written."""
+def _earlier(out: str, settings: dict) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+    """The rows that an earlier run with these settings has written, and the scores of one that it had not finished."""
     path = Path(f"{out}.json")
     if not path.exists():
-        return {}
+        return {}, {}
     written = json.loads(path.read_text())
-    return written["rows"] if all(written["settings"].get(name) == value for name, value in settings.items()) else {}
+    if any(written["settings"].get(name) != value for name, value in settings.items()):
+        return {}, {}
+    return written["rows"], written.get("scores", {})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The adaptive proposal: for each example the guide where it will do, elsewhere a mixture fitted to p(z|x)."""
+"""The adaptive proposal: for each example the guide where it is adequate, otherwise a mixture fitted to p(z|x)."""
 
 import contextlib
 import math
@@ -16,32 +16,33 @@ from .networks import Networks
 from .splitt import SplitStudentT, standard_noise
 from .weights import Weights
 
-_PILOT = 256  # draws of the guide that decide about it
-_KHAT = 0.5  # largest k-hat of a guide that will do
-_ESS = 0.5  # least effective share of its draws: one that is too narrow has a small k-hat in a small pilot
-_KHAT_FITTED = 0.6  # of a fitted proposal
-_MISSED = 20.0  # a mode, or a tail, where p(z|x) is so many times q(z|x) is missed by the guide
-_FAR = 64  # points at which its tails are compared
-_PRIOR = 256  # draws of the prior: its width, and starts
-_PAIRS_OF_STARTS = 4  # from the prior: a draw and its mirror image, besides the guide's mean and one draw
-_FURTHER = 24  # starts where there is more than one mode
+_PILOT = 256  # draws from the guide that decide whether it is adequate
+_KHAT = 0.5  # largest k-hat of an adequate guide
+_ESS = 0.5  # its smallest relative effective sample size: k-hat of a small pilot does not show a guide that is too narrow
+_KHAT_FITTED = 0.5  # of a fitted proposal
+_MISSED = 20.0  # ratio p(z|x) / q(z|x) above which the guide misses a mode or a tail
+_FAR = 64  # points in its tails at which the densities are compared
+_PRIOR = 256  # draws from the prior, for its width and for starts
+_STARTS = 4  # from the prior, far apart, and as many mirror images of its draws, in addition to the guide's mean and one draw
+_OUTLYING = 10.0  # distance of a draw from the prior's median, in units of its width, above which it is no start
+_FURTHER = 24  # additional starts for an example with more than one mode
 _RATES = 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2  # of the natural-gradient steps
 _PAIRS = 1, 1, 1, 1, 2, 2, 2, 2  # antithetic pairs of draws in each: the first count less
 _REACH = 1.5, 3.0  # standard deviations at which tails are measured
-_SIDES = 0.85, 1.8  # least and largest scale of a side
+_SIDES = 0.85, 1.8  # smallest and largest scale of a side
 _ROUNDS = 3  # of refinement
-_SHARE = 0.15  # of the weight, for what a round adds
-_FLOOR = 0.1  # least weight of a mode, of the largest one's
+_SHARE = 0.15  # weight of a component that a round adds
+_FLOOR = 0.1  # smallest weight of a mode relative to the largest
 _LARGEST = 128  # size of z above which full covariances are not fitted
 
 
 class Adapted:
-    """A guide for one block of data, some of whose examples have a proposal fitted to them.
+    """A guide for one block of examples, some of which have a fitted proposal.
 
     Args:
         program: draws the latents.
-        fitted: ``(B,)`` which examples do not use the guide.
-        modes: ``(B,)`` how many modes of p(z|x) were fitted; 0 where the guide will do, -1 where none were looked for.
+        fitted: ``(B,)`` whether an example has a fitted proposal.
+        modes: ``(B,)`` number of fitted modes of p(z|x); 0 where the guide is used, -1 where no search was possible.
     """
 
     def __init__(self, program: Program, fitted: Tensor, modes: Tensor):
@@ -52,21 +53,21 @@ class Adapted:
 
 
 class Adaptive:
-    r"""The guide where a pilot says that it will do, elsewhere a mixture of split Student's t fitted to p(z|x).
+    r"""The guide where a pilot run shows that it is adequate, otherwise a mixture of split Student's t fitted to p(z|x).
 
-    For each example: (1) ``256`` pilot draws of the guide give its k-hat. (2) Ascents from the guide and the prior look for modes of
-    p(z|x). The guide is kept where k-hat is below 0.5, half of the pilot is effective and neither a mode nor a tail lies where
+    For each example: (1) 256 pilot draws from the guide give its k-hat. (2) Gradient ascents from the guide and the prior search for
+    modes of p(z|x). The guide is kept where k-hat is below 0.5, half of the pilot is effective and neither a mode nor a tail lies where
     it has next to no density. (3) Elsewhere every mode gets a Normal by variational online Newton (Khan & Lin 2017), with the Gauss-Newton
     curvature averaged over its own draws, and (4) tails scaled on each side of each axis (Geweke 1989); modes are weighted by
-    their evidence, and (5) components added where a pilot finds large weights (Raftery & Bao 2010). Nothing that was drawn
-    so far is part of the estimate: that uses fresh draws, so it is unbiased for p(x) given the proposal. The guide is also kept where
-    p(x, z) is 0 or NaN wherever it was looked at.
+    their evidence, and (5) components added where a pilot finds large weights (Raftery & Bao 2010). The estimate uses fresh
+    draws only, so it is unbiased for p(x) given the proposal. The guide is also kept where p(x, z) is 0 or NaN at every point of the
+    search.
 
-    All examples of a block are fitted with the same noise: what is fitted to one depends on the seed, but not on the examples
-    scored beside it. Its draws depend on the seed, on its place in the block and on the size of that.
+    All examples of a block are fitted with the same noise: the fit of an example depends on the seed, but not on the other examples.
+    Its draws depend on the seed, on its position in the block and on the block's size.
 
-    Discrete latents, those that Pyro does not map to the real line, more than 128 dimensions, and programs that cannot be run on some
-    of the examples alone are drawn from the guide.
+    The guide is used for discrete latents, for latents that Pyro does not map to the real line, above 128 dimensions, and for
+    programs that cannot be run on a part of the examples.
 
     >>> import pyroae as pa
     >>> pa.log_likelihood(vae, x, particles=30, proposal=Adaptive()).values.shape
@@ -84,12 +85,12 @@ class Adaptive:
             return unknown
         later = int(torch.randint(2**62, ()))
         adapted = _Fit(model, guide, args, density).adapted()
-        programs.reseed(later, args[0].device)  # whatever was drawn in between
+        programs.reseed(later, args[0].device)  # independent of how much the fit has drawn
         return adapted
 
 
 class _Fit:
-    """The steps of ``Adaptive`` for one block of data."""
+    """The steps of ``Adaptive`` for one block of examples."""
 
     def __init__(self, model: Program, guide: Program, args: tuple[Tensor, ...], density: Density):
         self.model, self.guide, self.args, self.density = model, guide, args, density
@@ -102,38 +103,39 @@ class _Fit:
         self.pilots = [standard_noise(_PILOT, like) for _ in range(_ROUNDS)]
 
     def make(self, rows: Tensor) -> Density:
-        """The density of some examples; an index may come more than once."""
+        """The density of some examples; indices may repeat."""
         return Density(self.model, self.guide, tuple(column[rows] for column in self.args))
 
     def adapted(self) -> Adapted:
         every = torch.arange(self.density.n, device=self.args[0].device)
         draws = self.density.draw(_PILOT)
         mirrored = 2 * self.prior.median(0).values - self.prior
-        starts = torch.cat([draws.mean(0, keepdim=True), draws[:1], self.prior[:_PAIRS_OF_STARTS], mirrored[:_PAIRS_OF_STARTS]])
+        mean = draws.mean(0, keepdim=True)
+        starts = torch.cat([mean, draws[:1], _far_apart(self.prior, mean, self.width), mirrored[:_STARTS]])
         ends, log_p = self.search.climbed(every, starts)
         bad = every
         with contextlib.suppress(ValueError):  # a flow that has no inverse gives no density at other points
-            bad = (~self._will_do(draws, ends, log_p) & log_p.isfinite().any(0)).nonzero()[:, 0]
+            bad = (~self._is_adequate(draws, ends, log_p) & log_p.isfinite().any(0)).nonzero()[:, 0]
         modes = torch.zeros_like(every)
         if len(bad) == 0:
             return Adapted(self.guide, modes > 0, modes)
-        found = self.search.modes(bad, ends[:, bad], log_p[:, bad], lambda rows: self.prior[-_FURTHER:, rows])
-        modes += torch.bincount(found.rows, minlength=len(modes))
-        fitted = self._refined(bad, self._mixture(bad, self._fitted(found)))
+        located = self.search.modes(bad, ends[:, bad], log_p[:, bad], lambda rows: self.prior[-_FURTHER:, rows])
+        modes += torch.bincount(located.rows, minlength=len(modes))
+        fitted = self._refined(bad, self._mixture(bad, self._fitted(located)))
         return Adapted(FlatGuide(self.density, Either(self.density, bad, fitted)), modes > 0, modes)
 
-    def _will_do(self, draws: Tensor, ends: Tensor, log_p: Tensor) -> Tensor:
-        """``(B,)`` whether the guide's own draws will do."""
+    def _is_adequate(self, draws: Tensor, ends: Tensor, log_p: Tensor) -> Tensor:
+        """``(B,)`` whether the guide is an adequate proposal."""
         if point_site(poutine.trace(self.density.guide).get_trace(*self.args)) is not None:
             return torch.zeros(self.density.n, dtype=torch.bool, device=draws.device)
         joint, own = self.density.log_terms(draws)
         pilot = Weights(self.density.n, len(draws), draws.device)
         pilot.add(joint - own)
-        missed = torch.cat([log_p - self.density.log_guide(ends), self._far_weights(draws)]).amax(0) - pilot.log_mean()
+        missed = torch.cat([log_p - self.density.log_guide(ends), self._tail_weights(draws)]).amax(0) - pilot.log_mean()
         return (pilot.khat() < _KHAT) & (pilot.ess() > _ESS * len(draws)) & (missed.exp() < _MISSED)
 
-    def _far_weights(self, draws: Tensor) -> Tensor:
-        """log p(x, u) - log q(u) where few draws come: twice as far from their mean as some of them."""
+    def _tail_weights(self, draws: Tensor) -> Tensor:
+        """log p(x, u) - log q(u) in the guide's tails: at twice the distance of some draws from their mean."""
         far = draws.mean(0) + 2 * (draws[:_FAR] - draws.mean(0))
         joint, own = self.density.log_terms(far)
         return (joint - own).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
@@ -154,7 +156,7 @@ class _Fit:
         return Modes(modes.rows, m, precision, log_p), tril, self._sides(density, m, tril, log_p)
 
     def _sides(self, density: Density, m: Tensor, tril: Tensor, log_p: Tensor) -> Tensor:
-        """Scales by which log p falls on each side of each axis as a Normal's would, its slope across m left out."""
+        """Scales at which a Normal would fall as log p does on each side of each axis, without the slope at m."""
         axes = tril.permute(2, 0, 1)  # (size, M, size)
         log_joint = lambda u: density.log_joint(u.to(self.width.dtype))  # noqa: E731
         slope = (log_joint(m + axes) - log_joint(m - axes)) / 2
@@ -168,7 +170,7 @@ class _Fit:
         return torch.stack(scales, 1)
 
     def _mixture(self, bad: Tensor, fitted: tuple[Modes, Tensor, Tensor]) -> SplitStudentT:
-        """The modes of each example side by side."""
+        """The mixture of each example's modes, weighted by their evidence."""
         modes, tril, scales = fitted
         evidence = modes.log_p + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         order = torch.argsort(modes.rows, stable=True)
@@ -184,7 +186,7 @@ class _Fit:
         return SplitStudentT(logits.to(dtype), modes.loc[pick].to(dtype), tril[pick].to(dtype), scales[pick].to(dtype))
 
     def _refined(self, bad: Tensor, q: SplitStudentT) -> SplitStudentT:
-        """With components where its weights are largest, as long as a pilot finds too heavy a tail (Raftery & Bao 2010)."""
+        """q with components added at the largest weights of a pilot run until its k-hat is small (Raftery & Bao 2010)."""
         rows = torch.arange(len(bad), device=bad.device)
         for noise in self.pilots:
             density = self.make(bad[rows])
@@ -206,3 +208,17 @@ class _Fit:
 def _factor(precision: Tensor) -> Tensor:
     """L lower triangular with L L' the inverse of a precision."""
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))
+
+
+def _far_apart(points: Tensor, start: Tensor, width: Tensor) -> Tensor:
+    """Points ``(_STARTS, B, size)`` among ``(P, B, size)``, each the farthest from ``start`` ``(1, B, size)`` and those before.
+
+    So a component of the prior is represented however small its weight. Outlying points, of heavy tails, are left out.
+    """
+    away = ((points - points.median(0).values) / width).abs().amax(-1)
+    distance = ((points - start) / width).square().sum(-1).masked_fill(away > _OUTLYING, 0.0)
+    chosen, every = [], torch.arange(points.shape[1], device=points.device)
+    for _ in range(_STARTS):
+        chosen.append(points[distance.argmax(0), every])
+        distance = torch.minimum(distance, ((points - chosen[-1]) / width).square().sum(-1))
+    return torch.stack(chosen)

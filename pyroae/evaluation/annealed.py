@@ -22,7 +22,7 @@ from .weights import Weights
 
 _GRAPH = 4  # a gradient takes so many times the memory of a value
 _PILOT = 8  # the pilot has so many times fewer temperatures than the run
-_AGREE = 2.0  # annealed effective sample size below which one chain speaks alone
+_AGREE = 2.0  # annealed effective sample size below which a single chain dominates
 _TARGET = 0.8  # share of proposals accepted, to which step sizes are adapted
 
 
@@ -36,7 +36,7 @@ class Annealed(Estimate):
 
     @property
     def verdict(self) -> Verdict:
-        """How to find out how far to trust it."""
+        """Whether the estimate can be trusted, and how to check it."""
         if (wrong := self._not_finite) is not None:
             return wrong
         alone = (self.ess < _AGREE).double().mean().item() if self.particles > 1 else 1.0
@@ -67,7 +67,7 @@ class Bracket:
 
     @property
     def gap_se(self) -> float:
-        """Standard error of the gap, from its spread over the data: chains down from one exact draw are no independent ones."""
+        """Standard error of the gap over the examples, as backward chains from one exact draw are not independent."""
         return (self.upper.values - self.lower.values).std().item() / len(self.x) ** 0.5
 
     def __str__(self) -> str:
@@ -97,11 +97,11 @@ def ais(
 
     .. math:: \log \hat p(x) = \log \frac1C \sum_c \prod_t \Big(\frac{p(x, z)}{q(z|x)}\Big)^{\beta_t - \beta_{t-1}}.
 
-    All chains of all data in a block step at once, each with step sizes of its own, found in a shorter pilot run and then
-    kept, so that the estimate is unbiased for p(x). Latents in a constrained space are mapped to the real line.
+    All chains of all examples in a block step at once, each with its own step sizes, adapted in a shorter pilot run and then
+    fixed, so that the estimate is unbiased for p(x). Latents in a constrained space are mapped to the real line.
 
     Args:
-        model: an Autoencoder, or any Pyro model of a batch, with real-valued latents in one plate over the data.
+        model: an Autoencoder, or any Pyro model of a batch, with real-valued latents in one plate over the examples.
         x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         proposal: where chains start instead of the guide, such as ``pa.proposals.prior``.
@@ -122,8 +122,8 @@ def ais(
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
         annealed = lambda _, part: _Annealing(model, guide, part, proposal, chains, temperatures, leapfrog).forward()  # noqa: E731
-        found = list(on_blocks(annealed, model, args, _examples_at_once(model, guide, args, chains), progress))
-    return _estimate(found, "a lower", temperatures, args)
+        runs = list(on_blocks(annealed, model, args, _examples_at_once(model, guide, args, chains), progress))
+    return _estimate(runs, "a lower", temperatures, args)
 
 
 def bdmc(
@@ -140,12 +140,12 @@ def bdmc(
 ) -> Bracket:
     """Bidirectional Monte Carlo (Grosse et al. 2015): how far AIS with these settings can be trusted on data of this kind.
 
-    As many data as ``x`` has are simulated from the model, with the z that made them: exact draws from p(z|x). Chains
+    As many examples as in ``x`` are simulated from the model together with their z: exact draws from p(z|x). Chains
     forward from the base give a lower bound on their log p(x), chains backward from z an upper one, both in expectation.
 
     Args:
         model, guide, proposal, chains, temperatures, leapfrog, seed, progress: as for ``ais``.
-        x: data whose number and shape are taken, and in a tuple ``(x, y)`` the y; not x's values.
+        x: data of which only the shape is used, and the y of a tuple ``(x, y)``.
 
     Raises:
         ValueError: as for ``ais``; a model whose one observed site is not x itself.
@@ -168,21 +168,21 @@ def bdmc(
 
 
 def simulate(model: Program, args: Args) -> tuple[Args, dict[str, Tensor]]:
-    """Data like ``args`` drawn from the model, and the latents that made them, ``(1, *plates, *event)``.
+    """Examples like ``args`` drawn from the model, and their latents, ``(1, *plates, *event)``.
 
     Raises:
         ValueError: the model's observed site is not x itself.
     """
-    seen = poutine.trace(model).get_trace(*args)
-    observed = list(programs.sites(seen, observed=True))
-    if len(observed) != 1 or seen.nodes[observed[0]]["value"].shape != args[0].shape:
+    trace = poutine.trace(model).get_trace(*args)
+    observed = list(programs.sites(trace, observed=True))
+    if len(observed) != 1 or trace.nodes[observed[0]]["value"].shape != args[0].shape:
         raise ValueError(
             f"data can be simulated from a model with one observed site of x's shape {tuple(args[0].shape)}, got the sites "
             f"{', '.join(observed)}"
         )
-    nesting = plate_nesting(seen)
+    nesting = plate_nesting(trace)
     drawn = poutine.trace(poutine.uncondition(model)).get_trace(*args).nodes
-    latents = {name: drawn[name] for name in programs.sites(seen, observed=False)}
+    latents = {name: drawn[name] for name in programs.sites(trace, observed=False)}
     values = {name: padded(site["value"], nesting + len(site["fn"].event_shape))[None] for name, site in latents.items()}
     return (drawn[observed[0]]["value"].reshape(args[0].shape), *args[1:]), values
 
@@ -191,10 +191,10 @@ def _examples_at_once(model: Program, guide: Program, args: Args, chains: int) -
     return max(1, rows_at_once(model, guide, args) // (_GRAPH * chains))
 
 
-def _estimate(found: Sequence[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
-    weights = [w for w, _ in found]
+def _estimate(runs: Sequence[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
+    weights = [w for w, _ in runs]
     values, errors, ess, khat = (torch.cat([getattr(w, name)() for w in weights]).cpu() for name in Weights.COLUMNS)
-    acceptance = torch.cat([share for _, share in found]).cpu()
+    acceptance = torch.cat([share for _, share in runs]).cpu()
     if bound == "an upper":  # their mean estimates 1 / p(x)
         values, errors = -values, torch.full_like(errors, torch.nan)
     common = values, errors, ess, khat, weights[0].particles, observed_entries(args[0]).mean().item(), "annealing"
@@ -243,7 +243,7 @@ class _Annealing:
         return log_p.detach(), log_q.detach(), slope
 
     def _move(self, u, log_p, log_q, slope, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One HMC move of every chain: where it is then, the chance that it had, and whether it moved."""
+        """One HMC move of every chain: the new u, the acceptance probability, and whether it was accepted."""
         size = step[..., None] * self.mass  # (chains, B, size)
         momentum = torch.randn_like(u)
         energy = beta * log_p + (1 - beta) * log_q - 0.5 * momentum.double().square().sum(-1)
@@ -257,7 +257,7 @@ class _Annealing:
         return torch.where(moved[..., None], there, u), chance, moved
 
     def _pilot(self, temperatures: int) -> Tensor:
-        """Step sizes ``(temperatures, chains, B)``: those of a shorter run in which each chain adapts its own."""
+        """Step sizes ``(temperatures, chains, B)``, adapted by each chain in a shorter run."""
         u = self.density.draw(self.chains)
         log_step = torch.full(u.shape[:2], 0.5, device=u.device, dtype=u.dtype).log()
         kept = []

@@ -1,4 +1,4 @@
-"""How much is computed at once: as much as memory is meant to hold, and half as much after a device's memory did not hold it."""
+"""How much is computed at once: what fits into a budget of memory, halved after a device runs out of it."""
 
 import contextlib
 import logging
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 _BUDGET = 2e9  # bytes for a pass of particles, on a GPU at most a quarter of what is free
-_SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU: what its caches like
-_BYTES = 32  # for each number of a pass: several layers, and what a density computes on the way
+_SMALL_BUDGET = 32e6  # for the layers' outputs on a CPU, so that they stay in its caches
+_BYTES = 32  # per value of a pass: several layers, and intermediate results of a density
 _LOG = logging.getLogger("pyroae")
 
 
@@ -33,7 +33,7 @@ class Budget:
         return max(1, self.most // per)
 
     def pieces(self, run: Callable[[int, int], T], size: int, per: int = 1) -> Iterator[T]:
-        """``run(start, stop)`` on pieces of ``size`` items; where a device's memory does not hold one, it is halved for good.
+        """``run(start, stop)`` on pieces of ``size`` items; their length is halved for good when a device runs out of memory.
 
         Raises:
             torch.OutOfMemoryError: a single item does not fit.
@@ -51,12 +51,12 @@ class Budget:
                 start = stop
                 yield result
                 continue
-            self._halved()  # here, since the error holds what was computed
+            self._halved()  # outside the handler: the error keeps intermediate results alive
 
     def _halved(self):
         torch.cuda.empty_cache()
         if not self.halved:
-            _LOG.warning("evaluation: the device's memory does not hold as much at once as expected; going on in halves, which is slower")
+            _LOG.warning("evaluation: the device ran out of memory; going on with half the batch, which is slower")
         self.halved = True
 
 
@@ -64,8 +64,8 @@ def fitting_rows(widest: int, held: int, device: torch.device) -> int:
     """How many particles, of all examples together, fit into the budget.
 
     Args:
-        widest: numbers for each particle in the widest layer.
-        held: the most numbers for each particle that a distribution holds.
+        widest: values per particle in the widest layer.
+        held: the most values per particle among the parameters of a distribution.
     """
     budget = _BUDGET if device.type == "cpu" else min(_BUDGET, torch.cuda.mem_get_info(device)[0] / 4)
     layers = _SMALL_BUDGET if device.type == "cpu" else budget
@@ -74,7 +74,7 @@ def fitting_rows(widest: int, held: int, device: torch.device) -> int:
 
 @contextlib.contextmanager
 def watching_widths(examples: int) -> Iterator[list[int]]:
-    """Inside, note how many numbers for each example every module gives; those of convolutions count their places."""
+    """Within the context, record the number of output values per example of every module, spatial positions included."""
     widths: list[int] = []
 
     def note(module: nn.Module, inputs: tuple, output: object):

@@ -14,7 +14,7 @@ from ..programs import Program
 from ..training.batches import Args
 from .annealed import simulate
 from .density import Density
-from .importance import MOST, UNRELIABLE, Source, drawn_from
+from .importance import MOST, UNRELIABLE, Source, as_proposal
 from .particles import on_blocks, prepared, rows_at_once
 from .resampling import resampled
 from .verdict import Verdict
@@ -132,13 +132,13 @@ def predictive_check(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: replicates.
         statistics: functions from ``(draws, N, *event)`` to ``(draws, N)`` by name; by default mean, deviation, extremes.
-        particles: codes that the draws are chosen from, for each example.
-        proposal: where those come from, as for ``pa.log_likelihood``; ``"auto"`` where the guide will not do, which takes longer.
+        particles: draws of z per example, from which ``draws`` are resampled.
+        proposal: as for ``pa.log_likelihood``; ``"auto"`` where the guide is inadequate, which takes longer.
         seed: of the draws.
         progress: show progress bars.
 
     Raises:
-        ValueError: data with holes, or a prior from which no data can be simulated.
+        ValueError: data with missing entries, or a prior from which no data can be simulated.
 
     >>> sorted(predictive_check(vae, x, draws=10).p_values)
     ['largest', 'mean', 'smallest', 'standard deviation']
@@ -151,10 +151,10 @@ def predictive_check(
         x = args[0]
         if x.isnan().any():
             raise ValueError(
-                "predictive_check: expected data without holes, got NaN; replicated data have none, so they would differ in that"
+                "predictive_check: expected data without missing entries, got NaN; replicated data have none, so they would differ in that"
             )
         observed = {name: of(x[None]).double().mean().item() for name, of in statistics.items()}
-        source = draws, particles, drawn_from(proposal), progress
+        source = draws, particles, as_proposal(proposal), progress
         replicated, pit, khat = _replicated(model, guide, args, statistics, *source)
         _, reference, reference_khat = _replicated(model, guide, _simulated(model, guide, args), {}, *source)
     return Check(observed, {name: v.cpu() for name, v in replicated.items()}, *(v.cpu() for v in (pit, reference, khat, reference_khat)))
@@ -179,21 +179,21 @@ def _replicated(
 
 
 def _simulated(model: Program, guide: Program, args: Args) -> Args:
-    """Data like ``args`` simulated from the model, in bounded memory."""
+    """Examples like ``args`` simulated from the model, in bounded memory."""
     parts = on_blocks(lambda _, part: simulate(model, part)[0], model, args, rows_at_once(model, guide, args))
     return tuple(torch.cat(columns) for columns in zip(*parts))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Ranks:
-    """Ranks of the z that made simulated data among the guide's draws: uniform where the guide is the exact posterior."""
+    """Ranks of the true z of simulated data among the guide's draws: uniform where the guide is the exact posterior."""
 
     ranks: Tensor  # (N, numbers) from 0 to draws
     draws: int
 
     @property
     def p_values(self) -> Tensor:
-        """``(numbers,)`` of a chi-square test of uniformity over ten bins, fewer for fewer ranks, for each number of the code."""
+        """``(numbers,)`` of a chi-square test of uniformity over ten bins, fewer for fewer ranks, for each latent dimension."""
         many, values = min(_BINS, self.draws + 1), self.draws + 1
         bins = (self.ranks * many // values).long()
         edges = torch.arange(values) * many // values
@@ -247,7 +247,7 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with real-valued latents and one observed site, x.
-        x: data whose number and shape are taken, and in a tuple ``(x, y)`` the y; not x's values.
+        x: data of which only the shape is used, and the y of a tuple ``(x, y)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: from the guide for each example.
         seed: of the draws.
@@ -259,11 +259,11 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
     model, guide = programs.pair(model, guide)
 
     def ranks(_, part: Args) -> Tensor:
-        made, codes = simulate(model, part)
-        density = Density(model, guide, made)
+        simulated, codes = simulate(model, part)
+        density = Density(model, guide, simulated)
         return (density.draw(draws) < density.flat(codes)).sum(0)
 
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        found = list(on_blocks(ranks, model, args, max(1, rows_at_once(model, guide, args) // draws)))
-    return Ranks(torch.cat(found).cpu(), draws)
+        blocks = list(on_blocks(ranks, model, args, max(1, rows_at_once(model, guide, args) // draws)))
+    return Ranks(torch.cat(blocks).cpu(), draws)

@@ -1,4 +1,4 @@
-"""What a guide makes of data: the mean of its code, and what the model makes of that in turn."""
+"""Posterior means of the latents, and reconstructions from them."""
 
 import contextlib
 from typing import Any
@@ -17,7 +17,7 @@ _DRAWS = 64  # where a mean has no closed form
 
 
 def code_means(model: Program, guide: Program, args: Args) -> Tensor:
-    """E[z|x], ``(N, numbers)``, latent sites one after another: in closed form for one site where Pyro knows it, else of 64 draws."""
+    """E[z|x], ``(N, dimensions)``, latent sites concatenated: in closed form for one site where Pyro has it, else the mean of 64 draws."""
 
     def codes(_, part: Args) -> Tensor:
         means = _means(model, guide, part)
@@ -30,13 +30,13 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
     """The mean of p(x|z) at z = E[z|x], ``(N, *event)``.
 
     Raises:
-        ValueError: it has none, as of categories.
+        ValueError: the likelihood has no mean, such as categories.
     """
 
     def decoded(_, part: Args) -> Tensor:
         codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
-        seen = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
-        return next(site["fn"].mean for name, site in seen.items() if name not in codes)
+        observed = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
+        return next(site["fn"].mean for name, site in observed.items() if name not in codes)
 
     rows = list(on_blocks(decoded, model, args, _BLOCK))
     if not all(bool(mean.isfinite().all()) for mean in rows):
@@ -45,7 +45,7 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
 
 
 def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor, int]]:
-    """Each latent site's mean ``(*plates, *event)``, and which of its dimensions is that of the examples."""
+    """Each latent site's mean ``(*plates, *event)``, and the dimension of the examples in it."""
     encoding = encoded(model, guide, args)
     drawer, nesting = encoding.guide, encoding.nesting
     sites = programs.sites(poutine.trace(drawer).get_trace(*args), observed=False)
@@ -61,7 +61,7 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
 
 
 def _has_mean(fn: Any) -> bool:
-    """Whether what a distribution calls its mean is that, and not a point in the middle."""
+    """Whether a distribution's ``mean`` is its mean; some of pyroae's give a typical point instead."""
     while getattr(fn, "mean_is_exact", True) and hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return getattr(fn, "mean_is_exact", True)

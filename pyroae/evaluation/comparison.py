@@ -1,4 +1,4 @@
-"""Which of two models gives the same data more probability, and how sure that is."""
+"""The difference of two models' log p(x) on the same data, with its paired error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class Comparison:
 
     values: Tensor  # (N,)
     mc_se: float  # Monte-Carlo standard error of the mean
-    mark: str = ""  # beside the difference: the worse of the two verdicts, where it may be wrong by more than its error
+    mark: str = ""  # printed after the difference: the worse of the two verdicts, where the error may be larger than stated
 
     @property
     def difference(self) -> float:
@@ -26,21 +26,21 @@ class Comparison:
     def se(self) -> float:
         """Its paired standard error over the data, Monte-Carlo error of both scores included; NaN for a single example.
 
-        It holds for scores by different proposals too, as it is taken from the differences; what both are too low by it does not
-        include: where one may be, the difference carries its mark.
+        It is computed from the differences, so it also holds for scores by different proposals. It does not include bias: where a
+        score may be too low, the difference carries its mark.
         """
         return (self.values.var() / len(self.values)).sqrt().item()
 
     @property
     def wins(self) -> float:
-        """Share of the data to which a gives more probability; ties count half."""
+        """Share of the examples with a higher log p(x) under a; ties count half."""
         return ((self.values > 0).double() + 0.5 * (self.values == 0)).mean().item()
 
     def __str__(self) -> str:
         sure = "" if abs(self.difference) > 1.96 * self.se else "; within 1.96 s.e. of none"
         return (
             f"a - b = {self.difference:+.3f}{self.mark} nats/example (paired s.e. {self.se:.2g}, of which Monte Carlo {self.mc_se:.2g}), "
-            f"a wins on {self.wins:.1%} of the data{sure}"
+            f"a wins on {self.wins:.1%} of the examples{sure}"
         )
 
     __repr__ = __str__
@@ -55,7 +55,7 @@ def compare(a: Any, b: Any, x: Any = None, **settings: Any) -> Comparison:
         settings: of ``pa.log_likelihood``, such as ``particles``.
 
     Raises:
-        ValueError: Estimates of different numbers of data, or models without x.
+        ValueError: Estimates of different numbers of examples, or models without x.
 
     >>> import pyroae as pa, torch
     >>> compare(vae, vae, torch.rand(10, 16).round(), particles=50).difference

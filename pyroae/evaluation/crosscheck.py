@@ -1,4 +1,4 @@
-"""A score compared with annealed importance sampling from the prior, on a few examples: what missed modes cannot hide from."""
+"""A score compared with annealed importance sampling from the prior on a few examples, to detect missed modes."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .importance import Estimate
 from .particles import as_data
 from .proposals import prior
 
-_EXCESS = 0.35  # nats: half of what a missed mode of equal weight is worth
+_EXCESS = 0.35  # nats: half the error, log 2, of missing a mode of equal weight
 _SURE = 4.0  # standard errors
 
 
@@ -22,14 +22,14 @@ _SURE = 4.0  # standard errors
 class CrossCheck:
     """log p(x) by annealing less the score, on some examples."""
 
-    rows: Tensor  # (n,) which examples
+    rows: Tensor  # (n,) indices of the examples
     differences: Tensor  # (n,) nats
-    errors: Tensor  # (n,) standard errors of both together
+    errors: Tensor  # (n,) standard errors of the differences
     total: int  # examples in the score
 
     @property
     def exceeds(self) -> Tensor:
-        """``(n,)`` where annealing finds more than both errors allow, by at least .35 nats."""
+        """``(n,)`` whether annealing is higher by at least .35 nats and by 4 standard errors."""
         return (self.differences > _EXCESS) & (self.differences > _SURE * self.errors)
 
     @property
@@ -63,14 +63,14 @@ def cross_check(
 ) -> Estimate:
     """The score with its verdict revised by annealed importance sampling from the prior on a few of its examples.
 
-    No proposal shows the modes of p(z|x) that it misses, in k-hat or otherwise. Annealing starts everywhere, and what it finds is a lower
-    bound in expectation: where it is clearly above the score, the score is too low. It finds most modes of
-    few dimensions and misses many of 20.
+    The weights of a proposal, and so k-hat, do not show the modes of p(z|x) that it misses. Annealing from the prior starts everywhere and
+    is a lower bound in expectation: where it is clearly above the score, the score is too low. It reaches most modes in a few
+    dimensions and misses many in 20.
 
     Args:
         score: of ``pa.log_likelihood`` on all of x.
-        model, x, guide: what it is the score of.
-        examples: how many are compared, spread evenly.
+        model, x, guide: as they were scored.
+        examples: number of examples to compare, evenly spaced.
         chains, temperatures: of annealing.
         seed: of the draws.
 
@@ -85,6 +85,6 @@ def cross_check(
         raise ValueError(f"cross_check: expected the {len(score.values)} examples of the score, got {len(args[0])}")
     rows = torch.linspace(0, len(score.values) - 1, min(examples, len(score.values))).round().long()
     some = tuple(column[rows.to(column.device)] for column in args)
-    found = ais(model, some, guide, proposal=prior, chains=chains, temperatures=temperatures, seed=seed)
-    errors = (found.errors.square() + score.errors[rows].square()).sqrt()
-    return dataclasses.replace(score, check=CrossCheck(rows, found.values - score.values[rows], errors, len(score.values)))
+    annealed = ais(model, some, guide, proposal=prior, chains=chains, temperatures=temperatures, seed=seed)
+    errors = (annealed.errors.square() + score.errors[rows].square()).sqrt()
+    return dataclasses.replace(score, check=CrossCheck(rows, annealed.values - score.values[rows], errors, len(score.values)))

@@ -1,4 +1,4 @@
-"""Where the nats go: log p(x) = ELBO + KL(q || p(z|x)), and what the code says of x."""
+"""log p(x) = ELBO + KL(q || p(z|x)), the rate split by the aggregate posterior, and active units."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from .particles import Proposal, blocks, prepared
 from .proposals import Optimised
 from .terms import Terms, elbo_terms
 
-_BLOCK = 256  # data whose posteriors are compared at once
-_NUMBERS = 2_000_000  # of codes, in a comparison
-_DRAWS = 2  # codes of each example: the fewest that show their own error
+_BLOCK = 256  # examples whose posteriors are compared at once
+_NUMBERS = 2_000_000  # values of z in a comparison
+_DRAWS = 2  # of z per example: the fewest that give an error
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -36,22 +36,22 @@ class Decomposition:
 
     @property
     def approximation(self) -> Tensor:
-        """``(N,)`` what the best Normal for the example is short of log p(x)."""
+        """``(N,)`` log p(x) less the ELBO of the best Normal for the example."""
         return self.log_p.values - self.best.elbo
 
     @property
     def amortization(self) -> Tensor:
-        """``(N,)`` what the encoder's q is short of that; below 0 where the guide's family is richer than the optimised one."""
+        """``(N,)`` the ELBO of the best Normal less that of the guide; below 0 where the guide's family is richer."""
         return self.best.elbo - self.terms.elbo
 
     @property
     def rate(self) -> float:
-        """E KL(q(z|x) || p(z)), nats per example: what the code costs."""
+        """E KL(q(z|x) || p(z)), nats/example."""
         return self.terms.kl.mean().item()
 
     @property
     def distortion(self) -> float:
-        """-E log p(x|z), nats per example: what it leaves unsaid."""
+        """-E log p(x|z), nats/example."""
         return -self.terms.reconstruction.mean().item()
 
     def __str__(self) -> str:
@@ -102,8 +102,8 @@ def decompose(
 class Aggregate:
     """The rate split by the aggregate posterior q(z) = mean of q(z|x) over the data, nats/example."""
 
-    mutual_information: float  # I(x; z) under q: rate that speaks of x
-    marginal_kl: float  # KL(q(z) || p(z)): rate that the prior wastes
+    mutual_information: float  # I(x; z) under q: the part of the rate that depends on x
+    marginal_kl: float  # KL(q(z) || p(z)): the mismatch of prior and aggregate posterior
     mutual_information_se: float  # Monte-Carlo standard errors, over draws of z for the same examples
     marginal_kl_se: float
     data: int
@@ -180,16 +180,16 @@ class Units:
 
     @property
     def active(self) -> Tensor:
-        """``(numbers,)`` whether each is active."""
+        """``(dimensions,)`` whether each is active."""
         return self.variance > self.threshold
 
     @property
     def warning(self) -> str | None:
-        """What to say of a posterior that has collapsed, wholly or for most of its units."""
+        """A warning where the posterior has collapsed in all or most dimensions."""
         share = self.active.double().mean().item()
         if share == 0:
-            return "posterior collapse: no unit of the code depends on x; try a smaller weight of the KL at first, or a weaker decoder"
-        return f"posterior collapse in {1 - share:.0%} of the units: the code is larger than what it is used for" if share < 0.5 else None
+            return "posterior collapse: no latent dimension depends on x; try a smaller weight of the KL at first, or a weaker decoder"
+        return f"posterior collapse in {1 - share:.0%} of the units: latent_dim is larger than needed" if share < 0.5 else None
 
     def __str__(self) -> str:
         idle = (~self.active).nonzero().flatten().tolist()

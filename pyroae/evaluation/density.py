@@ -1,4 +1,4 @@
-"""The joint density of a program's latents as a function on the real line, for gradients: what Laplace, AIS and the like work on."""
+"""The joint density of a program's latents, mapped to real vectors: what proposals and AIS differentiate."""
 
 import copy
 import math
@@ -23,21 +23,21 @@ Samples = dict[str, Tensor]
 
 
 class Density:
-    """log p(x, u) of a block of data, for codes u ``(particles, B, size)`` of real numbers.
+    """log p(x, u) of a block of examples, for real vectors u ``(particles, B, size)``.
 
-    u holds every latent site of the model, each mapped to the real line by Pyro's ``biject_to`` (and log p(u) counts the
-    Jacobian), one after another.
+    u concatenates all latent sites of the model, each mapped to the real line by Pyro's ``biject_to``; log p(u) includes the
+    Jacobian.
 
     In ``log_terms`` latents that the model masks out have no density, in the guide neither. Elsewhere, and where the guide draws
     all from one auxiliary site, they have that of their prior, which leaves p(x) as it is.
 
     Args:
         model: the model.
-        guide: anything that draws its latents; a base to compare with, see ``log_terms``.
-        args: the block of data.
+        guide: draws the latents; its density is used in ``log_terms`` and ``log_guide``.
+        args: the block of examples.
 
     Raises:
-        ValueError: a latent that is discrete or on a space without such a map, an improper prior, sites outside the plate over the data.
+        ValueError: a latent that is discrete or on a space without such a map, an improper prior, sites outside the examples' plate.
     """
 
     def __init__(self, model: Program, guide: Program, args: Args):
@@ -67,12 +67,12 @@ class Density:
 
     def values(self, u: Tensor) -> tuple[Samples, Tensor]:
         """The sites' values for u, and log |dz/du| ``(particles, B)``."""
-        found, log_det = {}, torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+        sites, log_det = {}, torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
         for name, part in zip(self.sites, u.split(self.widths, -1)):
             real = self._sites(part, self.shapes[name])
-            found[name] = self.transforms[name](real)
-            log_det = log_det + per_example(self._log_det(name, real, found[name]), len(u), self.plate, self.nesting).double()
-        return found, log_det
+            sites[name] = self.transforms[name](real)
+            log_det = log_det + per_example(self._log_det(name, real, sites[name]), len(u), self.plate, self.nesting).double()
+        return sites, log_det
 
     def log_terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) and the guide's log q(u|x), each ``(particles, B)``, float64."""
@@ -97,7 +97,7 @@ class Density:
         return self._log_model(values, len(u), masked=False)[1] + log_det
 
     def on(self, args: Args) -> "Density":
-        """The same for other data of the same number."""
+        """The same density for as many other examples."""
         other = copy.copy(self)
         other.args = args
         return other
@@ -109,7 +109,7 @@ class Density:
         return {name: (values[name], -self._log_det(name, real, values[name])) for name, real in parts.items()}
 
     def _in_plates(self, u: Tensor) -> Tensor:
-        """u as a site of its own has it: left of the data one entry for every plate in between."""
+        """u with the batch shape of a site: size 1 for plates between particles and examples."""
         return u.reshape(len(u), *[1] * (self.nesting - 1), self.n, self.size)
 
     def _log_det(self, name: str, real: Tensor, value: Tensor) -> Tensor:
@@ -133,13 +133,13 @@ class Density:
 
     def run(self, u: Tensor):
         """Run the model at codes u, without computing densities."""
-        self._given(self.model, self.values(u)[0], len(u))(*self.args)
+        self._with_values(self.model, self.values(u)[0], len(u))(*self.args)
 
-    def _given(self, program: Program, values: Samples, particles: int) -> Program:
+    def _with_values(self, program: Program, values: Samples, particles: int) -> Program:
         return poutine.condition(on_particles(program, particles, self.nesting), data=values)
 
     def _conditioned(self, program: Program, values: Samples, particles: int) -> poutine.Trace:
-        trace = poutine.trace(self._given(program, values, particles)).get_trace(*self.args)
+        trace = poutine.trace(self._with_values(program, values, particles)).get_trace(*self.args)
         trace.compute_log_prob()
         return trace
 
@@ -157,10 +157,10 @@ class Density:
 
 
 class FlatGuide:
-    """A guide that draws all latents as one u from a distribution, and gives every site its part of it.
+    """A guide that draws u from a distribution and sets every latent site to its part of u.
 
     Args:
-        density: of the data that it is for.
+        density: of the examples.
         q: of batch shape ``(B,)``.
     """
 
@@ -181,7 +181,7 @@ class FlatGuide:
 
 
 class Prior:
-    """The guide that draws every latent from the model's own prior."""
+    """A guide that draws every latent from the model's prior."""
 
     def __init__(self, model: Program):
         self.model = model
@@ -204,7 +204,7 @@ def check_proper(owner: str, sites: Iterable[dict]):
 def point_site(guide_trace: poutine.Trace) -> str | None:
     """The name of a guide's latent site that is a point without a density, if there is one."""
     drawn = programs.sites(guide_trace, observed=False).values()
-    if any(site["infer"].get("is_auxiliary") for site in drawn):  # what a Delta is of has a density
+    if any(site["infer"].get("is_auxiliary") for site in drawn):  # the Deltas are functions of a site with a density
         return None
     return next((site["name"] for site in drawn if isinstance(base_of(site["fn"]), dist.Delta)), None)
 
@@ -223,7 +223,7 @@ def _to_support(name: str, fn: dist.Distribution):
 
 
 def _of_components(support: constraints.Constraint) -> constraints.Constraint:
-    """A mixture lies where its components do."""
+    """The support of a mixture's components."""
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         return _of_components(support.base_constraint)
     if isinstance(support, constraints.independent):

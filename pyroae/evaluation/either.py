@@ -14,14 +14,14 @@ from .splitt import SplitStudentT, standard_noise
 
 
 class Either(TorchDistribution):
-    """u of the guide, for some examples of a fitted distribution.
+    """u from the guide, for some examples from a fitted distribution.
 
-    Noise is drawn for all examples whichever are fitted, so that the draws of one do not depend on how the others are drawn.
+    Noise is drawn for all examples, so that the draws of one do not depend on which others are fitted.
 
     Args:
         density: of all examples of the block.
-        rows: which of them are fitted.
-        fitted: the distribution fitted to those.
+        rows: indices of the fitted examples.
+        fitted: their distribution.
     """
 
     arg_constraints = {}

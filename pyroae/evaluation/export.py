@@ -7,7 +7,7 @@ import torch
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from .importance import Estimate, Source, drawn_from, log_likelihood
+from .importance import Estimate, Source, as_proposal, log_likelihood
 from .particles import prepared
 from .resampling import resampled
 
@@ -33,7 +33,7 @@ def to_arviz(
         x: held-out data: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: of z and x for each example.
-        particles: of log p(x), and to draw from.
+        particles: importance samples of log p(x), from which the draws are resampled.
         proposal: where they come from, as for ``pa.log_likelihood``.
         seed: of the draws.
 
@@ -49,7 +49,7 @@ def to_arviz(
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
-        blocks = [(each.latents, each.x().cpu()) for each in resampled(model, guide, args, draws, particles, drawn_from(proposal))]
+        blocks = [(each.latents, each.x().cpu()) for each in resampled(model, guide, args, draws, particles, as_proposal(proposal))]
     latents = {name: torch.cat([each[name].cpu() for each, _ in blocks], 1).numpy() for name in blocks[0][0]}
     copies = torch.cat([x for _, x in blocks], 1).numpy()
     groups = {

@@ -1,4 +1,4 @@
-"""``log_likelihood``: importance-weighted log p(x) of any (model, guide), with error bars that mean something."""
+"""``log_likelihood``: importance-weighted log p(x) of any (model, guide), with errors and diagnostics."""
 
 import contextlib
 import functools
@@ -34,17 +34,17 @@ UNRELIABLE = 0.7  # k-hat above which an estimate is not to be trusted (Vehtari 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Estimate:
-    """log p(x) of each example in nats, and how far to trust it."""
+    """log p(x) of each example in nats, with diagnostics."""
 
     values: Tensor  # (N,) float64
     errors: Tensor  # (N,) Monte-Carlo standard error of each value
     ess: Tensor  # (N,) effective number of particles
     khat: Tensor  # (N,) Pareto tail shape; above 0.7 unreliable; NaN below 25 particles
-    particles: int  # really used, for each example
-    dimensions: float  # observed entries of one x, mean over the examples
+    particles: int  # used per example
+    dimensions: float  # mean number of observed entries per example
     proposal: str = "guide"  # where particles were drawn from
-    fitted: Tensor | None = field(default=None, kw_only=True)  # (N,) which examples had a proposal of their own fitted ("auto")
-    modes: Tensor | None = field(default=None, kw_only=True)  # (N,) modes of p(z|x) fitted; 0: the guide will do; -1: not looked for
+    fitted: Tensor | None = field(default=None, kw_only=True)  # (N,) whether an example has a fitted proposal ("auto")
+    modes: Tensor | None = field(default=None, kw_only=True)  # (N,) fitted modes of p(z|x); 0: the guide was used; -1: no search
     check: "CrossCheck | None" = field(default=None, kw_only=True)  # of ``pa.cross_check``
 
     bound = "a lower"  # in expectation
@@ -56,12 +56,12 @@ class Estimate:
 
     @property
     def mc_se(self) -> float:
-        """Monte-Carlo standard error of the mean: what more particles would reduce."""
+        """Monte-Carlo standard error of the mean, which more particles reduce."""
         return self.errors.square().sum().sqrt().item() / len(self.values)
 
     @property
     def data_se(self) -> float:
-        """Sampling standard error of the mean: what more test data would reduce. NaN for a single example."""
+        """Sampling standard error of the mean, which more test data reduce. NaN for a single example."""
         return self.values.std().item() / len(self.values) ** 0.5 if len(self.values) > 1 else math.nan
 
     @property
@@ -71,7 +71,7 @@ class Estimate:
 
     @property
     def bias(self) -> float:
-        """How far the mean lies from log p(x) in expectation, to first order: -1/2 E[error^2], not above 0."""
+        """Expected bias of the mean to first order, -1/2 E[error^2], nats/example."""
         return -0.5 * self.errors.square().mean().item()
 
     @property
@@ -81,12 +81,12 @@ class Estimate:
 
     @property
     def low_by(self) -> float:
-        """By how much the mean may be too low at least, beyond its stated error: the errors of the unreliable examples, added up."""
+        """How much too low the mean may be in addition to its stated error: the summed errors of the unreliable examples over N."""
         return 0.0 if self.khat.isnan().all() else self.errors[self.khat > UNRELIABLE].sum().item() / len(self.values)
 
     @property
     def verdict(self) -> Verdict:
-        """What the estimate is worth, why, and what to do about it."""
+        """Whether the estimate can be trusted, the reason, and a remedy."""
         if (wrong := self._not_finite) is not None:
             return wrong
         if self.check is not None and self.check.missed:
@@ -102,19 +102,19 @@ class Estimate:
 
     @property
     def _searched(self) -> bool:
-        """Whether modes of p(z|x) were looked for on all examples."""
+        """Whether modes of p(z|x) were searched for on all examples."""
         return self.modes is not None and bool((self.modes >= 0).all())
 
     @property
     def _not_finite(self) -> Verdict | None:
-        """The verdict where some values are no numbers."""
+        """The verdict where some values are infinite or NaN."""
         bad = int((~self.values.isfinite()).sum())
         if bad == 0:
             return None
         return Verdict("wrong", f"log p(x) is infinite or NaN for {bad:,} of the {len(self.values):,} examples", "data")
 
     def _of_modes(self, text: str) -> Verdict:
-        """The verdict where all weights look well: on modes of p(z|x) that the particles may have missed."""
+        """The verdict where all k-hat are small: about modes of p(z|x) that the particles may have missed."""
         if self.check is not None:
             return Verdict("no sign of trouble", f"{text}; {self.check}")
         if self.proposal == "prior":
@@ -157,9 +157,9 @@ def log_likelihood(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x),
 
-    (Burda et al. 2016, eq. 8). By default q is adapted to each example for which the guide will not do (``pa.proposals.Adaptive``), as the
-    guide of a VAE misses log p(x) by up to a nat with 5,000 particles; ``proposal="guide"`` is the papers' estimate. The
-    encoder runs once for an example, memory does not grow with the particles, and sums are in float64. Parameters, modes and
+    (Burda et al. 2016, eq. 8). By default q is fitted to each example for which the guide is inadequate (``pa.proposals.Adaptive``): with
+    5,000 particles the guide of a VAE underestimates log p(x) by up to a nat; ``proposal="guide"`` is the papers' estimate. The
+    encoder runs once per example, memory does not grow with the particles, and sums are in float64. Parameters, modes and
     the caller's random state are restored on exit. In expectation it is a lower bound on log p(x), by about half the squared
     Monte-Carlo error (``Estimate.bias``). Discrete latents are drawn from the guide, not summed out.
 
@@ -170,18 +170,18 @@ def log_likelihood(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: K.
         seed: of the draws; ``None`` goes on with the caller's random state. With a seed, the value of an example depends on
-            its place in its block (64 examples, more where there are few particles) and on the size of the block, but not on
-            the other examples.
+            its position in its block (64 examples, 128 with a proposal, more with few particles) and on the size of the block,
+            but not on the other examples.
         progress: show a progress bar.
-        proposal: where z is drawn from: ``"auto"`` (the guide below 25 particles, too few to judge it by), ``"guide"``,
+        proposal: where z is drawn from: ``"auto"`` (the guide below 25 particles), ``"guide"``,
             ``pa.proposals.prior``, ``pa.proposals.Laplace()``, ``pa.proposals.Optimised()``, or any function
             ``(model, guide, *args)`` that returns a guide for those data.
-        compile: as for ``fit``; proposals other than the guide are run eagerly.
+        compile: as for ``fit``.
         precision: of float32 matrix products inside this call, as for ``fit``.
 
     Raises:
         ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
-            program that does not split into data.
+            program whose log p(x) does not split into examples.
 
     >>> log_likelihood(vae, torch.rand(10, 16).round(), particles=100).values.shape
     torch.Size([10])
@@ -198,7 +198,7 @@ def log_likelihood(
         columns = torch.zeros(len(Weights.COLUMNS) + 3, len(args[0]), dtype=torch.float64, device=args[0].device)
         by_guide, by_proposal = LogWeights(model, guide, compile), LogWeights(model, guide, "eager")
         by_fit = FlatLogWeights(model, compile)
-        for block in encodings(model, guide, args, particles, progress, drawn_from(proposal), Shared(seed)):
+        for block in encodings(model, guide, args, particles, progress, as_proposal(proposal), Shared(seed)):
             check_weighable("log_likelihood", *block.traces)
             adapted = block.source if isinstance(block.source, Adapted) else None
             source = adapted.program if adapted else block.source
@@ -217,8 +217,8 @@ def log_likelihood(
     return Estimate(*columns, particles, observed.mean().item(), name_of(proposal), **auto)
 
 
-def drawn_from(proposal: Source) -> Proposal | None:
-    """The proposal itself, ``None`` for the guide.
+def as_proposal(proposal: Source) -> Proposal | None:
+    """The proposal as a function, ``None`` for the guide.
 
     Raises:
         ValueError: an unknown word.
@@ -231,12 +231,12 @@ def drawn_from(proposal: Source) -> Proposal | None:
 
 
 def name_of(proposal: Source) -> str:
-    """What a proposal is called."""
+    """The name of a proposal."""
     return proposal if isinstance(proposal, str) else getattr(proposal, "__name__", type(proposal).__name__)
 
 
 def observed_entries(x: Tensor) -> Tensor:
-    """How many entries of each example are not missing (NaN), ``(N,)``."""
+    """The number of entries of each example that are not missing (NaN), ``(N,)``."""
     return (~x.isnan()).reshape(len(x), -1).sum(1).double()
 
 

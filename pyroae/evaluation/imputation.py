@@ -24,7 +24,7 @@ def impute(
     r"""Draws from p(missing | observed) for every example, ``(draws, N, *event)``: observed entries are kept, NaN is filled in.
 
     By importance resampling (Mattei & Frellsen 2019, section 3.2): of ``particles`` codes from the guide, each draw chooses one
-    with probability proportional to p(observed, z) / q(z|observed), then draws x from p(x|z). Exact as the particles grow.
+    with probability proportional to p(observed, z) / q(z|observed), then draws x from p(x|z). Exact in the limit of many particles.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch ``x`` whose site ``x`` takes NaN for missing, with ``guide``.
@@ -32,7 +32,7 @@ def impute(
             or a DataFrame with the columns that the model was trained on.
         guide: the model's guide, where ``model`` is not an Autoencoder.
         draws: imputations of each example.
-        particles: codes that the draws are chosen from, for each example.
+        particles: draws of z per example, from which ``draws`` are resampled.
         seed: of the draws; ``None`` goes on with the caller's random state.
 
     Returns:
@@ -45,7 +45,7 @@ def impute(
     False
     """
     whole_number("impute", draws=draws, particles=particles)
-    given, model = x, model.with_missing() if hasattr(model, "with_missing") else model
+    original, model = x, model.with_missing() if hasattr(model, "with_missing") else model
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, args = prepared(x, model, guide)
@@ -53,4 +53,4 @@ def impute(
         filled = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
         for each in resampled(model, guide, args, draws, particles):
             filled[:, each.rows] = each.x()
-    return frames.of_draws(torch.where(x.isnan(), filled, x), given, getattr(model, "schema", None))
+    return frames.of_draws(torch.where(x.isnan(), filled, x), original, getattr(model, "schema", None))

@@ -1,4 +1,4 @@
-"""How much the code moves when x does: the encoder's Jacobian, its singular values, and saturated units."""
+"""The encoder's Jacobian: its singular values, and saturated units."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from ..training.batches import Args
 from .particles import as_data
 
 _NUMBERS = 2**24  # of Jacobians held at once
-_NEAR = 0.05  # an activation this near to 0 or 1 is saturated
+_NEAR = 0.05  # distance to 0 or 1 below which an activation is saturated
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,7 +50,7 @@ def jacobian(model: Any, x: Any, guide: Program | None = None) -> Jacobian:
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch whose guide has one latent site.
-        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``; a hundred data tell enough.
+        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` or a split of ``pa.data.load(...)``; a hundred examples are enough.
         guide: the model's guide, where ``model`` is not an Autoencoder.
 
     >>> import pyroae as pa
@@ -76,7 +76,7 @@ def _of_block(guide: Program, args: Args) -> tuple[Tensor, Tensor]:
 
 
 def _code(guide: Program, args: Args) -> tuple[Tensor, Tensor]:
-    """x as a leaf, and the code that its gradients come from."""
+    """x as a leaf, and the code computed from it."""
     x, *rest = args
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Log-weights of fresh draws for a block of data; the programs' Python runs once where that pays."""
+"""Log-weights of fresh draws for a block of examples, traced to a graph where that pays."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .particles import Encoded, draw_again, one_pass
 
 
 class LogWeights:
-    """log p(x, z) - log q(z|x) of fresh draws for a block of data; the programs' Python runs once where that pays.
+    """log p(x, z) - log q(z|x) of fresh draws for a block of examples, traced to a graph where that pays.
 
     Args:
         model, guide: the programs.
@@ -25,25 +25,25 @@ class LogWeights:
         self.traced = Traced(self._of, [model, guide], mode)
 
     def expect(self, calls: int):
-        """Say how many calls there will be in all, once it is known."""
+        """Set the total number of calls, once it is known."""
         self.traced.calls = self.traced.calls or calls
 
     def __call__(self, block: Encoded, k: int) -> Tensor:
         """``(k, B)``, float64."""
         self.block, site = block, block.site
-        drawn_from = tensors(site["fn"]) if site else []
+        parameters = tensors(site["fn"]) if site else []
         run = self._of if site and isinstance(site["mask"], Tensor) else self.traced
-        return run(torch.Size((k, len(drawn_from))), *drawn_from, *block.args)[0]
+        return run(torch.Size((k, len(parameters))), *parameters, *block.args)[0]
 
-    def _of(self, sizes: torch.Size, *given: Tensor) -> Outputs:
-        """The same as a function of tensors: ``sizes[1]`` of the distribution that is drawn from, then the data."""
+    def _of(self, sizes: torch.Size, *values: Tensor) -> Outputs:
+        """The same as a function of tensors: the ``sizes[1]`` parameters of the guide's distribution, then the data."""
         k, n = sizes
-        block, left = self.block, iter(given[:n])
+        block, left = self.block, iter(values[:n])
         guide = block.guide
         if block.site:
             fn = mapped(block.site["fn"], lambda _: next(left))
             guide = lambda *_: draw_again(block.site, fn)  # noqa: E731
-        return Outputs([one_pass(self.model, guide, given[n:], block.rows, k, block.nesting, block.plate).log_weights()])
+        return Outputs([one_pass(self.model, guide, values[n:], block.rows, k, block.nesting, block.plate).log_weights()])
 
 
 class FlatLogWeights:
@@ -59,7 +59,7 @@ class FlatLogWeights:
         self.traced = Traced(self._of, [model], mode)
 
     def expect(self, calls: int):
-        """Say how many calls there will be in all, once it is known."""
+        """Set the total number of calls, once it is known."""
         self.traced.calls = self.traced.calls or calls
 
     def __call__(self, block: Encoded, k: int) -> Tensor:
@@ -69,7 +69,7 @@ class FlatLogWeights:
             source = source.program
         self.density = source.density
         u = source.q.sample(torch.Size((k,)))
-        bounds = tensors(list(self.density.transforms.values()))  # which a graph would keep
+        bounds = tensors(list(self.density.transforms.values()))  # a graph would keep their values
         log_joint = (self._of if bounds else self.traced)(u, *block.args)[0]
         return log_joint - source.q.log_prob(u).double()
 

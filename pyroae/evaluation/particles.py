@@ -1,4 +1,4 @@
-"""Running a (model, guide) on many particles of many examples: in bounded memory, the guide once for each example."""
+"""Running a (model, guide) on many particles of many examples, in bounded memory; the encoder runs once per example."""
 
 import contextlib
 import functools
@@ -27,11 +27,11 @@ from ..training.batches import Args, as_tensors, check_data, draw_function
 from .budget import Budget, fitting_rows, watching_widths
 
 T = TypeVar("T")
-Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these data
+Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these examples
 
-_DATA = 64  # examples whose posteriors are held at once, more where there are few draws of each
-_FITTED = 128  # the same where a proposal is made for them
-_DRAWS = 8192  # draws of a block, at least
+_EXAMPLES = 64  # in a block, more with few draws per example
+_FITTED = 128  # in a block with a proposal
+_DRAWS = 8192  # smallest number of draws in a block
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Pass:
         return sum(self._log_prob(site, None if self._drawn_together else site["mask"]) for site in latent)
 
     def log_guide(self) -> Tensor:
-        """log q(z|x), ``(particles, examples)``. What the model masks out has no density there, so it has none here."""
+        """log q(z|x), ``(particles, examples)``, without the latents that the model masks out, as in ``log_prior``."""
         model, latent = programs.sites(self.model, observed=False), programs.sites(self.guide, observed=False)
         masks = {name: None if self._drawn_together else guide_mask(site, model.get(name)) for name, site in latent.items()}
         return sum(self._log_prob(site, masks[name]) for name, site in latent.items())
@@ -79,17 +79,17 @@ class Pass:
 
     @property
     def observed(self) -> list[str]:
-        """The sites that the data fix."""
+        """The observed sites of the model."""
         return list(programs.sites(self.model, observed=True))
 
     @property
     def data_dim(self) -> int:
-        """Where the examples are in the shape of a value, ``(particles, *plates, *event)``."""
+        """The dimension of the examples in a value ``(particles, *plates, *event)``."""
         return self.nesting + 1 + self.plate.dim
 
     @property
     def _drawn_together(self) -> bool:
-        """Whether an auxiliary site draws the latents: its density has no mask, so theirs has none, and masked ones integrate to 1."""
+        """Whether an auxiliary site draws all latents. Its density is unmasked, so theirs is too; masked ones integrate to 1."""
         return any(site["infer"].get("is_auxiliary") for site in programs.sites(self.guide, observed=False).values())
 
     def _log_prob(self, site: dict, mask: bool | Tensor | None) -> Tensor:
@@ -97,9 +97,9 @@ class Pass:
 
 
 def prepared(data: Any, model: Program, guide: Program, stream: bool = False) -> tuple[Program, Program, Args]:
-    """The programs as they can be scored on ``data``, and the data, checked and where the programs are; inside ``eval_mode``.
+    """The programs ready to be scored on ``data``, and the data, checked and on the programs' device; inside ``eval_mode``.
 
-    Programs that are no Autoencoder's are run on a few rows first, see ``programs.probing.probe_rows``.
+    Programs other than an Autoencoder's are run on a few rows first, see ``programs.probing.probe_rows``.
 
     Raises:
         ValueError: as for ``as_data``, or a program whose log p(x) does not split into examples.
@@ -113,9 +113,9 @@ def prepared(data: Any, model: Program, guide: Program, stream: bool = False) ->
 
 
 def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> Args:
-    """Data to score, checked and where the programs are: what they are called with. A split is drawn once.
+    """The arguments of the programs: data to score, checked and on the programs' device. A split is drawn once.
 
-    Rows on disk are read here, or with ``stream`` when ``blocks`` comes to them; then the first of them are checked.
+    Rows on disk are read here, or with ``stream`` block by block; then only the first of them are checked.
 
     Raises:
         ValueError: another type, no data, or data that the model refuses.
@@ -124,7 +124,7 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
     draw = draw_function(data)
     device = programs.device_of(model, guide, otherwise=x.device)
     args = tuple(column.to(device) for column in (x.then(draw) if isinstance(x, Rows) else draw(x), *rest))
-    check_data(model, tuple(column[:_DATA] if isinstance(x, Rows) else column for column in args))
+    check_data(model, tuple(column[:_EXAMPLES] if isinstance(x, Rows) else column for column in args))
     return args
 
 
@@ -143,7 +143,7 @@ def passes(
     proposal: Proposal | None = None,
     shared: "Shared | None" = None,
 ) -> Iterator[Pass]:
-    """Every particle of every example, pass by pass; all passes of a block follow one another. Drawn from the proposal, or the guide."""
+    """Every particle of every example, pass by pass and block by block, drawn from the proposal or the guide."""
     for block in encodings(model, guide, args, particles, progress, proposal, shared):
         run = functools.partial(one_pass, model, block.guide, block.args, block.rows, nesting=block.nesting, plate=block.plate)
         yield from block.passes(run)
@@ -158,37 +158,37 @@ def encodings(
     proposal: Proposal | None = None,
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
-    """The data block by block, each with its encoder's work done, or with the proposal's guide; this process's blocks if ``shared``."""
+    """The blocks of examples, encoded by the guide or by the proposal's; with ``shared`` only those of this process."""
     budget = Budget(rows_at_once(model, guide, args)) if proposal else None  # the same in all processes, so that they draw the same noise
 
     def block(rows: slice, part: Args) -> Encoded:
         nonlocal budget
         source = proposal(model, guide, *part) if proposal else guide
-        found = encoded(model, source, part)
-        budget = budget or Budget(rows_at_once(model, guide, part, found.traces, found.widest))
-        found.source, found.rows, found.particles, found.budget = source, rows, particles, budget
-        return found
+        encoding = encoded(model, source, part)
+        budget = budget or Budget(rows_at_once(model, guide, part, encoding.traces, encoding.widest))
+        encoding.source, encoding.rows, encoding.particles, encoding.budget = source, rows, particles, budget
+        return encoding
 
-    least = _FITTED if proposal else _DATA
+    least = _FITTED if proposal else _EXAMPLES
     yield from on_blocks(block, model, args, max(least, _DRAWS // particles), progress, shared)
 
 
 def rows_at_once(
-    model: Program, guide: Program, args: Args, seen: tuple[poutine.Trace, poutine.Trace] | None = None, widest: int = 1
+    model: Program, guide: Program, args: Args, traces: tuple[poutine.Trace, poutine.Trace] | None = None, widest: int = 1
 ) -> int:
     """How many particles, of all examples together, fit into the budget of memory.
 
-    By the widest layer, and by the most numbers of an example that a site's distribution holds. ``seen`` are traces on
-    ``args``, in which ``widest`` was found; by default the programs are run on the first example, or on all where they take no
+    By the widest layer, and by the largest number of parameters per example of a site's distribution. ``traces`` are of ``args``,
+    and ``widest`` their widest layer; by default the programs are run on the first example, or on all where they accept no
     other number.
     """
-    if seen is None:
+    if traces is None:
         args = tuple(column[:1] for column in args) if getattr(model, "splits", True) else args
-        with programs.seeded(0, args[0].device), watching_widths(len(args[0])) as found:
-            seen = programs.traces(model, guide, *args)
-        widest = max([1, *found])
+        with programs.seeded(0, args[0].device), watching_widths(len(args[0])) as widths:
+            traces = programs.traces(model, guide, *args)
+        widest = max([1, *widths])
     x, n = args[0], len(args[0])
-    drawn = [site["fn"] for trace in seen for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    drawn = [site["fn"] for trace in traces for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
     tried = [program.widest for program in (model, guide) if isinstance(program, ProbedProgram)]
     return fitting_rows(max([widest, x[0].numel(), *tried]), max([1, *held]), x.device)
@@ -196,12 +196,12 @@ def rows_at_once(
 
 @dataclass(frozen=True)
 class Shared:
-    """That processes share out the data, block by block. The noise of a block follows from the seed and where the block is."""
+    """Distributes the blocks over processes. The noise of a block depends on the seed and on its position."""
 
     seed: int | None
 
     def takes(self, start: int, size: int, device: torch.device) -> bool:
-        """Whether a block is this process's; then its noise comes next."""
+        """Whether this process runs a block; if so its random state is set."""
         if start // size % distributed.world_size() != distributed.rank():
             return False
         if self.seed is not None:
@@ -210,9 +210,9 @@ class Shared:
 
 
 def blocks(model: Program, args: Args, size: int, progress: bool = False, shared: Shared | None = None) -> Iterator[tuple[slice, Args]]:
-    """The examples in blocks of ``size``, and which rows they are: all, or those that this process takes.
+    """The examples in blocks of ``size``, and their rows: all, or those of this process.
 
-    All are one block where the program is one whose examples depend on each other or on where they are.
+    A program whose examples depend on each other or on their position gets one block of all examples.
     """
     size = size if getattr(model, "splits", True) else len(args[0])
     with tqdm(total=len(args[0]), disable=not (progress and distributed.is_main()), unit="example", desc="evaluation") as bar:
@@ -226,7 +226,7 @@ def blocks(model: Program, args: Args, size: int, progress: bool = False, shared
 def on_blocks(
     run: Callable[[slice, Args], T], model: Program, args: Args, size: int, progress: bool = False, shared: Shared | None = None
 ) -> Iterator[T]:
-    """``run(rows, part)`` on every block of ``blocks``, in halves where a device's memory does not hold one."""
+    """``run(rows, part)`` on every block of ``blocks``, in halves where a device runs out of memory."""
     budget = Budget(size)
     for where, part in blocks(model, args, size, progress, shared):
         if not getattr(model, "splits", True):
@@ -248,7 +248,7 @@ def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, ne
 
 
 def on_particles(program: Program, k: int, nesting: int) -> Program:
-    """The program on ``k`` particles, left of its own plates, in the way that was found for it, or for the program that it wraps."""
+    """The program on ``k`` particles, left of its own plates, in the way that its trial, or that of the program it wraps, has chosen."""
     tried = program
     while not hasattr(tried, "how") and hasattr(tried, "program"):
         tried = tried.program
@@ -257,34 +257,34 @@ def on_particles(program: Program, k: int, nesting: int) -> Program:
 
 @dataclass
 class Encoded:
-    """A block of examples whose encoder has done its work, as far as it can."""
+    """A block of examples after the encoder."""
 
     args: Args
     guide: Program  # draws the latents
     nesting: int  # dimensions of the programs' plates
     plate: DataPlate
-    site: dict | None  # the guide's only latent site, if it has one: then draw_function from it is all that the guide does
+    site: dict | None  # the guide's latent site if it has a single one: drawing from it is all that the guide does
     traces: tuple[poutine.Trace, poutine.Trace]  # of model and guide
-    source: Program | None = None  # the guide before its encoder has done its work
-    rows: slice | None = None  # which of the examples these are
-    widest: int = 1  # numbers for each example in the widest layer
+    source: Program | None = None  # the guide with its encoder
+    rows: slice | None = None  # of all examples
+    widest: int = 1  # values per example in the widest layer
     particles: int = 0  # to draw for each example
     budget: Budget | None = None
 
     @property
     def number_of_passes(self) -> int:
-        """Into how many passes the particles are divided."""
+        """The number of passes over all particles."""
         return -(-self.particles // self.budget.at_once(len(self.args[0])))
 
     def passes(self, run: Callable[[int], T]) -> Iterator[T]:
-        """``run(k)`` for ``k`` particles of each example at once, until all are drawn."""
+        """``run(k)`` for ``k`` particles of each example at a time, until all are drawn."""
         return self.budget.pieces(lambda start, stop: run(stop - start), self.particles, len(self.args[0]))
 
 
 def encoded(model: Program, guide: Program, args: Args) -> Encoded:
     """The examples ``args`` encoded.
 
-    A guide with one latent site need not run again for other particles; one with several runs in each pass.
+    A guide with one latent site runs once for all particles; one with several runs in each pass.
     """
     with watching_widths(len(args[0])) as widths:
         model_trace, guide_trace = traces = programs.traces(model, guide, *args)
@@ -303,7 +303,7 @@ def encoded(model: Program, guide: Program, args: Args) -> Encoded:
 
 def draw_again(site: dict, fn: dist.Distribution) -> Tensor:
     """The sample statement of a site, from ``fn``, in the mask and the plates it was in."""
-    with plates_of(site, prefix="_"):  # names of its own: rows that the model's plates draw are the model's affair
+    with plates_of(site, prefix="_"):  # other names than the model's plates, which draw their own subsamples
         return pyro.sample(site["name"], fn)
 
 

@@ -1,6 +1,6 @@
-"""Where importance samples are drawn from, besides the guide: a proposal makes a guide for one block of data.
+"""Proposals for importance sampling other than the guide: a proposal makes a guide for one block of examples.
 
-``proposal(model, guide, *args)`` returns a Pyro guide for ``args``. Give it to ``pa.log_likelihood(..., proposal=...)``
+``proposal(model, guide, *args)`` returns a Pyro guide for ``args``. Pass it to ``pa.log_likelihood(..., proposal=...)``
 or to ``pa.ais``. Any function with that signature will do.
 """
 
@@ -23,11 +23,11 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_DRAWS = 256  # of the guide or the prior, to know where they are and how wide
+_DRAWS = 256  # from the guide or the prior, for their location and width
 
 
 def prior(model: Program, guide: Program, *args: Tensor) -> Program:
-    """p(z), whatever the guide is. For low-dimensional codes, and as the base of AIS.
+    """p(z), whatever the guide. For latents of few dimensions, and as the base of AIS.
 
     >>> import pyroae as pa
     >>> pa.log_likelihood(vae, x, particles=30, proposal=prior).values.shape
@@ -39,13 +39,13 @@ def prior(model: Program, guide: Program, *args: Tensor) -> Program:
 class Laplace:
     r"""A Normal at the mode of p(z|x), with the curvature there: :math:`N(\hat z, [-\nabla^2 \log p(x, \hat z)]^{-1})`.
 
-    The mode is found from the guide's code by Adam and then Newton steps, for all data at once; curvature is bounded
-    below by half that of the prior, so that the proposal is never much wider than it. Deterministic autoencoders with a
-    proper prior can be scored so. z in a constrained space is mapped to the real line first.
+    The mode is located by Adam from the guide's mean and then Newton steps, for all examples at once; the curvature is bounded
+    below by half that of the prior, so that the proposal is never much wider than the prior. This also scores deterministic
+    autoencoders with a proper prior. z in a constrained space is mapped to the real line first.
 
     Args:
         steps: of Adam.
-        newton: steps of Newton's method after them, each taken only where it climbs.
+        newton: steps of Newton's method after them, each taken only where it increases the density.
         lr: Adam's first learning rate, in units of z's prior standard deviation.
 
     >>> import pyroae as pa
@@ -68,10 +68,10 @@ class Laplace:
 
 
 class Optimised:
-    r"""For each example the Normal that is best, :math:`\arg\max_q E_q[\log p(x, z) - \log q(z)]`, found from the guide's own.
+    r"""For each example the Normal with the largest ELBO, :math:`\arg\max_q E_q[\log p(x, z) - \log q(z)]`, starting at the guide.
 
-    By Adam on draws with the path derivative alone (Roeder et al. 2017), whose noise vanishes where q is exact. With the
-    guide's family a diagonal Normal, what it gains over the guide is the amortization gap (Cremer et al. 2018, eq. 5).
+    By Adam on draws with the path derivative alone (Roeder et al. 2017), whose noise vanishes where q is exact. Where the
+    guide is a diagonal Normal, the gain over the guide is the amortization gap (Cremer et al. 2018, eq. 5).
 
     Args:
         steps: of Adam, its learning rate falling to 0.
@@ -105,8 +105,8 @@ class Optimised:
 
         def loss(*parameters: Tensor) -> Tensor:
             u = q(*parameters).rsample((self.draws,))
-            still = q(*[parameter.detach() for parameter in parameters])
-            return -(density.log_joint(u) - still.log_prob(u)).mean(0).sum()
+            fixed = q(*[parameter.detach() for parameter in parameters])
+            return -(density.log_joint(u) - fixed.log_prob(u)).mean(0).sum()
 
         return FlatGuide(density, q(*minimised(loss, parameters, self.steps, self.lr)))
 
@@ -137,7 +137,7 @@ def _row(slope: Tensor, u: Tensor) -> Tensor:
 
 
 def _newton_step(density: Density, u: Tensor, width: Tensor) -> Tensor:
-    """A Newton step for the data that it helps, halved where the whole of it does not."""
+    """A Newton step, shortened where the full step does not increase the density."""
     slope, precision = _curvature(density, u, width)
     step = torch.linalg.solve(precision.double(), slope.double()).to(u.dtype)
     lengths = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.1], dtype=u.dtype, device=u.device)

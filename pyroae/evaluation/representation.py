@@ -1,4 +1,4 @@
-"""What the code is good for: labels, factors, reconstruction, denoising."""
+"""How useful the latents are: for labels, factors, reconstruction, denoising."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .particles import prepared
 
 
 def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Any:
-    """E[z|x] of each example, ``(N, numbers)``, float64; of 64 draws where the posterior's mean has no closed form.
+    """E[z|x] of each example, ``(N, dimensions)``, float64; the mean of 64 draws where there is no closed form.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
@@ -35,7 +35,7 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
 
 @dataclass(frozen=True)
 class Probe:
-    """Accuracy on test data of classifiers that see the code alone."""
+    """Test accuracy of classifiers of the code."""
 
     linear: float  # logistic regression
     neighbours: float  # k nearest neighbours
@@ -46,7 +46,7 @@ class Probe:
 
 
 def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, neighbours: int = 5) -> Probe:
-    """How well labels can be told from the code E[z|x], standardised: by logistic regression and by nearest neighbours.
+    """Test accuracy of predicting labels from the standardised code E[z|x], by logistic regression and by nearest neighbours.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
@@ -77,17 +77,17 @@ def probe(model: Any, train: Any, test: Any, guide: Program | None = None, *, ne
 
 
 def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bins: int = 20) -> float:
-    r"""Mutual information gap (Chen et al. 2018, eq. 6), from 0 to 1: how far each factor sits in one number of the code.
+    r"""Mutual information gap (Chen et al. 2018, eq. 6), from 0 to 1: how much each factor is concentrated in one latent dimension.
 
-    :math:`\frac1F \sum_f \frac{I(z_{(1)}; v_f) - I(z_{(2)}; v_f)}{H(v_f)}`, the two numbers that tell most of factor f;
+    :math:`\frac1F \sum_f \frac{I(z_{(1)}; v_f) - I(z_{(2)}; v_f)}{H(v_f)}`, the two dimensions with the most information on factor f;
     of the means E[z|x], cut into ``bins`` of equal width.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch.
         x: data, as for ``codes``.
-        factors: ``(N, F)`` whole numbers, what varies in the data.
+        factors: ``(N, F)`` whole numbers, the factors of variation.
         guide: the model's guide, where ``model`` is not an Autoencoder.
-        bins: of each number of the code.
+        bins: per latent dimension.
 
     Raises:
         ValueError: factors of another shape, or a factor that does not vary.
@@ -113,7 +113,7 @@ def mig(model: Any, x: Any, factors: Tensor, guide: Program | None = None, *, bi
 
 
 def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, seed: int | None = 0) -> Tensor:
-    """Mean squared error per number of x (of those that were seen) of the mean of p(x|z) at z = E[z|x], ``(N,)``.
+    """Mean squared error per observed entry of x of the mean of p(x|z) at z = E[z|x], ``(N,)``.
 
     Args:
         model, x, guide, seed: as for ``codes``.
@@ -130,12 +130,12 @@ def reconstruction_error(model: Any, x: Any, guide: Program | None = None, *, se
 def denoising_gain(
     model: Any, x: Any, corruption: Callable[[Tensor], Tensor], guide: Program | None = None, *, seed: int | None = 0
 ) -> float:
-    r""":math:`10 \log_{10} \frac{|\tilde x - x|^2}{|\hat x(\tilde x) - x|^2}` in dB: noise taken away by reconstructing a noisy x.
+    r""":math:`10 \log_{10} \frac{|\tilde x - x|^2}{|\hat x(\tilde x) - x|^2}` in dB: noise removed by reconstructing a noisy x.
 
     Args:
         model, guide: as for ``codes``.
         x: clean data.
-        corruption: makes noisy data of them, such as ``pa.corruption.Gaussian(.3)``.
+        corruption: adds noise to them, such as ``pa.corruption.Gaussian(.3)``.
         seed: of the corruption.
 
     >>> import pyroae as pa

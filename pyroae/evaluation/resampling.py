@@ -40,9 +40,9 @@ class Resampled:
 def resampled(
     model: Program, guide: Program, args: Args, draws: int, particles: int, proposal: Proposal | None = None, progress: bool = False
 ) -> Iterator[Resampled]:
-    """``draws`` of ``particles`` codes for each example, with probability proportional to p(x, z) / q(z|x), and x drawn from p(x|z).
+    """``draws`` of z resampled from ``particles`` per example, with probability proportional to p(x, z) / q(z|x), and x from p(x|z).
 
-    Codes are chosen with replacement; x is drawn after the choice, so that draws that share a code are still independent given it.
+    z is resampled with replacement; x is drawn afterwards, so that draws that share a z are independent given it.
     """
     every = passes(model, guide, args, particles, progress, proposal)
     for _, block in itertools.groupby(every, key=lambda each: each.rows.start):
@@ -58,9 +58,9 @@ def resampled(
 
 
 def _chosen(each: Pass, log_w: Tensor, draws: int, before: dict[str, Tensor], share: Tensor) -> dict[str, Tensor]:
-    """Draws of the particles seen so far, of whose weight those of this pass have the ``share`` ``(B,)``."""
+    """Draws from all particles so far; those of this pass have the ``share`` ``(B,)`` of the total weight."""
     p = log_w.softmax(0)
-    p = torch.where(p.isfinite(), p, 1.0)  # where all weights are 0, any
+    p = torch.where(p.isfinite(), p, 1.0)  # uniform where all weights are 0
     winner = p.T.multinomial(draws, replacement=True).T  # (draws, B)
     row = torch.arange(log_w.shape[1], device=log_w.device).expand_as(winner)
     values = {name: each.model.nodes[name]["value"].movedim(each.data_dim, 1)[winner, row] for name in each.latents}
@@ -72,7 +72,7 @@ def _chosen(each: Pass, log_w: Tensor, draws: int, before: dict[str, Tensor], sh
 
 def _drawn(model: Program, args: Args, block: Pass, latents: dict[str, Tensor], draws: int) -> Iterator[Tensor]:
     part = tuple(column[block.rows] for column in args)
-    at_once = max(1, block.particles)  # a pass fits into memory
+    at_once = max(1, block.particles)  # as many as a pass holds
     for start in range(0, draws, at_once):
         values = {name: value[start : start + at_once].movedim(1, block.data_dim) for name, value in latents.items()}
         k = min(at_once, draws - start)

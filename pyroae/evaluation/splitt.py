@@ -40,7 +40,7 @@ class SplitStudentT(TorchDistribution):
         super().__init__(loc.shape[:1], loc.shape[-1:], validate_args=False)
 
     def extended(self, rows: Tensor, loc: Tensor, scale_tril: Tensor, share: float) -> "SplitStudentT":
-        """With one more component ``(R, D)``, ``(R, D, D)`` for some rows, which takes that share of their weight."""
+        """The mixture with one more component ``(R, D)``, ``(R, D, D)`` of weight ``share`` for some rows."""
         b, _, d = self.loc.shape
         weight, at, sides = self.loc.new_full((b, 1), -math.inf), self.loc.new_zeros(b, 1, d), self.loc.new_ones(b, 1, 2, d)
         tril = torch.eye(d, dtype=self.loc.dtype, device=self.loc.device).repeat(b, 1, 1, 1)
@@ -60,7 +60,7 @@ class SplitStudentT(TorchDistribution):
         return self.placed(*standard_noise(shape.numel(), self.loc[:, 0], self.df)).reshape(*shape, *self.loc[:, 0].shape)
 
     def placed(self, which: Tensor, e: Tensor, side: Tensor) -> Tensor:
-        """Draws ``(n, B, D)`` made of standard noise for B rows, or of the same noise for every row where it has one."""
+        """Draws ``(n, B, D)`` from standard noise of B rows, or of one row that all share."""
         u = self._component(0, slice(None), e, side)
         if self.several is None:
             return u
@@ -79,7 +79,7 @@ class SplitStudentT(TorchDistribution):
         return self.loc[rows, k] + torch.einsum("bij,nbj->nbi", self.scale_tril[rows, k], scaled)
 
     def of(self, rows: Tensor) -> "SplitStudentT":
-        """The same for some of the rows."""
+        """The distribution of some of the rows."""
         return SplitStudentT(self.logits[rows], self.loc[rows], self.scale_tril[rows], self.scales[rows], self.df)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -103,13 +103,13 @@ class SplitStudentT(TorchDistribution):
 
 
 def standard_noise(n: int, like: Tensor, df: float = 10.0) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``SplitStudentT.placed`` makes n draws of, for each row of ``like`` ``(B, D)``: uniform, of a t with ``df``, uniform."""
+    """The noise of n draws of ``SplitStudentT.placed`` for each row of ``like`` ``(B, D)``: uniform, Student's t with ``df``, uniform."""
     (b, d), kind = like.shape, {"dtype": like.dtype, "device": like.device}
     chi2 = torch._standard_gamma(torch.full((n, b, 1), df / 2, **kind)) * 2
     return torch.rand(n, b, **kind), torch.randn(n, b, d, **kind) * (df / chi2).sqrt(), torch.rand(n, b, d, **kind)
 
 
 def _split(e: Tensor, side: Tensor, scales: Tensor) -> Tensor:
-    """Symmetric draws ``(n, B, D)`` with scales ``(..., 2, D)`` for the two sides, each side taken in proportion to its scale."""
+    """Symmetric draws ``(n, B, D)`` with scales ``(..., 2, D)`` for the two sides, each chosen in proportion to its scale."""
     above, below = scales.unbind(-2)
     return torch.where(side * (above + below) < above, e.abs() * above, -e.abs() * below)

@@ -1,4 +1,4 @@
-"""The ELBO and the two terms it splits into, for each example."""
+"""The ELBO of each example and its two terms."""
 
 import contextlib
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ def elbo_terms(
 ) -> Terms:
     r""":math:`E_q[\log p(x|z)]` and :math:`KL(q(z|x)\,\|\,p(z))` of each example, without changing the model.
 
-    The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws. What the model
-    masks out counts in neither p nor q; ``poutine.scale`` does not count; plates that draw a subsample take all rows.
+    The KL is in closed form where Pyro knows one, otherwise the mean of log q - log p over the same draws. Latents that the
+    model masks out are left out of p and q; ``poutine.scale`` is ignored; plates that draw a subsample take all rows.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, with ``guide``.
@@ -55,7 +55,7 @@ def elbo_terms(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: draws for each example.
         seed: of the draws.
-        proposal: the q to take instead of the guide, such as ``pa.proposals.Optimised()``.
+        proposal: makes q instead of the guide, such as ``pa.proposals.Optimised()``.
 
     Raises:
         ValueError: a program whose log p(x) does not split into examples, or data outside the support of their distribution.

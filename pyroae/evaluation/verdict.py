@@ -1,4 +1,4 @@
-"""How far an estimate of log p(x) can be trusted: in three states, with a reason and what to do about it."""
+"""Whether an estimate of log p(x) can be trusted: one of three states, with a reason and a remedy."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -39,7 +39,7 @@ _REMEDIES = {  # what to do and what it costs: in Python, on the command line
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a printed score is worth: a state, the reason, and what would settle it at what cost.
+    """Whether a score can be trusted: a state, the reason, and what would settle it at what cost.
 
     >>> print(Verdict("uncertain", "k-hat needs 25 particles, got 10", "particles"))
     uncertain: k-hat needs 25 particles, got 10; take at least 25 particles
@@ -47,21 +47,21 @@ class Verdict:
 
     state: State
     reason: str
-    remedy: str | None = None  # what to do: a key of ``_REMEDIES``
-    low_by: float = 0.0  # nats/example by which the mean may be too low at least, beyond its stated error
+    remedy: str | None = None  # a key of ``_REMEDIES``
+    low_by: float = 0.0  # how much too low the mean may be in addition to its stated error, nats/example
 
     @property
     def mark(self) -> str:
-        """What stands beside a number: nothing, or the state in brackets."""
+        """Printed after a number: nothing, or the state in brackets."""
         return "" if self.state == "no sign of trouble" else f" [{self.state}]"
 
     def said(self, command_line: bool = False) -> str:
-        """The verdict in words, its remedy in terms of Python or of the command line."""
+        """The verdict as text, its remedy for Python or for the command line."""
         advice = f"; {_REMEDIES[self.remedy][command_line]}" if self.remedy else ""
         return f"{self.state}: {self.reason}{advice}"
 
     def as_dict(self) -> dict:
-        """The same as plain data, the remedy also in words for the command line."""
+        """The verdict as plain data, with the remedy as text for the command line."""
         advice = _REMEDIES[self.remedy][True] if self.remedy else None
         return {"state": self.state, "reason": self.reason, "remedy": self.remedy, "low_by": self.low_by, "advice": advice}
 

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-LEAST_FOR_KHAT = 25  # particles, of which the largest fifth has a shape
+LEAST_FOR_KHAT = 25  # particles: the largest fifth gives 5 exceedances
 
 
 class Weights:
-    """Log-weights of ``n`` data, seen chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each example."""
+    """Log-weights of ``n`` examples, added chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each example."""
 
     COLUMNS = "log_mean", "standard_error", "ess", "khat"
 
@@ -21,7 +21,7 @@ class Weights:
         self.largest = torch.empty((0, n), dtype=torch.float64, device=device)
 
     def add(self, log_w: Tensor):
-        """Take in log-weights ``(particles, n)``."""
+        """Add log-weights ``(particles, n)``."""
         self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
         self.log_square_sum = torch.logaddexp(self.log_square_sum, (2 * log_w).logsumexp(0))
         together = torch.cat([self.largest, log_w])

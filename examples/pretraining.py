@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import torch
+from reproduce.classifier import fine_tune
 
 import pyroae as pa
 
@@ -64,7 +65,7 @@ def main(
         passes = max(5, steps * 128 // count if count > 128 else steps)
         for name, ae in started.items():
             torch.manual_seed(seed)
-            classifier = pa.fine_tune(ae, labelled, classes=10, epochs=passes, **common)
+            classifier = fine_tune(ae, labelled, classes=10, epochs=passes, **common)
             rows.append({"labels": count, "start": name, "test error": classifier.error(images.test)})
             print(f"{count:6} labels, {name:16} test error {rows[-1]['test error']:.2%}", flush=True)
             Path(out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))

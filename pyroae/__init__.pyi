@@ -37,8 +37,6 @@ from .objectives import penalties as penalties
 from .objectives import schedules as schedules
 from .objectives.weight_priors import with_weight_prior as with_weight_prior
 from .portable import export as export
-from .pretraining import Classifier as Classifier
-from .pretraining import fine_tune as fine_tune
 from .pretraining import pretrain as pretrain
 from .registry import register as register
 from .storage import load as load

@@ -165,7 +165,7 @@ PYTHON = {
     "an unknown way to binarize": (lambda: pa.data.load("digits", binarize="random"), ["'dynamic'", "'random'"]),
     "a domain that does not hold": (
         lambda: pa.data.load(torch.randn(10, 3), domain="counts"),
-        ["said to be counts", "are real", "domain='real'"],
+        ["given as counts", "are real", "domain='real'"],
     ),
     "an unknown domain": (lambda: pa.data.load(X, domain="grey"), ["real, binary, unit", "'grey'"]),
     "NaN in a file": (lambda: pa.data.load(with_nan()), ["finite", "1 of 20 rows", "drop or fill"]),
@@ -239,7 +239,11 @@ def test_python_raises_one_clear_error(name, tmp_path, monkeypatch):
 
 
 FILES = {
-    "a csv of text": ("table.csv", b"a,b\nx,1\ny,1\nz,1\n", ["nothing is left of table", "a: text", "b: constant: 1", "columns=[...]"]),
+    "a csv of text": (
+        "table.csv",
+        b"a,b\nx,1\ny,1\nz,1\n",
+        ["no column of table can be modelled", "a: text", "b: constant: 1", "columns=[...]"],
+    ),
     "a ragged csv": ("table.csv", b"1,2\n3,4,5\n", ["2 cells in line 2, got 3"]),
     "an empty csv": ("table.csv", b"", ["at least one row"]),
     "a truncated npy": ("array.npy", b"\x93NUMPY\x01\x00v\x00", ["cannot be read"]),
@@ -247,7 +251,7 @@ FILES = {
     "an npz that is none": ("array.npz", b"PK nonsense", ["cannot be read"]),
     "an npz without train": ("array.npz", {"a": X, "b": X}, ["'train'", "['a', 'b']"]),
     "a parquet that is none": ("table.parquet", b"nonsense", ["cannot be read"]),
-    "a folder without images": ("folder", None, ["expected images (", ".png", "found none"]),
+    "a folder without images": ("folder", None, ["expected images (", ".png", "got none"]),
     "an image that is none": ("folder/a.png", b"nonsense", ["a.png cannot be read as an image"]),
 }
 
@@ -289,7 +293,7 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 
 
 COMMANDS = {
-    "unknown command": (["trane"], ["'trane'", "train, evaluate, list, compare, sample, encode, impute, export, report, parts"]),
+    "unknown command": (["trane"], ["'trane'", "train, evaluate, compare"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
     "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean '--epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),
@@ -341,7 +345,7 @@ COMMANDS = {
     "an unknown proposal": (["evaluate", "used", "--proposal", "Laplac"], ["proposal", "Laplac"]),
     "evaluating with half a particle": (["evaluate", "used", "--particles", "0.5"], ["particles", "0.5"]),
     "going on with what is no run": (["train", "--resume", "used"], ["--resume RUN", "got used"]),
-    "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["own folder", "--out"]),
+    "going on elsewhere": (["train", "--resume", "odd", "--out", "used"], ["the run's own folder", "--out"]),
     "a share of everything": (["train", "--validation", "1"], ["validation", "less than 1", "1"]),
     "the settings of another program": (["evaluate", "list"], ["run folder", "got list"]),
     "data in the settings that are none": (["evaluate", "odd"], ["expected --data as text, got 5"]),

@@ -1,6 +1,5 @@
 """The classical autoencoders, each by the equality that defines it."""
 
-import dataclasses
 import functools
 import math
 
@@ -9,12 +8,12 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from reproduce.classifier import Classifier, fine_tune, no_latents
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA, sparse_encode
 from torch import nn
 
 import pyroae as pa
-from pyroae.pretraining import no_latents
 
 
 def annealed(epochs):
@@ -205,26 +204,27 @@ def test_a_pretrained_stack_is_saved_and_loaded(grey, tmp_path):
 
 def test_a_classifiers_loss_is_cross_entropy_and_its_gradient_reaches_the_encoder(grey):
     ae = pa.recipes.autoencoder(grey, latent_dim=6, hidden=[24])
-    classifier = pa.Classifier(ae, 10)
-    x, y = grey.test.x[:50], grey.test.labels[:50]
+    classifier = Classifier(ae, 10)
+    few = grey.test[:50]
+    x, y = few.x, few.labels
     logits = classifier.head(ae.encode(x).mean)
     by_hand = nn.functional.cross_entropy(logits, y, reduction="sum")
     assert Trace_ELBO().loss(classifier, no_latents, x, y) == pytest.approx(by_hand.item(), rel=1e-5)
     kept = ae.encoder[0].weight.clone()
-    history = pa.fit(classifier, (x, y), guide=no_latents, epochs=200, lr=1e-2, progress=False)
-    assert history.loss[-1] < 0.1 and classifier.error((x, y)) == 0
+    history = pa.fit(classifier, few, guide=no_latents, epochs=200, lr=1e-2, progress=False)
+    assert history.loss[-1] < 0.1 and classifier.error(few) == 0
     assert torch.equal(ae.encoder[0].weight, kept) and not torch.equal(classifier.encoder.encoder[0].weight, kept)
 
 
 def test_fine_tuning_starts_from_what_was_learned(grey):
-    few = grey.train.x[:100], grey.train.labels[:100]
+    few = grey.train[:100]
     deep = pa.recipes.autoencoder(grey, latent_dim=16, hidden=[64])
     settings = {"progress": False, "seed": 0}
-    fresh = pa.fine_tune(deep, few, epochs=1, **settings).encoder.encoder[0].weight
+    fresh = fine_tune(deep, few, epochs=1, **settings).encoder.encoder[0].weight
     pa.pretrain(deep, grey.train, epochs=30, **settings)
-    learned = pa.fine_tune(deep, few, epochs=1, **settings).encoder.encoder[0].weight
+    learned = fine_tune(deep, few, epochs=1, **settings).encoder.encoder[0].weight
     assert (learned - deep.encoder[0].weight).abs().max() < 0.05 < (learned - fresh).abs().max()
-    assert pa.fine_tune(deep, grey.train, epochs=20, **settings).error(grey.test) < 0.1
+    assert fine_tune(deep, grey.train, epochs=20, **settings).error(grey.test) < 0.1
 
 
 BAD_STACKS = {
@@ -247,20 +247,12 @@ def test_a_classifier_learns_from_data_binarized_afresh():
     digits = pa.data.load("digits", binarize="dynamic")
     ae = pa.recipes.autoencoder(digits, latent_dim=16, hidden=32)
     assert [len(each.rows) for each in pa.pretrain(ae, digits.train, epochs=1, progress=False)] == [1, 1]
-    assert pa.fine_tune(ae, digits.train, epochs=40, progress=False, seed=0).error(digits.test) < 0.2
+    assert fine_tune(ae, digits.train, epochs=40, progress=False, seed=0).error(digits.test) < 0.2
 
 
-def test_a_classifier_refuses(grey):
-    ae = pa.recipes.autoencoder(grey, latent_dim=4, hidden=8)
-    with pytest.raises(ValueError, match="labels of shape"):
-        pa.fine_tune(ae, grey.train, classes=5, epochs=1, progress=False)
-    for data in (grey.train.x, dataclasses.replace(grey.train, labels=None)):
-        with pytest.raises(ValueError, match="label"):
-            pa.fine_tune(ae, data, epochs=1, progress=False)
-    with pytest.raises(ValueError, match="takes labels, but the data have none"):
-        pa.Classifier(ae, 10).error(grey.test.x)
+def test_a_classifier_needs_an_unconditional_model(grey):
     with pytest.raises(ValueError, match="a condition"):
-        pa.Classifier(pa.recipes.conditional(grey), 10)
+        Classifier(pa.recipes.conditional(grey), 10)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # the duality gap is 1e-5 then

@@ -182,9 +182,9 @@ def test_out_names_the_folder_and_data_may_be_a_file(capsys, tmp_path):
 
 
 def test_grey_levels_are_binarized_only_where_no_likelihood_was_chosen(capsys):
-    assert "binarized afresh" in run("train", *QUICK, capsys=capsys) and settings("vae-digits-1")["binarize"] == "dynamic"
+    assert "binarized anew" in run("train", *QUICK, capsys=capsys) and settings("vae-digits-1")["binarize"] == "dynamic"
     chosen = run("train", "--likelihood", "ContinuousBernoulli", *QUICK, capsys=capsys)
-    assert "unit" in chosen and "binarized afresh" not in chosen
+    assert "unit" in chosen and "binarized anew" not in chosen
 
 
 def test_epochs_by_default_are_enough_for_a_small_set(capsys):
@@ -433,7 +433,7 @@ def test_every_command_in_the_readmes_table_trains_its_model(command, tmp_path):
 
 
 def test_pictures_as_it_trains(capsys, tmp_path):
-    run("train", "--latent_dim", "2", "--epochs", "4", "--pictures", "2", "--particles", "5", "--out", "two", capsys=capsys)
+    run("train", "--latent_dim", "2", "--epochs", "4", "--figures_every", "2", "--particles", "5", "--out", "two", capsys=capsys)
     run("train", "--latent_dim", "2", "--epochs", "4", "--particles", "5", "--out", "same", capsys=capsys)
     of_two = {
         "reconstructions.png",

@@ -70,7 +70,7 @@ def test_columns_of_any_name(name):
 
 REFUSED = {
     "one dimension": (B, r"expected rows \(N, ...\) in tensor, got the shape \(60,\); give one column as x\[:, None\]"),
-    "a list": (B.tolist(), r"got list; make an array, np.array\(...\), or a table"),
+    "a list": (B.tolist(), r"got list; convert it with np.array"),
     "a meta tensor": (torch.empty(3, 2, device="meta"), "a nested, quantized or meta tensor"),
     "objects": (np.array([["a"]]), "got an array of <U1; give a DataFrame"),
     "a tiny column": (pd.DataFrame({"a": 1e-42 * B}), "column 'a' is at most .*e-42 in size, too small for float32; multiply it by 4e"),
@@ -148,5 +148,5 @@ def test_what_is_asked_for_by_name_is_taken_or_refused():
     frame = pd.DataFrame({"text": [f"text {i}" for i in range(N)], "one": 1.0, "none": np.nan, "list": [[1]] * N, "b": B})
     assert pa.data.load(frame, columns=["text", "one", "b"]).schema.names == ["text", "one", "b"]
     for name, why in {"none": "is empty; drop it", "list": r"holds \[1\]; drop it"}.items():
-        with pytest.raises(ValueError, match=f"column {name!r} was said to be 'category', but {why}"):
+        with pytest.raises(ValueError, match=f"column {name!r} was given as 'category', but {why}"):
             pa.data.load(frame, kinds={name: "category"})

@@ -61,7 +61,6 @@ CALLS = {
         pa.fit(ae, X, epochs=4, batch_size=8, seed=0, progress=False, run=pa.Run("run", resume=True)),
     ],
     "fit that diverges": lambda ae: pytest.raises(ValueError, trained, ae, lr=1e30),
-    "fine_tune": lambda ae: pa.fine_tune(ae, (X, torch.arange(30) % 3), epochs=1, seed=0, progress=False),
     "data": lambda ae: pa.data.load("digits", binarize="dynamic", validation=0.1),
     "save and load": lambda ae: [pa.save(ae, "model.safetensors"), pa.load("model.safetensors").reconstruct(X)],
     "log_likelihood": lambda ae: pa.log_likelihood(ae, X, particles=20),

@@ -170,7 +170,7 @@ REFUSED = {
     "a dictionary": (lambda: pa.fit(small_vae(), {"x": X}), "got dict"),
     "three columns": (lambda: pa.fit(small_vae(), (X, Y, Y)), "x, or x and labels y, got 3"),
     "complex numbers": (lambda: pa.fit(small_vae(), X.numpy() * 1j), "expected numbers, got an array of complex"),
-    "labels of another length": (lambda: pa.log_likelihood(small_vae(), (X, Y[:3])), "as many rows"),
+    "labels of another length": (lambda: pa.log_likelihood(small_vae(), (X, Y[:3])), "same number of rows"),
     "a DataLoader without batches": (
         lambda: pa.fit(small_vae(), DataLoader(X[:5], 8, drop_last=True), progress=False),
         "at least one batch.*drop_last",

@@ -80,7 +80,7 @@ def test_changed_test_rows_are_refused_with_how_to_go_on(trained, capsys):
     frame.loc[frame["age"].isin(held_out[:3]), "income"] += 1
     frame.to_csv("people.csv", index=False)
     said = run("evaluate", "r", capsys=capsys, code=2)
-    assert "3 of 16 test rows are not there any more, 3 rows are new" in said and "--data" in said
+    assert "3 of 16 test rows are missing, 3 rows are new" in said and "--data" in said
     assert "are left out" in run("evaluate", "r", "--data", "people.csv", "--particles", "5", capsys=capsys)
     assert len(pd.read_csv("r/evaluation-5-people.csv")) == 16
 
@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_its_own_rows_only(trained, capsys):
     pd.concat([people(), people(5, seed=1)]).to_csv("people.csv", index=False)
     run("train", "--resume", "r", "--epochs", "3", capsys=capsys)
     people()[:70].to_csv("people.csv", index=False)
-    assert "train rows are not there any more" in run("train", "--resume", "r", "--epochs", "4", capsys=capsys, code=2)
+    assert "train rows are missing" in run("train", "--resume", "r", "--epochs", "4", capsys=capsys, code=2)
 
 
 def test_a_run_finds_its_data_from_any_folder(trained, capsys, monkeypatch):

@@ -565,7 +565,7 @@ def test_links_out_of_a_runs_folder_are_not_followed(file, tmp_path, monkeypatch
     before = sorted((path, path.stat().st_mtime_ns) for path in [outside, *outside.rglob("*")])
     capsys.readouterr()
     for command in (
-        ["train", "--resume", "run", "--epochs", "3", "--pictures", "2"],
+        ["train", "--resume", "run", "--epochs", "3", "--figures_every", "2"],
         ["evaluate", "run", "--particles", "2"],
         ["report", "run"],
     ):

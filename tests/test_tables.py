@@ -226,7 +226,7 @@ def test_postal_codes_keep_their_zeros(tmp_path):
 def test_numbers_but_for_a_word_are_pointed_out():
     ages = pd.DataFrame({"age": [str(i) if i % 9 else "unknown" for i in range(60)], "town": ["Bonn", "Ulm"] * 30})
     found = pa.data.load(ages)
-    assert "numbers but for 'unknown': if missing values are meant, say na='unknown' (--na 'unknown')" in found.table
+    assert "numbers but for 'unknown': if they stand for missing values, use na='unknown' (--na 'unknown')" in found.table
     assert pa.data.load(ages, na="unknown").schema.columns[0].missing
 
 
@@ -256,7 +256,7 @@ def test_numbers_with_signs_are_numbers(name):
 
 def test_what_is_no_text_or_no_table_is_refused(tmp_path):
     for name, content, message in (
-        ("t.csv", b"PK\x03\x04" + bytes(50), "expected text, got another format, such as Excel's"),
+        ("t.csv", b"PK\x03\x04" + bytes(50), "expected text, got another format, such as Excel"),
         ("t.json", "3", "expected a list of rows, or a mapping from columns"),
         ("t.json", '{"a": 1}', "expected a list of rows, or a mapping from columns"),
         ("t.json", "[]", "expected a list of rows, or a mapping from columns"),
@@ -287,8 +287,8 @@ REFUSED = {
     "a column that is not there": (dict(drop=["incom"]), "drop: there is no column 'incom'; did you mean 'income'"),
     "a label that is not there": (dict(labels="incom"), "labels: there is no column 'incom'"),
     "an unknown kind": (dict(kinds={"age": "int"}), "there is no kind 'int'"),
-    "a kind that does not fit": (dict(kinds={"town": "real"}), "column 'town' was said to be 'real', but holds"),
-    "counts that are none": (dict(kinds={"age": "count"}), "column 'age' was said to be 'count', but its values go from"),
+    "a kind that does not fit": (dict(kinds={"town": "real"}), "column 'town' was given as 'real', but holds"),
+    "counts that are none": (dict(kinds={"age": "count"}), "column 'age' was given as 'count', but its values go from"),
     "labels that are numbers": (dict(labels="income"), "labels as classes, got 40 different values"),
 }
 
@@ -307,7 +307,7 @@ def test_strange_tables_are_refused_by_name():
         pa.data.load(pd.DataFrame({"a": [1.0, 2.0, np.inf, 4.5]}))
     with pytest.raises(ValueError, match="column 'a' is 1e\\+300 in row 2, too large for float32"):
         pa.data.load(pd.DataFrame({"a": [1.0, 1e300, 2.5]}))
-    with pytest.raises(ValueError, match="nothing is left of table to model.*text: 40 different values"):
+    with pytest.raises(ValueError, match="no column of table can be modelled.*text: 40 different values"):
         pa.data.load(messy()[["comment"]])
 
 
@@ -368,7 +368,7 @@ def test_classes_beside_pixels_are_labels(name):
     pixels = found.train.x * found.schema.columns[0].scale
     assert found.domain == "unit" and found.event_shape == (64,) and pixels.max() == 16 and len(found.schema.classes) == 10
     label = found.schema.label
-    assert f"{label}: taken for the labels" in found.table
+    assert f"{label}: used as the labels" in found.table
     kept = pa.data.load(table, kinds={label: "category"})
     assert kept.train.labels is None and {column.kind for column in kept.schema.columns} == {"unit", "category"}
     assert pa.data.load(table, columns=[name for name in table if name != "id"]).event_shape == (65,)

@@ -242,7 +242,7 @@ def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():
         assert pyro.param("test_slope").item() == pytest.approx(3.0, abs=0.3)
     exact = dist.Normal(pyro.param("test_slope").detach() * y, 2**0.5).log_prob(x)
     assert torch.allclose(pa.log_likelihood(model, (x, y), guide=guide, particles=2000, proposal="guide").values.float(), exact, atol=0.15)
-    with pytest.raises(ValueError, match="as many rows"):
+    with pytest.raises(ValueError, match="same number of rows"):
         pa.fit(model, (x, y[:3]), guide=guide)
 
 

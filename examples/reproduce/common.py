@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from classifier import Classifier
 from published import PUBLISHED, Published
 from pyro import distributions as dist
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ def adaptive(ae: pa.Autoencoder, x: Any, particles: int, examples: int = 1000) -
     return {_ADAPTIVE: {"log p(x)": found.mean, **errors, "examples": len(some), "verdict": found.verdict.as_dict()}}
 
 
-def error(classifier: pa.Classifier, test: pa.data.Split) -> dict[str, float]:
+def error(classifier: Classifier, test: pa.data.Split) -> dict[str, float]:
     """Test error in percent, with the error of that from so many data."""
     share = classifier.error(test)
     return {"ours": 100 * share, "sampling s.e.": 100 * math.sqrt(share * (1 - share) / len(test))}

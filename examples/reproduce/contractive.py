@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from classifier import Classifier, fine_tune
 from common import RESULTS, CrossEntropy, error, going_on, record, recorded
 from matplotlib.figure import Figure
 from pyro import distributions as dist
@@ -91,7 +92,7 @@ def chosen(kind: str, images: pa.data.DataSet, few: int, units: int, epochs: int
 
 def learned(
     kind: str, knob: float, train: Split, units: int, epochs: int, labels: int, seed: int, folder: Path | None = None
-) -> tuple[pa.Autoencoder, pa.Classifier]:
+) -> tuple[pa.Autoencoder, Classifier]:
     """An autoencoder of a kind, trained, and the classifier that starts from it; with a folder, each goes on where it was stopped."""
     torch.manual_seed(seed)
     prior = pa.priors.Flat(units, support="unit_interval")
@@ -108,7 +109,7 @@ def learned(
     first, second = (going_on(folder / part, asked) for part in ("code", "classifier")) if folder else ({}, {})
     fit(train, epochs=epochs, seed=seed, **first)
     fall = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=labels)
-    return ae, pa.fine_tune(ae, train, epochs=labels, batch_size=100, lr=3e-3, scheduler=fall, seed=seed, **second)
+    return ae, fine_tune(ae, train, epochs=labels, batch_size=100, lr=3e-3, scheduler=fall, seed=seed, **second)
 
 
 def corruption(kind: str, knob: float) -> pa.corruption.Corruption | None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from classifier import fine_tune
 from common import RESULTS, CrossEntropy, error, going_on, record, recorded
 
 import pyroae as pa
@@ -56,7 +57,7 @@ def main(
             decoder=pa.nets.Tied("Sigmoid"),
         )
         pa.pretrain(ae, images.train, corruption=corruption, epochs=epochs, seed=seed)
-        classifier = pa.fine_tune(
+        classifier = fine_tune(
             ae,
             images.train,
             epochs=labels,

@@ -2,14 +2,14 @@
 
 Your data in five lines::
 
-    data = pa.data.load("people.csv", labels="income", drop=["name"])   # any table; print(data.table) says what each column was taken for
-    vae = pa.recipes.vae(data)                                          # a Product of the columns; holes are Missing
+    data = pa.data.load("people.csv", labels="income", drop=["name"])   # any table; print(data.table) shows the kind of each column
+    vae = pa.recipes.vae(data)                                          # a Product over the columns; Missing for missing values
     pa.fit(vae, data.train)
     print(pa.log_likelihood(vae, data.test))                            # nats per example, in the data's own units
     print(vae.schema.frame(vae.sample(5)))                              # new rows, with names and categories
 
-A file's columns are taken for real numbers, positive numbers (long tails), counts, binary or categorical values; an index, an
-identifier, dates, free text and constants are left out. ``columns``, ``drop``, ``kinds`` and ``labels`` say otherwise.
+The kind of each column is inferred: real, positive (long tails), counts, binary or categorical; an index, identifiers, dates, free
+text and constants are left out. ``columns``, ``drop``, ``kinds`` and ``labels`` override this.
 """
 
 import os
@@ -61,44 +61,44 @@ def load(
     """A data set by name, from a file or folder, or from an array or a table.
 
     Names: ``digits`` (8x8, inside scikit-learn), ``mnist``, ``fashion-mnist``, ``binarized-mnist`` (Larochelle's, as
-    ``.npz`` or ``.amat``), ``omniglot`` (Burda's ``chardata.mat``); they are looked for in the folder that the
-    environment variable ``PYROAE_DATA`` names, and the torchvision ones are downloaded where they are not there.
+    ``.npz`` or ``.amat``), ``omniglot`` (Burda's ``chardata.mat``). They are read from the folder in the environment
+    variable ``PYROAE_DATA``; those of torchvision are downloaded if they are not there.
 
     Tables: ``.csv``, ``.tsv``, ``.txt`` (any separator, decimal sign, encoding and compression), ``.json``, ``.parquet``, ``.arrow``,
-    ``.feather``, ``.xlsx``, ``.h5ad``; DataFrames of pandas and polars, AnnData, Hugging Face datasets. Every column has a kind, and
-    ``DataSet.table`` says which. Beside pixels or genes a column of classes is taken for the labels.
+    ``.feather``, ``.xlsx``, ``.h5ad``; DataFrames of pandas and polars, AnnData, Hugging Face datasets. The kind of
+    each column is in ``DataSet.table``. A column of classes next to pixels or genes becomes the labels.
 
-    Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, each perhaps with labels such as ``train_labels``; or a single one),
+    Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, optionally with labels such as ``train_labels``; or a single array),
     NumPy arrays, tensors, sparse matrices, torch's Datasets and DataLoaders. 8-bit integers are grey levels and become 0 to 1.
 
-    Images: a folder, its subfolders being classes, or splits where they are called ``train``, ``val``, ``test``; x is ``(C, H, W)``.
+    Images: a folder with a subfolder per class, or per split if they are called ``train``, ``val``, ``test``; x is ``(C, H, W)``.
 
-    An ``.npy`` file, an Arrow or Parquet file or a folder of images of more than 1 GB (as floats) stays on disk: rows are read as they
-    are needed, the domain is told by 10,000 of them, and at most 10,000 or 100 MB are held out for testing unless ``test`` says more.
-    No file is ever unpickled.
+    An ``.npy`` file, an Arrow or Parquet file or a folder of images of more than 1 GB (as floats) stays on disk: rows are read when
+    needed, the domain is inferred from 10,000 of them, and at most 10,000 or 100 MB are held out for testing unless ``test`` is given.
+    Nothing is ever unpickled.
 
     Args:
-        data: name, path, or the data themselves; a tuple ``(x, y)`` brings labels.
+        data: name, path, or the data; a tuple ``(x, y)`` includes labels.
         labels: of a table, the column of labels, which is then not part of x; of an array, the labels ``(N,)``.
-        covariates: columns of a table that the model is given beside x, such as the batch of a cell, as a list or as text with commas
-            between: numbers are standardised, categories one-hot. For ``pa.recipes.conditional`` or ``pa.conditions.Covariates``.
-        drop: columns of a table to leave out, as a list or as text with commas between.
-        columns: columns of a table to take, in this order, likewise; by default all that can be modelled.
-        kinds: what a column is, instead of what it was taken for: real, positive, count, binary, category or unit (0 to 1).
+        covariates: columns of a table that condition the model, such as the batch of a cell, as a list or comma-separated text:
+            numbers are standardised, categories one-hot. For ``pa.recipes.conditional`` or ``pa.conditions.Covariates``.
+        drop: columns of a table to leave out, as a list or comma-separated text.
+        columns: columns of a table to use, in this order, as a list or comma-separated text; by default all that can be modelled.
+        kinds: kinds of columns that override the inferred ones: real, positive, count, binary, category or unit (0 to 1).
         binarize: grey levels to 0 or 1: ``"threshold"`` at a half; ``"static"``, drawn once; ``"dynamic"``, training
-            data drawn afresh whenever they are used, the others once.
-        domain: what values all of x takes, where a file or array leaves that open; otherwise found from the values.
-        validation: share of the training data held out for validation, where the set has no such split of its own.
-        test: share held out for testing, where the set has no such split of its own; by default 0.2.
+            data drawn again at every use, the others once.
+        domain: the values that the entries of x take; by default inferred from the data.
+        validation: fraction of the training data held out for validation, if the data have no validation split.
+        test: fraction held out for testing, if the data have no test split; by default 0.2.
         missing: whether values may be missing (NaN), for ``pa.likelihoods.Missing``; by default in tables only.
-        na: values of a table that stand for missing ones, such as -999, beside empty cells, NA, ``?`` and the like.
+        na: values of a table that stand for missing ones, such as -999, besides empty cells, NA, ``?`` and the like.
         csv: options of ``pandas.read_csv`` (sep, decimal, thousands, header, encoding, comment, skiprows, quotechar).
         image_shape: ``(C, H, W)`` of arrays that are images.
-        limit: bytes that a file may take in memory, looked up before it is read.
-        schema: of a table, the columns and kinds known from elsewhere, such as ``vae.schema``; nothing is inferred then.
+        limit: bytes that a file may take in memory, checked before it is read.
+        schema: of a table, the columns and kinds, such as ``vae.schema``, instead of inferring them.
 
     Raises:
-        ValueError: an unknown name or column, a missing or damaged file, values that do not fit the domain.
+        ValueError: an unknown name or column, a missing or damaged file, or values outside the domain.
 
     >>> load("digits", binarize="dynamic")
     DataSet('digits': 1,437 train, 360 test; (64,) numbers each, binary)
@@ -108,18 +108,18 @@ def load(
     [0, 1]
     """
     if not (isinstance(validation, (int, float)) and 0.0 <= validation < 1.0):
-        raise ValueError(f"data: expected validation as a share from 0 to less than 1, got {validation!r}")
+        raise ValueError(f"data: expected validation as a fraction from 0 to less than 1, got {validation!r}")
     if test is not None and not (isinstance(test, (int, float)) and 0.0 < test < 1.0):
-        raise ValueError(f"data: expected test as a share greater than 0 and less than 1, got {test!r}")
+        raise ValueError(f"data: expected test as a fraction greater than 0 and less than 1, got {test!r}")
     shape = None if image_shape is None else tuple(image_shape)
     labels = str(labels) if np.isscalar(labels) and labels is not None else labels
-    taken = None if columns is None else _listed(columns)
-    asked = tables.Asked(labels, _listed(drop), taken, kinds or {}, domain, missing, shape, _listed(covariates), schema)
-    found = _find(data, asked, test, readers.Options(csv or {}, _values(na), limit))
-    if found.validation is None and validation:
-        train, held_out = hold_out(found.train, validation)
-        found = replace(found, train=train, validation=held_out)
-    return binarized(found, binarize) if binarize else found
+    selected = None if columns is None else _listed(columns)
+    asked = tables.TableOptions(labels, _listed(drop), selected, kinds or {}, domain, missing, shape, _listed(covariates), schema)
+    dataset = _load(data, asked, test, readers.Options(csv or {}, _values(na), limit))
+    if dataset.validation is None and validation:
+        train, held_out = hold_out(dataset.train, validation)
+        dataset = replace(dataset, train=train, validation=held_out)
+    return binarized(dataset, binarize) if binarize else dataset
 
 
 def rows(
@@ -131,31 +131,31 @@ def rows(
     limit: float = LIMIT,
     domain: Domain | None = None,
 ) -> tuple[Split, "pd.DataFrame | None"]:
-    """All rows of a file in its order, as a model with that schema takes them, and the table itself where it is one.
+    """All rows of a file in order, encoded by a schema, and the table itself if it is one.
 
     Raises:
-        ValueError: a file that cannot be read, a column that is not there, or an unknown category.
+        ValueError: a file that cannot be read, a missing column, or an unknown category.
     """
     path, options = Path(data), readers.Options(csv or {}, _values(na), limit)
     if path.is_dir() or readers.suffix_of(path) not in readers.READERS or os.fspath(data) in NAMED:
-        found = load(data, domain=domain if path.is_dir() else None, limit=limit)
-        return record.together(found), None
+        dataset = load(data, domain=domain if path.is_dir() else None, limit=limit)
+        return record.all_rows(dataset), None
     if not is_regular(path):
         raise ValueError(f"data: there is no file {data}")
     content: readers.Read = _read(os.fspath(data), lambda: readers.read(path, options))
     if content.frame is None:
-        settings = arrays.Asked(domain, None, True, schema.image_shape)
+        settings = arrays.ArrayOptions(domain, None, True, schema.image_shape)
         return arrays.whole(path.name, content.arrays["train"], settings, content.arrays.get("train_labels")), None
     frame = _without(content.frame, options.na)
     return tables.encoded(frame, schema), frame
 
 
 def whole(data: Any) -> Split:
-    """All rows of an array or a table as one split, what it holds inferred as ``load`` does."""
-    return _of_object(data, tables.Asked(), None, readers.Options(), split=False)
+    """All rows of an array or a table as one split, with the inference of ``load``."""
+    return _of_object(data, tables.TableOptions(), None, readers.Options(), split=False)
 
 
-def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+def _load(data: Any, asked: tables.TableOptions, test: float | None, options: readers.Options) -> DataSet:
     if not isinstance(data, (str, os.PathLike)):
         return _of_object(data, asked, test, options)
     name = os.fspath(data)
@@ -163,20 +163,20 @@ def _find(data: Any, asked: tables.Asked, test: float | None, options: readers.O
         return _of_name(name, asked, test, options.limit)
     try:
         return _of_path(name, asked, test, options)
-    except (OSError, UnicodeEncodeError) as error:  # such as a name that no file can have
+    except (OSError, UnicodeEncodeError) as error:  # such as an invalid file name
         raise ValueError(f"data: {short(name)} cannot be read: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
-def _of_path(name: str, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+def _of_path(name: str, asked: tables.TableOptions, test: float | None, options: readers.Options) -> DataSet:
     if "\0" in name:
         raise ValueError(f"data: no file has the name {short(name)}")
     path = Path(name)
     if path.is_dir():
         _refuse_columns(asked, "a folder of images")
-        found, classes = images.read(path, options.limit)
-        settings = arrays.Asked("unit" if asked.domain is None else asked.domain, test, False, None, classes)
+        splits, classes = images.read(path, options.limit)
+        settings = arrays.ArrayOptions("unit" if asked.domain is None else asked.domain, test, False, None, classes)
         return arrays.of_arrays(
-            path.resolve().name, {key: x for key, (x, _) in found.items()}, settings, {key: y for key, (_, y) in found.items()}
+            path.resolve().name, {key: x for key, (x, _) in splits.items()}, settings, {key: y for key, (_, y) in splits.items()}
         )
     if readers.suffix_of(path) in readers.READERS:
         if not is_regular(path):
@@ -187,14 +187,14 @@ def _of_path(name: str, asked: tables.Asked, test: float | None, options: reader
     raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
 
 
-def _of_name(name: str, asked: tables.Asked, test: float | None, limit: float) -> DataSet:
+def _of_name(name: str, asked: tables.TableOptions, test: float | None, limit: float) -> DataSet:
     if asked.domain is not None or test is not None:
         raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
     _refuse_columns(asked, name)
     return _read(name, lambda: NAMED[name](limit))
 
 
-def _of_file(name: str, path: Path, asked: tables.Asked, test: float | None, options: readers.Options) -> DataSet:
+def _of_file(name: str, path: Path, asked: tables.TableOptions, test: float | None, options: readers.Options) -> DataSet:
     content: readers.Read = _read(name, lambda: readers.read(path, options))
     stem = path.name.partition(".")[0] or path.name
     if content.frame is not None:
@@ -208,8 +208,8 @@ def _of_file(name: str, path: Path, asked: tables.Asked, test: float | None, opt
     return arrays.of_arrays(stem, x, _as_asked(asked, test), labels)
 
 
-def _of_object(data: Any, asked: tables.Asked, test: float | None, options: readers.Options, split: bool = True) -> Any:
-    """Arrays, tables, and pairs of them with labels: a data set, or all rows as one split."""
+def _of_object(data: Any, asked: tables.TableOptions, test: float | None, options: readers.Options, split: bool = True) -> Any:
+    """Arrays, tables, and pairs of these with labels, as a data set or as one split."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and asked.labels is None and not np.isscalar(data[0]):
         data, asked = data[0], replace(asked, labels=data[1])
     if isinstance(data, (Dataset, DataLoader)) and not hasattr(data, "to_pandas"):
@@ -223,12 +223,12 @@ def _of_object(data: Any, asked: tables.Asked, test: float | None, options: read
     if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
         raise ValueError(
             f"data: expected a name, a path, an array, a tensor, a table or a Dataset, got {type(data).__name__}; "
-            "make an array, np.array(...), or a table of it, pd.DataFrame(...)"
+            "convert it with np.array(...) or pd.DataFrame(...)"
         )
     labels = asked.labels
     _refuse_columns(replace(asked, labels=None), "an array")
     if isinstance(labels, str):
-        raise ValueError("data: an array has no columns to take labels from; give the labels themselves, labels=y, or a DataFrame")
+        raise ValueError("data: an array has no column of labels; give the labels, labels=y, or a DataFrame")
     array = arrays.as_array(data, options.limit)
     if array.dtype.kind in "OUS":
         raise ValueError(f"data: expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
@@ -239,19 +239,19 @@ def _of_object(data: Any, asked: tables.Asked, test: float | None, options: read
     return arrays.of_arrays("tensor", {"train": array}, settings, {"train": labels})
 
 
-def _as_asked(asked: tables.Asked, test: float | None) -> arrays.Asked:
-    return arrays.Asked(asked.domain, test, bool(asked.missing), asked.image_shape)
+def _as_asked(asked: tables.TableOptions, test: float | None) -> arrays.ArrayOptions:
+    return arrays.ArrayOptions(asked.domain, test, bool(asked.missing), asked.image_shape)
 
 
-def _refuse_columns(asked: tables.Asked, what: str):
+def _refuse_columns(asked: tables.TableOptions, what: str):
     options = {name: getattr(asked, name) for name in ("labels", "covariates", "drop", "columns", "kinds")}
-    given = [name for name, value in options.items() if isinstance(value, str) or value]
-    if given:
-        raise ValueError(f"data: {given[0]} is for tables, whose columns have names; {what} has none")
+    used = [name for name, value in options.items() if isinstance(value, str) or value]
+    if used:
+        raise ValueError(f"data: {used[0]} is for tables, whose columns have names; {what} has none")
 
 
 def _without(frame, na: list):
-    """The table with what stands for missing values made missing; text that is numbers without it becomes numbers."""
+    """The table with NaN for the given values; columns of text that then are all numbers are converted."""
     if not na:
         return frame
     hit = frame.isin([*na, *(float(v) for v in na if _is_number(v))])
@@ -280,7 +280,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read(name: str, reader: Callable[[], Any]) -> Any:
-    """What a reader reads; ``ValueError`` for whatever it raises, which for a damaged file may be anything."""
+    """Call a reader; anything that it raises, such as for a damaged file, becomes a ``ValueError``."""
     try:
         return reader()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Arrays without column names as data sets: their domain, the shape of their images, and what float32 can hold of them."""
+"""Arrays as data sets: their domain, image shape, and precision in float32."""
 
 import decimal
 import functools
@@ -17,16 +17,16 @@ from .rows import Rows, tensor_of
 from .schema import Column, Schema
 from .splits import DataSet, Domain, Split, hold_out
 
-_SAMPLE = 10_000  # rows on disk whose values tell the domain
-_HELD_OUT = 10_000  # rows on disk held out for testing, at most, unless a share is asked for
+_SAMPLE = 10_000  # rows on disk from which the domain is inferred
+_HELD_OUT = 10_000  # at most so many rows on disk are held out for testing by default
 _CHANNELS = (1, 3, 4)
-_FAR = 100.0  # standard deviations of the training data that half of another split's values are away at most
-_SIDE = 8  # pixels of an image that no one said to be one, at least
+_FAR = 100.0  # limit for the median distance of another split's values from the training mean, in standard deviations
+_SIDE = 8  # least height and width of images that are recognised as such
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked of the arrays: the arguments of ``load`` of the same names."""
+class ArrayOptions:
+    """Arguments of ``load`` for arrays."""
 
     domain: Domain | None = None
     test: float | None = None
@@ -35,30 +35,32 @@ class Asked:
     classes: list[str] | None = None
 
 
-def of_arrays(name: str, arrays: dict[str, np.ndarray | Rows], asked: Asked, labels: dict[str, Tensor | None] | None = None) -> DataSet:
-    """Arrays named train, and perhaps test and valid, as a data set; without a test array, a test split is held out."""
-    labels, classes = _numbered({key: each for key, each in (labels or {}).items() if each is not None})
+def of_arrays(
+    name: str, arrays: dict[str, np.ndarray | Rows], asked: ArrayOptions, labels: dict[str, Tensor | None] | None = None
+) -> DataSet:
+    """Arrays named train, and optionally test and valid, as a data set; without a test array, a test split is held out."""
+    labels, classes = _numbered({key: column for key, column in (labels or {}).items() if column is not None})
     asked = replace(asked, classes=classes) if classes else asked
-    made: dict[str, Split] = {}
-    for key in sorted(arrays, key=lambda key: key != "train"):  # whose domain the others must have
+    splits: dict[str, Split] = {}
+    for key in sorted(arrays, key=lambda key: key != "train"):  # first, since the others must have its domain
         array = arrays[key]
-        made[key] = _split(name if key == "train" else f"{name}, {key}", array, asked, made.get("train"))
-        if made[key].event_shape != made["train"].event_shape:
-            shapes = made["train"].event_shape, made[key].event_shape
+        splits[key] = _split(name if key == "train" else f"{name}, {key}", array, asked, splits.get("train"))
+        if splits[key].event_shape != splits["train"].event_shape:
+            shapes = splits["train"].event_shape, splits[key].event_shape
             raise ValueError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
-        if key != "train" and made[key].domain in ("real", "counts"):
-            _check_scale(name, key, made["train"], made[key])
+        if key != "train" and splits[key].domain in ("real", "counts"):
+            _check_scale(name, key, splits["train"], splits[key])
         if key in labels:
-            made[key] = replace(made[key], labels=_checked_labels(labels[key], len(made[key]), name))
-    train, held_out = made["train"], made.get("test")
+            splits[key] = replace(splits[key], labels=_checked_labels(labels[key], len(splits[key]), name))
+    train, held_out = splits["train"], splits.get("test")
     if held_out is None:
-        train, held_out = hold_out(train, _usual(train) if asked.test is None else asked.test)
+        train, held_out = hold_out(train, _test_fraction(train) if asked.test is None else asked.test)
     elif asked.test is not None:
         raise ValueError(f"data: {name} has a test split of its own; leave test out")
-    return DataSet(name, train, held_out, made.get("valid"))
+    return DataSet(name, train, held_out, splits.get("valid"))
 
 
-def whole(name: str, array: np.ndarray, asked: Asked, labels: Any = None) -> Split:
+def whole(name: str, array: np.ndarray, asked: ArrayOptions, labels: Any = None) -> Split:
     """All rows of an array."""
     labels, classes = _numbered({} if labels is None else {"train": labels})
     split = _split(name, array, replace(asked, classes=classes) if classes else asked, None)
@@ -67,7 +69,7 @@ def whole(name: str, array: np.ndarray, asked: Asked, labels: Any = None) -> Spl
 
 
 def as_array(source: Any, limit: float) -> np.ndarray:
-    """Numbers as a dense NumPy array: of tensors of any kind and layout, masked arrays (NaN where masked), sparse matrices."""
+    """Tensors of any type and layout, masked arrays (NaN where masked) and sparse matrices as a dense NumPy array."""
     if isinstance(source, Tensor):
         if source.is_meta or source.is_nested or source.is_quantized:
             raise ValueError("data: expected a tensor of numbers in memory, got a nested, quantized or meta tensor")
@@ -87,19 +89,19 @@ def as_array(source: Any, limit: float) -> np.ndarray:
 
 
 def _numbers_of_objects(array: np.ndarray) -> np.ndarray:
-    """Numbers that are objects of Python as float64, None as NaN; arrays of other objects as they are."""
+    """Convert an array of Python numbers to float64, None to NaN; other arrays of objects are not changed."""
     return array.astype(np.float64) if all(value is None or isinstance(value, Real | decimal.Decimal) for value in array.flat) else array
 
 
-def _usual(train: Split) -> float:
-    """The share that is held out for testing; of rows on disk so few that they can be in memory."""
+def _test_fraction(train: Split) -> float:
+    """The fraction to hold out for testing; rows on disk must fit into memory."""
     if isinstance(train.x, Tensor):
         return 0.2
     at_most = min(_HELD_OUT, splits.FEW * len(train) // train.x.nbytes)
     return min(0.2, max(1, at_most) / len(train))
 
 
-def _split(name: str, array: np.ndarray | Rows, asked: Asked, train: Split | None) -> Split:
+def _split(name: str, array: np.ndarray | Rows, asked: ArrayOptions, train: Split | None) -> Split:
     on_disk = isinstance(array, Rows)
     rows = array.read(np.linspace(0, len(array) - 1, min(_SAMPLE, len(array))).astype(int)) if on_disk else np.asarray(array)
     if rows.dtype.kind not in "biuf":
@@ -109,28 +111,28 @@ def _split(name: str, array: np.ndarray | Rows, asked: Asked, train: Split | Non
     if rows.ndim < 2 or rows.size == 0:
         raise ValueError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
     image = image_layout(rows.shape, rows.dtype, rows, asked.image_shape)
-    divisor = _white(rows, asked.domain, image)
-    numbers = functools.partial(_numbers, name=name, divisor=divisor, missing=bool(asked.missing), image=image)
-    rows, schema = _centred(name, rows, Schema(image_shape=image and image[0], classes=asked.classes), train)
-    x = numbers(tensor_of(rows))
+    divisor = _grey_scale(rows, asked.domain, image)
+    convert = functools.partial(_floats, name=name, divisor=divisor, missing=bool(asked.missing), image=image)
+    rows, schema = _center(name, rows, Schema(image_shape=image and image[0], classes=asked.classes), train)
+    x = convert(tensor_of(rows))
     present = x[~x.isnan()] if asked.missing else x
     if present.numel() == 0:
         raise ValueError(f"data: expected some numbers in {name}, got NaN alone")
-    found = _domain(rows if divisor == 1.0 else present.numpy())
-    far = found == "counts" and bool(present.min() > present.max() / 2)  # from 0, such as years
-    domain = asked.domain or (train.domain if train is not None else "real" if far else found)
-    _check_domain(name, present, found, domain, said=asked.domain is not None)
+    inferred = _domain(rows if divisor == 1.0 else present.numpy())
+    far = inferred == "counts" and bool(present.min() > present.max() / 2)  # from 0, such as years
+    domain = asked.domain or (train.domain if train is not None else "real" if far else inferred)
+    _check_domain(name, present, inferred, domain, given=asked.domain is not None)
     if on_disk:
-        x = replace(array, shape=torch.Size([len(array), *x.shape[1:]])).then(numbers)
+        x = replace(array, shape=torch.Size([len(array), *x.shape[1:]])).then(convert)
     return Split(x, None, domain, schema=schema)
 
 
 def image_layout(
     shape: tuple[int, ...], dtype: Any, values: np.ndarray | None, asked: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], bool] | None:
-    """The image shape of rows of that shape, and whether channels come last; ``None`` for rows that are no images.
+    """The image shape of an array's rows, and whether channels come last; ``None`` for rows that are not images.
 
-    Four dimensions with 1, 3 or 4 channels are images; three are where they are bytes, or from 0 to 1 with sides of 8 or more.
+    Four dimensions with 1, 3 or 4 channels are images; three are if they are uint8, or from 0 to 1 with sides of 8 or more.
     """
     event = tuple(shape[1:])
     if asked is not None:
@@ -151,8 +153,8 @@ def image_layout(
     return None
 
 
-def _white(rows: np.ndarray, domain: str | None, image: tuple | None) -> float:
-    """What grey levels are divided by: 8-bit integers, images of 16-bit ones, matrices of whole numbers to 255 as wide as an image."""
+def _grey_scale(rows: np.ndarray, domain: str | None, image: tuple | None) -> float:
+    """The divisor of grey levels: of 8-bit integers, 16-bit images, and wide matrices of integers up to 255."""
     if domain not in (None, "unit"):
         return 1.0
     low, high = rows.min(), rows.max()
@@ -164,8 +166,8 @@ def _white(rows: np.ndarray, domain: str | None, image: tuple | None) -> float:
     return 255.0 if wide and low == 0 and 128 <= high <= 255 and bool((rows == np.round(rows)).all()) else 1.0
 
 
-def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -> tuple[np.ndarray, Schema]:
-    """Columns that differ by less than float32 can tell are centred in double precision first; columns of the schema say by what."""
+def _center(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -> tuple[np.ndarray, Schema]:
+    """Subtract, in float64, the mean of columns that vary by less than float32 can resolve; the schema records it."""
     if rows.dtype in (np.float32, np.float16, np.uint8, np.int8, np.int16, np.uint16) or rows.ndim != 2 or schema.image_shape:
         return rows, schema
     if train is not None:
@@ -173,7 +175,7 @@ def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -
     values = rows.astype(np.float64)
     finite = np.where(np.isfinite(values), values, np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of columns without numbers
+        warnings.simplefilter("ignore")  # about columns without numbers
         spread, largest = np.nan_to_num(np.nanstd(finite, 0)), np.nan_to_num(np.nanmax(np.abs(finite), 0))
     if largest.max(initial=0.0) > 1e18:
         row, column = np.unravel_index(np.nanargmax(np.abs(finite)), finite.shape)
@@ -191,7 +193,7 @@ def _centred(name: str, rows: np.ndarray, schema: Schema, train: Split | None) -
     return values - shifts, Schema(columns, schema.image_shape, classes=schema.classes)
 
 
-def _numbers(x: Tensor, name: str, divisor: float, missing: bool, image: tuple[tuple[int, ...], bool] | None) -> Tensor:
+def _floats(x: Tensor, name: str, divisor: float, missing: bool, image: tuple[tuple[int, ...], bool] | None) -> Tensor:
     """Rows as floats, images as ``(C, H, W)``; ``ValueError`` for NaN and infinity."""
     x = x.float() / divisor
     infinite = x.isinf()
@@ -203,7 +205,7 @@ def _numbers(x: Tensor, name: str, divisor: float, missing: bool, image: tuple[t
     if not missing and bool(x.isnan().any()):
         raise ValueError(
             f"data: expected finite numbers in {name}, "
-            f"got NaN in {int(x.isnan().flatten(1).any(1).sum())} of {len(x)} rows; drop or fill them, or say missing=True (--missing true)"
+            f"got NaN in {int(x.isnan().flatten(1).any(1).sum())} of {len(x)} rows; drop or fill them, or use missing=True (--missing true)"
         )
     if image is None:
         return x
@@ -222,37 +224,37 @@ def _domain(x: np.ndarray) -> Domain:
     return "binary" if whole else "unit"
 
 
-def _check_domain(name: str, x: Tensor, found: Domain, asked: Domain, said: bool):
+def _check_domain(name: str, x: Tensor, inferred: Domain, domain: Domain, given: bool):
     allowed = {"binary": {"binary"}, "unit": {"binary", "unit"}, "counts": {"binary", "counts"}, "categories": {"binary", "counts"}}
-    if asked != "real" and asked not in allowed:
-        raise ValueError(f"data: expected domain as one of real, {', '.join(allowed)}, got {asked!r}")
-    if asked in allowed and found not in allowed[asked]:
-        claim = f"was said to be {asked}" if said else f"must be {asked} as the training data are"
+    if domain != "real" and domain not in allowed:
+        raise ValueError(f"data: expected domain as one of real, {', '.join(allowed)}, got {domain!r}")
+    if domain in allowed and inferred not in allowed[domain]:
+        claim = f"was given as {domain}" if given else f"must be {domain} as the training data are"
         raise ValueError(
             f"data: {name} {claim}, but its values from {x.min().item():.4g} to {x.max().item():.4g} "
-            f"are {found}; rescale them or say domain={found!r}"
+            f"are {inferred}; rescale them or use domain={inferred!r}"
         )
 
 
 def _check_scale(name: str, key: str, train: Split, other: Split):
-    """``ValueError`` where a split is on another scale than the training data."""
+    """``ValueError`` for a split on another scale than the training data."""
     x, y = (split.x[:_SAMPLE].double().flatten(1).numpy() for split in (train, other))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of columns without numbers
+        warnings.simplefilter("ignore")  # about columns without numbers
         scale = np.nanstd(x, 0)
         far = np.nan_to_num(np.where(scale > 0, np.nanmedian(np.abs(y - np.nanmean(x, 0)), 0) / scale, 0.0))
     worst = int(far.argmax())
     if far[worst] > _FAR:
-        spans = [f"{np.nanmin(each[:, worst]):.4g} to {np.nanmax(each[:, worst]):.4g}" for each in (x, y)]
+        spans = [f"{np.nanmin(values[:, worst]):.4g} to {np.nanmax(values[:, worst]):.4g}" for values in (x, y)]
         raise ValueError(
-            f"data: {name}: {key} is on another scale than train: entry {worst} goes from {spans[0]} in train, "
-            f"from {spans[1]} in {key}; rescale the two alike"
+            f"data: {name}: {key} is on another scale than train: entry {worst} is {spans[0]} in train and "
+            f"{spans[1]} in {key}; rescale both alike"
         )
 
 
 def _numbered(labels: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
-    """Labels that are text as numbers, and what 0, 1, ... stand for."""
-    arrays = {key: np.asarray(each) for key, each in labels.items()}
+    """Labels that are text as integers, and the names of the classes."""
+    arrays = {key: np.asarray(column) for key, column in labels.items()}
     if not any(array.dtype.kind in "OUS" for array in arrays.values()):
         return labels, None
     arrays = {key: array.astype(str) for key, array in arrays.items()}

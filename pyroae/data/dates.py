@@ -1,4 +1,4 @@
-"""Dates and durations as numbers of days: told from text and numbers, read, and written again."""
+"""Dates and durations as numbers of days: recognising, reading and writing them."""
 
 import datetime
 import re
@@ -11,15 +11,15 @@ import pandas as pd
 Time = Literal["date", "day first", "duration"]
 TIMES: tuple[str, ...] = get_args(Time)
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.I)
-_DAY_FIRST = r"^\s*(?:1[3-9]|2\d|3[01])[./-]\d{1,2}[./-]\d"  # no month has such a number
+_DAY_FIRST = r"^\s*(?:1[3-9]|2\d|3[01])[./-]\d{1,2}[./-]\d"  # not a month
 _DOTTED = r"^\s*\d{1,2}\.\d{1,2}\.\d"
 _CLOCK = r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*"  # times of day
-_SOME = 200  # values that tell whether a column of text holds dates
+_SOME = 200  # values from which dates in a column of text are recognised
 _SECONDS = 86_400
 
 
 def time_of(series: pd.Series) -> Time | None:
-    """What a column's dates or durations are, ``"day first"`` for text such as 31.12.2020; ``None`` for a column of other things.
+    """The kind of dates or durations in a column, ``"day first"`` for text such as 31.12.2020; ``None`` for other columns.
 
     Times of day are durations.
     """
@@ -44,7 +44,7 @@ def time_of(series: pd.Series) -> Time | None:
 
 
 def are_dates_as_numbers(values: np.ndarray) -> bool:
-    """Whether whole numbers are dates such as 20201231."""
+    """Whether integers are dates such as 20201231."""
     if len(values) <= 2 or np.isnan(values).any() or values.min() < 10000101 or values.max() > 29991231:
         return False
     return bool(_parsed(pd.Series(values.astype(int)).astype(str), "%Y%m%d").notna().all())
@@ -66,7 +66,7 @@ def days(series: pd.Series, time: Time) -> np.ndarray:
     """Dates as days since 1970-01-01, in UTC where they name a time zone, or durations in days; NaN where missing.
 
     Raises:
-        ValueError: a value that is no date, or no duration.
+        ValueError: a value that is not a date or duration.
 
     >>> days(pd.Series(["1970-01-02 12:00", None]), "date").tolist()
     [1.5, nan]
@@ -79,21 +79,21 @@ def days(series: pd.Series, time: Time) -> np.ndarray:
         elif pd.api.types.is_numeric_dtype(series.dtype):
             series = series.astype("Int64").astype("string")
         spans = _parsed(series.astype(object), "mixed", time == "day first") - pd.Timestamp(0, tz="UTC")
-    lost = spans.isna() & series.notna()
-    if lost.any():
-        raise ValueError(f"expected a {'duration' if time == 'duration' else 'date'}, got {series[lost].iloc[0]!r}")
+    invalid = spans.isna() & series.notna()
+    if invalid.any():
+        raise ValueError(f"expected a {'duration' if time == 'duration' else 'date'}, got {series[invalid].iloc[0]!r}")
     return (spans / pd.Timedelta(days=1)).to_numpy(np.float64)
 
 
 def _with_seconds(value):
-    """A time of day as text with seconds, which pandas asks for; other values as they are."""
+    """Add seconds to a time of day, as pandas requires; other values are not changed."""
     if isinstance(value, datetime.time) or (isinstance(value, str) and re.fullmatch(_CLOCK, value)):
         return f"{value}:00" if str(value).count(":") == 1 else str(value)
     return value
 
 
 def from_days(values: np.ndarray, time: Time) -> np.ndarray:
-    """Dates, or durations, to the second, for numbers of days.
+    """Numbers of days as dates or durations, rounded to seconds.
 
     >>> from_days(np.array([1.5, np.nan]), "date").astype(str).tolist()
     ['1970-01-02T12:00:00', 'NaT']

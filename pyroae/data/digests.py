@@ -1,4 +1,4 @@
-"""Rows by their content: 64-bit digests tell a split's rows again in a file that has changed since."""
+"""64-bit digests of rows, which identify the rows of a split in a file that has changed."""
 
 import numpy as np
 import torch
@@ -10,10 +10,9 @@ _CHUNK = 8192
 
 
 def row_digests(x: Tensor | Rows) -> np.ndarray:
-    """A 64-bit digest of every row of x, ``(N,)``: equal rows have equal ones, whatever stands around them.
+    """A 64-bit digest of every row of x, ``(N,)``, which depends on the content of that row alone.
 
-    A sum of the entries' bits, multiplied by random odd numbers modulo 2^64, and mixed (Steele et al. 2014): no protection against
-    those who look for collisions.
+    The sum of the entries' bits times random odd numbers modulo 2^64, mixed (Steele et al. 2014). Not cryptographic.
 
     >>> a, b, c = row_digests(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]]))
     >>> bool(a == c), bool(a == b)
@@ -33,7 +32,7 @@ def _digests(x: Tensor) -> np.ndarray:
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's function of integers."""
+    """The mixing function of SplitMix64."""
     with np.errstate(over="ignore"):
         z = z + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -42,22 +41,26 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def find_rows(wanted: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Positions in ``present`` of the digests ``wanted``, each row used once; -1 where no row is left.
+    """Positions in ``present`` of the digests ``wanted``, each used at most once; -1 if there is none.
 
     >>> find_rows(np.array([7, 5, 5], np.uint64), np.array([5, 6, 7, 5], np.uint64))
     array([2, 0, 3])
     """
     order = np.argsort(present, kind="stable")
-    ranks = np.empty(len(wanted), np.int64)  # of a digest among its equals
+    ranks = np.empty(len(wanted), np.int64)  # of a digest among equal ones
     by_value = np.argsort(wanted, kind="stable")
     starts = np.r_[True, wanted[by_value][1:] != wanted[by_value][:-1]] if len(wanted) else np.zeros(0, bool)
     ranks[by_value] = np.arange(len(wanted)) - np.maximum.accumulate(np.where(starts, np.arange(len(wanted)), 0))
     at = np.searchsorted(present[order], wanted) + ranks
-    sound = at < len(present)
-    found = np.where(sound, order[np.minimum(at, max(0, len(present) - 1))] if len(present) else -1, -1)
-    return np.where(sound & (found >= 0), np.where(present[found] == wanted, found, -1), -1) if len(present) else np.full(len(wanted), -1)
+    valid = at < len(present)
+    position = np.where(valid, order[np.minimum(at, len(present) - 1)] if len(present) else -1, -1)
+    return (
+        np.where(valid & (position >= 0), np.where(present[position] == wanted, position, -1), -1)
+        if len(present)
+        else np.full(len(wanted), -1)
+    )
 
 
 def as_tensor(digests: np.ndarray) -> Tensor:
-    """Digests as int64, which safetensors can hold."""
+    """Digests as int64, which safetensors supports."""
     return torch.from_numpy(digests.view(np.int64))

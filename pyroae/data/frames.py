@@ -1,4 +1,4 @@
-"""DataFrames in, DataFrames out: results as tables with the index of the table that was given."""
+"""Results as DataFrames, with the index of the DataFrame that was given."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def is_frame(data: Any) -> bool:
 
 
 def of_rows(x: Tensor, given: Any, schema: Schema | None) -> Tensor | pd.DataFrame:
-    """x ``(N, columns)`` as a DataFrame in the data's units where a DataFrame was given, otherwise as it is.
+    """x ``(N, columns)`` as a DataFrame in the data's units if ``given`` is a DataFrame, otherwise unchanged.
 
     >>> from pyroae.data import Column
     >>> import torch
@@ -32,7 +32,7 @@ def of_rows(x: Tensor, given: Any, schema: Schema | None) -> Tensor | pd.DataFra
 
 
 def of_draws(x: Tensor, given: Any, schema: Schema | None) -> Tensor | pd.DataFrame:
-    """x ``(draws, N, columns)`` likewise, below one another under an index of draw and row."""
+    """x ``(draws, N, columns)`` likewise, with an index of draw and row."""
     if not is_frame(given) or schema is None or schema.columns is None:
         return x
     index = _index(given)
@@ -40,7 +40,7 @@ def of_draws(x: Tensor, given: Any, schema: Schema | None) -> Tensor | pd.DataFr
 
 
 def of_codes(z: Tensor, given: Any) -> Tensor | pd.DataFrame:
-    """z ``(N, numbers)`` likewise, with columns z1, z2, ..."""
+    """z ``(N, D)`` likewise, with columns z1, z2, ..."""
     return pd.DataFrame(z.numpy(), index=_index(given), columns=[f"z{i + 1}" for i in range(z.shape[1])]) if is_frame(given) else z
 
 

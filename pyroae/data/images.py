@@ -1,4 +1,4 @@
-"""Folders of images: classes by folder, splits by folders called train, val and test; x is (C, H, W) from 0 to 1."""
+"""Folders of images: a folder per class, and per split if called train, val and test; x is (C, H, W) from 0 to 1."""
 
 import functools
 import os
@@ -16,27 +16,27 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "valid"
 )
-_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I;16", "RGB": "RGB", "RGBA": "RGBA"}  # what each is decoded as
-_PIXELS = 89_478_485  # of an image with the usual limit to memory: Pillow's own
+_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I;16", "RGB": "RGB", "RGBA": "RGBA"}  # mode -> mode to decode as
+_PIXELS = 89_478_485  # of an image under the default limit of memory, as in Pillow
 _WHAT = {"L": "grey", "I;16": "16-bit grey", "RGB": "colour", "RGBA": "colour with transparency"}
 
 Images = dict[str, tuple[np.ndarray | Rows, Tensor | None]]
 
 
 def read(folder: Path, limit: float) -> tuple[Images, list[str] | None]:
-    """Images and labels of each split of a folder, and the names of the classes, where there are several.
+    """Images and labels of each split in a folder, and the names of the classes if there are several.
 
-    Too many for memory are decoded as they are needed, by processes beside the training. Hidden files and folders, pipes and
-    files of other kinds are passed over.
+    Images that do not fit into memory are decoded when needed, in worker processes. Hidden files and folders, pipes and other
+    kinds of files are ignored.
 
     Raises:
-        ValueError: no images, images of several sizes or modes, or one that cannot be read.
+        ValueError: no images, images of different sizes or modes, or an unreadable image.
     """
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not _hidden(path, folder) and is_regular(path)
     )
     if not paths:
-        raise ValueError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, found none")
+        raise ValueError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, got none")
     splits = _by_split(paths, folder)
     first = paths[0]
     mode = _mode(first, limit)
@@ -47,9 +47,9 @@ def read(folder: Path, limit: float) -> tuple[Images, list[str] | None]:
             )
     shape = _pixels(first, mode).shape
     large = 4 * len(paths) * np.prod(shape) > MEMORY
-    classes = sorted({name for below in splits.values() for name in below.values()})
-    found = {split: _read_split(list(below), shape, mode, large) + (_labels(below, classes),) for split, below in splits.items()}
-    return {split: (x, labels) for split, (x, labels) in found.items()}, classes if len(classes) > 1 else None
+    classes = sorted({name for labelled in splits.values() for name in labelled.values()})
+    data = {name: (_read_split([*labelled], shape, mode, large), _labels(labelled, classes)) for name, labelled in splits.items()}
+    return data, classes if len(classes) > 1 else None
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -57,7 +57,7 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _by_split(paths: list[Path], folder: Path) -> dict[str, dict[Path, str]]:
-    """The images of each split with their classes: the folders that they are in."""
+    """The images of each split with their classes, which are the names of their folders."""
     tops = {path.relative_to(folder).parts[0] for path in paths}
     named = {top: _SPLITS[top.lower()] for top in sorted(tops) if top.lower() in _SPLITS}
     if not named:
@@ -73,19 +73,20 @@ def _by_split(paths: list[Path], folder: Path) -> dict[str, dict[Path, str]]:
     return splits
 
 
-def _read_split(paths: list[Path], shape: tuple[int, ...], mode: str, large: bool) -> tuple[np.ndarray | Rows]:
+def _read_split(paths: list[Path], shape: tuple[int, ...], mode: str, large: bool) -> np.ndarray | Rows:
     decode = functools.partial(_images, paths, shape, mode)
-    whole = torch.Size([len(paths), *shape])
-    return (Rows(decode, whole, workers=min(8, os.cpu_count() or 1)) if large else decode(np.arange(len(paths))),)
+    if large:
+        return Rows(decode, torch.Size([len(paths), *shape]), workers=min(8, os.cpu_count() or 1))
+    return decode(np.arange(len(paths)))
 
 
-def _labels(below: dict[Path, str], classes: list[str]) -> Tensor | None:
+def _labels(labelled: dict[Path, str], classes: list[str]) -> Tensor | None:
     numbers = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([numbers[name] for name in below.values()]) if len(classes) > 1 else None
+    return torch.tensor([numbers[name] for name in labelled.values()]) if len(classes) > 1 else None
 
 
 def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarray) -> np.ndarray:
-    """Some of the images, which must all be of one shape."""
+    """The images with the given row numbers, which must have the same shape."""
     images = [_pixels(paths[row], mode) for row in rows]
     for row, image in zip(rows, images):
         if image.shape != shape:
@@ -95,10 +96,10 @@ def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarr
 
 
 def _image(path: Path):
-    """An image whose header was read; ``ValueError`` for a file that is not an image."""
+    """Open an image, reading its header only; ``ValueError`` for a file that is not an image."""
     from PIL import Image
 
-    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit takes its place
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # replaced by our own limit
     try:
         return Image.open(path)
     except Exception as error:  # decoders of damaged files raise anything
@@ -108,10 +109,10 @@ def _image(path: Path):
 
 
 def _mode(path: Path, limit: float) -> str:
-    """What an image is decoded as, by its header.
+    """The mode to decode an image as, from its header.
 
     Raises:
-        ValueError: a mode that is not read, or more pixels than ``limit`` allows.
+        ValueError: an unsupported mode, or more pixels than ``limit`` allows.
     """
     with _image(path) as image:
         pixels, most = image.width * image.height, int(_PIXELS * limit / LIMIT)
@@ -119,16 +120,16 @@ def _mode(path: Path, limit: float) -> str:
             remedy = f"raise it by limit={1.1 * LIMIT * pixels / _PIXELS:.1e} (--limit)"
             raise ValueError(f"data: {path} has {pixels:,} pixels, more than the limit of {most:,}; {remedy}")
         if getattr(image, "is_animated", False):
-            raise ValueError(f"data: {path} holds several images, expected one; save each in a file of its own")
+            raise ValueError(f"data: {path} holds several images, expected one; save them in separate files")
         if image.mode == "P":  # a palette
             return "RGBA" if "transparency" in image.info else "RGB"
         if image.mode not in _MODES:
-            raise ValueError(f"data: {path} is an image of mode {image.mode}, which is not read; convert it to grey, RGB or RGBA")
+            raise ValueError(f"data: {path} is an image of mode {image.mode}, which is not supported; convert it to grey, RGB or RGBA")
         return _MODES[image.mode]
 
 
 def _pixels(path: Path, mode: str) -> np.ndarray:
-    """An image upright as its EXIF data say, ``(C, H, W)``: bytes, or float32 from 0 to 1 for 16-bit grey levels."""
+    """An image, rotated by its EXIF data, ``(C, H, W)``: bytes, or float32 from 0 to 1 for 16-bit grey levels."""
     from PIL import ImageOps
 
     try:

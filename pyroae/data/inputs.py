@@ -1,4 +1,4 @@
-"""Whatever people bring, as the tensors that a program is called with: arrays, tables, tensors, splits, Datasets, DataLoaders."""
+"""Arrays, tables, tensors, splits, Datasets and DataLoaders as the tensors that a program is called with."""
 
 import itertools
 import warnings
@@ -18,9 +18,9 @@ from .schema import Schema
 from .splits import FEW, DataSet, Split
 
 Column = Tensor | Rows
-LOOK = 100_000  # rows that mean and scale of columns are taken from
-_WHITE = {"uint8": 255, "uint16": 65535}  # of grey levels
-_LOST, _COARSE = 5.0, 500.0  # steps of float32 within a standard deviation: fewer are refused, or warned about
+LOOK = 100_000  # rows from which mean and scale of columns are computed
+_WHITE = {"uint8": 255, "uint16": 65535}  # the largest grey level
+_LOST, _COARSE = 5.0, 500.0  # float32 steps per standard deviation below which there is an error or a warning
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Inputs:
 
     Args:
         x: ``(N, *event)``.
-        y: labels or covariates, where there are some.
-        schema: the columns of x, as far as they are known.
-        draw: what is applied to x whenever it is used, such as dynamic binarization.
+        y: labels or covariates, or ``None``.
+        schema: the columns of x, if known.
+        draw: a function applied to x at every use, such as dynamic binarization.
     """
 
     x: Column
@@ -42,13 +42,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a model takes.
+    """What a model expects of its data.
 
     Args:
-        schema: the columns it was trained on: tables are brought into their order.
-        dtype: floating-point numbers of this kind; ``None`` leaves tensors as they are.
-        event_shape: of one x; images with channels last are turned.
-        bounded: says whether x is between 0 and 1, so that 8-bit and 16-bit grey levels are divided by their maximum.
+        schema: the columns that it was trained on; tables are reordered accordingly.
+        dtype: the floating-point type; ``None`` leaves tensors unchanged.
+        event_shape: of one x; the channels of images are moved to the front.
+        bounded: tells whether x is in [0, 1], so that 8-bit and 16-bit grey levels are divided by their maximum.
     """
 
     schema: Schema | None = None
@@ -61,12 +61,12 @@ ANYTHING = Wanted()
 
 
 def rows_to_look_at(x: Column) -> int:
-    """How many rows mean and scale are taken from: at most 100,000, and 100 MB of those on disk."""
+    """The number of rows for mean and scale: at most 100,000, and at most 100 MB of rows on disk."""
     return min(LOOK, len(x)) if isinstance(x, Tensor) else min(LOOK, max(1, int(FEW * len(x) // x.nbytes)))
 
 
 def wanted_by(model: Any) -> Wanted:
-    """What a model takes: all of it known of an Autoencoder or its program, nothing of a plain function."""
+    """What a model expects; nothing is known for a plain function."""
     likelihood = getattr(model, "likelihood", None)
     if not isinstance(model, nn.Module) or likelihood is None:
         return Wanted()
@@ -82,7 +82,7 @@ def read(data: Any, wanted: Wanted = ANYTHING) -> Inputs:
         ValueError: another type, no rows, columns that are missing, or values that float32 cannot tell apart.
     """
     if isinstance(data, DataSet):
-        raise ValueError(f"expected one split of the data set {data.name!r}: its .train, to fit, or its .test, to score")
+        raise ValueError(f"expected one split of the data set {data.name!r}: .train to fit, or .test to score")
     if isinstance(data, Split):
         return _of_split(data, wanted)
     if isinstance(data, (tuple, list)) and len(data) > 0 and not np.isscalar(data[0]):
@@ -93,7 +93,7 @@ def read(data: Any, wanted: Wanted = ANYTHING) -> Inputs:
         return Inputs(data, schema=wanted.schema)
     if (frame := readers.as_frame(data)) is not None:
         if wanted.schema is None or wanted.schema.columns is None:
-            return _of_split(tables.whole("table", frame, tables.Asked()), wanted)
+            return _of_split(tables.whole("table", frame, tables.TableOptions()), wanted)
         return _of_split(tables.encoded(frame, wanted.schema), wanted)
     return Inputs(cast(data, wanted), schema=wanted.schema)
 
@@ -108,17 +108,17 @@ def _of_split(split: Split, wanted: Wanted) -> Inputs:
 
 def _of_pair(columns: Iterable[Any], wanted: Wanted) -> Inputs:
     x, *rest = columns
-    found = read(x, wanted)
+    inputs = read(x, wanted)
     if len(rest) > 1:
         raise ValueError(f"expected x, or x and labels y, got {1 + len(rest)} columns")
-    y = labels(rest[0], wanted) if rest else found.y
-    if y is not None and y.shape[:1] != found.x.shape[:1]:
-        raise ValueError(f"expected x and y with as many rows, got the shapes {tuple(found.x.shape)} and {tuple(y.shape)}")
-    return Inputs(found.x, y, found.schema, found.draw)
+    y = labels(rest[0], wanted) if rest else inputs.y
+    if y is not None and y.shape[:1] != inputs.x.shape[:1]:
+        raise ValueError(f"expected x and y with the same number of rows, got the shapes {tuple(inputs.x.shape)} and {tuple(y.shape)}")
+    return Inputs(inputs.x, y, inputs.schema, inputs.draw)
 
 
 def labels(y: Any, wanted: Wanted = ANYTHING) -> Column:
-    """Labels or covariates as a tensor: whole numbers stay so, others get the model's dtype."""
+    """Labels or covariates as a tensor; integers are kept, other numbers get the model's dtype."""
     if isinstance(y, Rows):
         return y
     if isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
@@ -149,18 +149,18 @@ def gathered(data: Dataset | DataLoader) -> list[Tensor]:
 
 
 def batches_of(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a DataLoader; ``ValueError`` where its examples cannot be made into batches."""
+    """The batches of a DataLoader; ``ValueError`` if its examples cannot be collated."""
     try:
         yield from loader
     except TypeError as error:
         raise ValueError(
-            f"expected examples x, or (x, y), as tensors from the {type(loader.dataset).__name__}; of images by "
+            f"expected examples x, or (x, y), as tensors from the {type(loader.dataset).__name__}; for images use "
             f"transform=torchvision.transforms.ToTensor(): {error}"
         ) from error
 
 
 def cast(data: Any, wanted: Wanted) -> Tensor:
-    """One array or tensor as the model takes it.
+    """One array or tensor in the model's layout and dtype.
 
     Raises:
         ValueError: no array of numbers, or numbers that float32 cannot tell apart.
@@ -184,7 +184,7 @@ def cast(data: Any, wanted: Wanted) -> Tensor:
 
 
 def _is_native(data: Tensor, wanted: Wanted) -> bool:
-    """Whether a tensor needs no more than a change of dtype, through which gradients flow."""
+    """Whether a tensor only needs a change of dtype, which is differentiable."""
     if data.dtype is not torch.float64 or wanted.dtype is torch.float64:
         return wanted.dtype is not None
     if wanted.dtype is None or (wanted.schema is not None and wanted.schema.is_shifted):
@@ -204,30 +204,30 @@ def _tensor(data: Any, wanted: Wanted) -> Tensor:
         _check_precision(array)
     native = array.dtype.newbyteorder("=")
     native = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}.get(native.name, native)
-    tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))  # a copy of memory that is read-only
+    tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))  # copies read-only memory
     return tensor.to(device) if device is not None else tensor
 
 
 def _check_precision(array: np.ndarray):
-    """Refuse columns that differ by less than float32 can tell; warn where it is coarse."""
+    """``ValueError`` for columns that vary by less than float32 can resolve; a warning if its resolution is coarse."""
     x = array.reshape(len(array), -1).astype(np.float64)
     if not x.size:
         return
     x = np.where(np.isfinite(x), x, np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of columns without numbers
+        warnings.simplefilter("ignore")  # about columns without numbers
         spread, largest = np.nanstd(x, 0), np.nanmax(np.abs(x), 0)
         steps = np.where(spread > 0, spread / (largest * 2.0**-24), np.inf)
     worst = int(np.nanargmin(np.where(np.isnan(steps), np.inf, steps)))
-    said = f"entry {worst} of x is {largest[worst]:.6g} in size with a standard deviation of {spread[worst]:.3g}"
+    text = f"entry {worst} of x is {largest[worst]:.6g} in size with a standard deviation of {spread[worst]:.3g}"
     if steps[worst] < _LOST:
-        raise ValueError(f"{said}: float32 cannot tell its values apart; load it with pa.data.load, which centres it first")
+        raise ValueError(f"{text}: float32 cannot distinguish its values; load it with pa.data.load, which subtracts the mean first")
     if steps[worst] < _COARSE:
-        warnings.warn(f"{said}, which float32 rounds to {steps[worst]:.0f} steps; pa.data.load centres it first", stacklevel=2)
+        warnings.warn(f"{text}, which float32 rounds to {steps[worst]:.0f} steps; pa.data.load subtracts the mean first", stacklevel=2)
 
 
 def _turned(x: Tensor, wanted: Wanted) -> Tensor:
-    """Images with channels last, or without a channel, as ``(C, H, W)``, where the model wants that."""
+    """Images with channels last or without channels as ``(C, H, W)``, if the model expects that."""
     event, image = wanted.event_shape, len(wanted.event_shape or ()) == 3
     if not image or x.dim() < 3 or x.shape[1:] == event:
         return x

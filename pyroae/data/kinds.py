@@ -1,4 +1,4 @@
-"""What a column of a table is: numbers, counts, categories; or an index, dates or text, which are left out."""
+"""Inferring the kind of a column: numbers, counts or categories; or an index, dates or text, which are left out."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from .schema import Column
 from .statistics import Statistics, statistics
 from .wide import CLASS, PIXELS, class_column, joint_kind
 
-_FIRST = 1000  # rows that can tell that a column is something else
-_MANY = 20  # rows whose numbers are consecutive by no accident
-_FEW = 10  # distinct whole numbers that are categories
-_CATEGORIES = 100  # distinct texts that are categories at most
+_FIRST = 1000  # rows checked for the content of a column
+_MANY = 20  # least number of rows for which consecutive numbers are an index
+_FEW = 10  # at most so many distinct integers are categories
+_CATEGORIES = 100  # at most so many distinct texts are categories
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
 _SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:[,'\u00a0\u202f]\d{3})+"
-_SIGNS = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$|(?<=\d)['\u00a0\u202f](?=\d{3})")  # what is not part of a number's value
+_SIGNS = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$|(?<=\d)['\u00a0\u202f](?=\d{3})")  # signs that are not part of a number
 _GROUPED = r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?"
-_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # what pandas calls the content of a column of objects
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # content of a column of objects, as named by pandas
 _TEXT = ("string", "empty")
 _SENTINELS = (-1, -9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 
 
 @dataclass
 class Kinds:
-    """The columns that x is made of, why others are left out, remarks on single columns, and a column taken for labels."""
+    """The columns of x, the reasons why others are left out, remarks on columns, and the column of labels."""
 
     columns: list[Column]
     left_out: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Kinds:
 
 @dataclass(frozen=True)
 class _Joint:
-    """One kind for many columns; of grey levels also the value of white."""
+    """One kind for many columns; for grey levels also the value of white."""
 
     kind: str
     names: frozenset[str]
@@ -49,54 +49,54 @@ def infer(frame: pd.DataFrame, asked: dict[str, str], kept: bool = False, labell
 
     Args:
         frame: the table, without its labels.
-        asked: kinds by column that are not to be inferred.
-        kept: whether every column was asked for by name: then none is left out as an index, an identifier or a constant.
-        labelled: whether labels are known; otherwise a column of classes beside pixels or genes is taken for them.
-        alike: whether all columns of numbers are of one kind, such as genes: counts, or real numbers.
+        asked: kinds by column that are given.
+        kept: whether all columns were selected by name; then none is left out as an index, identifier or constant.
+        labelled: whether the labels are known; otherwise a column of classes next to pixels or genes becomes the labels.
+        alike: whether all columns of numbers have the same kind, such as genes: counts or real numbers.
     """
-    found = Kinds([])
+    kinds = Kinds([])
     series = dict(frame.items())
-    numbers = {name: values for name, each in series.items() if (values := _as_numbers(each, asked.get(name))) is not None}
+    numbers = {name: values for name, column in series.items() if (values := _as_numbers(column, asked.get(name))) is not None}
     stats = statistics(numbers)
     position = {name: i for i, name in enumerate(numbers)}
     joint, label = (_genes(numbers, stats, set(asked)), None) if alike else _together(frame, numbers, stats, set(asked))
-    found.label = None if labelled or kept or label in asked else label
+    kinds.label = None if labelled or kept or label in asked else label
     for place, (name, column) in enumerate(series.items()):
-        if name == found.label:
+        if name == kinds.label:
             continue
         s = stats.of(position[name]) if name in numbers else None
         shared = joint if joint is not None and name in joint.names else None
         if name in asked or (kept and dates.time_of(column)):
-            made = _as_asked(column, name, asked.get(name, "real"), s)
+            column_or_reason = _as_asked(column, name, asked.get(name, "real"), s)
         elif s is not None:
-            made = _number_column(column, name, numbers[name], s, place, shared, kept)
+            column_or_reason = _number_column(column, name, numbers[name], s, place, shared, kept)
         else:
-            made = _text_column(column, name, kept)
-        if isinstance(made, str):
-            found.left_out[str(name)] = made
+            column_or_reason = _text_column(column, name, kept)
+        if isinstance(column_or_reason, str):
+            kinds.left_out[str(name)] = column_or_reason
             continue
-        found.columns.append(made)
+        kinds.columns.append(column_or_reason)
         if s is not None and shared is None and (remark := _remark(name, numbers[name], s)):
-            found.remarks[name] = remark
-        elif CLASS.fullmatch(str(name)) and made.values is not None:
-            found.remarks[name] = f"if these are classes, labels={name!r} keeps them out of x"
-    return found
+            kinds.remarks[name] = remark
+        elif CLASS.fullmatch(str(name)) and column_or_reason.values is not None:
+            kinds.remarks[name] = f"if these are classes, labels={name!r} keeps them out of x"
+    return kinds
 
 
 def _genes(numbers: dict[str, np.ndarray], stats: Statistics, asked: set[str]) -> _Joint:
-    """One kind for all columns of numbers but those whose kind was asked for."""
+    """One kind for all columns of numbers whose kind is not given."""
     some = stats.of([i for i, name in enumerate(numbers) if name not in asked])
     counts = bool(some.whole.all()) and bool((some.low >= 0).all())
     return _Joint("count" if counts else "real", frozenset(numbers), 1.0)
 
 
 def _together(frame: pd.DataFrame, numbers: dict[str, np.ndarray], stats: Statistics, asked: set[str]) -> tuple[_Joint | None, str | None]:
-    """What many columns are together, where they are one kind, and the column of classes beside them."""
+    """The common kind of many columns, if they have one, and the column of classes next to them."""
     if len(numbers) < PIXELS:
         return None, None
     apart = asked | {name for place, name in enumerate(frame) if name in numbers and _is_index(name, numbers[name], place)}
     label = class_column(frame, numbers, stats)
-    for beside in dict.fromkeys((label, None)):  # what looks like classes may be a column like the others
+    for beside in dict.fromkeys((label, None)):  # a column that looks like classes may be one like the others
         places = [i for i, name in enumerate(numbers) if name not in apart and name != beside]
         names, some = list(numbers), stats.of(places)
         kind = joint_kind(some, [numbers[names[i]] for i in places])
@@ -108,7 +108,7 @@ def _together(frame: pd.DataFrame, numbers: dict[str, np.ndarray], stats: Statis
 
 
 def _is_index(name: str, values: np.ndarray, place: int) -> bool:
-    """Whether a column beside many others numbers the rows."""
+    """Whether a column next to many others is an index of the rows."""
     named = bool(_IDENTIFIER.fullmatch(str(name)) or (place == 0 and _UNNAMED.fullmatch(str(name))))
     if not named and place:
         return False
@@ -117,7 +117,7 @@ def _is_index(name: str, values: np.ndarray, place: int) -> bool:
 
 
 def numeric(series: pd.Series) -> np.ndarray | None:
-    """A column's numbers in float64, NaN where missing; also of numbers written as text, with percent or currency signs. Else ``None``."""
+    """A column as float64, NaN where missing, also for numbers written as text, with percent or currency signs; otherwise ``None``."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
         return series.to_numpy().astype(np.float64, copy=False)
     if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
@@ -140,7 +140,7 @@ def numeric(series: pd.Series) -> np.ndarray | None:
 
 
 def _as_numbers(series: pd.Series, asked: str | None) -> np.ndarray | None:
-    """Numbers of a column that holds numbers, or of one said to; text that looks like numbers stays text in other cases."""
+    """The numbers of a column if it has numbers or its kind is given as such; otherwise text that looks like numbers is text."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
         return numeric(series)
     if isinstance(series.dtype, pd.CategoricalDtype):
@@ -152,7 +152,7 @@ def _as_numbers(series: pd.Series, asked: str | None) -> np.ndarray | None:
 
 
 def _are_signed(series: pd.Series) -> bool:
-    """Whether all is text with percent or currency signs, or commas between thousands."""
+    """Whether all values have percent or currency signs, or commas between thousands."""
     return pd.api.types.infer_dtype(series, skipna=True) in _TEXT and bool(
         series.dropna().astype(str).str.contains(_SIGNED, regex=True).all()
     )
@@ -187,13 +187,13 @@ def _kind(s: Statistics) -> str:
 
 
 def _shift(values: np.ndarray, s: Statistics) -> float:
-    """A number near the values, where float32 would lose what tells them apart; otherwise 0."""
+    """A number near the values if float32 could not resolve their differences; otherwise 0."""
     largest = max(abs(s.low), abs(s.high))
     return float(np.round(np.nanmean(values))) if largest * 2.0**-24 > 1e-4 * s.spread > 0 else 0.0
 
 
 def _not_data(name: str, values: np.ndarray, s: Statistics, place: int, wide: bool) -> str | None:
-    """Why a column of numbers is left out: an index, an identifier, dates, one value."""
+    """The reason to leave out a column of numbers: an index, an identifier, dates, a constant; ``None`` to keep it."""
     if s.low == s.high:
         return f"constant: {values[~np.isnan(values)][0]:g}"
     if wide or not s.whole or s.holes:
@@ -212,7 +212,7 @@ def _not_data(name: str, values: np.ndarray, s: Statistics, place: int, wide: bo
 
 
 def _counts_rows(values: np.ndarray, s: Statistics) -> bool:
-    """Whether values are consecutive numbers in any order, each once, and no years."""
+    """Whether values are consecutive numbers in any order, without repetition, and not years."""
     years = 1500 <= s.low and s.high <= 2200
     return len(values) >= _MANY and s.high - s.low + 1 == len(values) and not years and len(np.unique(values)) == len(values)
 
@@ -250,22 +250,22 @@ def _category(name: str, values: list, missing: bool, rows: int, kept: bool) -> 
 
 
 def _plain(values: list) -> list:
-    """Categories as Python's numbers and text; others, such as intervals, as text."""
+    """Categories as numbers and text of Python; others, such as intervals, as text."""
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     return [value if isinstance(value, str | float | int) else str(value) for value in values]
 
 
 def _numbers_but_for(values: list) -> str:
-    """What keeps a column of text from being one of numbers, where that is little."""
-    words = [str(value) for value in values[-_FIRST:] if _by_number(value)[0]]  # which are sorted behind numbers
+    """The few values that are not numbers in a column of text, as a hint."""
+    words = [str(value) for value in values[-_FIRST:] if _by_number(value)[0]]  # sorted behind numbers
     if not 0 < len(words) <= min(3, len(values) // 2):
         return ""
     na, option = (repr(words[0]), words[0]) if len(words) == 1 else (words, words)
-    return f"; numbers but for {', '.join(map(repr, words))}: if missing values are meant, say na={na} (--na {option!r})"
+    return f"; numbers but for {', '.join(map(repr, words))}: if they stand for missing values, use na={na} (--na {option!r})"
 
 
 def _by_number(value) -> tuple:
-    """Categories in order: numbers by size, text by letters; ``2`` before ``10`` in text, too."""
+    """Categories in order: numbers by size, also in text, other text alphabetically."""
     try:
         return 0, float(value), ""
     except (TypeError, ValueError):
@@ -273,30 +273,30 @@ def _by_number(value) -> tuple:
 
 
 def _as_asked(series: pd.Series, name: str, kind: str, s: Statistics | None) -> Column:
-    """A column of the kind that was asked for; dates as real numbers are days."""
+    """A column of a given kind; dates as real numbers are days."""
     present = series.dropna()
     if not len(present):
-        raise ValueError(f"data: column {name!r} was said to be {kind!r}, but is empty; drop it")
+        raise ValueError(f"data: column {name!r} was given as {kind!r}, but is empty; drop it")
     if kind in ("category", "binary"):
         if not all(map(pd.api.types.is_hashable, present)):
-            raise ValueError(f"data: column {name!r} was said to be {kind!r}, but holds {present.iloc[0]!r}; drop it")
+            raise ValueError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; drop it")
         values = _plain(sorted(present.unique().tolist(), key=_by_number))
         values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
         if kind == "binary" and len(values) != 2:
-            raise ValueError(f"data: column {name!r} was said to be binary, but has {len(values)} different values; say 'category'")
+            raise ValueError(f"data: column {name!r} was given as binary, but has {len(values)} different values; use 'category'")
         return Column(name, kind, values=values, missing=bool(series.isna().any()))
     if kind == "real" and (time := dates.time_of(series)):
         return Column(name, kind, shift=float(np.round(dates.days(present, time).mean())), missing=len(present) < len(series), time=time)
     if s is None:
-        raise ValueError(f"data: column {name!r} was said to be {kind!r}, but holds {present.iloc[0]!r}; say 'category', or drop it")
-    sound = {"positive": s.low > 0, "count": s.low >= 0 and s.whole, "unit": s.low >= 0 and s.high <= 1}.get(kind, True)
-    if not sound:
-        raise ValueError(f"data: column {name!r} was said to be {kind!r}, but its values go from {s.low:g} to {s.high:g}; say 'real'")
+        raise ValueError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; use 'category', or drop it")
+    valid = {"positive": s.low > 0, "count": s.low >= 0 and s.whole, "unit": s.low >= 0 and s.high <= 1}.get(kind, True)
+    if not valid:
+        raise ValueError(f"data: column {name!r} was given as {kind!r}, but its values go from {s.low:g} to {s.high:g}; use 'real'")
     return Column(name, kind, shift=_shift(numeric(series), s) if kind == "real" else 0.0, missing=bool(s.holes))
 
 
 def _remark(name: str, values: np.ndarray, s: Statistics) -> str | None:
-    """A value at one end, far from all others, that may stand for a missing one."""
+    """A remark about an extreme value that may stand for missing ones."""
     for sentinel in _SENTINELS:
         if sentinel not in (s.low, s.high) or abs(sentinel) < 9 and s.distinct > 2:
             continue
@@ -306,5 +306,5 @@ def _remark(name: str, values: np.ndarray, s: Statistics) -> str | None:
             continue
         gap = min(abs(others.min() - sentinel), abs(others.max() - sentinel))
         if gap > 2 * max(np.ptp(others), 1.0) or (sentinel < -8 and others.min() >= 0):
-            return f"{sentinel} in {rows} rows: if it stands for a missing value, say na={sentinel} (--na {sentinel})"
+            return f"{sentinel} in {rows} rows: if it stands for a missing value, use na={sentinel} (--na {sentinel})"
     return None

@@ -1,4 +1,4 @@
-"""How large files may become in memory: looked up in headers, or counted while unpacking, before memory is taken."""
+"""Limits of memory: sizes are read from headers, or counted while unpacking, before memory is allocated."""
 
 import bz2
 import gzip
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 LIMIT = 8e9  # bytes
-_ORDER = 40  # bytes for each row: a permutation, its parts and their sorting
-_COLUMN = 20_000  # bytes for each column: its values as objects, what it is taken for, its share of a model
+_ORDER = 40  # bytes per row for permutations and sorting
+_COLUMN = 20_000  # bytes per column for its values as objects, its kind, and its part of a model
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -23,7 +23,7 @@ class TooLarge(ValueError):
 
 
 def check_size(size: float, limit: float, what: str, owner: str = "data"):
-    """``TooLarge`` where something would take more than ``limit`` bytes of memory; the message begins with ``owner``."""
+    """``TooLarge`` if something would take more than ``limit`` bytes of memory; the message begins with ``owner``."""
     if size > limit:
         raise TooLarge(
             f"{owner}: {what} would take {size / 1e9:,.1f} GB of memory, more than the limit of {limit / 1e9:,.1f} GB; "
@@ -32,7 +32,7 @@ def check_size(size: float, limit: float, what: str, owner: str = "data"):
 
 
 def check_unpacked(size: float, limit: float, what: str):
-    """``TooLarge`` where what has been unpacked so far takes more than ``limit`` bytes."""
+    """``TooLarge`` if what was unpacked so far takes more than ``limit`` bytes."""
     if size > limit:
         raise TooLarge(
             f"data: {what} unpacks to more than the limit of {limit / 1e9:,.1f} GB; raise it by limit={2 * size:.1e} or more (--limit)"
@@ -40,17 +40,17 @@ def check_unpacked(size: float, limit: float, what: str):
 
 
 def check_columns(columns: int, limit: float, what: str):
-    """``TooLarge`` where columns are so many that what is known of each would take more than ``limit``."""
+    """``TooLarge`` if the descriptions of so many columns would take more than ``limit`` bytes."""
     check_size(_COLUMN * columns, limit, f"the {columns:,} columns of {what}")
 
 
 def check_rows(rows: int, limit: float, what: str):
-    """``TooLarge`` where rows are so many that their order alone, which is drawn in memory, would take more than ``limit``."""
+    """``TooLarge`` if a permutation of so many rows would take more than ``limit`` bytes."""
     check_size(_ORDER * rows, limit, f"the order of the {rows:,} rows of {what}")
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path is a file of data: no pipe, socket or device, reading which may never end."""
+    """Whether a path is a regular file, not a pipe, socket or device, which might never end."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -58,7 +58,7 @@ def is_regular(path: Path) -> bool:
 
 
 class Limited(io.RawIOBase):
-    """A binary stream that raises ``TooLarge`` once the bytes read from it take more than ``limit``, each as many as ``times``."""
+    """A binary stream that raises ``TooLarge`` once the bytes read from it, times ``times``, exceed ``limit``."""
 
     def __init__(self, file: BinaryIO, limit: float, name: str, times: float = 1.0):
         self.file, self.read_so_far, self.limit, self.name, self.times = file, 0, limit, name, times
@@ -68,7 +68,7 @@ class Limited(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        """Read into a buffer, and count."""
+        """Read into a buffer and count the bytes."""
         content = self.file.read(len(buffer))
         self.read_so_far += len(content)
         check_unpacked(self.times * self.read_so_far, self.limit, self.name)
@@ -78,7 +78,7 @@ class Limited(io.RawIOBase):
 
 @contextmanager
 def opened(path: Path, limit: float, times: float = 1.0) -> Iterator[BinaryIO]:
-    """A file for reading, unpacked where its name says that it is packed; each of its bytes takes ``times`` bytes of memory."""
+    """Open a file for reading, decompressed according to its name; a byte takes ``times`` bytes of memory."""
     check_size(times * path.stat().st_size, limit, str(path))
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""MATLAB's files of version 5, as far as arrays of numbers go: SciPy's reader ends the process on some damaged ones."""
+"""Numeric arrays in MATLAB files of version 5. SciPy's reader is not used because some damaged files crash the process in it."""
 
 import math
 import struct
@@ -33,13 +33,13 @@ def read(path: Path, limit: float) -> dict[str, np.ndarray]:
 
 
 class Unpacked:
-    """What compressed arrays of a file have become so far, and the limit to it."""
+    """Counts the bytes that compressed arrays unpack to, up to a limit."""
 
     def __init__(self, limit: float, name: str):
         self.size, self.limit, self.name = 0, limit, name
 
     def unpack(self, data: bytes) -> bytes:
-        """What a compressed element holds.
+        """The content of a compressed element.
 
         Raises:
             TooLarge: it would be more, with all before it, than the limit.
@@ -51,18 +51,18 @@ class Unpacked:
 
 
 def _elements(content: bytes, unpacked: Unpacked | None = None) -> Iterator[tuple[int, bytes]]:
-    """What a stretch of the file consists of: types and bytes; compressed elements as what they hold."""
+    """The elements in a part of a file: types and bytes; compressed elements are unpacked."""
     at = 0
     while at < len(content):
         kind, size = struct.unpack_from("<II", content, at)
-        small = kind >> 16  # up to 4 bytes, beside their own tag
+        small = kind >> 16  # up to 4 bytes of data inside the tag
         kind, start, size = (kind & 0xFFFF, at + 4, min(small, 4)) if small else (kind, at + 8, size)
         data = content[start : start + size]
         if len(data) < size:
-            raise ValueError("it ends too early")
+            raise ValueError("unexpected end of file")
         at = at + 8 if small else start + size + (0 if kind == _COMPRESSED else -size % 8)
         if kind == _COMPRESSED and unpacked is None:
-            raise ValueError("a compressed element is inside another")
+            raise ValueError("a compressed element inside another")
         if kind == _COMPRESSED:
             yield from _elements(unpacked.unpack(data))
         else:
@@ -70,10 +70,10 @@ def _elements(content: bytes, unpacked: Unpacked | None = None) -> Iterator[tupl
 
 
 def _array(content: bytes) -> tuple[str, np.ndarray]:
-    """An array's name and its numbers, which are stored column by column."""
+    """An array's name and its values, which are stored in column-major order."""
     _, (_, shape), (_, name), (kind, numbers), *_ = _elements(content)
     shape = np.frombuffer(shape, "<i4").tolist()
-    found = np.frombuffer(numbers, _NUMBERS[kind])
-    if min(shape, default=-1) < 0 or math.prod(shape) != len(found):
-        raise ValueError(f"an array of shape {shape} has {len(found)} numbers")
-    return name.decode("ascii", "replace"), found.reshape(shape, order="F")
+    values = np.frombuffer(numbers, _NUMBERS[kind])
+    if min(shape, default=-1) < 0 or math.prod(shape) != len(values):
+        raise ValueError(f"an array of shape {shape} has {len(values)} values")
+    return name.decode("ascii", "replace"), values.reshape(shape, order="F")

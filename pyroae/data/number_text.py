@@ -1,4 +1,4 @@
-"""Long tables of numbers as text, parsed in blocks by NumPy: in half of pandas' time and memory, and with the same result."""
+"""Long tables of numbers as text, parsed in blocks by NumPy: half the time and memory of pandas, same result."""
 
 import io
 import warnings
@@ -11,12 +11,12 @@ import pandas as pd
 
 from .limits import check_size, opened
 
-LONG = 2**25  # bytes of a file from which on it matters
+LONG = 2**25  # file size in bytes from which this is used
 _BLOCK = 2**21  # bytes parsed at a time
 
 
 def read(path: Path, names: list[str], skip: int, options: dict[str, Any], missing: set[str], limit: float) -> pd.DataFrame | None:
-    """A table all of whose cells are numbers or missing; ``None`` where a cell is something else, or rows are of unequal length.
+    """Read a table of numbers; ``None`` if a cell is neither a number nor missing, or if rows differ in length.
 
     Args:
         path: of the file, which may be compressed.
@@ -31,7 +31,7 @@ def read(path: Path, names: list[str], skip: int, options: dict[str, Any], missi
     check_size(8.0 * lines * len(names), limit, path.name)
     table, rows = np.empty((len(names), lines)), 0
     with opened(path, limit) as file:
-        if b"\r" in b"".join(file.readline() for _ in range(skip)).replace(b"\r\n", b""):  # lines that end otherwise
+        if b"\r" in b"".join(file.readline() for _ in range(skip)).replace(b"\r\n", b""):  # another line ending
             return None
         for block in _blocks(file):
             values = _parsed(block, len(names), options, missing)
@@ -43,7 +43,7 @@ def read(path: Path, names: list[str], skip: int, options: dict[str, Any], missi
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file in blocks of whole lines; no blank ones."""
+    """The rest of a file in blocks of complete lines, without blank ones."""
     rest = b""
     while block := file.read(_BLOCK):
         end = block.rfind(b"\n") + 1
@@ -55,7 +55,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _parsed(block: bytes, width: int, options: dict[str, Any], missing: set[str]) -> np.ndarray | None:
-    """Some rows of numbers ``(rows, width)``; by pandas where cells are missing."""
+    """Rows of numbers ``(rows, width)``; parsed by pandas if cells are missing."""
     try:
         values = np.loadtxt(io.BytesIO(block), delimiter=options["sep"], comments=None, ndmin=2)
         return values if values.shape[1] == width else None

@@ -1,4 +1,4 @@
-"""Files as arrays or tables: thin over NumPy, pandas, pyarrow and anndata. What is too large for memory stays on disk."""
+"""Files as arrays or tables, read by NumPy, pandas, pyarrow and anndata. Data too large for memory stay on disk."""
 
 import functools
 import io
@@ -22,26 +22,26 @@ from .rows import Rows
 
 MEMORY = 1e9  # bytes as float32, above which data stay on disk
 _BATCH = 65_536  # rows of a Parquet file unpacked at a time
-_OBJECTS = 10.0  # bytes that a byte of JSON takes as objects of Python
-_CELL = 20.0  # bytes of a cell of a sheet: its place in a list and in a column
-_OBJECT = 100.0  # bytes of a value that is an object of Python, with what is made of it
-_ARRAY = 300.0  # bytes of one column in one batch, its values apart
-_CHUNK = 1024  # rows of a mapped file touched at a time, so that few of its pages count as this process's memory
+_OBJECTS = 10.0  # memory per byte of JSON, as Python objects
+_CELL = 20.0  # bytes per cell of a sheet, in a list and in a column
+_OBJECT = 100.0  # bytes per value that is a Python object
+_ARRAY = 300.0  # bytes per column and batch, besides the values
+_CHUNK = 1024  # rows of a mapped file read at a time, which bounds resident memory
 
 
 @dataclass
 class Read:
-    """What a file holds: named arrays, or one table."""
+    """The content of a file: named arrays, or a table."""
 
     arrays: dict[str, np.ndarray | Rows] = field(default_factory=dict)
     frame: pd.DataFrame | None = None
     remarks: list[str] = field(default_factory=list)
-    label: str | None = None  # the column of labels, where the file says so
+    label: str | None = None  # the column of labels, if the file names it
 
 
 @dataclass(frozen=True)
 class Options:
-    """How files are read.
+    """Options for reading files.
 
     Args:
         csv: options of ``pandas.read_csv``, instead of what is inferred.
@@ -55,7 +55,7 @@ class Options:
 
 
 def read(path: Path, options: Options) -> Read:
-    """A file by its suffix.
+    """Read a file, according to its suffix.
 
     Raises:
         ValueError: a damaged file, one that needs a package that is not there, or one too large for ``options.limit``.
@@ -64,7 +64,7 @@ def read(path: Path, options: Options) -> Read:
 
 
 def suffix_of(path: Path) -> str:
-    """What names the format: the suffix, without that of a compression."""
+    """The suffix that names the format, without that of a compression."""
     name = path.with_suffix("") if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zip") else path
     return name.suffix.lower()
 
@@ -85,7 +85,7 @@ def _json(path: Path, options: Options) -> Read:
         parsed, orient, lines = [json.loads(line) for line in content.splitlines() if line.strip()], None, True
     if isinstance(parsed, dict) and {"columns", "data"} <= parsed.keys() <= {"columns", "index", "data"}:
         parsed, orient = parsed["data"], "split"
-    if not parsed or not all(isinstance(each, dict | list) for each in (parsed.values() if isinstance(parsed, dict) else [parsed])):
+    if not parsed or not all(isinstance(row, dict | list) for row in (parsed.values() if isinstance(parsed, dict) else [parsed])):
         raise ValueError("expected a list of rows, or a mapping from columns to their values")
     rows, columns = _shape_of_json(parsed)
     check_columns(columns, options.limit, path.name)
@@ -94,7 +94,7 @@ def _json(path: Path, options: Options) -> Read:
 
 
 def _shape_of_json(parsed: Any) -> tuple[int, int]:
-    """Rows and columns of the table that pandas makes of a list of rows, or of a mapping from columns; holes are cells too."""
+    """Number of rows and columns of the table that pandas makes of a list of rows or a mapping, missing cells included."""
     items = list(parsed.values()) if isinstance(parsed, dict) else parsed if isinstance(parsed, list) else [parsed]
     keys = {key for item in items if isinstance(item, dict) for key in item}
     inner = max([len(keys), *(len(item) for item in items if isinstance(item, list))])
@@ -112,12 +112,12 @@ def _npy(path: Path, options: Options) -> Read:
 
 
 def _mapped(mapping: Callable[[], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Rows of a file, mapped afresh for every chunk: what a mapping has touched leaves memory with it."""
+    """Rows of a file, mapped again for every chunk, so that the pages are released."""
     return np.concatenate([mapping()[rows[start : start + _CHUNK]] for start in range(0, max(1, len(rows)), _CHUNK)])
 
 
 def unzipped(path: Path, limit: float, times: float = 1.0) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file, whose bytes take ``times`` bytes of memory each; sizes are looked up in the headers first."""
+    """The arrays of an ``.npz`` file, after a check of the sizes in the headers; a byte takes ``times`` bytes of memory."""
     with zipfile.ZipFile(path) as archive:
         sizes = {}
         for name in archive.namelist():
@@ -157,21 +157,21 @@ def _npz(path: Path, options: Options) -> Read:
         check_size(float(arrays["data"].dtype.itemsize) * math.prod(arrays["shape"].tolist()), options.limit, path.name)
         matrix = scipy.sparse.load_npz(path)
         if hasattr(matrix, "check_format"):
-            matrix.check_format()  # indices outside the matrix would be written outside its memory
+            matrix.check_format()  # wrong indices would write outside the allocated memory
         return Read({"train": matrix.toarray()})
-    found = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
+    splits = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
     labels = {f"{split}_labels": arrays.pop(name) for split, names in _LABELS.items() for name in names if name in arrays}
-    if "train" not in found:
+    if "train" not in splits:
         single = {name: array for name, array in arrays.items() if name not in ("y", "labels", "target")}
         if len(single) != 1:
             raise ValueError(f"expected an array named 'train', or a single one, got {sorted(arrays)}")
         (name,) = single
-        found["train"] = arrays.pop(name)
+        splits["train"] = arrays.pop(name)
         for name in {"y", "labels", "target"} & arrays.keys():
             labels["train_labels"] = arrays.pop(name)
     if arrays:
-        raise ValueError(f"expected arrays named train, valid, test and train_labels, ..., got {sorted(arrays)} beside them")
-    return Read(found | labels)
+        raise ValueError(f"expected arrays named train, valid, test and train_labels, ..., also got {sorted(arrays)}")
+    return Read(splits | labels)
 
 
 def _needs(package: str, extra: str, what: str) -> Any:
@@ -182,7 +182,7 @@ def _needs(package: str, extra: str, what: str) -> Any:
 
 
 def _parquet(path: Path, options: Options) -> Read:
-    """A Parquet file; columns of numbers too large for memory are unpacked to a temporary file."""
+    """Read a Parquet file; numbers too large for memory are unpacked to a temporary file."""
     pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
     import pyarrow.parquet
 
@@ -195,16 +195,16 @@ def _parquet(path: Path, options: Options) -> Read:
         ipc.check_types(file.schema_arrow)
         if 4 * file.metadata.num_rows * len(file.schema_arrow) > MEMORY:
             return _unpacked(file.iter_batches(_BATCH), file.metadata.num_rows, file.schema_arrow, path, options)
-        widths = [2 * max(8, file.schema.column(i).length) for i in range(len(file.schema))]  # as read, and as a column of pandas
+        widths = [2 * max(8, file.schema.column(i).length) for i in range(len(file.schema))]  # once as read, once in pandas
         check_size(sum(width * group.column(i).num_values for group in groups for i, width in enumerate(widths)), options.limit, path.name)
-        # a value is no longer than the file unpacked, but it may be the value of every row
+        # a value is at most as long as the unpacked file, but may occur in every row
         batches = file.iter_batches(min(_BATCH, max(1000, int(options.limit / max(1, packed)))))
         table = pa.Table.from_batches(_counted(batches, path, options), file.schema_arrow)
         return Read(frame=table.to_pandas(ignore_metadata=True))
 
 
 def _arrow(path: Path, options: Options) -> Read:
-    """A Feather or Arrow file, as a Parquet file."""
+    """Read a Feather or Arrow file, like a Parquet file."""
     pa = _needs("pyarrow", "parquet", "Parquet and Arrow files")
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
@@ -212,7 +212,7 @@ def _arrow(path: Path, options: Options) -> Read:
         check_size(ipc.unpacked_size(memoryview(source.read_buffer())), options.limit, path.name)
         check_columns(len(file.schema), options.limit, path.name)
         check_size(_ARRAY * len(file.schema) * file.num_record_batches, options.limit, f"the batches of {path.name}")
-        views = (file.get_batch(number) for number in range(file.num_record_batches))  # of the file, unless it is compressed
+        views = (file.get_batch(number) for number in range(file.num_record_batches))  # views of the file, unless it is compressed
         batches = list(_counted(views, path, options))
         rows = sum(len(batch) for batch in batches)
         check_rows(rows, options.limit, path.name)
@@ -223,24 +223,24 @@ def _arrow(path: Path, options: Options) -> Read:
 
 
 def _counted(batches: Iterator, path: Path, options: Options) -> Iterator:
-    """Batches of a table, each checked whole, refused once they or their texts take more memory than the limit."""
+    """Batches of a table, each validated; ``TooLarge`` once they or their text exceed the limit."""
     import pyarrow
 
     before, text = pyarrow.total_allocated_bytes(), 0
     for batch in batches:
-        batch.validate(full=True)  # offsets beyond the data would be read beyond the memory
+        batch.validate(full=True)  # wrong offsets would read outside the allocated memory
         text += ipc.text_size(batch)
         check_unpacked(max(text, pyarrow.total_allocated_bytes() - before), options.limit, path.name)
         yield batch
 
 
 def _unpacked(batches: Iterator, rows: int, schema: Any, path: Path, options: Options) -> Read:
-    """Columns of numbers in a temporary file that lasts as long as its rows are in use."""
+    """Columns of numbers in a temporary file that exists as long as its rows are used."""
     import pyarrow
 
     for column in schema:
         if not pyarrow.types.is_primitive(column.type):
-            raise ValueError(f"expected numbers alone in a table too large for memory, got {column.type} in column {column.name!r}")
+            raise ValueError(f"expected only numbers in a table too large for memory, got {column.type} in column {column.name!r}")
     shape = rows, len(schema)
     free, size = shutil.disk_usage(tempfile.gettempdir()).free, 4 * rows * len(schema)
     if size > free:
@@ -254,7 +254,7 @@ def _unpacked(batches: Iterator, rows: int, schema: Any, path: Path, options: Op
 
 
 class _Nameless:
-    """Maps a temporary file of numbers that has no name, so that it ends with its last user, however that ends."""
+    """Maps a temporary file without a name, which is removed with its last user, even after a crash."""
 
     def __init__(self, shape: tuple[int, ...]):
         self.file, self.shape = tempfile.TemporaryFile(), shape
@@ -273,7 +273,7 @@ def _excel(path: Path, options: Options) -> Read:
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheet = book.worksheets[0]
-        sheet.reset_dimensions()  # what the file says of them may be wrong
+        sheet.reset_dimensions()  # those in the file may be wrong
         width = 0
         for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
             width = max(width, len(row))
@@ -306,7 +306,7 @@ READERS: dict[str, Callable[[Path, Options], Read]] = {
 
 
 def as_frame(source: Any) -> pd.DataFrame | None:
-    """A pandas DataFrame of pandas', polars', Hugging Face's or AnnData's objects; ``None`` for other things."""
+    """A DataFrame of pandas, polars, Hugging Face datasets or AnnData as a pandas DataFrame; ``None`` for other objects."""
     if isinstance(source, pd.DataFrame):
         return source.set_axis([_column_name(name) for name in source.columns], axis=1).reset_index(drop=True).infer_objects()
     if isinstance(source, pd.Series):
@@ -318,7 +318,7 @@ def as_frame(source: Any) -> pd.DataFrame | None:
         genes = pd.DataFrame(x, columns=[str(name) for name in source.var_names])
         beside = pd.DataFrame(source.obs).reset_index(drop=True)
         frame = pd.concat([genes, beside[[name for name in beside if str(name) not in genes]]], axis=1)
-        frame.attrs["beside"] = tuple(frame.columns[genes.shape[1] :])  # no part of x unless asked for
+        frame.attrs["beside"] = tuple(frame.columns[genes.shape[1] :])  # not part of x by default
         return frame
     if hasattr(source, "to_pandas") and not isinstance(source, np.ndarray):  # polars, Hugging Face datasets, pyarrow
         return as_frame(source.to_pandas())
@@ -326,5 +326,5 @@ def as_frame(source: Any) -> pd.DataFrame | None:
 
 
 def _column_name(name: Any) -> str:
-    """A column's name as text; levels of a MultiIndex are joined by underscores."""
+    """A column's name as text; the levels of a MultiIndex are joined by underscores."""
     return "_".join(map(str, name)) if isinstance(name, tuple) else str(name)

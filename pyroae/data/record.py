@@ -1,4 +1,4 @@
-"""What a run remembers of its data: where they came from, the schema of x, and which rows were in which split."""
+"""The record of a run's data: their source, the schema of x, and digests of the rows in each split."""
 
 import os
 from dataclasses import replace
@@ -21,7 +21,7 @@ _SAMPLE = 10_000  # rows on disk whose digests are compared
 
 
 def resolved(source: str) -> str:
-    """The absolute path of a file or folder; the name of a data set, whatever lies in the current folder."""
+    """The absolute path of a file or folder; names of data sets are not changed."""
     return str(Path(source).resolve()) if source not in NAMED and os.path.exists(source) else source
 
 
@@ -38,7 +38,7 @@ def save(folder: Path, data: DataSet, source: str):
 
 
 def is_there(folder: Path) -> bool:
-    """Whether a run remembers its data."""
+    """Whether a run has such a record."""
     return (folder / _FILE).is_file()
 
 
@@ -50,84 +50,80 @@ def read(folder: Path) -> tuple[dict[str, Any], Schema, dict[str, np.ndarray]]:
     """
     content, tensors = read_tensors(folder / _FILE, _FORMAT)
     schema.check_size(content, f"{folder / _FILE}")
-    found = schema.made(schema.read(content.get("schema"), Schema, f"{folder / _FILE}: schema"))
+    x_schema = schema.made(schema.read(content.get("schema"), Schema, f"{folder / _FILE}: schema"))
     if not all(values.dtype is torch.int64 and values.dim() == 1 for values in tensors.values()) or not {"train", "test"} <= tensors.keys():
-        raise ValueError(f"{folder / _FILE}: expected the digests of train and test as whole numbers; the file is damaged")
-    return content, found, {name: values.numpy().view(np.uint64) for name, values in tensors.items()}
+        raise ValueError(f"{folder / _FILE}: expected the digests of train and test as integers; the file is damaged")
+    return content, x_schema, {name: values.numpy().view(np.uint64) for name, values in tensors.items()}
 
 
-def restored(folder: Path, now: DataSet, owner: str, needed: tuple[str, ...]) -> DataSet:
-    """The run's own splits again, from all rows that its source holds now; rows that are in none of them are left out and named.
+def restored(folder: Path, source: DataSet, owner: str, needed: tuple[str, ...]) -> DataSet:
+    """The run's splits, restored from the rows that its source has now; other rows are left out, with a note.
 
     Args:
         folder: of the run.
-        now: the source as it is now, in whatever splits, with the run's schema, not binarized.
-        owner: the command that asks.
-        needed: splits of which every row must still be there.
+        source: the source as it is now, in any splits, with the run's schema, not binarized.
+        owner: the command, for messages.
+        needed: splits of which no row may be missing.
 
     Raises:
-        ValueError: rows of a needed split are not there any more.
+        ValueError: rows of a needed split are missing.
     """
-    content, schema_then, digests = read(folder)
+    content, x_schema, digests = read(folder)
     if content.get("on_disk"):
-        return _same_on_disk(folder, now, digests)
-    rows = _named_as(together(now), schema_then)
+        return _unchanged_on_disk(folder, source, digests)
+    rows = _with_classes_of(all_rows(source), x_schema)
     present = row_digests(rows.x)
-    found = {name: find_rows(values, present) for name, values in digests.items()}
-    lost = {name: int((at < 0).sum()) for name, at in found.items()}
-    every = find_rows(np.concatenate(list(digests.values())), present)
-    new = len(present) - int((every >= 0).sum())
-    if any(lost[name] for name in needed if name in lost):
-        gone = ", ".join(f"{count} of {len(digests[name])} {name} rows" for name, count in lost.items() if count)
+    positions = {name: find_rows(values, present) for name, values in digests.items()}
+    missing = {name: int((at < 0).sum()) for name, at in positions.items()}
+    recorded = find_rows(np.concatenate(list(digests.values())), present)
+    new = len(present) - int((recorded >= 0).sum())
+    if any(missing[name] for name in needed if name in missing):
+        gone = ", ".join(f"{count} of {len(digests[name])} {name} rows" for name, count in missing.items() if count)
         raise ValueError(
-            f"{owner}: {content.get('source')} has changed since {folder} was trained: {gone} are not there any more"
+            f"{owner}: {content.get('source')} has changed since {folder} was trained: {gone} are missing"
             f"{f', {new} rows are new' if new else ''}; restore the file, "
-            + (
-                "train a new run"
-                if "train" in needed
-                else f"or score what it holds now, training rows left out: --data {content.get('source')}"
-            )
+            + ("train a new run" if "train" in needed else f"or score its rows without the training rows: --data {content.get('source')}")
         )
-    splits = {name: rows[torch.from_numpy(at[at >= 0])] for name, at in found.items()}
+    splits = {name: rows[torch.from_numpy(at[at >= 0])] for name, at in positions.items()}
     note = f"{new} rows of the source are new since this run was trained and are left out" if new else ""
-    return replace(now, **splits, **({} if "validation" in splits else {"validation": None}), note=note)
+    return replace(source, **splits, **({} if "validation" in splits else {"validation": None}), note=note)
 
 
 def unseen(folder: Path, rows: Split) -> tuple[Split, int]:
-    """Those of some rows that the run was not trained or validated on, and how many others were left out."""
+    """The rows that the run was not trained or validated on, and the number of the others."""
     _, _, digests = read(folder)
     known = np.concatenate([digests[name] for name in ("train", "validation") if name in digests])
-    fresh = ~np.isin(row_digests(rows.x), known)
-    return rows[torch.from_numpy(np.flatnonzero(fresh))], int((~fresh).sum())
+    unseen_rows = ~np.isin(row_digests(rows.x), known)
+    return rows[torch.from_numpy(np.flatnonzero(unseen_rows))], int((~unseen_rows).sum())
 
 
 def _digests(split: Split) -> np.ndarray:
-    """Of all rows in memory, of some of those on disk."""
+    """Digests of all rows in memory, or of a sample of rows on disk."""
     if isinstance(split.x, Rows):
         return row_digests(split.x[torch.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).long()])
     return row_digests(split.x)
 
 
-def together(data: DataSet) -> Split:
+def all_rows(data: DataSet) -> Split:
     """All rows of a data set as one split."""
     splits = list(data.splits.values())
     labels = None if any(split.labels is None for split in splits) else torch.cat([split.labels for split in splits])
     return replace(splits[0], x=torch.cat([split.x[:] for split in splits]), labels=labels)
 
 
-def _named_as(rows: Split, then: Schema) -> Split:
-    """The rows with the numbers that their classes had when the run was trained, -1 for new classes."""
-    now = rows.schema.classes
-    if rows.labels is None or now == then.classes or not (now and then.classes):
+def _with_classes_of(rows: Split, x_schema: Schema) -> Split:
+    """The rows with labels numbered as in the run's schema, -1 for new classes."""
+    classes = rows.schema.classes
+    if rows.labels is None or classes == x_schema.classes or not (classes and x_schema.classes):
         return rows
-    numbers = torch.tensor([then.classes.index(name) if name in then.classes else -1 for name in now])
-    return replace(rows, labels=numbers[rows.labels], schema=then)
+    numbers = torch.tensor([x_schema.classes.index(name) if name in x_schema.classes else -1 for name in classes])
+    return replace(rows, labels=numbers[rows.labels], schema=x_schema)
 
 
-def _same_on_disk(folder: Path, now: DataSet, digests: dict[str, np.ndarray]) -> DataSet:
-    for name, split in now.splits.items():
+def _unchanged_on_disk(folder: Path, source: DataSet, digests: dict[str, np.ndarray]) -> DataSet:
+    for name, split in source.splits.items():
         if name not in digests or not np.array_equal(_digests(split), digests[name]):
             raise ValueError(
-                f"{folder}: its data have changed since it was trained: rows of {name} are others; restore them, or train a new run"
+                f"{folder}: its data have changed since it was trained: rows of {name} differ; restore them, or train a new run"
             )
-    return now
+    return source

@@ -1,4 +1,4 @@
-"""Data too large for memory: rows that stay where they are until they are asked for."""
+"""Rows on disk that are read when they are indexed, for data too large for memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What stands for a tensor ``(N, *event)`` whose rows are read when they are indexed, by a slice or by row numbers.
+    """Stands for a tensor ``(N, *event)`` whose rows are read when they are indexed, by a slice or by row numbers.
 
     Args:
-        read: gives the rows of some numbers, which ascend, as an array; they become float32, unless they are bytes.
-        shape: of the whole.
-        index: the row numbers that these rows have for ``read``, if not all.
-        steps: functions of the tensor just read, applied in turn.
-        device: where the rows read go.
-        workers: processes that read beside training, where reading is slow (decoding images).
+        read: returns the rows with the given row numbers, in ascending order, as an array; it becomes float32, unless it has bytes.
+        shape: of all rows.
+        index: row numbers for ``read``, if these are a subset of its rows.
+        steps: functions applied to what was read, in order.
+        device: of the rows that are read.
+        workers: processes that read during training, for slow reading (decoding images).
 
     >>> squares = Rows(lambda rows: rows[:, None] ** 2, torch.Size([1_000_000, 1]))
     >>> squares[torch.tensor([5, 2])], squares[:3].flatten()
@@ -43,7 +43,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """What they would take as float32."""
+        """Bytes as float32."""
         return 4 * self.shape.numel()
 
     def __getitem__(self, which: int | slice | Tensor) -> Tensor:
@@ -58,20 +58,20 @@ class Rows:
         return x.to(self.device)
 
     def then(self, step: Callable[[Tensor], Tensor]) -> "Rows":
-        """The same rows with a function applied to what is read."""
+        """The same rows with a function applied after reading."""
         return replace(self, steps=(*self.steps, step))
 
     def chosen(self, which: Tensor) -> "Rows":
-        """Those of the rows; in ascending order, which disks like."""
+        """A subset of the rows in ascending order, which is faster to read."""
         which = which.sort().values.numpy()
         return replace(self, index=which if self.index is None else self.index[which], shape=torch.Size([len(which), *self.shape[1:]]))
 
     def to(self, device: Any, non_blocking: bool = False) -> "Rows":
-        """The same rows, read to a device; as a tensor's, but that nothing is read yet."""
+        """The same rows on another device; nothing is read yet."""
         return replace(self, device=torch.device(device))
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """Numbers of any kind and byte order as float32; bytes stay bytes."""
-    with np.errstate(over="ignore"):  # becomes infinity, which is refused where it is looked for
+    """An array of any type and byte order as a float32 tensor; uint8 is kept."""
+    with np.errstate(over="ignore"):  # becomes infinity, which is checked elsewhere
         return torch.from_numpy(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32)))

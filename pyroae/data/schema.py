@@ -1,4 +1,4 @@
-"""What the entries of x are: columns with names and kinds, or the pixels of an image. Models, runs and files remember it."""
+"""The schema of x: columns with names and kinds, or the shape of an image. Models, runs and files store it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Kind = Literal["real", "positive", "count", "binary", "category", "unit"]
 KINDS: tuple[str, ...] = get_args(Kind)
 _DOMAINS = {"real": "real", "count": "counts", "binary": "binary", "unit": "unit", "category": "categories"}
-_AT_ONCE, _ROWS = 16, 8192  # columns, and rows of them, that are written at a time
+_AT_ONCE, _ROWS = 16, 8192  # columns and rows written at a time
 _SHOWN = 8  # values listed in a message
 
 
@@ -29,8 +29,8 @@ class Column:
     Args:
         name: of the column.
         kind: ``"real"``, ``"positive"``, ``"count"``, ``"binary"``, ``"category"``, or ``"unit"`` for values between 0 and 1.
-        values: of a binary or categorical column: the values that 0, 1, ... stand for.
-        shift: subtracted in double precision, where float32 could not hold the values; a density does not change by it.
+        values: of a binary or categorical column, the values encoded as 0, 1, ...
+        shift: subtracted in float64 if float32 could not resolve the values; it does not change densities.
         scale: 255 for 8-bit grey levels, otherwise 1.
         missing: whether entries may be missing (NaN).
         time: of a real column of dates or durations, whose numbers are days: ``"date"``, ``"day first"`` (31.12.2020) or ``"duration"``.
@@ -48,7 +48,7 @@ class Column:
     time: Time | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that are not the default's, as plain data."""
+        """The fields that differ from their defaults, as plain data."""
         values = None if self.values is None else list(self.values)
         every = vars(self) | {"values": values}
         return {name: value for name, value in every.items() if value not in (None, False) and (name, value) not in _DEFAULTS}
@@ -59,7 +59,7 @@ class Column:
         return len(self.values) if self.kind == "category" and self.values is not None else 1
 
     def encode(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
-        """The entries of x for a pandas column, as float64 with NaN for missing values, and unless ``strict`` for unknown categories.
+        """The entries of x for a pandas column, as float64, with NaN for missing values and, unless ``strict``, for unknown categories.
 
         Raises:
             ValueError: values that are not numbers, that are infinite, or categories that the training data did not have.
@@ -82,13 +82,13 @@ class Column:
             raise ValueError(f"data: column {self.name!r}: {error}") from error
 
     def codes(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
-        """The positions of a column's values in ``values``."""
+        """The indices of a column's values in ``values``."""
         import pandas as pd
 
         missing = series.isna().to_numpy()
         codes = pd.Index(list(self.values), dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object)).astype(float)
         unknown = (codes < 0) & ~missing
-        if unknown.any():  # the same categories may be text in one file and numbers in another
+        if unknown.any():  # categories may be text in one file and numbers in another
             as_text = pd.Index([str(value) for value in self.values], dtype=object)
             codes[unknown] = as_text.get_indexer(pd.Index([_as_text(value) for value in series[unknown]], dtype=object))
             unknown = (codes < 0) & ~missing
@@ -122,14 +122,14 @@ def _as_text(value: Any) -> str:
 @register("schemas")
 @register_base("schemas")
 class Schema(Part):
-    """The columns of x in order, or the shape of its image; the column of labels and the names of the classes, or the covariates.
+    """The columns of x or the shape of its image, and the column of labels with the names of the classes, or the covariates.
 
     Args:
-        columns: one for each entry of x, or its fields as a dictionary; ``None`` for arrays without names.
-        image_shape: ``(C, H, W)``, or ``(H, W)``, of an x that is an image.
-        label: the column that labels come from.
+        columns: a ``Column`` for each entry of x, or its fields as a dictionary; ``None`` for arrays without names.
+        image_shape: ``(C, H, W)`` or ``(H, W)``, if x is an image.
+        label: the column of labels.
         classes: the names of the labels 0, 1, ...
-        covariates: columns beside x that the model is given as y ``(N, numbers)``: numbers standardised, categories one-hot.
+        covariates: columns that condition the model, as y ``(N, C)``: numbers standardised, categories one-hot.
 
     >>> import torch
     >>> schema = Schema([Column("age", "real"), Column("smokes", "binary", values=["no", "yes"])])
@@ -145,15 +145,17 @@ class Schema(Part):
         classes: Sequence[Any] | None = None,
         covariates: Sequence[Column | dict[str, Any]] | None = None,
     ):
-        self.columns, self.covariates = (self._made(name, each) for name, each in (("columns", columns), ("covariates", covariates)))
+        self.columns, self.covariates = (
+            self._as_columns(name, value) for name, value in (("columns", columns), ("covariates", covariates))
+        )
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.label, self.classes = label, None if classes is None else tuple(classes)
         self.arguments |= {name: list(value) for name, value in self.arguments.items() if isinstance(value, tuple)}
 
-    def _made(self, name: str, columns: Sequence[Column | dict[str, Any]] | None) -> tuple[Column, ...] | None:
+    def _as_columns(self, name: str, columns: Sequence[Column | dict[str, Any]] | None) -> tuple[Column, ...] | None:
         if columns is None:
             return None
-        made = tuple(_column(each) if isinstance(each, dict) else each for each in columns)
+        made = tuple(_column(column) if isinstance(column, dict) else column for column in columns)
         _check(made)
         self.arguments[name] = [column.as_dict() for column in made]
         return made
@@ -164,7 +166,7 @@ class Schema(Part):
     __hash__ = None
 
     def __deepcopy__(self, memo: dict) -> "Schema":
-        return self  # never changed
+        return self  # immutable
 
     @property
     def names(self) -> list[str] | None:
@@ -173,12 +175,12 @@ class Schema(Part):
 
     @property
     def domain(self) -> str:
-        """What values x takes, where all columns are of one kind; otherwise ``"table"``."""
+        """The domain of x if all columns have the same kind; otherwise ``"table"``."""
         kinds = {column.kind for column in self.columns or ()}
         return _DOMAINS.get(next(iter(kinds)), "table") if len(kinds) == 1 else "table"
 
     def encode(self, frame: "pd.DataFrame", strict: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-        """x ``(N, columns)`` in float32 and labels, where the frame has them. Columns are found by name, in any order.
+        """x ``(N, columns)`` in float32, and the labels if the frame has them. Columns are selected by name.
 
         Unknown categories are missing values, and unknown labels -1, unless ``strict``.
 
@@ -194,16 +196,16 @@ class Schema(Part):
         series = dict(frame.items())
         for start in range(0, len(self.columns), _AT_ONCE):
             some = self.columns[start : start + _AT_ONCE]
-            _fill(x[:, start : start + _AT_ONCE], [_as_float32(each.encode(series[each.name], strict), each.name) for each in some])
+            _fill(x[:, start : start + _AT_ONCE], [_as_float32(column.encode(series[column.name], strict), column.name) for column in some])
         return x, self._covariates(frame) if self.covariates else self._labels(frame, strict)
 
     @property
     def covariate_size(self) -> int:
-        """How many numbers the covariates are."""
+        """The size of y for covariates."""
         return sum(column.size for column in self.covariates or ())
 
     def _covariates(self, frame: "pd.DataFrame") -> np.ndarray:
-        """Covariates ``(N, numbers)``: numbers standardised, categories one-hot."""
+        """Covariates ``(N, C)``: numbers standardised, categories one-hot."""
         parts = []
         for column in self.covariates or ():
             if column.name not in frame:
@@ -223,7 +225,7 @@ class Schema(Part):
         return np.nan_to_num(codes, nan=-1).astype(np.int64)
 
     def class_numbers(self, labels: np.ndarray) -> np.ndarray:
-        """Names of classes as their numbers; ``ValueError`` for unknown ones."""
+        """The indices of classes by name; ``ValueError`` for unknown ones."""
         import pandas as pd
 
         return self._codes(pd.Series(labels.tolist()), strict=True).astype(np.int64)
@@ -248,11 +250,11 @@ class Schema(Part):
 
     @property
     def is_shifted(self) -> bool:
-        """Whether some columns are centred."""
+        """Whether some columns have a shift."""
         return any(column.shift for column in self.columns or ())
 
     def centred(self, x: np.ndarray) -> np.ndarray:
-        """An array ``(N, columns)`` in the data's units as entries of x; columns that are centred already stay so."""
+        """An array ``(N, columns)`` in the data's units with the shifts subtracted, unless that has been done."""
         if self.columns is None or x.ndim != 2 or x.shape[1] != len(self.columns) or not self.is_shifted:
             return x
         shifts = np.array([column.shift for column in self.columns])
@@ -273,13 +275,13 @@ def _check(columns: tuple[Column, ...]):
         if not isinstance(column.name, str) or column.kind not in KINDS:
             raise ValueError(f"Schema: expected columns with a name and a kind of {', '.join(KINDS)}, got {column!r}")
         if (column.kind in ("category", "binary")) != isinstance(column.values, (list, tuple)):
-            raise ValueError(f"Schema: expected values for a binary or categorical column, and for no other, got {column!r}")
+            raise ValueError(f"Schema: expected values for binary and categorical columns only, got {column!r}")
         if column.time is not None and (column.time not in TIMES or column.kind != "real"):
-            raise ValueError(f"Schema: expected a time of {', '.join(TIMES)} for real columns alone, got {column!r}")
+            raise ValueError(f"Schema: expected a time of {', '.join(TIMES)} for real columns only, got {column!r}")
 
 
 def _fill(x: np.ndarray, columns: list[np.ndarray]):
-    """Write columns into ``(N, columns)``, some thousand rows at a time, so that they stay in the processor's cache."""
+    """Write columns into ``(N, columns)`` in blocks of rows, which is faster by cache locality."""
     for start in range(0, len(x), _ROWS):
         for i, column in enumerate(columns):
             x[start : start + _ROWS, i] = column[start : start + _ROWS]

@@ -1,4 +1,4 @@
-"""Data sets in splits that state their domain and schema, and how grey levels are binarized."""
+"""Data sets, their splits, and the binarization of grey levels."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 Domain = Literal["binary", "unit", "real", "counts", "categories", "table"]
 Binarize = Literal["threshold", "static", "dynamic"]
 
-FEW = 1e8  # bytes of rows on disk that are brought to memory when they are held out
+FEW = 1e8  # bytes up to which selected rows on disk are read into memory
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """Data ``x`` of shape ``(N, *event)``, in memory or on disk, with labels where there are some.
+    """Examples ``x`` of shape ``(N, *event)``, in memory or on disk, with optional labels.
 
     >>> import pyroae as pa
     >>> pa.data.load("digits").test
@@ -32,11 +32,11 @@ class Split:
     x: Tensor | Rows
     labels: Tensor | None
     domain: Domain
-    dynamic: bool = False  # binarized afresh whenever it is drawn
+    dynamic: bool = False  # binarized again whenever it is drawn
     schema: Schema = field(default_factory=Schema)
 
     def draw(self, x: Tensor) -> Tensor:
-        """A batch as the model sees it: drawn from Bernoulli(x), on its device, under dynamic binarization."""
+        """A batch as the model sees it: with dynamic binarization a draw from Bernoulli(x), otherwise x."""
         return torch.bernoulli(x) if self.dynamic else x
 
     @property
@@ -46,7 +46,7 @@ class Split:
 
     @property
     def classes(self) -> Tensor | None:
-        """Labels ``(N,)``, where what is known beside x is a class and no covariates."""
+        """The labels ``(N,)`` if they are classes, not covariates."""
         return self.labels if self.labels is not None and self.labels.dim() == 1 and not self.labels.is_floating_point() else None
 
     def frame(self) -> "pd.DataFrame":
@@ -57,7 +57,7 @@ class Split:
         return len(self.x)
 
     def __getitem__(self, rows: slice | Tensor) -> "Split":
-        """Some of the data, ``split[:100]`` or by row numbers; of data on disk in ascending order, and in memory if they are few."""
+        """A subset, ``split[:100]`` or by row numbers; rows on disk are sorted, and read into memory if they are few."""
         if not isinstance(rows, (slice, Tensor)):
             raise TypeError(f"Split: expected a slice, split[:100], or a tensor of row numbers, got {rows!r}; split.x[0] is one example")
         if isinstance(self.x, Rows):
@@ -74,7 +74,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Splits of one data set; ``image_shape`` says how to draw an x, where it is an image.
+    """The splits of a data set.
 
     >>> import pyroae as pa
     >>> pa.data.load("digits").domain
@@ -85,12 +85,12 @@ class DataSet:
     train: Split
     test: Split
     validation: Split | None = None
-    table: str = ""  # of a table: what each column was taken for, as text
-    note: str = ""  # what is worth knowing about the splits
+    table: str = ""  # for a table: the kind of each column, as text
+    note: str = ""  # a remark about the splits
 
     @property
     def domain(self) -> Domain:
-        """What values the entries of x take."""
+        """The values that the entries of x take."""
         return self.train.domain
 
     @property
@@ -100,7 +100,7 @@ class DataSet:
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """``(C, H, W)`` or ``(H, W)`` of an x that is an image."""
+        """``(C, H, W)`` or ``(H, W)`` if x is an image."""
         return self.schema.image_shape
 
     @property
@@ -123,10 +123,10 @@ class DataSet:
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:
-    """A split in two, at random but always the same."""
+    """Divide a split at random, with a fixed seed."""
     held_out = max(1, round(share * len(split)))
     if held_out >= len(split):
-        raise ValueError(f"data: {len(split)} rows are too few to hold out a share of {share}")
+        raise ValueError(f"data: {len(split)} rows are too few to hold out a fraction of {share}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     return split[order[held_out:]], split[order[:held_out]]
 
@@ -136,7 +136,7 @@ def _threshold(x: Tensor) -> Tensor:
 
 
 def binarized(data: DataSet, how: Binarize) -> DataSet:
-    """Grey levels as 0 or 1, in the way asked for; ``ValueError`` for data that are no grey levels."""
+    """Grey levels as 0 or 1; ``ValueError`` for data that are not grey levels."""
     if how not in ("threshold", "static", "dynamic"):
         raise ValueError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
     if data.domain != "unit":
@@ -150,7 +150,7 @@ def binarized(data: DataSet, how: Binarize) -> DataSet:
         if isinstance(split.x, Rows):
             if how != "threshold":
                 raise ValueError(
-                    f"data: {data.name} is too large to be binarized once and kept; say binarize='threshold', "
+                    f"data: {data.name} is too large to be binarized once and kept; use binarize='threshold', "
                     "or 'dynamic' and hold out fewer rows"
                 )
             return replace(split, x=split.x.then(_threshold), domain="binary")

@@ -1,12 +1,12 @@
-"""Statistics of columns of numbers, many at once: what kinds are told by."""
+"""Statistics of many columns of numbers at once, from which their kinds are inferred."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-_SAMPLE = 20_000  # rows that distinct values and skewness are estimated from
-_FIRST = 1000  # rows that mostly tell that numbers are not whole
+_SAMPLE = 20_000  # rows for distinct values and skewness
+_FIRST = 1000  # rows for a first check whether numbers are integers
 _BLOCK = 1_000_000  # numbers in memory at once
 
 
@@ -24,12 +24,12 @@ class Statistics:
     spread: np.ndarray
 
     def of(self, i: int | Sequence[int]) -> "Statistics":
-        """Those of one column, or of some."""
+        """The statistics of one column or of several."""
         return Statistics(**{name: values[i] for name, values in vars(self).items()})
 
 
 def statistics(numbers: dict[str, np.ndarray]) -> Statistics:
-    """Of columns of one length, by name."""
+    """Statistics of columns of the same length, by name."""
     columns = list(numbers.values())
     if not columns:
         return Statistics(*[np.zeros(0)] * 8)
@@ -40,7 +40,7 @@ def statistics(numbers: dict[str, np.ndarray]) -> Statistics:
 
 
 def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The statistics of some columns ``(columns, rows)``; of infinite and missing values none."""
+    """The statistics of columns ``(columns, rows)``, without infinite and missing values."""
     low, high, holes = x.min(1), x.max(1), np.zeros(len(x), int)
     every = np.isfinite(low) & np.isfinite(high)
     if not every.all():
@@ -61,13 +61,13 @@ def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _whole(x: np.ndarray) -> np.ndarray:
-    """Whether the numbers of each column are whole, missing ones apart."""
+    """Whether all numbers of each column are integers, except missing ones."""
     with np.errstate(invalid="ignore"):
         return (((x == np.floor(x)) & np.isfinite(x)) | np.isnan(x)).all(1)
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Skewness and standard deviation of columns ``(columns, rows)``, of any numbers that float64 can hold; NaN is passed over."""
+    """Skewness and standard deviation of columns ``(columns, rows)``, without overflow; NaN is ignored."""
     present = ~np.isnan(x)
     largest = np.maximum(np.where(present, np.abs(x), 0.0).max(1, keepdims=True), 1e-300)
     n, x = np.maximum(present.sum(1, keepdims=True), 1), np.where(present, x / largest, 0.0)

@@ -1,4 +1,4 @@
-"""A table as a data set: which columns x is made of, the labels, and the summary that is printed."""
+"""Tables as data sets: the columns of x, the labels, and a printed summary."""
 
 import collections
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ _CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked of the table: the arguments of ``load`` of the same names."""
+class TableOptions:
+    """Arguments of ``load`` for tables."""
 
     labels: str | None = None
     drop: Sequence[str] = ()
@@ -38,11 +38,11 @@ class Asked:
     missing: bool | None = None
     image_shape: tuple[int, ...] | None = None
     covariates: Sequence[str] = ()
-    schema: Schema | None = None  # known already: nothing is inferred, rows with unknown categories are passed over
+    schema: Schema | None = None  # given: nothing is inferred, rows with unknown categories are left out
 
 
-def of_frame(name: str, frame: pd.DataFrame, asked: Asked, test: float | None, remarks: Sequence[str] = ()) -> DataSet:
-    """A DataFrame as a data set, rows held out for testing at random.
+def of_frame(name: str, frame: pd.DataFrame, asked: TableOptions, test: float | None, remarks: Sequence[str] = ()) -> DataSet:
+    """A DataFrame as a data set; rows for testing are held out at random.
 
     Raises:
         ValueError: a column that is not there, none that can be modelled, or missing values that were not asked for.
@@ -52,23 +52,23 @@ def of_frame(name: str, frame: pd.DataFrame, asked: Asked, test: float | None, r
     return DataSet(name, train, held_out, table=summary)
 
 
-def whole(name: str, frame: pd.DataFrame, asked: Asked) -> Split:
-    """All rows of a DataFrame, its columns' kinds inferred."""
+def whole(name: str, frame: pd.DataFrame, asked: TableOptions) -> Split:
+    """All rows of a DataFrame as one split; the kinds of columns are inferred."""
     return _taken(name, frame, asked, ())[0]
 
 
-def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str]) -> tuple[Split, str]:
-    """All rows, and the summary."""
+def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequence[str]) -> tuple[Split, str]:
+    """All rows and the summary."""
     if len(frame) == 0:
         raise ValueError(f"data: expected at least one row in {name}, got none")
     if asked.schema is not None:
         return encoded(frame, asked.schema, strict=False), ""
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
-        raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of the two")
+        raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of them")
     _check_names(frame, asked)
     if asked.labels and asked.covariates:
-        raise ValueError("data: expected labels or covariates, got both; a class that the model is given is a covariate too")
+        raise ValueError("data: expected labels or covariates, got both; covariates may include classes")
     beside = frame.attrs.get("beside", ()) if asked.columns is None else ()
     left_out = {*asked.drop, asked.labels, *asked.covariates, *(name for name in beside if name not in asked.kinds)}
     names = [name for name in (frame.columns if asked.columns is None else asked.columns) if name not in left_out]
@@ -77,29 +77,29 @@ def _taken(name: str, frame: pd.DataFrame, asked: Asked, remarks: Sequence[str])
     if asked.domain is not None:
         kinds = {column: _DOMAIN_KINDS[asked.domain] for column in body} | kinds
     genes = "beside" in frame.attrs and asked.columns is None
-    found = infer(body, kinds, asked.columns is not None, bool(asked.labels or asked.covariates), alike=genes)
-    if not found.columns:
-        reasons = "; ".join(f"{column}: {why}" for column, why in list(found.left_out.items())[:5])
-        raise ValueError(f"data: nothing is left of {name} to model ({reasons}); say which columns to take, columns=[...] or kinds={{...}}")
-    if asked.missing is False and (holes := [column.name for column in found.columns if column.missing]):
+    inferred = infer(body, kinds, asked.columns is not None, bool(asked.labels or asked.covariates), alike=genes)
+    if not inferred.columns:
+        reasons = "; ".join(f"{column}: {why}" for column, why in list(inferred.left_out.items())[:5])
+        raise ValueError(f"data: no column of {name} can be modelled ({reasons}); select columns by columns=[...] or kinds={{...}}")
+    if asked.missing is False and (holes := [column.name for column in inferred.columns if column.missing]):
         raise ValueError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
-    if found.label is not None:
-        asked, label = replace(asked, labels=found.label), found.label
-        remarks = [*remarks, f"{label}: taken for the labels of the other columns; kinds={{{label!r}: 'category'}} keeps it in x (--kinds)"]
+    if inferred.label is not None:
+        asked, label = replace(asked, labels=inferred.label), inferred.label
+        remarks = [*remarks, f"{label}: used as the labels; kinds={{{label!r}: 'category'}} keeps it in x (--kinds)"]
     classes = _classes(frame[asked.labels], asked.labels) if asked.labels else None
     covariates = [_covariate(frame[column], asked.kinds.get(column)) for column in asked.covariates]
-    schema = Schema(found.columns, asked.image_shape, asked.labels, classes, covariates or None)
+    schema = Schema(inferred.columns, asked.image_shape, asked.labels, classes, covariates or None)
     rows = encoded(frame, schema)
-    return rows, _summary(name, frame, rows, found, schema, remarks)
+    return rows, _summary(name, frame, rows, inferred, schema, remarks)
 
 
 def _covariate(series: pd.Series, kind: str | None) -> Column:
-    """A column that the model is given: categories, or numbers with their mean and standard deviation as shift and scale."""
+    """A covariate: categories, or numbers with their mean and standard deviation as shift and scale."""
     name = str(series.name)
-    found = infer(series.to_frame(), {name: kind} if kind else {}, kept=series.nunique() > 1)
-    if not found.columns:
-        raise ValueError(f"data: the covariate {name!r} cannot be used: {found.left_out[name]}")
-    (column,) = found.columns
+    inferred = infer(series.to_frame(), {name: kind} if kind else {}, kept=series.nunique() > 1)
+    if not inferred.columns:
+        raise ValueError(f"data: the covariate {name!r} cannot be used: {inferred.left_out[name]}")
+    (column,) = inferred.columns
     if column.values is not None:
         return column
     numbers = column.encode(series)
@@ -107,12 +107,12 @@ def _covariate(series: pd.Series, kind: str | None) -> Column:
 
 
 def encoded(frame: pd.DataFrame, schema: Schema, strict: bool = True) -> Split:
-    """All rows of a table, columns found by name as the schema says."""
+    """All rows of a table, encoded by a schema; columns are selected by name."""
     x, labels = schema.encode(frame, strict)
     return Split(torch.from_numpy(x), None if labels is None else torch.from_numpy(labels), schema.domain, schema=schema)
 
 
-def _check_names(frame: pd.DataFrame, asked: Asked):
+def _check_names(frame: pd.DataFrame, asked: TableOptions):
     named = [
         ("drop", asked.drop),
         ("columns", asked.columns or ()),
@@ -142,10 +142,10 @@ def _classes(labels: pd.Series, name: str) -> list:
     return sorted(plain, key=lambda value: (isinstance(value, str), value))
 
 
-def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema: Schema, remarks: Sequence[str]) -> str:
-    """What each column was taken for, as lines of text."""
-    columns = list(found.columns)
-    x = whole.x.numpy()
+def _summary(name: str, frame: pd.DataFrame, rows_of_x: Split, inferred: Kinds, schema: Schema, remarks: Sequence[str]) -> str:
+    """The kind of each column, as lines of text."""
+    columns = list(inferred.columns)
+    x = rows_of_x.x.numpy()
     low, high, missing = np.fmin.reduce(x), np.fmax.reduce(x), np.isnan(x).sum(0)
     rows = [_row(column, low[i], high[i], missing[i]) for i, column in enumerate(columns[:_ROWS])]
     if len(columns) > _ROWS:
@@ -153,17 +153,17 @@ def _summary(name: str, frame: pd.DataFrame, whole: Split, found: Kinds, schema:
         rows.append(("...", "", "", "", "more columns: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())))
     if schema.label:
         rows.append((schema.label, "labels", _listed(schema.classes), "0", "not part of x"))
-    rows += [(column.name, "covariate", _listed(column.values), "0", "given to the model") for column in schema.covariates or ()]
-    hidden = list(found.left_out.items())
+    rows += [(column.name, "covariate", _listed(column.values), "0", "conditions the model") for column in schema.covariates or ()]
+    hidden = list(inferred.left_out.items())
     rows += [(column, "left out", "", "", reason) for column, reason in hidden[:_ROWS]]
     if len(hidden) > _ROWS:
         rows.append(("...", "left out", "", "", f"{len(hidden) - _ROWS:,} more columns"))
     head = ("column", "kind", "range", "missing", "modelled as")
     widths = [min(40, max(len(str(row[i])) for row in [head, *rows])) for i in range(4)]
     lines = ["  ".join([*(f"{str(cell):{width}}"[:width] for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in (head, *rows)]
-    notes = [*remarks, *(f"{column}: {text}" for column, text in found.remarks.items())]
+    notes = [*remarks, *(f"{column}: {text}" for column, text in inferred.remarks.items())]
     takes = "a column that is left out is taken by columns=[...] or kinds={'NAME': 'real'} (--columns NAME,... or --kinds '{NAME: real}')"
-    takes += ", dates as days" * ("dates" in found.left_out.values())
+    takes += ", dates as days" * ("dates" in inferred.left_out.values())
     return "\n".join(
         [f"{name}: {len(frame):,} rows", *lines, *(f"note: {note}" for note in notes), *([f"note: {takes}"] if hidden else [])]
     )
@@ -179,7 +179,7 @@ def _row(column: Column, low: float, high: float, missing: int) -> tuple[str, ..
     if column.time is not None:
         how += ", in days"
     elif column.shift:
-        how += f", centred at {column.shift:.9g}"
+        how += f", minus {column.shift:.9g}"
     return column.name, column.kind, span, str(missing), how
 
 

@@ -1,4 +1,4 @@
-"""Tables as text (CSV and its relatives): separator, decimal sign, header and encoding are inferred, pandas reads."""
+"""Tables as text, such as CSV: separator, decimal sign, header and encoding are inferred, then pandas reads the file."""
 
 import codecs
 import collections
@@ -15,12 +15,12 @@ import pandas as pd
 from . import number_text
 from .limits import check_columns, opened
 
-_HEAD = 2**16  # bytes that tell how a file is written
+_HEAD = 2**16  # bytes from which the format is inferred
 _LINES = 10
 _LONGEST = 2**26
 _ROWS = 50
 _CHUNK = 100_000  # rows
-_NA = ["?", ".", "-", "--", "*", "n.a.", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!"]  # beside pandas' own: NA, NaN, N/A, null, ...
+_NA = ["?", ".", "-", "--", "*", "n.a.", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!"]  # besides those of pandas: NA, NaN, N/A, null, ...
 _PANDAS_NA = "#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null"  # of read_csv
 _MISSING = {*_NA, "", *_PANDAS_NA.split(",")}
 _PLAIN = re.compile(r"-?(\d{1,18}|\d*\.\d+)([eE][-+]?\d+)?")
@@ -31,49 +31,49 @@ _MARKS = (
 OPTIONS = {"sep", "decimal", "thousands", "header", "encoding", "comment", "skiprows", "quotechar"}  # of pandas.read_csv
 
 
-def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.DataFrame, list[str], str | None]:
-    """A table, remarks on how it was read, and the column of labels where the file itself says which.
+def read(path: Path, csv_options: dict[str, Any], na: list, limit: float) -> tuple[pd.DataFrame, list[str], str | None]:
+    """Read a table; returns it with remarks on how it was read, and the column of labels if the file names it.
 
     Raises:
         ValueError: rows of unequal length, no rows, or more than ``limit`` bytes unpacked.
     """
-    if unknown := given.keys() - OPTIONS:
+    if unknown := csv_options.keys() - OPTIONS:
         raise ValueError(f"csv: there is no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(OPTIONS))}")
     head = _head(path, limit)
     if not head.strip():
         raise ValueError("expected at least one row, got an empty file")
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF")):
-        raise ValueError("expected text, got another format, such as Excel's; name the file by its format's suffix")
-    encoding = given.get("encoding") or _encoding(path, head, limit)
+        raise ValueError("expected text, got another format, such as Excel; rename the file to the suffix of its format")
+    encoding = csv_options.get("encoding") or _encoding(path, head, limit)
     lines = codecs.decode(head, encoding, "replace").lstrip("\ufeff").splitlines()
     last, lines = lines[-1], lines[:-1] if len(head) >= _HEAD and len(lines) > 1 else lines
-    places = [i for i, line in enumerate(lines) if line.strip() and not _is_skipped(i, line, given)][: _ROWS + 1]
+    places = [i for i, line in enumerate(lines) if line.strip() and not _is_skipped(i, line, csv_options)][: _ROWS + 1]
     if not places:
         raise ValueError("expected at least one row, got none")
     lines = [lines[i] for i in places]
-    sep = given.get("sep") or _separator(lines)
-    start, names = (0, None) if given.keys() & {"comment", "skiprows", "header"} else _preamble(lines, sep)
+    sep = csv_options.get("sep") or _separator(lines)
+    start, names = (0, None) if csv_options.keys() & {"comment", "skiprows", "header"} else _preamble(lines, sep)
     lines = lines[start:]
-    quote = given.get("quotechar") or _quote(lines[0], sep)
+    quote = csv_options.get("quotechar") or _quote(lines[0], sep)
     rows = _split(lines, sep, quote)
     check_columns(max(_width(last, sep, quote), *map(len, rows)), limit, path.name)
-    header = given["header"] if "header" in given else None if names else _header(rows)
+    header = csv_options["header"] if "header" in csv_options else None if names else _header(rows)
     cells = [cell for row in rows[1:] or rows for cell in row]
     options: dict[str, Any] = {"sep": sep, "header": header, "encoding": encoding, "quotechar": quote, "skipinitialspace": True}
-    options["decimal"] = given.get("decimal") or _decimal(cells, sep)
-    options["thousands"] = given.get("thousands") or _thousands(cells, options["decimal"])
-    options |= {name: given[name] for name in ("comment", "skiprows") if name in given}
+    options["decimal"] = csv_options.get("decimal") or _decimal(cells, sep)
+    options["thousands"] = csv_options.get("thousands") or _thousands(cells, options["decimal"])
+    options |= {name: csv_options[name] for name in ("comment", "skiprows") if name in csv_options}
     remarks = [] if encoding.startswith("utf") else [f"read as {encoding}: it is not UTF-8"]
     if start:
         options["skiprows"] = places[start]
-        remarks.append(f"lines skipped before the table: {start}" + ", but for the names in the last" * bool(names))
+        remarks.append(f"lines skipped before the table: {start}" + ", except for the names in the last" * bool(names))
     if header == 0 and not start and (special := _classes_in_header(rows)):
         return _with_classes(path, special, options, na, limit)
     if header == 0 and (with_row_names := _row_names(rows)):
         options["names"] = with_row_names
     codes = _codes(rows[header is not None :])
     options["dtype"] = {rows[0][i] if header is not None else i: str for i in codes if "names" not in options}
-    frame = None if given or start or places[0] else _long(path, rows, header, options, na, limit)
+    frame = None if csv_options or start or places[0] else _long(path, rows, header, options, na, limit)
     frame = _pandas(path, options, na, limit) if frame is None else frame
     if names:
         frame.columns = names
@@ -84,13 +84,13 @@ def read(path: Path, given: dict[str, Any], na: list, limit: float) -> tuple[pd.
 
 
 def _is_skipped(i: int, line: str, given: dict[str, Any]) -> bool:
-    """Whether a line is passed over by the options given."""
+    """Whether the options skip a line."""
     skipped, comment = given.get("skiprows", 0), given.get("comment")
     return (i < skipped if isinstance(skipped, int) else i in skipped) or bool(comment and line.startswith(comment))
 
 
 def _preamble(lines: list[str], sep: str) -> tuple[int, list[str] | None]:
-    """How many lines before the table are no rows of it (comments, titles), and the names in the last of them, where it is a comment."""
+    """The number of lines before the table (comments, titles), and the column names if the last of them is a comment with names."""
     start = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
     if start:
         names = _split([lines[start - 1].lstrip("# ")], sep)[0]
@@ -105,18 +105,23 @@ def _preamble(lines: list[str], sep: str) -> tuple[int, list[str] | None]:
 
 
 def _codes(rows: list[list[str]]) -> list[int]:
-    """Columns of digits of one length with zeros before them, such as postal codes, unless most columns are written so."""
+    """Indices of columns of digits of equal length with leading zeros, such as postal codes, unless most columns are like that."""
     columns = list(zip(*(row for row in rows if len(row) == len(rows[0])))) if rows else []
-    found = []
+    codes = []
     for i, cells in enumerate(columns):
-        there = [cell for cell in cells if cell not in _MISSING]
-        if there and all(map(str.isdigit, there)) and len({*map(len, there)}) == 1 < len(there[0]) and any(c[0] == "0" for c in there):
-            found.append(i)
-    return found if 2 * len(found) <= len(columns) else []
+        present = [cell for cell in cells if cell not in _MISSING]
+        if (
+            present
+            and all(map(str.isdigit, present))
+            and len({*map(len, present)}) == 1 < len(present[0])
+            and any(c[0] == "0" for c in present)
+        ):
+            codes.append(i)
+    return codes if 2 * len(codes) <= len(columns) else []
 
 
 def _head(path: Path, limit: float) -> bytes:
-    """The beginning of a file, some lines at least, however long they are."""
+    """The beginning of a file, with at least some complete lines."""
     parts, lines, size = [], 0, 0
     with opened(path, limit) as file:
         while (more := file.read(_HEAD)) and (not parts or lines < _LINES and size < _LONGEST):
@@ -126,7 +131,7 @@ def _head(path: Path, limit: float) -> bytes:
 
 
 def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, na: list, limit: float) -> pd.DataFrame | None:
-    """A long table whose first rows are numbers alone, parsed fast; ``None`` where that is not known to give what pandas gives."""
+    """Read a long table of numbers fast; ``None`` if the result might differ from that of pandas."""
     usual = options["decimal"] == "." and options["thousands"] is None and options["encoding"].startswith("utf-8")
     if path.stat().st_size < number_text.LONG or not usual or options["sep"] == " " or options.keys() & {"names", "comment", "skiprows"}:
         return None
@@ -140,8 +145,8 @@ def _long(path: Path, rows: list[list[str]], header: int | None, options: dict, 
 
 
 def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.DataFrame:
-    """A table, read in chunks: the parser takes several times the text in memory."""
-    asked = options
+    """Read a table with pandas, in chunks, since the parser needs several times the memory of the text."""
+    original = options
     options = {**_engine(options), "na_values": [*_NA, *map(str, na)], "low_memory": False, "skip_blank_lines": True, "index_col": False}
     try:
         with warnings.catch_warnings(), opened(path, limit) as file, pd.read_csv(file, chunksize=_CHUNK, **options) as reader:
@@ -152,10 +157,10 @@ def _pandas(path: Path, options: dict[str, Any], na: list, limit: float) -> pd.D
             with opened(path, limit) as file:
                 frame = pd.read_csv(file, **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise ValueError(_longer_row(path, asked, limit) or str(error).strip()) from None
+        raise ValueError(_longer_row(path, original, limit) or str(error).strip()) from None
     except (pd.errors.EmptyDataError, IndexError):
         raise ValueError("expected at least one row, got none") from None
-    if longer := _dropped_cells(path, asked, frame.shape[1], limit):
+    if longer := _dropped_cells(path, original, frame.shape[1], limit):
         raise ValueError(longer)
     frame.columns = [str(name).strip().strip("'\"") if isinstance(name, str) else str(name) for name in frame.columns]
     return frame
@@ -173,7 +178,7 @@ def _engine(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dropped_cells(path: Path, options: dict[str, Any], width: int, limit: float) -> str | None:
-    """An error message where a row has more cells than there are columns: pandas drops them if the row is the first of a chunk."""
+    """An error message if a row has more cells than there are columns, since pandas drops them at the beginning of a chunk."""
     sep = options["sep"].encode()
     with opened(path, limit) as file:
         wide = options["sep"] == " " or any(line.count(sep) >= width for line in file)
@@ -181,7 +186,7 @@ def _dropped_cells(path: Path, options: dict[str, Any], width: int, limit: float
 
 
 def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None:
-    """An error message about the first row with more cells than the header, or the first row, has; ``None`` where no row has."""
+    """An error message about the first row with more cells than the header or the first row; ``None`` if there is none."""
     sep, skipped = options["sep"], options.get("skiprows", 0)
     if options.get("comment") or not isinstance(skipped, int):
         return None
@@ -194,7 +199,7 @@ def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None
                 width = width or len(row)
                 if any(row[width:]):
                     return f"expected {width} cells in line {skipped + reader.line_num}, got {len(row)}"
-        except csv.Error:  # such as a cell longer than it takes
+        except csv.Error:  # such as a cell that is too long for it
             pass
     return None
 
@@ -203,7 +208,7 @@ def _encoding(path: Path, head: bytes, limit: float) -> str:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
-    if head.count(0) > len(head) / 4:  # two bytes a character, without a mark
+    if head.count(0) > len(head) / 4:  # two bytes per character, without a byte order mark
         return "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
     decoder = codecs.getincrementaldecoder("utf-8")()
     with opened(path, limit) as file:
@@ -218,16 +223,16 @@ def _encoding(path: Path, head: bytes, limit: float) -> str:
 def _split(lines: list[str], sep: str, quote: str = '"') -> list[list[str]]:
     if sep == " ":
         return [[cell.strip(quote) for cell in re.findall(rf"{quote}[^{quote}]*{quote}|\S+", line)] for line in lines]
-    if not any(sep in line for line in lines):  # which may be longer than the longest cell that csv takes
+    if not any(sep in line for line in lines):  # csv limits the length of a cell
         return [[line.strip()] for line in lines]
     return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep, quotechar=quote, skipinitialspace=True)]
 
 
 def _width(line: str, sep: str, quote: str) -> int:
-    """The number of cells in a line, which may be the beginning of one only."""
+    """The number of cells in a line, which may be incomplete."""
     try:
         return len(_split([line], sep, quote)[0])
-    except (csv.Error, IndexError):  # a cell longer than csv takes, or no line
+    except (csv.Error, IndexError):  # a cell that is too long for csv, or no line
         return 0
 
 
@@ -237,9 +242,9 @@ def _separator(lines: list[str]) -> str:
     for sep in ("\t", ";", ",", "|", " "):
         widths = collections.Counter(len(row) for row in _split(lines, sep))
         width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1], item[0]))
-        share = count / len(lines)
-        if width > 1 and share > max(score, 0.5) + 1e-9:
-            best, score = sep, share
+        fraction = count / len(lines)
+        if width > 1 and fraction > max(score, 0.5) + 1e-9:
+            best, score = sep, fraction
     return best
 
 
@@ -253,7 +258,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _header(rows: list[list[str]]) -> int | None:
-    """0 where the first row names the columns, ``None`` where it is a row like the others."""
+    """0 if the first row has the column names, ``None`` if it is a row like the others."""
     first, rest = rows[0], rows[1:]
     if not rest:
         return None if all(_is_number(cell) or cell in _MISSING for cell in first) else 0
@@ -269,26 +274,26 @@ def _header(rows: list[list[str]]) -> int | None:
             if all(c.isdigit() for c in row)
         )
         if steps == {1} and not like_it and (int(numbers[0]) in (0, 1) or 1500 <= int(numbers[0]) <= 2200):
-            return 0  # pandas' default names, or years
+            return 0  # default names of pandas, or years
     return None
 
 
 def _classes_in_header(rows: list[list[str]]) -> list[str] | None:
-    """The names of the classes in a file of scikit-learn's own: rows, columns and classes stand in the first line."""
+    """The names of the classes in a file in scikit-learn's format, whose first line has the sizes and the classes."""
     first = rows[0]
-    sound = len(first) > 3 and first[0].isdigit() and first[1].isdigit() and not any(_is_number(cell) for cell in first[2:])
-    return first[2:] if sound and len(rows) > 1 and len(rows[1]) == int(first[1]) + 1 else None
+    valid = len(first) > 3 and first[0].isdigit() and first[1].isdigit() and not any(_is_number(cell) for cell in first[2:])
+    return first[2:] if valid and len(rows) > 1 and len(rows[1]) == int(first[1]) + 1 else None
 
 
 def _with_classes(path: Path, classes: list[str], options: dict, na: list, limit: float) -> tuple[pd.DataFrame, list[str], str]:
     frame = _pandas(path, options | {"header": None, "skiprows": 1}, na, limit)
     frame.columns = [*(f"x{i}" for i in range(frame.shape[1] - 1)), "target"]
     frame["target"] = frame["target"].map(lambda code: classes[int(code)])
-    return frame, ["the first line holds sizes and classes, as in scikit-learn's files: columns x0, x1, ..., labels 'target'"], "target"
+    return frame, ["the first line has sizes and classes, as in files of scikit-learn: columns x0, x1, ..., labels 'target'"], "target"
 
 
 def _row_names(rows: list[list[str]]) -> list[str] | None:
-    """All columns' names where R's row names stand before them without one; ``ValueError`` where a header is too short otherwise."""
+    """The names of all columns if R has written row names without a name; ``ValueError`` for other headers that are too short."""
     names, cells = len(rows[0]), collections.Counter(len(row) for row in rows[1:]).most_common(1)
     if not cells or cells[0][0] <= names:
         return None
@@ -298,12 +303,12 @@ def _row_names(rows: list[list[str]]) -> list[str] | None:
         return ["rownames", *rows[0]]
     raise ValueError(
         f"expected {names} cells in a row, as many as there are names in the header, got {cells[0][0]}: {','.join(rows[1])[:60]!r}; "
-        "decimal commas? say csv={'sep': ';'} or give a DataFrame"
+        "for decimal commas, use csv={'sep': ';'} or give a DataFrame"
     )
 
 
 def _decimal(cells: list[str], sep: str) -> str:
-    """A comma, where numbers are written with it; in quoted cells between commas not where it may stand between thousands."""
+    """The decimal sign: a comma if numbers have it, unless it may separate thousands in quoted cells."""
     digits = r"(\d{1,2}|\d{4,})" if sep == "," else r"\d+"
     comma = sum(bool(re.fullmatch(rf"[-+]?\d+,{digits}([eE][-+]?\d+)?|[-+]?\d{{1,3}}(\.\d{{3}})+,\d+", cell)) for cell in cells)
     point = sum(bool(re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", cell)) for cell in cells)

@@ -1,4 +1,4 @@
-"""The settings of a run: which there are, their types and defaults, and reading them from a file."""
+"""The settings of a run: their names, types and defaults, and reading them from a file."""
 
 import inspect
 import json
@@ -24,15 +24,15 @@ ROLES = {
     "prior": "p(z)",
     "likelihood": "p(x|z)",
     "posterior": "q(z|x)",
-    "encoder": "x to the parameters of q",
-    "decoder": "z to the parameters of p",
+    "encoder": "maps x to the parameters of q(z|x)",
+    "decoder": "maps z to the parameters of p(x|z)",
     "condition": "what x is conditioned on, such as labels",
-    "corruption": "of the encoder's input, in training",
+    "corruption": "of the encoder's input, during training",
     "objective": "what is maximised",
 }
 _EPOCHS = (
-    "passes over the data; by default at most 20, or more where that makes fewer than 4,000 steps: training stops where the "
-    "validation loss has not improved for a tenth of them, for which a tenth of the training data in your own file is held out"
+    "passes over the data; by default at most 20, or as many as 4,000 steps take; training stops when the validation loss has not "
+    "improved for a tenth of them, for which a tenth of the training data in your own file is held out"
 )
 _NO_SETTINGS = {  # arguments that are not settings of a run
     load: {"data", "schema"},
@@ -57,37 +57,37 @@ class Setting:
 _OWN = (
     Setting("data", str, "digits", f"{', '.join(NAMED)}, a file or a folder", "run"),
     Setting("epochs", int | None, None, _EPOCHS, "run"),
-    Setting("particles", int, 500, "importance samples for each test example's log p(x)", "run"),
+    Setting("particles", int, 500, "importance samples per test example for log p(x)", "run"),
     Setting("pretrain", int, 0, "epochs of greedy layer-wise training first, with the model's own corruption and penalty", "run"),
-    Setting("pictures", int, 0, "draw all pictures after every so many epochs too; 0: at the end only", "run"),
-    Setting("tensorboard", bool, False, "log to the run folder for TensorBoard too", "run"),
-    Setting("recipe", str, "vae", "the recipe, where it is not named first", "run"),
-    Setting("out", str | None, None, "the run folder, new or empty; by default the next free one in runs/", "run"),
+    Setting("figures_every", int, 0, "epochs between figures during training; 0: at the end only", "run"),
+    Setting("tensorboard", bool, False, "also log to the run folder for TensorBoard", "run"),
+    Setting("recipe", str, "vae", "the recipe, if it is not the first argument", "run"),
+    Setting("out", str | None, None, "the run folder, new or empty; by default a new one in runs/", "run"),
 )
 
 
 def settings_of(recipe: str) -> dict[str, Setting]:
-    """Every setting of a run of that recipe, by name."""
-    found = {setting.name: setting for setting in _OWN}
-    found |= _of_function(RECIPES[recipe], {"data"}, "size and weights")
+    """All settings of a run of a recipe, by name."""
+    settings = {setting.name: setting for setting in _OWN}
+    settings |= _of_function(RECIPES[recipe], {"data"}, "size and weights")
     for role, meaning in ROLES.items():
-        found[role] = Setting(role, structure.FIELDS[role].annotation | None, None, meaning, "parts")
-    found |= _of_function(load, _NO_SETTINGS[load], "how data are read")
+        settings[role] = Setting(role, structure.FIELDS[role].annotation | None, None, meaning, "parts")
+    settings |= _of_function(load, _NO_SETTINGS[load], "how data are read")
     for function in (fit, Validation, Step, Run):
-        found |= _of_function(function, _NO_SETTINGS[function], "training")
-    found["recipe"] = Setting("recipe", str, recipe, found["recipe"].help, "run")
-    found["seed"] = Setting("seed", int | None, 0, found["seed"].help, "training")
-    return found
+        settings |= _of_function(function, _NO_SETTINGS[function], "training")
+    settings["recipe"] = Setting("recipe", str, recipe, settings["recipe"].help, "run")
+    settings["seed"] = Setting("seed", int | None, 0, settings["seed"].help, "training")
+    return settings
 
 
 def _of_function(function: Callable, skip: Collection[str], section: str) -> dict[str, Setting]:
-    hints, said = typing.get_type_hints(function), help_of(function)
+    hints, helps = typing.get_type_hints(function), help_of(function)
     parameters = {name: p for name, p in inspect.signature(function).parameters.items() if name not in skip}
-    return {name: Setting(name, hints[name], p.default, said.get(name, ""), section) for name, p in parameters.items()}
+    return {name: Setting(name, hints[name], p.default, helps.get(name, ""), section) for name, p in parameters.items()}
 
 
 def help_of(function: Callable) -> dict[str, str]:
-    """What the docstring of a function says of each argument.
+    """The descriptions of a function's arguments in its docstring.
 
     >>> help_of(load)["binarize"].split()[:2]
     ['grey', 'levels']
@@ -96,15 +96,15 @@ def help_of(function: Callable) -> dict[str, str]:
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.S | re.M)
     if section is None:
         return {}
-    found = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1], re.S | re.M)
-    return {name.strip(): " ".join(said.split()) for names, said in found for name in names.split(",")}
+    entries = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1], re.S | re.M)
+    return {name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")}
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """The plain data of a settings file, YAML or JSON; nothing in it is checked yet but its size and kind.
+    """Read a settings file, YAML or JSON, as plain data; only its size and syntax are checked.
 
     Raises:
-        ValueError: no such file, one of more than a megabyte, or no mapping from names to values.
+        ValueError: no such file, a file of more than a megabyte, or not a mapping from names to values.
     """
     try:
         with open(path, "rb") as file:
@@ -112,23 +112,23 @@ def read_file(path: str | Path) -> dict[str, Any]:
         if len(content) > sizes.SETTINGS_BYTES:
             raise ValueError(f"expected at most {sizes.SETTINGS_BYTES:,} bytes")
         text = content.decode("utf-8")
-        found = _json(text) if text.lstrip().startswith('{"') else parse(text)
-        schema.check_size(found, "settings")
+        settings = _json(text) if text.lstrip().startswith('{"') else parse(text)
+        schema.check_size(settings, "settings")
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"the settings file {path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"the settings file {path}: expected names with values, such as epochs: 20, got a {type(found).__name__}")
-    if isinstance(out := found.get("out"), str) and not _below_here(out):
-        raise ValueError(f"the settings file {path} asks to write to {out}, outside this folder; if that is meant, say --out {out}")
-    if isinstance(limit := found.get("limit"), (int, float)) and limit > LIMIT:
-        raise ValueError(f"the settings file {path} asks for a limit of {limit:.3g} bytes; no file raises it, say --limit {limit:.3g}")
-    return found
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError(f"the settings file {path}: expected names with values, such as epochs: 20, got a {type(settings).__name__}")
+    if isinstance(out := settings.get("out"), str) and not _below_here(out):
+        raise ValueError(f"the settings file {path} writes to {out}, outside the current folder; if that is intended, add --out {out}")
+    if isinstance(limit := settings.get("limit"), (int, float)) and limit > LIMIT:
+        raise ValueError(f"the settings file {path} sets a limit of {limit:.3g} bytes; no file can raise it, add --limit {limit:.3g}")
+    return settings
 
 
 def _json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name occurs twice in it")
+            raise ValueError("a name occurs twice")
         return dict(pairs)
 
     def refuse(constant: str):
@@ -150,10 +150,10 @@ def recipe_of(content: dict[str, Any]) -> str:
 
 
 def check(content: dict[str, Any]) -> dict[str, Any]:
-    """Settings checked whole against their types; those left out have their defaults, parts are ``schema.Spec``.
+    """Check settings against their types. Missing ones get their defaults; parts are ``schema.Spec``.
 
     Raises:
-        ValueError: an unknown setting, or a value of another type; says which, what was expected and what was given.
+        ValueError: an unknown setting, or a value of the wrong type.
     """
     known = settings_of(recipe_of(content))
     for name in content:
@@ -162,14 +162,14 @@ def check(content: dict[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, int) and abs(value) > sizes.SETTING and name != "seed":
             raise ValueError(f"expected --{name} as a number of at most {sizes.SETTING:,}, got {short(value)}")
-    checked = {name: schema.read(content.get(name, each.default), each.annotation, f"--{name}") for name, each in known.items()}
+    checked = {name: schema.read(content.get(name, setting.default), setting.annotation, f"--{name}") for name, setting in known.items()}
     if not checked["limit"] > 0:
         raise ValueError(f"expected --limit as a positive number of bytes, got {checked['limit']!r}")
     return checked
 
 
 def merge(below: Any, above: Any) -> Any:
-    """Settings with others on top; the arguments of a part are added to those of the same part below.
+    """Merge settings; ``above`` takes precedence, and the arguments of a part are merged likewise.
 
     >>> merge({"prior": "Laplace", "epochs": 3}, {"prior": {"scale": 0.5}})
     {'prior': {'class': 'Laplace', 'scale': 0.5}, 'epochs': 3}
@@ -181,16 +181,16 @@ def merge(below: Any, above: Any) -> Any:
 
 
 def arguments_of(function: Callable, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the settings that are a function's options."""
+    """The settings that are arguments of a function."""
     skip = _NO_SETTINGS.get(function, {"data"}) - {"epochs"} - ({"data"} if function is load else set())
     return {name: settings[name] for name in inspect.signature(function).parameters if name in settings and name not in skip}
 
 
 def read_run(run: str | Path) -> dict[str, Any]:
-    """The settings of a run from its folder, checked.
+    """The checked settings of a run, from its folder.
 
     Raises:
-        ValueError: a folder that is none of a run, or settings that are none.
+        ValueError: not a run folder, or invalid settings.
     """
     path = Path(run) / "settings.json"
     if not path.is_file():

@@ -27,7 +27,7 @@ from pyroae.cli.options import parse_call, parse_train
 from pyroae.data.named import NAMED
 from pyroae.experiment import metrics
 from pyroae.experiment.settings import arguments_of
-from pyroae.experiment.train import _built, _load
+from pyroae.experiment.train import _build, _load_data
 
 QUICK = ["--epochs", "2", "--particles", "20"]
 
@@ -427,9 +427,9 @@ TABLED = sorted(set(re.findall(r"^\| [^|]* \| `pyroae (train [^`]*)` \|", README
 def test_every_command_in_the_readmes_table_trains_its_model(command, tmp_path):
     (tmp_path / "people.csv").write_text("id,age,town,income\n" + "a,1.5,,low\nb,,Ulm,high\nc,2.5,Bonn,high\n" * 5)
     settings, _, _, _ = parse_train(shlex.split(command.replace("mnist", "digits"))[1:])  # which are here
-    found, _, _ = _load(settings, {}, None)
+    found, _, _ = _load_data(settings, {}, None)
     options = arguments_of(pa.fit, settings) | {"epochs": 1, "progress": False, "compile": "eager"}
-    assert math.isfinite(pa.fit(_built(settings, found), found.test, **options).loss[0])
+    assert math.isfinite(pa.fit(_build(settings, found), found.test, **options).loss[0])
 
 
 def test_pictures_as_it_trains(capsys, tmp_path):

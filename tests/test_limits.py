@@ -98,9 +98,9 @@ DRAWS = {
     "objective: {class: IWAE, particles: 1000000000}": "1,000,000,000 particles for each of 128 examples",
     "objective: {class: PIWAE, groups: 1000000}": "8,000,000 particles for each of 128 examples",
     "objective: {class: Trace_ELBO, num_particles: 10000000}": "10,000,000 particles for each of 128 examples",
-    "objective: {class: Tempered, elbo: {class: TraceMeanField_ELBO, num_particles: 10000000}}": "10,000,000 draws",
-    "objective: {class: Penalised, penalty: L2, elbo: {class: Renyi, particles: 10000000}}": "10,000,000 draws",
-    "objective: {class: Penalised, penalty: {class: Contractive, probes: 10000000}}": "10,000,000 draws",
+    "objective: {class: Tempered, elbo: {class: TraceMeanField_ELBO, num_particles: 10000000}}": "10,000,000 particles",
+    "objective: {class: Penalised, penalty: L2, elbo: {class: Renyi, particles: 10000000}}": "10,000,000 particles",
+    "objective: {class: Penalised, penalty: {class: Contractive, probes: 10000000}}": "10,000,000 particles",
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that several functions share."""
+"""Checks of arguments and parts of error messages."""
 
 import difflib
 import reprlib
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def whole_number(owner: str, **arguments: Any):
-    """``ValueError`` unless every argument is a whole number of at least 1."""
+    """``ValueError`` unless every argument is an integer of at least 1."""
     for name, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{owner}: expected {name} as a whole number of at least 1, got {value!r}")
 
 
 def short(value: Any) -> str:
-    """A value in a message, cut to 80 characters; of a tensor its dtype and shape.
+    """A value for a message, truncated to 80 characters; of a tensor the dtype and shape.
 
     >>> import torch
     >>> short("ab"), short([1] * 1000), short({"w": torch.zeros(2, 3)})
@@ -24,7 +24,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-_LISTED = 40  # known names in a message, at most
+_LISTED = 40  # at most so many names are listed in a message
 
 
 class _Short(reprlib.Repr):

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, tensors with plain data beside them, and nothing outside the folder of a run."""
+"""Files: atomic writes, tensors with plain data in the header, and no access outside the folder of a run."""
 
 import contextlib
 import json
@@ -20,9 +20,9 @@ _TEMPORARY = ".tmp"
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved there once the block has ended well and its content is on the disk.
+    """A temporary path next to ``path``, renamed to it after the block has succeeded and the content is on the disk.
 
-    A link is followed: the file that it names is replaced.
+    A symbolic link is followed: its target is replaced.
 
     Raises:
         ValueError: ``path`` is a folder, a pipe or a device.
@@ -43,18 +43,18 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def target_of(path: str | os.PathLike) -> Path:
-    """The absolute path with every link in it followed; of links in a circle, which name no file, as far as that goes."""
+    """The absolute path with all links resolved, as far as possible for circular links."""
     return Path(os.path.realpath(path))
 
 
 def remove_temporaries(folder: Path):
-    """Delete what processes that were killed have left of ``atomic`` in a folder and below."""
+    """Delete temporary files of ``atomic`` in a folder and its subfolders, left by processes that were killed."""
     for path in folder.rglob(f".*{_TEMPORARY}.*"):
         path.unlink(missing_ok=True)
 
 
 def refuse_links(folder: Path):
-    """``ValueError`` where a file or folder below ``folder`` is a symbolic link to somewhere outside it."""
+    """``ValueError`` if anything below ``folder`` is a symbolic link to somewhere outside it."""
     root = target_of(folder)
     for parent, folders, names in os.walk(folder):
         for name in [*folders, *names]:
@@ -64,13 +64,13 @@ def refuse_links(folder: Path):
 
 
 def write_tensors(path: str | os.PathLike, content: dict[str, Any], tensors: dict[str, Tensor]):
-    """Write tensors, and plain data as JSON in the header, to one safetensors file; the same bytes for the same content.
+    """Write tensors, and plain data as JSON in the header, to one safetensors file, reproducibly.
 
     Raises:
         ValueError: two tensors share memory.
         OSError: such as a full disk.
     """
-    header = {"pyroae": json.dumps(content)}  # one entry: the order of several would differ from process to process
+    header = {"pyroae": json.dumps(content)}  # one entry: the order of several would differ between processes
     with atomic(path) as temporary:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
@@ -81,10 +81,10 @@ def write_tensors(path: str | os.PathLike, content: dict[str, Any], tensors: dic
 
 
 def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What ``write_tensors`` was given: plain data, whose ``format`` is as expected, and tensors on the CPU.
+    """Read a file of ``write_tensors``: plain data, whose ``format`` is checked, and tensors on the CPU.
 
     Raises:
-        ValueError: no file, another kind of file, a damaged one, a header of more than 32 MB, or another format.
+        ValueError: no such file, another type of file, a damaged file, a header of more than 32 MB, or another format.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -108,7 +108,7 @@ def read_tensors(path: str | os.PathLike, expected: str) -> tuple[dict[str, Any]
 
 
 def _check_header(path: str | os.PathLike):
-    """``ValueError`` where the header of a file of tensors is longer than such files have them."""
+    """``ValueError`` if the header of a file of tensors is too long."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > sizes.HEADER_BYTES:
@@ -116,10 +116,10 @@ def _check_header(path: str | os.PathLike):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file that holds a mapping.
+    """Read a small JSON file with a mapping.
 
     Raises:
-        ValueError: a file of more than 16 MB, or another content.
+        ValueError: a file of more than 16 MB, or other content.
     """
     with open(path, "rb") as file:
         content = file.read(sizes.JSON_BYTES + 1)

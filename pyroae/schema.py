@@ -1,4 +1,4 @@
-"""Plain data checked against types, whole, before anything is made of them: what settings files and model files may hold.
+"""Validation of plain data from settings and model files against types, before any object is made.
 
 An object is ``{"class": "priors.Laplace", "scale": 0.5}`` (or its bare name): a class of the table of names, and arguments of its
 constructor, each of the type that the constructor states. Everything else is a number, text, a list, a mapping, or a tensor as
@@ -28,14 +28,14 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True)
 class Spec:
-    """An object that can be made: a class of the table, and checked arguments. Of an optimizer, a function that makes it."""
+    """A description of an object: a registered class and checked arguments; for an optimizer, of a function that makes it."""
 
     cls: type
     arguments: dict[str, Any]
     factory: bool = False
 
     def make(self) -> Any:
-        """The object.
+        """Make the object.
 
         Raises:
             ValueError: the constructor refuses the arguments.
@@ -48,7 +48,7 @@ class Spec:
 
 
 def made(value: Any) -> Any:
-    """The same with every object in it made."""
+    """The value with every ``Spec`` in it replaced by its object."""
     if isinstance(value, Spec):
         return value.make()
     if isinstance(value, list):
@@ -59,7 +59,7 @@ def made(value: Any) -> Any:
 
 
 def check_size(value: Any, what: str):
-    """``ValueError`` for plain data that are too deep or too many, have text that is too long, or hold what is no plain data."""
+    """``ValueError`` for plain data with too many levels, entries or characters, or with other types."""
     left, entries = [(value, 0)], 0
     while left:
         item, depth = left.pop()
@@ -81,16 +81,16 @@ def check_size(value: Any, what: str):
 
 
 def read(value: Any, annotation: Any, where: str) -> Any:
-    """A plain value checked against a type; objects in it become ``Spec``.
+    """Check a plain value against a type; descriptions of objects become ``Spec``.
 
     Args:
         value: of a file or a command line.
         annotation: the type: numbers, text, ``None``, ``Literal``, lists, mappings, tensors, base classes of registered kinds, a
             function that makes such, unions of all these.
-        where: what the value is of, to be named in a message.
+        where: the name of the value, for messages.
 
     Raises:
-        ValueError: another value; says what was expected, what was given, and where.
+        ValueError: a value of another type; names the place, what was expected and what was given.
 
     >>> read(3, int | None, "epochs"), read("Trace_ELBO", registry.base("objectives"), "objective").cls.__name__
     (3, 'Trace_ELBO')
@@ -126,7 +126,7 @@ def read(value: Any, annotation: Any, where: str) -> Any:
 
 
 def read_arguments(given: dict[str, Any], expected: dict[str, inspect.Parameter], owner: str, where: str) -> dict[str, Any]:
-    """Named values checked against parameters: none unknown, none missing, each of its type."""
+    """Check named values against parameters: names, presence and types."""
     anything = next((p for p in expected.values() if p.kind is inspect.Parameter.VAR_KEYWORD), None)
     named = {name: p for name, p in expected.items() if p is not anything}
     for name in given:
@@ -140,7 +140,7 @@ def read_arguments(given: dict[str, Any], expected: dict[str, inspect.Parameter]
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types that a union is made of, ``None``'s as ``NoneType``.
+    """The members of a union, ``NoneType`` for ``None``.
 
     >>> alternatives(int | None)
     [<class 'int'>, <class 'NoneType'>]
@@ -151,7 +151,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def kinds_in(annotation: Any) -> list[tuple[str, bool]]:
-    """The kinds of objects that a type takes, each with whether a function that makes one is meant."""
+    """The kinds of objects in a type, each with whether it is a function that makes one."""
     return _kinds(alternatives(annotation))
 
 
@@ -161,22 +161,22 @@ def words(annotation: Any) -> str:
     >>> words(int | list[int]), words(Literal["a", "b"] | None)
     ('a whole number or a list such as [300,100]', "'a', 'b'")
     """
-    said = []
+    texts = []
     for choice in alternatives(annotation):
         origin = typing.get_origin(choice)
         if choice in (registry.Plain, Any):
-            said += ["a number", "text", "a list"]
+            texts += ["a number", "text", "a list"]
         elif origin is Literal:
-            said.append(", ".join(map(repr, typing.get_args(choice))))
+            texts.append(", ".join(map(repr, typing.get_args(choice))))
         elif origin in (list, tuple, Sequence):
-            said.append("a list such as [300,100]" if int in typing.get_args(choice) else "a list")
+            texts.append("a list such as [300,100]" if int in typing.get_args(choice) else "a list")
         elif origin in (dict, Mapping):
-            said.append("a mapping such as {name: value}")
+            texts.append("a mapping such as {name: value}")
         elif kinds := _kinds([choice]):
-            said += [f"the name of one of the {kind}" for kind, _ in kinds]
+            texts += [f"the name of one of the {kind}" for kind, _ in kinds]
         elif choice in _WORDS and choice is not type(None):
-            said.append(_WORDS[choice])
-    return " or ".join(dict.fromkeys(said)) or "something that no file can hold"
+            texts.append(_WORDS[choice])
+    return " or ".join(dict.fromkeys(texts)) or "something that no file can hold"
 
 
 def _kinds(choices: list[Any]) -> list[tuple[str, bool]]:
@@ -221,7 +221,7 @@ def _list(value: list, annotation: Any, where: str) -> list:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A value of an argument that states no type."""
+    """Check the value of an argument without annotation."""
     if isinstance(value, list):
         return [_plain(item, where) for item in value]
     if isinstance(value, dict):
@@ -244,7 +244,7 @@ def _tensor(value: dict, where: str) -> torch.Tensor:
 
 
 def _same_shapes(value: Any, where: str) -> tuple[int, ...]:
-    """The shape of nested lists of finite numbers; ``ValueError`` where they are ragged or hold something else."""
+    """The shape of nested lists of finite numbers; ``ValueError`` if they are ragged or contain something else."""
     if isinstance(value, list):
         shapes = {_same_shapes(item, where) for item in value} or {()}
         if len(shapes) == 1:

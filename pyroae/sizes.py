@@ -1,4 +1,4 @@
-"""What a file can hold at most. These limits are fixed; those to memory are the caller's. README.md beside this file lists both."""
+"""Fixed limits of the content of files. Limits of memory are arguments; README.md in this folder lists both."""
 
 SETTINGS_BYTES = 2**20  # of a settings file
 YAML_EVENTS = 200_000  # values, and beginnings and ends of lists and mappings, in a settings file

@@ -1,4 +1,4 @@
-"""One thread at a time: Pyro's handlers, its parameter store and torch's random numbers belong to the whole process."""
+"""A lock for code that uses process-wide state: Pyro's handlers and parameter store, and torch's random numbers."""
 
 import logging
 import os
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-_PATIENCE = 10.0  # seconds of waiting without a word
+_PATIENCE = 10.0  # seconds of waiting before a message is logged
 _LOG = logging.getLogger("pyroae")
 _lock = threading.RLock()
 F = TypeVar("F", bound=Callable)
 
 
 def _new_lock():
-    """For a forked process, in which the thread that held the lock does not exist."""
+    """A new lock for a forked process, in which the thread that held the old one does not exist."""
     global _lock
     _lock = threading.RLock()
 
@@ -24,7 +24,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class one_at_a_time:
-    """Inside, no other thread trains, evaluates or makes a model: it waits, and so computes what it would alone. A thread may nest."""
+    """A reentrant lock: while it is held, other threads wait before they train, evaluate or build a model."""
 
     __slots__ = ("lock",)
 
@@ -41,7 +41,7 @@ class one_at_a_time:
 
 
 def alone(function: F) -> F:
-    """The function inside ``one_at_a_time``, such as one that draws the first weights of a model."""
+    """Decorator that runs a function inside ``one_at_a_time``, such as one that initialises a model."""
 
     @wraps(function)
     def waiting(*args: Any, **kwargs: Any) -> Any:

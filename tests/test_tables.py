@@ -443,7 +443,7 @@ def test_pipes_are_no_data(tmp_path):
         pa.data.load(tmp_path / "t.csv")
     (tmp_path / "images").mkdir()
     os.mkfifo(tmp_path / "images/a.png")
-    with pytest.raises(ValueError, match="expected images .* found none"):
+    with pytest.raises(ValueError, match="expected images .* got none"):
         pa.data.load(tmp_path / "images")
 
 

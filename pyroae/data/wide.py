@@ -1,4 +1,4 @@
-"""Tables of many columns of one kind, such as pixels or genes, and the classes that stand beside them."""
+"""Tables of many columns of one kind, such as pixels or genes, and the column of classes next to them."""
 
 import re
 
@@ -8,10 +8,10 @@ import pandas as pd
 from .statistics import Statistics
 
 CLASS = re.compile(r"label|labels|class|target|species|y", re.I)
-_WIDE = 100  # columns of numbers from which on all are taken for one kind
-PIXELS = 64  # columns that are grey levels where many of them reach the same maximum
-_LEVELS = 256  # different grey levels at most
-_ROWS = 1000  # rows whose different values are counted
+_WIDE = 100  # least number of columns that are taken to have one kind
+PIXELS = 64  # least number of columns for grey levels
+_LEVELS = 256  # at most so many distinct grey levels
+_ROWS = 1000  # rows whose distinct values are counted
 _CLASSES = 100
 
 

@@ -1,4 +1,4 @@
-"""A run's model on new rows: draws, codes and imputations as tables, in the data's own units and with its column names."""
+"""``pyroae sample``, ``encode``, ``impute`` and ``export``: a run's model on new rows, as tables in the data's units."""
 
 import json
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ _SHOWN = 10  # rows that are printed
 
 
 def sample(run: str, n: int = 100, seed: int = 0, data: str | None = None, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
-    """Draw new rows from a run's model: z from the prior, then x given z; of a model with labels, every class in turn.
+    """Draw new rows from a run's model: z from the prior, then x given z; a conditional model draws every class in turn.
 
     Args:
         run: the run folder.
         n: number of rows.
         seed: of the draws.
-        data: a file whose labels or covariates the draws are given, one draw for each of its rows.
-        out: a CSV file for them.
-        limit: bytes that the data and the model may take in memory, looked up before they are read.
+        data: a file with labels or covariates, for one draw per row.
+        out: a CSV file for the rows.
+        limit: bytes that the data and the model may take in memory, checked before they are read.
 
     Raises:
-        ValueError: a folder that is no run, a prior that cannot be drawn from, or covariates that are not given.
+        ValueError: not a run folder, an improper prior, or missing covariates.
     """
     whole_number("sample", n=n)
     ae, settings = open_model(run, "sample", limit)
@@ -58,16 +58,16 @@ def _spread(ae: Autoencoder, n: int) -> Tensor:
 
 
 def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT) -> CommandOutput:
-    """Encode rows by a run's model: the mean of q(z|x), a column z1, z2, ... for each latent dimension.
+    """Encode rows by a run's model: the mean of q(z|x), with columns z1, z2, ... for the latent dimensions.
 
     Args:
         run: the run folder.
-        data: a file with the columns that the run was trained on, in any order, or a folder of images.
-        out: a CSV file for the codes, a row for each row of the data.
-        limit: bytes that the data and the model may take in memory, looked up before they are read.
+        data: a file with the columns of the training data, in any order, or a folder of images.
+        out: a CSV file for the codes, a row per row of the data.
+        limit: bytes that the data and the model may take in memory, checked before they are read.
 
     Raises:
-        ValueError: a folder that is no run, data without its columns or with unknown categories.
+        ValueError: not a run folder, missing columns, or unknown categories.
     """
     ae, settings = open_model(run, "encode", limit)
     ae = ae.with_missing()
@@ -88,23 +88,23 @@ def impute(
     out: str | None = None,
     limit: float = LIMIT,
 ) -> CommandOutput:
-    """Fill in missing values by a run's model, each with an interval: draws from p(missing | observed), by importance resampling.
+    """Impute missing values by a run's model, with intervals: draws from p(missing | observed), by importance resampling.
 
     A number becomes the mean of its draws, with columns ``NAME low`` and ``NAME high`` for the ends of the central interval; a category
-    the most frequent one, with its share of the draws in ``NAME p``. Columns that the model does not know stay as they are.
+    the most frequent one, with its relative frequency in ``NAME p``. Columns that the model does not know are not changed.
 
     Args:
         run: the run folder.
-        data: a file with the columns that the run was trained on, in any order; empty cells are missing.
-        draws: imputations of each row.
-        particles: latent codes that the draws are chosen from, for each row.
-        interval: probability that an interval holds.
+        data: a file with the columns of the training data, in any order; empty cells are missing.
+        draws: imputations per row.
+        particles: importance samples per row, from which the draws are chosen.
+        interval: probability of an interval.
         seed: of the draws.
-        out: a CSV file for the filled table.
-        limit: bytes that the data and the model may take in memory, looked up before they are read.
+        out: a CSV file for the completed table.
+        limit: bytes that the data and the model may take in memory, checked before they are read.
 
     Raises:
-        ValueError: a folder that is no run, data without its columns or with unknown categories, or data without names.
+        ValueError: not a run folder, missing columns, unknown categories, or data without column names.
     """
     whole_number("impute", draws=draws, particles=particles)
     if not 0.0 < interval < 1.0:
@@ -140,7 +140,7 @@ def export(run: str, part: Half = "encoder", out: str | None = None, limit: floa
 
 
 def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Column], interval: float) -> pd.DataFrame:
-    """The table with its holes filled, and the columns that say how sure that is."""
+    """The table with missing values imputed, and columns for their uncertainty."""
     frame, beside = frame.copy(), {}
     tails = torch.tensor([(1 - interval) / 2, (1 + interval) / 2], dtype=torch.float64)
     for i, column in enumerate(columns):
@@ -162,7 +162,7 @@ def _filled(frame: pd.DataFrame, x: Tensor, filled: Tensor, columns: Sequence[Co
 
 
 def _placed(values, holes: Tensor) -> pd.Series:
-    """Values for the rows with holes, nothing for the others."""
+    """A column with values in the rows with missing values, and NaN in the others."""
     column = pd.Series(float("nan"), index=range(len(holes)), dtype=object)
     column[holes.numpy()] = values
     return column.infer_objects()
@@ -173,7 +173,7 @@ def _named(y: Tensor, schema: Schema) -> list:
 
 
 def _answer(run: str, frame: pd.DataFrame, out: str | None, note: str = "") -> CommandOutput:
-    """The first rows as text, all of them as data, and a CSV file where that was asked for."""
+    """The first rows as text, all rows as data, and optionally a CSV file."""
     if out is not None:
         with atomic(out) as temporary:
             frame.to_csv(temporary, index=False)

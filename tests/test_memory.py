@@ -63,7 +63,7 @@ def test_pieces_stay_small_once_one_did_not_fit():
             raise torch.OutOfMemoryError
         return stop - start
 
-    pieces = budget.Budget(10)
+    pieces = budget.MemoryBudget(10)
     assert sum(pieces.pieces(run, 10)) == 10 and tried == [(0, 10), (0, 5), (0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
     assert list(pieces.pieces(run, 4)) == [2, 2] and pieces.at_once(per=2) == 1
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
-from .density import Density, FlatGuide, Prior, point_site
+from .density import Density, FlatGuide, PriorGuide, point_site
 from .either import Either
 from .modes import Modes, Search
 from .networks import Networks
@@ -94,7 +94,7 @@ class _Fit:
 
     def __init__(self, model: Program, guide: Program, args: tuple[Tensor, ...], density: Density):
         self.model, self.guide, self.args, self.density = model, guide, args, density
-        self.prior = Density(model, Prior(model), args).draw(_PRIOR)  # (_PRIOR, B, size)
+        self.prior = Density(model, PriorGuide(model), args).draw(_PRIOR)  # (_PRIOR, B, size)
         low, high = (self.prior.kthvalue(round(_PRIOR * q), 0).values for q in (0.16, 0.84))
         self.width = ((high - low) / 2).clamp(min=1e-4)
         self.search = Search(self.make, self.width, Networks(model))

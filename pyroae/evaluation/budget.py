@@ -15,13 +15,13 @@ _BYTES = 32  # per value of a pass: several layers, and intermediate results of 
 _LOG = logging.getLogger("pyroae")
 
 
-class Budget:
+class MemoryBudget:
     """Runs a function piece by piece.
 
     Args:
         most: what fits at once.
 
-    >>> list(Budget(4).pieces(lambda start, stop: (start, stop), 10))
+    >>> list(MemoryBudget(4).pieces(lambda start, stop: (start, stop), 10))
     [(0, 4), (4, 8), (8, 10)]
     """
 

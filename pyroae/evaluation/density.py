@@ -46,7 +46,7 @@ class Density:
         self.guide, self.nesting, self.plate, self.traces = encoding.guide, encoding.nesting, encoding.plate, encoding.traces
         if self.plate.dim != -1:
             raise ValueError(f"expected the plate over the data, {self.plate.name!r}, at dim=-1, got dim={self.plate.dim}")
-        self.of_prior = isinstance(guide, Prior)
+        self.of_prior = isinstance(guide, PriorGuide)
         latent = programs.sites(encoding.traces[1], observed=False).values()
         self.masked = not any(site["infer"].get("is_auxiliary") for site in latent)
         trace, _ = programs.traces(*(on_particles(program, 1, self.nesting) for program in (model, self.guide)), *args)
@@ -180,7 +180,7 @@ class FlatGuide:
                 pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
 
 
-class Prior:
+class PriorGuide:
     """A guide that draws every latent from the model's prior."""
 
     def __init__(self, model: Program):

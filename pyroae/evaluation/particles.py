@@ -24,7 +24,7 @@ from ..programs.probing import ProbedProgram, check_sites, check_support, exampl
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data, draw_function
-from .budget import Budget, fitting_rows, watching_widths
+from .budget import MemoryBudget, fitting_rows, watching_widths
 
 T = TypeVar("T")
 Proposal = Callable[..., Program]  # ``proposal(model, guide, *args)``: a guide for these examples
@@ -159,13 +159,13 @@ def encodings(
     shared: "Shared | None" = None,
 ) -> Iterator["Encoded"]:
     """The blocks of examples, encoded by the guide or by the proposal's; with ``shared`` only those of this process."""
-    budget = Budget(rows_at_once(model, guide, args)) if proposal else None  # the same in all processes, so that they draw the same noise
+    budget = MemoryBudget(rows_at_once(model, guide, args)) if proposal else None  # the same in all processes: same noise
 
     def block(rows: slice, part: Args) -> Encoded:
         nonlocal budget
         source = proposal(model, guide, *part) if proposal else guide
         encoding = encoded(model, source, part)
-        budget = budget or Budget(rows_at_once(model, guide, part, encoding.traces, encoding.widest))
+        budget = budget or MemoryBudget(rows_at_once(model, guide, part, encoding.traces, encoding.widest))
         encoding.source, encoding.rows, encoding.particles, encoding.budget = source, rows, particles, budget
         return encoding
 
@@ -227,7 +227,7 @@ def on_blocks(
     run: Callable[[slice, Args], T], model: Program, args: Args, size: int, progress: bool = False, shared: Shared | None = None
 ) -> Iterator[T]:
     """``run(rows, part)`` on every block of ``blocks``, in halves where a device runs out of memory."""
-    budget = Budget(size)
+    budget = MemoryBudget(size)
     for where, part in blocks(model, args, size, progress, shared):
         if not getattr(model, "splits", True):
             yield run(where, part)
@@ -269,7 +269,7 @@ class Encoded:
     rows: slice | None = None  # of all examples
     widest: int = 1  # values per example in the widest layer
     particles: int = 0  # to draw for each example
-    budget: Budget | None = None
+    budget: MemoryBudget | None = None
 
     @property
     def number_of_passes(self) -> int:

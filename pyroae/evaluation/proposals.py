@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import whole_number
 from ..programs import Program
 from .adaptive import Adaptive
-from .density import Density, FlatGuide, Prior
+from .density import Density, FlatGuide, PriorGuide
 from .modes import minimised
 
 __all__ = ["Adaptive", "Laplace", "Optimised", "prior"]
@@ -33,7 +33,7 @@ def prior(model: Program, guide: Program, *args: Tensor) -> Program:
     >>> pa.log_likelihood(vae, x, particles=30, proposal=prior).values.shape
     torch.Size([20])
     """
-    return Prior(model)
+    return PriorGuide(model)
 
 
 class Laplace:
@@ -59,7 +59,7 @@ class Laplace:
 
     def __call__(self, model: Program, guide: Program, *args: Tensor) -> Program:
         density = Density(model, guide, args)
-        width = Density(model, Prior(model), args).draw(_DRAWS).std(0)  # (B, size)
+        width = Density(model, PriorGuide(model), args).draw(_DRAWS).std(0)  # (B, size)
         u = _climbed(density, density.draw(_DRAWS).mean(0), width, self.steps, self.lr)
         for _ in range(self.newton):
             u = _newton_step(density, u, width)

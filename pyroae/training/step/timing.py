@@ -15,7 +15,7 @@ _RESERVE = 0.01  # share for costs that are not measured
 _OVERHEAD = 8e-5  # seconds of an eager call outside the program
 
 
-class Budget:
+class TimeBudget:
     """Seconds of all calls including the building of graphs, and estimated seconds of the program alone."""
 
     def __init__(self):
@@ -29,7 +29,7 @@ class CallTimes:
         like: times of calls for which the program takes equally long.
     """
 
-    def __init__(self, budget: Budget, like: "CallTimes | None" = None):
+    def __init__(self, budget: TimeBudget, like: "CallTimes | None" = None):
         self.budget, self.done, self.is_graph = budget, 0, False
         self.eager = like.eager if like else 0.0  # seconds of the program
         self.timed = MIN_TIMED if like and like.timed >= MIN_TIMED else 0

@@ -15,7 +15,7 @@ from .arguments import Leaves
 from .graph import Outputs
 from .reach import Reach
 from .specialization import LEVELS, Specialization
-from .timing import SAMPLE_AFTER, SAMPLE_EVERY, Budget, CallTimes, clock
+from .timing import SAMPLE_AFTER, SAMPLE_EVERY, CallTimes, TimeBudget, clock
 from .updates import Update
 
 _LOG = logging.getLogger("pyroae")
@@ -54,10 +54,10 @@ class Traced:
         mode: Mode = "auto",
         calls: int | None = None,
         update: Update | None = None,
-        budget: Budget | None = None,
+        budget: TimeBudget | None = None,
     ):
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
-        self.done, self.budget = 0, budget or Budget()
+        self.done, self.budget = 0, budget or TimeBudget()
         self.untimed = 0  # calls to come that the last one represents
         self.times: dict[tuple, CallTimes] = {}  # by structure of the arguments
         self.specializations: list[Specialization] = []

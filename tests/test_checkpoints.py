@@ -150,7 +150,7 @@ REFUSED = {
         lambda folder: quiet(small_vae(), X, optimizer=torch.optim.SGD, lr=1.0, run=pa.Run(folder, resume=True)),
         ["Adam", "SGD"],
     ),
-    "pretraining": (lambda folder: pa.pretrain(small_vae(), X, run=folder), ["pretrain", "give run to the fit"]),
+    "pretraining": (lambda folder: pa.pretrain(small_vae(), X, run=folder), ["pretrain", "pass run to the fit"]),
     "no clip": (lambda folder: quiet(small_vae(), X, compile=pa.Step(clip=0.0)), ["clip", "positive"]),
     "half a part": (lambda folder: quiet(small_vae(), X, compile=pa.Step(accumulate=0.5)), ["accumulate", "whole number"]),
     "negative retries": (lambda folder: quiet(small_vae(), X, compile=pa.Step(retries=-1)), ["retries", "at least 0"]),

@@ -176,13 +176,13 @@ REFUSED = {
         "at least one batch.*drop_last",
     ),
     "a DataLoader of unknown length": (lambda: pa.fit(small_vae(), DataLoader(Stream(), 8), progress=False), "with a length.*__len__"),
-    "a Dataset of images": (lambda: pa.data.load(Pictures()), "as tensors from the Pictures; of images by transform=.*ToTensor"),
+    "a Dataset of images": (lambda: pa.data.load(Pictures()), "as tensors from the Pictures; for images use transform=.*ToTensor"),
     "a Dataset of images, in training": (lambda: pa.fit(small_vae(), Pictures(), progress=False), "transform=.*ToTensor"),
     "an empty Dataset": (lambda: pa.log_likelihood(small_vae(), TensorDataset(X[:0])), "at least one example"),
     "masked entries": (lambda: pa.fit(small_vae(), np.ma.masked_equal(X.numpy(), 1.0)), "NaN or infinity"),
     "values that float32 rounds away": (
         lambda: pa.fit(small_vae(2, likelihood=pa.likelihoods.Normal(2)), 1e9 + np.random.default_rng(0).normal(size=(50, 2))),
-        "entry . of x is 1e\\+09 in size.*pa.data.load.*centres",
+        "entry . of x is 1e\\+09 in size.*pa.data.load.*subtracts the mean",
     ),
 }
 

@@ -168,7 +168,7 @@ class Renyi(ImportanceWeighted):
 
     alpha = 1 is the ELBO, 0 the importance-weighted bound; values in between lie between the two; below 0 it exceeds the
     latter and may exceed log p(x). Unlike Pyro's ``RenyiELBO`` it is a bound per example, unbiased for mini-batches, and
-    has a ``differentiable_loss``.
+    has a differentiable loss.
 
     Args:
         alpha: the order.

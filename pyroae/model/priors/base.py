@@ -60,7 +60,7 @@ class Prior(DistributionPart):
         """The constraint on a single entry of z.
 
         Raises:
-            ValueError: ``forward`` gives something else than a distribution over one z.
+            ValueError: the forward method gives something else than a distribution over one z.
         """
         check_forward(self, "prior", torch.Size(), self)
         return entry_constraint(self().support)

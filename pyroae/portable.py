@@ -1,4 +1,4 @@
-"""Encoders and decoders as files for other programs: ``torch.export`` and ONNX."""
+"""Export of encoders and decoders to ``torch.export`` and ONNX files."""
 
 import copy
 import importlib.util
@@ -15,15 +15,15 @@ from .files import atomic
 from .model.autoencoder import Autoencoder
 
 Half = Literal["encoder", "decoder"]
-_ROWS = 3  # of the example that is traced
+_ROWS = 3  # of the example input
 
 
 def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> list[str]:
     """Write the encoder or the decoder to a file that runs without pyroae.
 
-    The encoder maps x ``(B, *event)`` to the mean of q(z|x), named ``z``, and its standard deviation, named ``z_std``, where that has
-    a closed form. The decoder maps ``z`` to the mean of p(x|z) (of categories, the likeliest), named ``x``. Whatever the model does to
-    x, such as to standardise it, is in the file. The number of rows B is free.
+    The encoder maps x ``(B, *event)`` to the mean of q(z|x), named ``z``, and its standard deviation, named ``z_std``, if that has
+    a closed form. The decoder maps ``z`` to the mean of p(x|z) (the mode of categories), named ``x``. Preprocessing of x, such as
+    standardisation, is part of the file. The batch size B is dynamic.
 
     Args:
         ae: the model.
@@ -34,8 +34,8 @@ def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> 
         The names of the outputs.
 
     Raises:
-        ValueError: another ending or part, a model with a condition, operations that cannot be exported, or the packages of
-            ONNX are not installed.
+        ValueError: an unknown ending or part, a model with a condition, an operation that cannot be exported, or packages of
+            ONNX that are not installed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> 
     half = _HALVES[part](copy.deepcopy(ae).cpu().eval()).requires_grad_(False)
     x = torch.zeros(_ROWS, *half.shape, dtype=next((p.dtype for p in ae.parameters()), None))
     with torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+        warnings.simplefilter("ignore")  # torch's exporters warn about their own code
         outputs = half.outputs[: len(half(x))]
         rows = {"x": {0: torch.export.Dim("rows")}}
         try:
@@ -67,12 +67,12 @@ def export(ae: Autoencoder, path: str | os.PathLike, part: Half = "encoder") -> 
                 if suffix == ".pt2":
                     torch.export.save(program, temporary)
                 else:
-                    made = torch.onnx.export(program, (x,), input_names=[half.input], output_names=outputs, dynamo=True, verbose=False)
-                    assert made is not None  # as with a path alone
-                    made.save(temporary)
+                    exported = torch.onnx.export(program, (x,), input_names=[half.input], output_names=outputs, dynamo=True, verbose=False)
+                    assert exported is not None  # it is, without a path
+                    exported.save(temporary)
         except OSError:
             raise
-        except Exception as error:  # exporters raise whatever they meet
+        except Exception as error:  # exporters raise errors of many kinds
             reason = str(error).strip().partition("\n")[0][:200]
             raise ValueError(f"export: the {part} cannot be written as {suffix}: {type(error).__name__}: {reason}") from error
     return outputs

@@ -35,14 +35,14 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     Missing values (NaN) are allowed.
 
     Args:
-        recipe: a name from ``pa.recipes``, a function of the training data (and of ``latent_dim`` and ``hidden`` where these are
+        recipe: a name from ``pa.recipes``, a function of the training data (and of ``latent_dim`` and ``hidden`` if these are
             given) that returns an Autoencoder, or an Autoencoder, whose copy is trained.
         latent_dim: latent dimensions; by default the recipe's own.
         hidden: width of the hidden layer, or of several; by default the recipe's own.
         parts: parts that replace the recipe's, such as ``{"prior": pa.priors.Laplace(8)}``.
         elbo, epochs, batch_size, lr, device, compile: as for ``pa.fit``.
         particles: importance samples per example in ``score`` and ``score_samples``.
-        proposal: where they are drawn from, as for ``pa.log_likelihood``: the guide, which is fast and for most uses tight enough
+        proposal: of the importance samples, as for ``pa.log_likelihood``: the guide, which is fast and usually tight enough
             to rank models, or ``"auto"``, which a point posterior (Delta) needs.
         random_state: of initial weights, training, scores and samples.
 
@@ -87,11 +87,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Train on ``X`` of shape ``(N, columns)``; ``y`` is ignored.
 
         Raises:
-            ValueError: bad arguments or data, or a model with a condition, which needs labels whenever it is used.
+            ValueError: invalid arguments or data, or a model with a condition, which needs labels for every call.
         """
-        X, seed = self._validated(X, reset=True), self._seed()
+        X, seed = self._validate(X, reset=True), self._seed()
         with programs.seeded(seed, torch.device("cpu")):
-            ae = self._built(X)
+            ae = self._build(X)
         if ae.condition is not None and not ae.condition.optional:
             raise ValueError("Estimator: expected a model of x alone, but this one has a condition; train it with pa.fit(ae, (x, y))")
         options = {name: getattr(self, name) for name in ("elbo", "epochs", "batch_size", "lr", "device", "compile")}
@@ -101,11 +101,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def transform(self, X: Any) -> np.ndarray:
         """E[z|x] of each row, ``(N, latent_dim)``, as by ``pa.codes``."""
-        X = self._validated(X)
+        X = self._validate(X)
         return np.asarray(codes(self._model(X), X))
 
     def inverse_transform(self, Z: Any) -> Any:
-        """The mean of p(x|z) (of categories, the likeliest) of each row of ``Z``; a DataFrame where ``fit`` was given one."""
+        """The mean of p(x|z) (the mode of categories) of each row of ``Z``; a DataFrame if ``fit`` was given one."""
         check_is_fitted(self)
         ae = self.autoencoder_
         Z = check_array(Z, input_name="Z")
@@ -116,12 +116,12 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return self._rows(ae.likelihood.mean_or_mode(ae.decode(z)))
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each row in nats, ``(N,)``; where values are missing, of those that are not.
+        """log p(x) of each row in nats, ``(N,)``; missing values are marginalised out.
 
         Raises:
-            ValueError: a model without log p(x): an improper prior, as of the recipe ``"autoencoder"``.
+            ValueError: the prior is improper, as in the recipe ``"autoencoder"``, so that log p(x) does not exist.
         """
-        X = self._validated(X)
+        X = self._validate(X)
         ae, seed = self._model(X), self._seed()
         return log_likelihood(ae, X, particles=self.particles, proposal=self.proposal, seed=seed).values.numpy()
 
@@ -130,12 +130,12 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1) -> Any:
-        """New rows: z from the prior, x from p(x|z), ``(n_samples, columns)``; a DataFrame where ``fit`` was given one."""
+        """New rows: z from the prior, x from p(x|z), ``(n_samples, columns)``; a DataFrame if ``fit`` was given one."""
         check_is_fitted(self)
         with programs.eval_mode(self.autoencoder_, seed=self._seed()):
             return self._rows(self.autoencoder_.sample(n_samples))
 
-    def _built(self, X: Any) -> Autoencoder:
+    def _build(self, X: Any) -> Autoencoder:
         sizes = {name: value for name in ("latent_dim", "hidden") if (value := getattr(self, name)) is not None}
         recipe = self.recipe
         if isinstance(recipe, str):
@@ -152,8 +152,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise ValueError(f"Estimator: expected recipe to return an Autoencoder, got {type(ae).__name__}")
         return ae.replace(**self.parts) if self.parts else ae
 
-    def _validated(self, X: Any, reset: bool = False) -> Any:
-        """``X`` as the model takes it, with scikit-learn's checks of columns and their names."""
+    def _validate(self, X: Any, reset: bool = False) -> Any:
+        """``X`` as input of the model, after scikit-learn's checks of columns and their names."""
         if not reset:
             check_is_fitted(self)
         if frames.is_frame(X) and not isinstance(X, pd.DataFrame):
@@ -173,7 +173,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self.autoencoder_.schema is not None and self.autoencoder_.schema.columns is not None
 
     def _model(self, X: Any) -> Autoencoder:
-        """The trained model; where values are missing that were not in training, one that leaves them out."""
+        """The trained model; if ``X`` has missing values, the same model for missing values."""
         return self.autoencoder_.with_missing() if np.asarray(pd.isna(X)).any() else self.autoencoder_
 
     def _rows(self, x: torch.Tensor) -> Any:

@@ -670,3 +670,16 @@ def test_library_size_takes_totals_and_shares_from_data():
     assert isinstance(vae.likelihood, pa.likelihoods.LibrarySize) and vae.sample(3).shape == (3, 64)
     with pytest.raises(ValueError, match="LibrarySize: expected a likelihood of counts"):
         pa.likelihoods.LibrarySize(pa.likelihoods.Normal(3))
+
+
+def test_a_module_that_a_recipe_built_is_checked_without_a_copy():
+    class Large(torch.nn.Linear):
+        def __deepcopy__(self, memo):
+            raise MemoryError("a second copy")
+
+    class Recipe(pa.nets.Network):
+        def build(self, inputs, outputs, encoder=None, image=None):
+            return Large(inputs.numel(), outputs)
+
+    ae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(5), pa.posteriors.Normal(), Recipe(), Recipe())
+    assert ae.encoder.training and ae.decode(torch.zeros(1, 2)).event_shape == (5,)

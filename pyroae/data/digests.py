@@ -41,7 +41,7 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def find_rows(wanted: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Positions in ``present`` of the digests ``wanted``, each used at most once; -1 if there is none.
+    """Positions in ``present`` of the digests ``wanted``, each used at most once, and -1 for a missing digest.
 
     >>> find_rows(np.array([7, 5, 5], np.uint64), np.array([5, 6, 7, 5], np.uint64))
     array([2, 0, 3])

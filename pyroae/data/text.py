@@ -186,7 +186,7 @@ def _dropped_cells(path: Path, options: dict[str, Any], width: int, limit: float
 
 
 def _longer_row(path: Path, options: dict[str, Any], limit: float) -> str | None:
-    """An error message about the first row with more cells than the header or the first row; ``None`` if there is none."""
+    """An error message about the first row with more cells than the header or the first row, or ``None``."""
     sep, skipped = options["sep"], options.get("skiprows", 0)
     if options.get("comment") or not isinstance(skipped, int):
         return None

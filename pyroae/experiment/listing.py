@@ -1,4 +1,4 @@
-"""Which runs there are, how good each is, and in what settings they differ."""
+"""``pyroae list``: the runs in a folder, their scores and the settings in which they differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from .output import CommandOutput
 from .run_files import read_scores
 from .settings import read_run
 
-_OF_THEIR_OWN = "recipe", "data"  # settings with a column
+_COLUMNS = "recipe", "data"  # settings that are columns of the table
 
 
 def list_runs(folders: Sequence[str] = ()) -> CommandOutput:
@@ -19,21 +19,21 @@ def list_runs(folders: Sequence[str] = ()) -> CommandOutput:
         folders: folders that hold runs; by default ``runs``.
 
     Raises:
-        ValueError: a folder that is not there.
+        ValueError: a folder does not exist.
     """
-    found = [path.parent for folder in folders or ("runs",) for path in sorted(_there(folder).glob("*/settings.json"))]
-    known, unreadable = {}, []
-    for run in found:
+    runs = [path.parent for folder in folders or ("runs",) for path in sorted(_existing(folder).glob("*/settings.json"))]
+    readable, unreadable = {}, []
+    for run in runs:
         try:
-            known[str(run)] = read_run(run), read_scores(run / "results.json")
+            readable[str(run)] = read_run(run), read_scores(run / "results.json")
         except ValueError as error:
             unreadable.append(f"{run}: {error}")
-    if not known:
+    if not readable:
         return CommandOutput("\n".join(["no runs; pyroae train makes one", *unreadable]), {"runs": []})
-    differs = differences({run: settings for run, (settings, _) in known.items()}, but=_OF_THEIR_OWN)
+    differs = differences({run: settings for run, (settings, _) in readable.items()}, but=_COLUMNS)
     rows = []
-    for run, (settings, scores) in known.items():
-        row = {"run": run, **{name: settings.get(name) for name in _OF_THEIR_OWN}}
+    for run, (settings, scores) in readable.items():
+        row = {"run": run, **{name: settings.get(name) for name in _COLUMNS}}
         rows.append(row | {name: scores.get(name) for name in ("elbo", "log_likelihood", "data_se")} | {"differs": differs[run]})
     rows.sort(key=_best_first)
     return CommandOutput("\n".join([_table(rows), *unreadable]), {"runs": rows})
@@ -44,7 +44,7 @@ def _best_first(row: dict[str, Any]) -> tuple:
     return str(row["data"]), *((score is None, -score if score is not None else 0.0) for score in scores)
 
 
-def _there(folder: str) -> Path:
+def _existing(folder: str) -> Path:
     if not Path(folder).is_dir():
         raise ValueError(f"list: there is no folder {folder}; name one that holds runs")
     return Path(folder)
@@ -67,7 +67,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def number(value: float | None, digits: int = 2, kind: str = "f") -> str:
-    """A number for a table, ``-`` where there is none.
+    """A number in a table, ``-`` for a missing one.
 
     >>> number(-22.714), number(None), number(float("nan"), 1, "%")
     ('-22.71', '-', '-')
@@ -76,10 +76,10 @@ def number(value: float | None, digits: int = 2, kind: str = "f") -> str:
 
 
 def differences(settings: dict[str, dict[str, Any]], but: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """The settings in which runs differ, for each of them, in a few words."""
-    names = {name: None for each in settings.values() for name in each if name not in but}
-    differ = [name for name in names if len({repr(each.get(name)) for each in settings.values()}) > 1]
-    return {run: {name: _in_short(each.get(name)) for name in differ} for run, each in settings.items()}
+    """The settings in which runs differ, by run, as short text."""
+    names = {name: None for values in settings.values() for name in values if name not in but}
+    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
+    return {run: {name: _short(values.get(name)) for name in differing} for run, values in settings.items()}
 
 
 def in_words(differs: dict[str, str]) -> str:
@@ -91,9 +91,9 @@ def in_words(differs: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in differs.items())
 
 
-def _in_short(value: object) -> str:
-    """A setting in a few words: of a part its name and what it was made with."""
+def _short(value: object) -> str:
+    """A setting as short text; a part is written as its class and arguments."""
     if isinstance(value, schema.Spec):
-        given = ", ".join(f"{name}={_in_short(each)}" for name, each in value.arguments.items())
-        return f"{value.cls.__name__}({given})" if given else value.cls.__name__
+        arguments = ", ".join(f"{name}={_short(argument)}" for name, argument in value.arguments.items())
+        return f"{value.cls.__name__}({arguments})" if arguments else value.cls.__name__
     return "default" if value is None else str(value)

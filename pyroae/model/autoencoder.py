@@ -82,8 +82,6 @@ class Autoencoder(PyroModule):
                 )
         likelihood, corruption = likelihood.build(Context()), copied(corruption)
         posterior = posterior.build(Context(prior=prior))
-        for part, role in ((likelihood, "likelihood"), (posterior, "posterior")):
-            check_forward(part, role, torch.Size([2]), lambda part=part: part(torch.zeros(2, part.size)))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         check_part(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = likelihood.input_shape
@@ -93,6 +91,8 @@ class Autoencoder(PyroModule):
         encoder_image = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
         encoder = networks.build(encoder, x_shape, posterior.size, "encoder", image=encoder_image)
         decoder = networks.build(decoder, networks.concat_shape(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image)
+        for part, role in ((likelihood, "likelihood"), (posterior, "posterior")):  # once the networks are known to fit into memory
+            check_forward(part, role, torch.Size([2]), lambda part=part: part(torch.zeros(2, part.size)))
         guide = Guide(posterior, encoder, corruption, condition, likelihood)
         prior = prior.build(Context(guide=guide, likelihood=likelihood))
         self.model, self.guide = Model(prior, likelihood, decoder, condition, schema), guide

@@ -63,13 +63,14 @@ def build(
         ValueError: not a network, or one whose input or output has the wrong size.
     """
     name = type(network).__name__
-    if isinstance(network, Network):
+    is_recipe = isinstance(network, Network)
+    if is_recipe:
         network = _from_recipe(network, inputs, outputs, role, encoder, image)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{role}: expected a network such as pa.nets.MLP(128) or an nn.Module, got {type(network).__name__}")
     mapping = f"it maps {tuple(inputs)} to {outputs} numbers"
     try:
-        size = _output_size(network, inputs)
+        size = _output_size(network if is_recipe else copy.deepcopy(network), inputs)  # a user's module does not change
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{role}: {name} failed on an input of shape (2, {', '.join(map(str, inputs))}); {mapping}: {error}") from error
     if size != outputs:
@@ -95,11 +96,12 @@ def _from_recipe(
 
 
 def _output_size(network: nn.Module, inputs: torch.Size) -> int:
-    """The size of the network's output for one example; a copy is called, so that the user's module does not change."""
-    network = copy.deepcopy(network).eval()
+    """The size of the network's output for one example, in evaluation mode."""
     like = next(network.parameters(), torch.zeros(()))
+    network.eval()
     with torch.no_grad():
         out = network(torch.zeros(2, *inputs, dtype=like.dtype, device=like.device))
+    network.train()
     if not isinstance(out, Tensor) or out.shape[:1] != (2,):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"expected a tensor with one row for each of the 2 inputs, got {got}")

@@ -122,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: its header is not a training state ({error})") from error
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise ValueError(f"{path}: its header is not a training state (it has no number of steps)")
+        raise ValueError(f"{path}: its header is not a training state (the step count is missing)")
     return state
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,14 +48,14 @@ class Training:
         epochs: int,
         patience: int | None,
         retries: int,
-        callbacks: Iterable[Callable[[Epoch], None]],
+        callbacks: list[Callable[[Epoch], None]],
         arguments: tuple[Any, Any],
         checkpoints: Checkpoints | None,
         save_every: float,
     ):
         self.svi, self.pair, self.elbo, self.train, self.held_out, self.schedule = svi, pair, elbo, train, held_out, schedule
         self.epochs, self.patience, self.retries = epochs, patience, retries
-        self.callbacks, self.checkpoints, self.save_every = list(callbacks), checkpoints, save_every
+        self.callbacks, self.checkpoints, self.save_every = callbacks, checkpoints, save_every
         self.arguments, self.stopped = arguments, False  # stopped: by a callback
         self.rows: list[dict[str, float]] = []  # of the history
         self.step = self.examples = 0  # steps in total, examples in this epoch

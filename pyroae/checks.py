@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class InputError(ValueError):
+    """An error in data or in a file; its message is complete: it names the file, what was expected and what was found."""
+
+
 def whole_number(owner: str, **arguments: Any):
     """``ValueError`` unless every argument is an integer of at least 1."""
     for name, value in arguments.items():

@@ -20,7 +20,7 @@ from ..experiment.settings import ROLES, Setting
 from ..files import refuse_links
 from ..recipes import RECIPES
 from .commands import COMMANDS
-from .values import class_of, metavar, value_of
+from .values import OptionError, class_of, metavar, value_of
 
 _SYNONYMS = {  # names of options in other programs
     "batchsize": "batch_size",
@@ -64,9 +64,10 @@ class Parser(argparse.ArgumentParser):
         """The parsed values, and the arguments that are not known."""
         try:
             given, rest = self.parse_known_args(argv)
+        except OptionError as error:
+            self.error(str(error))
         except argparse.ArgumentError as error:
-            named = error.message.startswith("expected --")
-            self.error(error.message if named else f"{error.argument_name or 'argument'}: {error.message}")
+            self.error(f"{error.argument_name or 'argument'}: {error.message}")
         return vars(given), rest
 
 

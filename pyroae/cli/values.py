@@ -1,11 +1,14 @@
 """Text on the command line as values of the options' types."""
 
-import argparse
 import typing
 from typing import Any, Literal
 
 from .. import registry, schema
 from ..experiment import plain_yaml
+
+
+class OptionError(Exception):
+    """A value that an option does not accept; the message names the option."""
 
 
 def value_of(annotation: Any, option: str, text: str) -> Any:
@@ -17,7 +20,7 @@ def value_of(annotation: Any, option: str, text: str) -> Any:
         schema.read(value, annotation, option)
         return value
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise OptionError(str(error)) from error
 
 
 def from_text(text: str, annotation: Any, option: str) -> Any:

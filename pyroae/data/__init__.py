@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import did_you_mean, short
+from ..checks import InputError, did_you_mean, short
 from . import arrays, images, inputs, readers, record, tables
 from .limits import LIMIT, is_regular
 from .named import NAMED
@@ -108,9 +108,9 @@ def load(
     [0, 1]
     """
     if not (isinstance(validation, (int, float)) and 0.0 <= validation < 1.0):
-        raise ValueError(f"data: expected validation as a fraction from 0 to less than 1, got {validation!r}")
+        raise InputError(f"data: expected validation as a fraction from 0 to less than 1, got {validation!r}")
     if test is not None and not (isinstance(test, (int, float)) and 0.0 < test < 1.0):
-        raise ValueError(f"data: expected test as a fraction greater than 0 and less than 1, got {test!r}")
+        raise InputError(f"data: expected test as a fraction greater than 0 and less than 1, got {test!r}")
     shape = None if image_shape is None else tuple(image_shape)
     labels = str(labels) if np.isscalar(labels) and labels is not None else labels
     selected = None if columns is None else _listed(columns)
@@ -141,7 +141,7 @@ def rows(
         dataset = load(data, domain=domain if path.is_dir() else None, limit=limit)
         return record.all_rows(dataset), None
     if not is_regular(path):
-        raise ValueError(f"data: there is no file {data}")
+        raise InputError(f"data: there is no file {data}")
     content: readers.Read = _read(os.fspath(data), lambda: readers.read(path, options))
     if content.frame is None:
         settings = arrays.ArrayOptions(domain, None, True, schema.image_shape)
@@ -164,12 +164,12 @@ def _load(data: Any, asked: tables.TableOptions, test: float | None, options: re
     try:
         return _of_path(name, asked, test, options)
     except (OSError, UnicodeEncodeError) as error:  # such as an invalid file name
-        raise ValueError(f"data: {short(name)} cannot be read: {error.strerror if isinstance(error, OSError) else error}") from error
+        raise InputError(f"data: {short(name)} cannot be read: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
 def _of_path(name: str, asked: tables.TableOptions, test: float | None, options: readers.Options) -> DataSet:
     if "\0" in name:
-        raise ValueError(f"data: no file has the name {short(name)}")
+        raise InputError(f"data: no file has the name {short(name)}")
     path = Path(name)
     if path.is_dir():
         _refuse_columns(asked, "a folder of images")
@@ -180,16 +180,16 @@ def _of_path(name: str, asked: tables.TableOptions, test: float | None, options:
         )
     if readers.suffix_of(path) in readers.READERS:
         if not is_regular(path):
-            raise ValueError(f"data: there is no file {name}" if not path.exists() else f"data: {name} is a pipe or a device, not a file")
+            raise InputError(f"data: there is no file {name}" if not path.exists() else f"data: {name} is a pipe or a device, not a file")
         return _of_file(name, path, asked, test, options)
     if path.suffix or path.parent != Path("."):
-        raise ValueError(f"data: expected a name, a folder of images or a file ending in {', '.join(readers.READERS)}, got {name}")
-    raise ValueError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
+        raise InputError(f"data: expected a name, a folder of images or a file ending in {', '.join(readers.READERS)}, got {name}")
+    raise InputError(f"data: there is no data set {name!r}" + did_you_mean(name, NAMED))
 
 
 def _of_name(name: str, asked: tables.TableOptions, test: float | None, limit: float) -> DataSet:
     if asked.domain is not None or test is not None:
-        raise ValueError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
+        raise InputError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
     _refuse_columns(asked, name)
     return _read(name, lambda: NAMED[name](limit))
 
@@ -221,17 +221,17 @@ def _of_object(data: Any, asked: tables.TableOptions, test: float | None, option
         frame = _without(frame, options.na)
         return tables.of_frame("table", frame, asked, test) if split else tables.whole("table", frame, asked)
     if not (isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "toarray")):
-        raise ValueError(
+        raise InputError(
             f"data: expected a name, a path, an array, a tensor, a table or a Dataset, got {type(data).__name__}; "
             "convert it with np.array(...) or pd.DataFrame(...)"
         )
     labels = asked.labels
     _refuse_columns(replace(asked, labels=None), "an array")
     if isinstance(labels, str):
-        raise ValueError("data: an array has no column of labels; give the labels, labels=y, or a DataFrame")
+        raise InputError("data: an array has no column of labels; give the labels, labels=y, or a DataFrame")
     array = arrays.as_array(data, options.limit)
     if array.dtype.kind in "OUS":
-        raise ValueError(f"data: expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
+        raise InputError(f"data: expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
     missing = True if isinstance(data, np.ma.MaskedArray) and asked.missing is None else asked.missing
     settings = _as_asked(replace(asked, missing=missing), test)
     if not split:
@@ -247,7 +247,7 @@ def _refuse_columns(asked: tables.TableOptions, what: str):
     options = {name: getattr(asked, name) for name in ("labels", "covariates", "drop", "columns", "kinds")}
     used = [name for name, value in options.items() if isinstance(value, str) or value]
     if used:
-        raise ValueError(f"data: {used[0]} is for tables, whose columns have names; {what} has none")
+        raise InputError(f"data: {used[0]} is for tables, whose columns have names; {what} has none")
 
 
 def _without(frame, na: list):
@@ -283,7 +283,7 @@ def _read(name: str, reader: Callable[[], Any]) -> Any:
     """Call a reader; anything that it raises, such as for a damaged file, becomes a ``ValueError``."""
     try:
         return reader()
+    except InputError:
+        raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("data: "):
-            raise
-        raise ValueError(f"data: {name} cannot be read: {str(error) or type(error).__name__}") from error
+        raise InputError(f"data: {name} cannot be read: {str(error) or type(error).__name__}") from error

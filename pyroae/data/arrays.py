@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import InputError
 from . import splits
 from .limits import check_size
 from .rows import Rows, tensor_of
@@ -47,7 +48,7 @@ def of_arrays(
         splits[key] = _split(name if key == "train" else f"{name}, {key}", array, asked, splits.get("train"))
         if splits[key].event_shape != splits["train"].event_shape:
             shapes = splits["train"].event_shape, splits[key].event_shape
-            raise ValueError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
+            raise InputError(f"data: expected rows of one shape in {name}, got {tuple(shapes[0])} in train and {tuple(shapes[1])} in {key}")
         if key != "train" and splits[key].domain in ("real", "counts"):
             _check_scale(name, key, splits["train"], splits[key])
         if key in labels:
@@ -56,7 +57,7 @@ def of_arrays(
     if held_out is None:
         train, held_out = hold_out(train, _test_fraction(train) if asked.test is None else asked.test)
     elif asked.test is not None:
-        raise ValueError(f"data: {name} has a test split of its own; leave test out")
+        raise InputError(f"data: {name} has a test split of its own; leave test out")
     return DataSet(name, train, held_out, splits.get("valid"))
 
 
@@ -72,7 +73,7 @@ def as_array(source: Any, limit: float) -> np.ndarray:
     """Tensors of any type and layout, masked arrays (NaN where masked) and sparse matrices as a dense NumPy array."""
     if isinstance(source, Tensor):
         if source.is_meta or source.is_nested or source.is_quantized:
-            raise ValueError("data: expected a tensor of numbers in memory, got a nested, quantized or meta tensor")
+            raise InputError("data: expected a tensor of numbers in memory, got a nested, quantized or meta tensor")
         source = source.detach()
         if source.layout != torch.strided:
             check_size(4.0 * source.shape.numel(), limit, "this sparse tensor")
@@ -105,11 +106,11 @@ def _split(name: str, array: np.ndarray | Rows, asked: ArrayOptions, train: Spli
     on_disk = isinstance(array, Rows)
     rows = array.read(np.linspace(0, len(array) - 1, min(_SAMPLE, len(array))).astype(int)) if on_disk else np.asarray(array)
     if rows.dtype.kind not in "biuf":
-        raise ValueError(f"data: expected numbers in {name}, got entries of type {rows.dtype}")
+        raise InputError(f"data: expected numbers in {name}, got entries of type {rows.dtype}")
     if rows.ndim == 1 and rows.size:
-        raise ValueError(f"data: expected rows (N, ...) in {name}, got the shape {rows.shape}; give one column as x[:, None]")
+        raise InputError(f"data: expected rows (N, ...) in {name}, got the shape {rows.shape}; give one column as x[:, None]")
     if rows.ndim < 2 or rows.size == 0:
-        raise ValueError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
+        raise InputError(f"data: expected at least one row of at least one number in {name}, got the shape {rows.shape}")
     image = image_layout(rows.shape, rows.dtype, rows, asked.image_shape)
     divisor = _grey_scale(rows, asked.domain, image)
     convert = functools.partial(_floats, name=name, divisor=divisor, missing=bool(asked.missing), image=image)
@@ -117,7 +118,7 @@ def _split(name: str, array: np.ndarray | Rows, asked: ArrayOptions, train: Spli
     x = convert(tensor_of(rows))
     present = x[~x.isnan()] if asked.missing else x
     if present.numel() == 0:
-        raise ValueError(f"data: expected some numbers in {name}, got NaN alone")
+        raise InputError(f"data: expected some numbers in {name}, got NaN alone")
     inferred = _domain(rows if divisor == 1.0 else present.numpy())
     far = inferred == "counts" and bool(present.min() > present.max() / 2)  # from 0, such as years
     domain = asked.domain or (train.domain if train is not None else "real" if far else inferred)
@@ -137,7 +138,7 @@ def image_layout(
     event = tuple(shape[1:])
     if asked is not None:
         if np.prod(asked) != np.prod(event):
-            raise ValueError(f"data: expected image_shape as (channels, height, width) of {np.prod(event)} numbers, got {tuple(asked)}")
+            raise InputError(f"data: expected image_shape as (channels, height, width) of {np.prod(event)} numbers, got {tuple(asked)}")
         last = len(event) == 3 and event != tuple(asked) and tuple(asked) == (event[2], *event[:2])
         return tuple(asked), last
     if len(event) == 3 and (event[0] in _CHANNELS or event[2] in _CHANNELS):
@@ -179,12 +180,12 @@ def _center(name: str, rows: np.ndarray, schema: Schema, train: Split | None) ->
         spread, largest = np.nan_to_num(np.nanstd(finite, 0)), np.nan_to_num(np.nanmax(np.abs(finite), 0))
     if largest.max(initial=0.0) > 1e18:
         row, column = np.unravel_index(np.nanargmax(np.abs(finite)), finite.shape)
-        raise ValueError(
+        raise InputError(
             f"data: {name} has {values[row, column]:.4g} in row {row + 1}, column {column}, too large for float32; rescale that column"
         )
     if bool((small := (largest > 0) & (largest < 1e-18)).any()):
         column = int(small.argmax())
-        raise ValueError(f"data: {name} is at most {largest[column]:.4g} in column {column}, too small for float32; rescale that column")
+        raise InputError(f"data: {name} is at most {largest[column]:.4g} in column {column}, too small for float32; rescale that column")
     lost = (spread > 0) & (largest * 2.0**-24 > 1e-4 * spread)
     if not lost.any():
         return rows, schema
@@ -198,12 +199,12 @@ def _floats(x: Tensor, name: str, divisor: float, missing: bool, image: tuple[tu
     x = x.float() / divisor
     infinite = x.isinf()
     if bool(infinite.any()):
-        raise ValueError(
+        raise InputError(
             f"data: expected finite numbers in {name}, "
             f"got infinity in {int(infinite.flatten(1).any(1).sum())} of {len(x)} rows; drop these rows"
         )
     if not missing and bool(x.isnan().any()):
-        raise ValueError(
+        raise InputError(
             f"data: expected finite numbers in {name}, "
             f"got NaN in {int(x.isnan().flatten(1).any(1).sum())} of {len(x)} rows; drop or fill them, or use missing=True (--missing true)"
         )
@@ -227,10 +228,10 @@ def _domain(x: np.ndarray) -> Domain:
 def _check_domain(name: str, x: Tensor, inferred: Domain, domain: Domain, given: bool):
     allowed = {"binary": {"binary"}, "unit": {"binary", "unit"}, "counts": {"binary", "counts"}, "categories": {"binary", "counts"}}
     if domain != "real" and domain not in allowed:
-        raise ValueError(f"data: expected domain as one of real, {', '.join(allowed)}, got {domain!r}")
+        raise InputError(f"data: expected domain as one of real, {', '.join(allowed)}, got {domain!r}")
     if domain in allowed and inferred not in allowed[domain]:
         claim = f"was given as {domain}" if given else f"must be {domain} as the training data are"
-        raise ValueError(
+        raise InputError(
             f"data: {name} {claim}, but its values from {x.min().item():.4g} to {x.max().item():.4g} "
             f"are {inferred}; rescale them or use domain={inferred!r}"
         )
@@ -246,7 +247,7 @@ def _check_scale(name: str, key: str, train: Split, other: Split):
     worst = int(far.argmax())
     if far[worst] > _FAR:
         spans = [f"{np.nanmin(values[:, worst]):.4g} to {np.nanmax(values[:, worst]):.4g}" for values in (x, y)]
-        raise ValueError(
+        raise InputError(
             f"data: {name}: {key} is on another scale than train: entry {worst} is {spans[0]} in train and "
             f"{spans[1]} in {key}; rescale both alike"
         )
@@ -265,5 +266,5 @@ def _numbered(labels: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]
 def _checked_labels(labels: Any, rows: int, name: str) -> Tensor:
     labels = torch.as_tensor(np.asarray(labels))
     if labels.shape[:1] != (rows,) or labels.dim() > 2:
-        raise ValueError(f"data: expected a label for each of {rows} rows of {name}, got labels of shape {tuple(labels.shape)}")
+        raise InputError(f"data: expected a label for each of {rows} rows of {name}, got labels of shape {tuple(labels.shape)}")
     return labels.flatten() if labels.dim() == 2 and labels.shape[1] == 1 else labels

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import InputError
 from .limits import LIMIT, is_regular
 from .readers import MEMORY
 from .rows import Rows
@@ -36,13 +37,13 @@ def read(folder: Path, limit: float) -> tuple[Images, list[str] | None]:
         path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not _hidden(path, folder) and is_regular(path)
     )
     if not paths:
-        raise ValueError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, got none")
+        raise InputError(f"data: expected images ({', '.join(sorted(_SUFFIXES))}) in the folder {folder}, got none")
     splits = _by_split(paths, folder)
     first = paths[0]
     mode = _mode(first, limit)
     for path in paths:
         if (other := _mode(path, limit)) != mode:
-            raise ValueError(
+            raise InputError(
                 f"data: expected images of one kind, got {_WHAT[mode]} in {first} and {_WHAT[other]} in {path}; convert some of them"
             )
     shape = _pixels(first, mode).shape
@@ -63,9 +64,9 @@ def _by_split(paths: list[Path], folder: Path) -> dict[str, dict[Path, str]]:
     if not named:
         return {"train": {path: path.parent.relative_to(folder).as_posix() for path in paths}}
     if others := sorted(tops - named.keys()):
-        raise ValueError(f"data: expected the splits of {folder} alone, got {others[0]} beside {', '.join(named)}; move it elsewhere")
+        raise InputError(f"data: expected the splits of {folder} alone, got {others[0]} beside {', '.join(named)}; move it elsewhere")
     if "train" not in named.values():
-        raise ValueError(f"data: expected a folder train in {folder}, got {', '.join(named)} alone; name the folder of one of them instead")
+        raise InputError(f"data: expected a folder train in {folder}, got {', '.join(named)} alone; name the folder of one of them instead")
     splits: dict[str, dict[Path, str]] = {}
     for path in paths:
         top, *_ = path.relative_to(folder).parts
@@ -91,7 +92,7 @@ def _images(paths: list[Path], shape: tuple[int, ...], mode: str, rows: np.ndarr
     for row, image in zip(rows, images):
         if image.shape != shape:
             sizes = [f"{size[2]} x {size[1]}" for size in (shape, image.shape)]
-            raise ValueError(f"data: expected images of one size, got {sizes[0]} in {paths[0]} and {sizes[1]} in {paths[row]}")
+            raise InputError(f"data: expected images of one size, got {sizes[0]} in {paths[0]} and {sizes[1]} in {paths[row]}")
     return np.stack(images)
 
 
@@ -103,7 +104,7 @@ def _image(path: Path):
     try:
         return Image.open(path)
     except Exception as error:  # decoders of damaged files raise anything
-        raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
+        raise InputError(f"data: {path} cannot be read as an image: {error}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = usual
 
@@ -118,13 +119,13 @@ def _mode(path: Path, limit: float) -> str:
         pixels, most = image.width * image.height, int(_PIXELS * limit / LIMIT)
         if pixels > most:
             remedy = f"raise it by limit={1.1 * LIMIT * pixels / _PIXELS:.1e} (--limit)"
-            raise ValueError(f"data: {path} has {pixels:,} pixels, more than the limit of {most:,}; {remedy}")
+            raise InputError(f"data: {path} has {pixels:,} pixels, more than the limit of {most:,}; {remedy}")
         if getattr(image, "is_animated", False):
-            raise ValueError(f"data: {path} holds several images, expected one; save them in separate files")
+            raise InputError(f"data: {path} holds several images, expected one; save them in separate files")
         if image.mode == "P":  # a palette
             return "RGBA" if "transparency" in image.info else "RGB"
         if image.mode not in _MODES:
-            raise ValueError(f"data: {path} is an image of mode {image.mode}, which is not supported; convert it to grey, RGB or RGBA")
+            raise InputError(f"data: {path} is an image of mode {image.mode}, which is not supported; convert it to grey, RGB or RGBA")
         return _MODES[image.mode]
 
 
@@ -139,5 +140,5 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
                 return (np.asarray(upright).astype(np.float32) / 65535)[None]
             pixels = np.asarray(upright.convert(mode))
     except Exception as error:
-        raise ValueError(f"data: {path} cannot be read as an image: {error}") from error
+        raise InputError(f"data: {path} cannot be read as an image: {error}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from ..checks import InputError
 from . import dates
 from .schema import Column
 from .statistics import Statistics, statistics
@@ -276,22 +277,22 @@ def _as_asked(series: pd.Series, name: str, kind: str, s: Statistics | None) -> 
     """A column of a given kind; dates as real numbers are days."""
     present = series.dropna()
     if not len(present):
-        raise ValueError(f"data: column {name!r} was given as {kind!r}, but is empty; drop it")
+        raise InputError(f"data: column {name!r} was given as {kind!r}, but is empty; drop it")
     if kind in ("category", "binary"):
         if not all(map(pd.api.types.is_hashable, present)):
-            raise ValueError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; drop it")
+            raise InputError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; drop it")
         values = _plain(sorted(present.unique().tolist(), key=_by_number))
         values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
         if kind == "binary" and len(values) != 2:
-            raise ValueError(f"data: column {name!r} was given as binary, but has {len(values)} different values; use 'category'")
+            raise InputError(f"data: column {name!r} was given as binary, but has {len(values)} different values; use 'category'")
         return Column(name, kind, values=values, missing=bool(series.isna().any()))
     if kind == "real" and (time := dates.time_of(series)):
         return Column(name, kind, shift=float(np.round(dates.days(present, time).mean())), missing=len(present) < len(series), time=time)
     if s is None:
-        raise ValueError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; use 'category', or drop it")
+        raise InputError(f"data: column {name!r} was given as {kind!r}, but holds {present.iloc[0]!r}; use 'category', or drop it")
     valid = {"positive": s.low > 0, "count": s.low >= 0 and s.whole, "unit": s.low >= 0 and s.high <= 1}.get(kind, True)
     if not valid:
-        raise ValueError(f"data: column {name!r} was given as {kind!r}, but its values go from {s.low:g} to {s.high:g}; use 'real'")
+        raise InputError(f"data: column {name!r} was given as {kind!r}, but its values go from {s.low:g} to {s.high:g}; use 'real'")
     return Column(name, kind, shift=_shift(numeric(series), s) if kind == "real" else 0.0, missing=bool(s.holes))
 
 

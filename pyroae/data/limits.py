@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..checks import InputError
+
 LIMIT = 8e9  # bytes
 _ORDER = 40  # bytes per row for permutations and sorting
 _COLUMN = 20_000  # bytes per column for its values as objects, its kind, and its part of a model
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-class TooLarge(ValueError):
+class TooLarge(InputError):
     """Data would take more memory than the caller allows; says how the limit is raised."""
 
 

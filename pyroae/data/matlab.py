@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .limits import TooLarge, check_size, check_unpacked
+from ..checks import InputError
+from .limits import check_size, check_unpacked
 
 _NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 _MATRIX, _COMPRESSED = 14, 15
@@ -23,13 +24,13 @@ def read(path: Path, limit: float) -> dict[str, np.ndarray]:
     check_size(path.stat().st_size, limit, path.name)
     content, unpacked = path.read_bytes(), Unpacked(limit, path.name)
     if content[124:128] != b"\x00\x01IM":
-        raise ValueError(f"data: expected {path} as a MATLAB file of version 5, got another format")
+        raise InputError(f"data: expected {path} as a MATLAB file of version 5, got another format")
     try:
         return dict(_array(data) for kind, data in _elements(content[128:], unpacked) if kind == _MATRIX)
-    except TooLarge:
+    except InputError:
         raise
     except (ValueError, struct.error, zlib.error, KeyError, OverflowError) as error:
-        raise ValueError(f"data: {path} is damaged ({error})") from error
+        raise InputError(f"data: {path} is damaged ({error})") from error
 
 
 class Unpacked:

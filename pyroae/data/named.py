@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from ..checks import InputError
 from . import matlab
-from .limits import TooLarge, check_size
+from .limits import check_size
 from .readers import unzipped
 from .schema import Schema
 from .splits import DataSet, Split
@@ -53,7 +54,7 @@ def _download(kind: str) -> Path:
         with FileLock(cache / f"{kind}.lock"):  # of several processes one does it
             getattr(datasets, kind)(cache, download=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"data: {kind} is not in {_data_home()} and cannot be downloaded ({error}); "
             f"put its .gz files into {_data_home() / kind / 'raw'}"
         ) from error
@@ -71,10 +72,10 @@ def _idx(path: Path, limit: float) -> np.ndarray:
                 raise ValueError(f"its header says that it holds an array of shape {shape}")
             check_size(_FLOATS * math.prod(shape), limit, f"{path}, an array of shape {shape} by its header,")
             return np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8).reshape(shape)
-    except TooLarge:
+    except InputError:
         raise
     except (OSError, EOFError, ValueError, IndexError) as error:
-        raise ValueError(f"data: {path} is missing or damaged ({error}); remove it and let it be downloaded again") from error
+        raise InputError(f"data: {path} is missing or damaged ({error}); remove it and let it be downloaded again") from error
 
 
 def _binarized_mnist(limit: float) -> DataSet:
@@ -86,7 +87,7 @@ def _binarized_mnist(limit: float) -> DataSet:
     elif (folder / "binarized_mnist_train.amat").exists():
         arrays = {name: _amat(folder / f"binarized_mnist_{name}.amat", limit) for name in ("train", "valid", "test")}
     if arrays is None:
-        raise ValueError(
+        raise InputError(
             f"data: expected binarized_mnist.npz or binarized_mnist_train.amat, _valid.amat and _test.amat "
             f"in {folder}, found neither; set PYROAE_DATA to the folder above them"
         )
@@ -97,12 +98,12 @@ def _binarized_mnist(limit: float) -> DataSet:
 def _amat(path: Path, limit: float) -> np.ndarray:
     """Larochelle's text: lines of 784 zeros and ones with blanks between."""
     if not path.is_file():
-        raise ValueError(f"data: there is no file {path}")
+        raise InputError(f"data: there is no file {path}")
     check_size(_FLOATS * path.stat().st_size, limit, path.name)
     text = np.frombuffer(path.read_bytes(), np.uint8)
     bits = text[(text == ord("0")) | (text == ord("1"))] - ord("0")
     if len(bits) == 0 or len(bits) % 784 or not np.isin(text, list(b"01 \r\n")).all():
-        raise ValueError(f"data: expected lines of 784 zeros and ones in {path}, got something else")
+        raise InputError(f"data: expected lines of 784 zeros and ones in {path}, got something else")
     return bits.reshape(-1, 784)
 
 
@@ -110,7 +111,7 @@ def _omniglot(limit: float) -> DataSet:
     places = [_data_home() / "chardata.mat", _data_home() / "omniglot" / "chardata.mat"]
     path = next((place for place in places if place.exists()), None)
     if path is None:
-        raise ValueError(f"data: expected chardata.mat in {places[0].parent}, found none; set PYROAE_DATA to the folder that holds it")
+        raise InputError(f"data: expected chardata.mat in {places[0].parent}, found none; set PYROAE_DATA to the folder that holds it")
     content = matlab.read(path, limit)
 
     def split(images: str, labels: str) -> Split:
@@ -136,7 +137,7 @@ def _data_home() -> Path:
     """The folder that PYROAE_DATA names, otherwise a cache of our own."""
     named = os.environ.get("PYROAE_DATA")
     if named and not Path(named).is_dir():
-        raise ValueError(f"data: PYROAE_DATA names the folder {named}, which is not there; correct or unset it")
+        raise InputError(f"data: PYROAE_DATA names the folder {named}, which is not there; correct or unset it")
     return Path(named) if named else _cache()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..checks import InputError
 from . import ipc, text
 from .limits import LIMIT, check_columns, check_rows, check_size, check_unpacked, opened
 from .rows import Rows
@@ -178,7 +179,7 @@ def _needs(package: str, extra: str, what: str) -> Any:
     try:
         return __import__(package)
     except ImportError:
-        raise ValueError(f"data: {what} need {package}: install pyroae[{extra}]") from None
+        raise InputError(f"data: {what} need {package}: install pyroae[{extra}]") from None
 
 
 def _parquet(path: Path, options: Options) -> Read:
@@ -244,7 +245,7 @@ def _unpacked(batches: Iterator, rows: int, schema: Any, path: Path, options: Op
     shape = rows, len(schema)
     free, size = shutil.disk_usage(tempfile.gettempdir()).free, 4 * rows * len(schema)
     if size > free:
-        raise ValueError(f"data: this table takes {size / 1e9:,.1f} GB in {tempfile.gettempdir()}, which has {free / 1e9:,.1f} GB free")
+        raise InputError(f"data: this table takes {size / 1e9:,.1f} GB in {tempfile.gettempdir()}, which has {free / 1e9:,.1f} GB free")
     mapping = _Nameless(shape)
     table, start = mapping("w+"), 0
     for batch in batches:

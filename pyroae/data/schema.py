@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from ..checks import did_you_mean
+from ..checks import InputError, did_you_mean
 from ..registry import Part, register, register_base
 from . import dates
 from .dates import TIMES, Time
@@ -70,16 +70,16 @@ class Column:
             return self.codes(series, strict)
         numbers = self._days(series) if self.time is not None else numeric(series)
         if numbers is None:
-            raise ValueError(f"data: expected numbers in column {self.name!r}, got {series.dropna().iloc[0]!r}")
+            raise InputError(f"data: expected numbers in column {self.name!r}, got {series.dropna().iloc[0]!r}")
         if bool(np.isinf(numbers).any()):
-            raise ValueError(f"data: column {self.name!r} is infinite in row {int(np.isinf(numbers).argmax()) + 1}; drop that row")
+            raise InputError(f"data: column {self.name!r} is infinite in row {int(np.isinf(numbers).argmax()) + 1}; drop that row")
         return (numbers - self.shift) / self.scale
 
     def _days(self, series: "pd.Series") -> np.ndarray:
         try:
             return dates.days(series, self.time)
         except ValueError as error:
-            raise ValueError(f"data: column {self.name!r}: {error}") from error
+            raise InputError(f"data: column {self.name!r}: {error}") from error
 
     def codes(self, series: "pd.Series", strict: bool = True) -> np.ndarray:
         """The indices of a column's values in ``values``."""
@@ -94,7 +94,7 @@ class Column:
             unknown = (codes < 0) & ~missing
         if unknown.any() and strict:
             new = sorted({_as_text(value) for value in series[unknown]})
-            raise ValueError(
+            raise InputError(
                 f"data: column {self.name!r} has the value{'s' * (len(new) > 1)} {', '.join(map(repr, new[:_SHOWN]))} "
                 f"in {int(unknown.sum())} rows, unknown to this model; known: {', '.join(map(str, self.values[:_SHOWN]))}"
                 f"{', ...' * (len(self.values) > _SHOWN)}; drop these rows, or leave the cells empty"
@@ -188,10 +188,10 @@ class Schema(Part):
             ValueError: a column is not there, or holds values that this schema does not know.
         """
         if self.columns is None:
-            raise ValueError("data: expected an array: the data of this model have no column names")
+            raise InputError("data: expected an array: the data of this model have no column names")
         for column in self.columns:
             if column.name not in frame:
-                raise ValueError(f"data: there is no column {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
+                raise InputError(f"data: there is no column {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
         x = np.empty((len(frame), len(self.columns)), np.float32)
         series = dict(frame.items())
         for start in range(0, len(self.columns), _AT_ONCE):
@@ -209,10 +209,10 @@ class Schema(Part):
         parts = []
         for column in self.covariates or ():
             if column.name not in frame:
-                raise ValueError(f"data: there is no covariate {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
+                raise InputError(f"data: there is no covariate {column.name!r}" + did_you_mean(column.name, [str(name) for name in frame]))
             entries = column.encode(frame[column.name])
             if np.isnan(entries).any():
-                raise ValueError(f"data: the covariate {column.name!r} is missing in {int(np.isnan(entries).sum())} rows; drop these rows")
+                raise InputError(f"data: the covariate {column.name!r} is missing in {int(np.isnan(entries).sum())} rows; drop these rows")
             parts.append(np.eye(column.size)[entries.astype(int)] if column.kind == "category" else entries[:, None])
         return np.concatenate(parts, 1).astype(np.float32)
 
@@ -221,7 +221,7 @@ class Schema(Part):
             return None
         codes = self._codes(frame[self.label], strict)
         if strict and np.isnan(codes).any():
-            raise ValueError(f"data: the label {self.label!r} is missing in {int(np.isnan(codes).sum())} rows; drop these rows")
+            raise InputError(f"data: the label {self.label!r} is missing in {int(np.isnan(codes).sum())} rows; drop these rows")
         return np.nan_to_num(codes, nan=-1).astype(np.int64)
 
     def class_numbers(self, labels: np.ndarray) -> np.ndarray:
@@ -295,11 +295,11 @@ def _as_float32(values: np.ndarray, name: str) -> np.ndarray:
     largest = float(np.nanmax(np.abs(values), initial=0.0))
     if largest > 1e18:  # its square is beyond float32
         row = int(np.nanargmax(np.abs(values)))
-        raise ValueError(
+        raise InputError(
             f"data: column {name!r} is {values[row]:.4g} in row {row + 1}, too large for float32; divide the column by {largest:.0e}"
         )
     if 0.0 < largest < 1e-18:
-        raise ValueError(
+        raise InputError(
             f"data: column {name!r} is at most {largest:.4g} in size, too small for float32; multiply it by {min(1 / largest, 1e300):.0e}"
         )
     return values.astype(np.float32)

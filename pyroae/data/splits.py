@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..checks import InputError
 from .rows import Rows
 from .schema import Schema
 
@@ -126,7 +127,7 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     """Divide a split at random, with a fixed seed."""
     held_out = max(1, round(share * len(split)))
     if held_out >= len(split):
-        raise ValueError(f"data: {len(split)} rows are too few to hold out a fraction of {share}")
+        raise InputError(f"data: {len(split)} rows are too few to hold out a fraction of {share}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     return split[order[held_out:]], split[order[:held_out]]
 
@@ -138,9 +139,9 @@ def _threshold(x: Tensor) -> Tensor:
 def binarized(data: DataSet, how: Binarize) -> DataSet:
     """Grey levels as 0 or 1; ``ValueError`` for data that are not grey levels."""
     if how not in ("threshold", "static", "dynamic"):
-        raise ValueError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
+        raise InputError(f"data: expected binarize as 'threshold', 'static' or 'dynamic', got {how!r}")
     if data.domain != "unit":
-        raise ValueError(
+        raise InputError(
             f"data: binarize={how!r} needs grey levels from 0 to 1, but {data.name} is {data.domain}; "
             f"leave binarize out or rescale the data"
         )
@@ -149,7 +150,7 @@ def binarized(data: DataSet, how: Binarize) -> DataSet:
     def fixed(split: Split) -> Split:
         if isinstance(split.x, Rows):
             if how != "threshold":
-                raise ValueError(
+                raise InputError(
                     f"data: {data.name} is too large to be binarized once and kept; use binarize='threshold', "
                     "or 'dynamic' and hold out fewer rows"
                 )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..checks import did_you_mean
+from ..checks import InputError, did_you_mean
 from .kinds import Kinds, infer
 from .schema import KINDS, Column, Schema
 from .splits import DataSet, Split, hold_out
@@ -60,15 +60,15 @@ def whole(name: str, frame: pd.DataFrame, asked: TableOptions) -> Split:
 def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequence[str]) -> tuple[Split, str]:
     """All rows and the summary."""
     if len(frame) == 0:
-        raise ValueError(f"data: expected at least one row in {name}, got none")
+        raise InputError(f"data: expected at least one row in {name}, got none")
     if asked.schema is not None:
         return encoded(frame, asked.schema, strict=False), ""
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
-        raise ValueError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of them")
+        raise InputError(f"data: column {twice[0]!r} occurs twice in {name}; rename one of them")
     _check_names(frame, asked)
     if asked.labels and asked.covariates:
-        raise ValueError("data: expected labels or covariates, got both; covariates may include classes")
+        raise InputError("data: expected labels or covariates, got both; covariates may include classes")
     beside = frame.attrs.get("beside", ()) if asked.columns is None else ()
     left_out = {*asked.drop, asked.labels, *asked.covariates, *(name for name in beside if name not in asked.kinds)}
     names = [name for name in (frame.columns if asked.columns is None else asked.columns) if name not in left_out]
@@ -80,9 +80,9 @@ def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequenc
     inferred = infer(body, kinds, asked.columns is not None, bool(asked.labels or asked.covariates), alike=genes)
     if not inferred.columns:
         reasons = "; ".join(f"{column}: {why}" for column, why in list(inferred.left_out.items())[:5])
-        raise ValueError(f"data: no column of {name} can be modelled ({reasons}); select columns by columns=[...] or kinds={{...}}")
+        raise InputError(f"data: no column of {name} can be modelled ({reasons}); select columns by columns=[...] or kinds={{...}}")
     if asked.missing is False and (holes := [column.name for column in inferred.columns if column.missing]):
-        raise ValueError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
+        raise InputError(f"data: values are missing in column {holes[0]!r} of {name}; drop these rows, or leave missing out (--missing)")
     if inferred.label is not None:
         asked, label = replace(asked, labels=inferred.label), inferred.label
         remarks = [*remarks, f"{label}: used as the labels; kinds={{{label!r}: 'category'}} keeps it in x (--kinds)"]
@@ -98,7 +98,7 @@ def _covariate(series: pd.Series, kind: str | None) -> Column:
     name = str(series.name)
     inferred = infer(series.to_frame(), {name: kind} if kind else {}, kept=series.nunique() > 1)
     if not inferred.columns:
-        raise ValueError(f"data: the covariate {name!r} cannot be used: {inferred.left_out[name]}")
+        raise InputError(f"data: the covariate {name!r} cannot be used: {inferred.left_out[name]}")
     (column,) = inferred.columns
     if column.values is not None:
         return column
@@ -123,18 +123,18 @@ def _check_names(frame: pd.DataFrame, asked: TableOptions):
     for option, names in named:
         for column in names:
             if column not in frame.columns:
-                raise ValueError(f"data: {option}: there is no column {column!r}" + did_you_mean(str(column), list(frame.columns)))
+                raise InputError(f"data: {option}: there is no column {column!r}" + did_you_mean(str(column), list(frame.columns)))
     for column, kind in asked.kinds.items():
         if kind not in KINDS:
-            raise ValueError(f"data: kinds: there is no kind {kind!r} (of column {column!r})" + did_you_mean(kind, KINDS))
+            raise InputError(f"data: kinds: there is no kind {kind!r} (of column {column!r})" + did_you_mean(kind, KINDS))
 
 
 def _classes(labels: pd.Series, name: str) -> list:
     if labels.isna().any():
-        raise ValueError(f"data: the label {name!r} is missing in {int(labels.isna().sum())} rows; drop these rows")
+        raise InputError(f"data: the label {name!r} is missing in {int(labels.isna().sum())} rows; drop these rows")
     values = labels.unique().tolist()
     if len(values) > min(_CLASSES, max(2, len(labels) // 2)):
-        raise ValueError(
+        raise InputError(
             f"data: expected labels as classes, got {len(values):,} different values in column {name!r}; "
             f"leave it in x, or drop it (drop=[{name!r}])"
         )

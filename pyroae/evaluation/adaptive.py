@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
+from ..programs.probing import trials_of
 from .density import Density, FlatGuide, PriorGuide, point_site
 from .either import Either
 from .modes import Modes, Search
@@ -36,7 +37,7 @@ _FLOOR = 0.1  # smallest weight of a mode relative to the largest
 _LARGEST = 128  # size of z above which full covariances are not fitted
 
 
-class Adapted:
+class Adapted(programs.Wrapper):
     """A guide for one block of examples, some of which have a fitted proposal.
 
     Args:
@@ -46,10 +47,8 @@ class Adapted:
     """
 
     def __init__(self, program: Program, fitted: Tensor, modes: Tensor):
-        self.program, self.fitted, self.modes = program, fitted, modes
-
-    def __call__(self, *args):
-        return self.program(*args)
+        super().__init__(program)
+        self.fitted, self.modes = fitted, modes
 
 
 class Adaptive:
@@ -81,7 +80,7 @@ class Adaptive:
             density = Density(model, guide, args)
         except ValueError:
             return unknown
-        if density.size > _LARGEST or not getattr(model, "splits", True):
+        if density.size > _LARGEST or not trials_of(model).splits:
             return unknown
         later = int(torch.randint(2**62, ()))
         adapted = _Fit(model, guide, args, density).adapted()

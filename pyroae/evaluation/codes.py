@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
+from ..programs.terms import layers
 from ..training.batches import Args
 from .particles import encoded, on_blocks, on_particles
 
@@ -62,6 +63,4 @@ def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor
 
 def _has_mean(fn: Any) -> bool:
     """Whether a distribution's ``mean`` is its mean; some of pyroae's give a typical point instead."""
-    while getattr(fn, "mean_is_exact", True) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return getattr(fn, "mean_is_exact", True)
+    return all(getattr(each, "mean_is_exact", True) for each in layers(fn))

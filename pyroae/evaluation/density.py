@@ -14,9 +14,9 @@ from torch.distributions import biject_to, constraints
 
 from .. import programs
 from ..programs import Program
-from ..programs.terms import guide_mask, log_density, per_example, requires_inverse
+from ..programs.terms import guide_mask, is_point, layers, log_density, per_example, requires_inverse
 from ..training.batches import Args
-from .particles import base_of, encoded, on_particles, plates_of
+from .particles import encoded, on_particles, plates_of
 
 FLAT = "_flat"  # the auxiliary site of a guide that draws all latents at once, as real numbers
 Samples = dict[str, Tensor]
@@ -180,22 +180,18 @@ class FlatGuide:
                 pyro.sample(name, dist.Delta(value, log_density, event_dim=len(site["fn"].event_shape)))
 
 
-class PriorGuide:
-    """A guide that draws every latent from the model's prior."""
-
-    def __init__(self, model: Program):
-        self.model = model
-        self.how, self.dim = getattr(model, "how", "plate"), getattr(model, "dim", -1)
+class PriorGuide(programs.Wrapper):
+    """A guide that draws every latent from the prior of a model."""
 
     def __call__(self, *args):
         with poutine.block(hide_fn=lambda site: site["type"] == "sample" and site["is_observed"]):
-            self.model(*args)
+            self.program(*args)
 
 
 def check_proper(owner: str, sites: Iterable[dict]):
     """``ValueError`` where a latent's prior is improper."""
     for site in sites:
-        if isinstance(base_of(site["fn"]), dist.ImproperUniform):
+        if any(isinstance(fn, dist.ImproperUniform) for fn in layers(site["fn"])):
             raise ValueError(
                 f"{owner}: the prior of {site['name']!r} is improper, so p(x) does not exist; use a proper prior such as pa.priors.Normal"
             )
@@ -206,7 +202,7 @@ def point_site(guide_trace: poutine.Trace) -> str | None:
     drawn = programs.sites(guide_trace, observed=False).values()
     if any(site["infer"].get("is_auxiliary") for site in drawn):  # the Deltas are functions of a site with a density
         return None
-    return next((site["name"] for site in drawn if isinstance(base_of(site["fn"]), dist.Delta)), None)
+    return next((site["name"] for site in drawn if is_point(site)), None)
 
 
 def _to_support(name: str, fn: dist.Distribution):

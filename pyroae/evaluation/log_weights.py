@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import programs
 from ..nested import mapped, tensors
 from ..programs import Program
 from ..training.options import Mode
@@ -64,9 +65,7 @@ class FlatLogWeights:
 
     def __call__(self, block: Encoded, k: int) -> Tensor:
         """``(k, B)``, float64."""
-        source = block.source
-        while not isinstance(source, FlatGuide):
-            source = source.program
+        source = next(each for each in programs.wrapped(block.source) if isinstance(each, FlatGuide))
         self.density = source.density
         u = source.q.sample(torch.Size((k,)))
         bounds = tensors(list(self.density.transforms.values()))  # a graph would keep their values

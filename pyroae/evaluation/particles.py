@@ -20,7 +20,7 @@ from ..data.rows import Rows
 from ..nested import tensors
 from ..programs import Program
 from ..programs.particles import on_particles as run_on_particles
-from ..programs.probing import ProbedProgram, check_sites, check_support, examples_are_independent, plate_nesting, probe_rows
+from ..programs.probing import ProbedProgram, check_sites, check_support, examples_are_independent, plate_nesting, probe_rows, trials_of
 from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data, draw_function
@@ -131,7 +131,7 @@ def as_data(data: Any, model: Program, guide: Program, stream: bool = False) -> 
 def matrices(model: Program, guide: Program) -> list[Tensor]:
     """The matrices that the programs multiply by: those recorded in trial runs, or the parameters of their modules."""
     own = [w for module in programs.modules(model, guide) for w in module.parameters()]
-    return own + [w for program in (model, guide) if isinstance(program, ProbedProgram) for w in program.matrices]
+    return own + [w for program in (model, guide) for w in trials_of(program).matrices]
 
 
 def passes(
@@ -183,14 +183,14 @@ def rows_at_once(
     other number.
     """
     if traces is None:
-        args = tuple(column[:1] for column in args) if getattr(model, "splits", True) else args
+        args = tuple(column[:1] for column in args) if trials_of(model).splits else args
         with programs.seeded(0, args[0].device), watching_widths(len(args[0])) as widths:
             traces = programs.traces(model, guide, *args)
         widest = max([1, *widths])
     x, n = args[0], len(args[0])
     drawn = [site["fn"] for trace in traces for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     held = [-(-held.numel() // n) for fn in drawn for held in tensors(fn)]
-    tried = [program.widest for program in (model, guide) if isinstance(program, ProbedProgram)]
+    tried = [trials_of(program).widest for program in (model, guide)]
     return fitting_rows(max([widest, x[0].numel(), *tried]), max([1, *held]), x.device)
 
 
@@ -214,7 +214,7 @@ def blocks(model: Program, args: Args, size: int, progress: bool = False, shared
 
     A program whose examples depend on each other or on their position gets one block of all examples.
     """
-    size = size if getattr(model, "splits", True) else len(args[0])
+    size = size if trials_of(model).splits else len(args[0])
     with tqdm(total=len(args[0]), disable=not (progress and distributed.is_main()), unit="example", desc="evaluation") as bar:
         for start in range(0, len(args[0]), size):
             stop = min(start + size, len(args[0]))
@@ -229,7 +229,7 @@ def on_blocks(
     """``run(rows, part)`` on every block of ``blocks``, in halves where a device runs out of memory."""
     budget = MemoryBudget(size)
     for where, part in blocks(model, args, size, progress, shared):
-        if not getattr(model, "splits", True):
+        if not trials_of(model).splits:
             yield run(where, part)
             continue
 
@@ -249,10 +249,8 @@ def one_pass(model: Program, guide: Program, args: Args, rows: slice, k: int, ne
 
 def on_particles(program: Program, k: int, nesting: int) -> Program:
     """The program on ``k`` particles, left of its own plates, in the way that its trial, or that of the program it wraps, has chosen."""
-    tried = program
-    while not hasattr(tried, "how") and hasattr(tried, "program"):
-        tried = tried.program
-    return run_on_particles(program, k, nesting, getattr(tried, "how", "plate"), getattr(tried, "dim", -1))
+    trials = trials_of(program)
+    return run_on_particles(program, k, nesting, trials.how, trials.dim)
 
 
 @dataclass
@@ -317,10 +315,3 @@ def plates_of(site: dict, prefix: str = "") -> Iterator[None]:
             if frame.vectorized and frame.name != PARTICLES:
                 stack.enter_context(pyro.plate(prefix + frame.name, frame.size, dim=frame.dim))
         yield
-
-
-def base_of(fn: dist.Distribution) -> dist.Distribution:
-    """A distribution without the wrappers that only reshape or mask it."""
-    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
-        fn = fn.base_dist
-    return fn

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.limits import TooLarge, check_size
+from ..checks import InputError
+from ..data.limits import check_size
 from ..files import read_json
 
 _NUMBER = 12.0  # bytes of memory per byte of a table: a number is at least a digit and a comma, and is held twice
@@ -22,11 +23,11 @@ def naming(*paths: Path) -> Iterator[None]:
     """Turns errors about the content of files into a ``ValueError`` that names them."""
     try:
         yield
+    except InputError:
+        raise
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, RecursionError, csv.Error) as error:
-        if isinstance(error, TooLarge) or str(error).startswith("report: "):
-            raise
         names, why = " or ".join(path.name for path in paths), f"{type(error).__name__}: {error}"
-        raise ValueError(f"report: in {paths[0].parent} {names} is damaged or written by another program ({why})") from error
+        raise InputError(f"report: in {paths[0].parent} {names} is damaged or written by another program ({why})") from error
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from pyro.infer.util import torch_item
 from torch import Tensor
 
 from .. import programs, registry
-from ..programs import Program, record_traces
+from ..programs import Program, record_traces, wrapped
 from ..programs.particles import on_particles
 from ..programs.probing import Particles, probe_particles
 from ..programs.scales import ScaleFactors
-from ..programs.terms import TraceTerms, check_reparameterised, is_point, is_reparameterised, origin
+from ..programs.terms import TraceTerms, check_reparameterised, is_point, is_reparameterised
 from ..registry import Part
 from .schedules import Scheduled
 
@@ -191,7 +191,7 @@ class _PerExample(Objective):
         """Both programs on all particles; how they take particles is determined once per pair."""
         pair = [model, guide]
         if self.num_particles > 1:
-            key = tuple(_identity(origin(program)) for program in pair)
+            key = tuple(_identity([*wrapped(program)][-1]) for program in pair)
             if self._probed is None or self._probed[0] != key:
                 self._probed = key, probe_particles(model, guide, args, kwargs)
             particles = self._probed[1]

@@ -2,6 +2,7 @@
 
 from .pairs import (
     Program,
+    Wrapper,
     device_of,
     eval_mode,
     modules,
@@ -11,12 +12,14 @@ from .pairs import (
     remove_new_param_names,
     restore_requires_grad,
     validates,
+    wrapped,
 )
 from .randomness import random_state, reseed, seeded, set_random_state
 from .terms import record_traces, sites, traces
 
 __all__ = [
     "Program",
+    "Wrapper",
     "device_of",
     "eval_mode",
     "restore_requires_grad",
@@ -33,4 +36,5 @@ __all__ = [
     "sites",
     "traces",
     "validates",
+    "wrapped",
 ]

@@ -20,6 +20,24 @@ from .randomness import seeded
 Program = Callable[..., Any]
 
 
+class Wrapper:
+    """A program that runs another one, ``program``."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+    def __call__(self, *args, **kwargs):
+        return self.program(*args, **kwargs)
+
+
+def wrapped(program: Program) -> Iterator[Program]:
+    """The program, the one that it runs, and so on."""
+    yield program
+    while isinstance(program, Wrapper):
+        program = program.program
+        yield program
+
+
 def pair(model: Any, guide: Program | None = None) -> tuple[Program, Program]:
     """The (model, guide) of an Autoencoder, or the two arguments.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .folding import Fold, padded, stacked, unfolded
-from .pairs import Program
+from .pairs import Program, Wrapper
 from .scales import ScaleFactors
 from .terms import PARTICLES
 
@@ -49,11 +49,12 @@ def batch_size(args: tuple, kwargs: dict) -> int:
     return next((len(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
-class _Folded:
+class _Folded(Wrapper):
     """Run a program on ``k`` particles as rows of its batch."""
 
     def __init__(self, program: Program, k: int, nesting: int, dim: int):
-        self.program, self.k, self.nesting, self.dim = program, k, nesting, dim
+        super().__init__(program)
+        self.k, self.nesting, self.dim = k, nesting, dim
 
     def __call__(self, *args, **kwargs):
         n = batch_size(args, kwargs)
@@ -115,11 +116,12 @@ class _Unfolding(Messenger):
             msg["value"] = folded if msg["value"] is drawn and drawn is not None else fold.fold(msg["value"], event_dim)
 
 
-class _Looped:
+class _Looped(Wrapper):
     """Run a program ``k`` times; replayed and conditioned values are split by particle."""
 
     def __init__(self, program: Program, k: int, nesting: int):
-        self.program, self.k, self.nesting = program, k, nesting
+        super().__init__(program)
+        self.k, self.nesting = k, nesting
 
     def __call__(self, *args, **kwargs):
         values, runs = _handler_values(), []

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .pairs import Program, eval_mode, seeded, validates
+from .pairs import Program, Wrapper, eval_mode, seeded, validates, wrapped
 from .particles import Vectorization, batch_size, full_plates, on_particles
 from .terms import PARTICLES, DataPlate, data_plate, draws_of, sites, traces
 
@@ -35,7 +35,18 @@ class Particles:
     guide: Vectorization = "plate"
 
 
-class ProbedProgram:
+@dataclass(frozen=True)
+class Trials:
+    """What trial runs of a program have shown; the defaults hold for programs that declare independent examples."""
+
+    how: Vectorization = "plate"
+    dim: int = -1  # of the plate over the examples
+    splits: bool = True  # whether blocks of examples can be run separately
+    widest: int = 1  # activations per example in its widest layer
+    matrices: Sequence[Tensor] = ()  # float32 factors of its matrix products
+
+
+class ProbedProgram(Wrapper):
     """A program without subsampling, and the results of its trial runs.
 
     Args:
@@ -44,18 +55,19 @@ class ProbedProgram:
     """
 
     def __init__(self, program: Program, full_plates: frozenset[str] = frozenset()):
-        self.program, self.full_plates = program, full_plates
-        self.how: Vectorization = "plate"
-        self.dim = -1  # of the plate over the examples
-        self.splits = True  # whether blocks of examples can be run separately
-        self.widest = 1  # activations per example in its widest layer
-        self.matrices: list[Tensor] = []  # float32 factors of its matrix products
+        super().__init__(program)
+        self.full_plates, self.trials = full_plates, Trials()
 
     def __call__(self, *args, **kwargs):
         if not self.full_plates:
             return self.program(*args, **kwargs)
         with full_plates(self.full_plates):
             return self.program(*args, **kwargs)
+
+
+def trials_of(program: Program) -> Trials:
+    """The results of the trial runs of a program, or of one that it runs."""
+    return next((each.trials for each in wrapped(program) if isinstance(each, ProbedProgram)), Trials())
 
 
 def examples_are_independent(*programs: Program) -> bool:
@@ -116,7 +128,7 @@ def probe_rows(model: Program, guide: Program, args: tuple) -> tuple[ProbedProgr
             _LOG.info("log-probabilities of an example depend on the other examples of its batch; all examples are scored together")
         how = _probe_pair(*pair, few_args if splits else args, {}, plate_nesting(*run), plate.dim)
     for program, vectorization in zip(pair, (how.model, how.guide)):
-        program.how, program.dim, program.splits, program.widest, program.matrices = vectorization, plate.dim, splits, widest, matrices
+        program.trials = Trials(vectorization, plate.dim, splits, widest, matrices)
     return pair
 
 

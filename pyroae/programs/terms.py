@@ -1,6 +1,7 @@
 """Per-example log-probabilities from traces of a (model, guide), with Pyro's scales, masks and subsampled plates."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .pairs import Program
+from .pairs import Program, Wrapper
 from .scales import Number, common_scale, same_factor
 
 PARTICLES = "num_particles_vectorized"  # name of the particles' plate in Pyro's ELBOs
@@ -26,21 +27,19 @@ def traces(model: Program, guide: Program, *args, **kwargs) -> tuple[poutine.Tra
 def record_traces(program: Program, traces: list[poutine.Trace]) -> Program:
     """The program; each run appends its trace to ``traces``."""
 
-    def run(*args, **kwargs):
+    return _Recorded(program, traces)
+
+
+class _Recorded(Wrapper):
+    def __init__(self, program: Program, traces: list[poutine.Trace]):
+        super().__init__(program)
+        self.traces = traces
+
+    def __call__(self, *args, **kwargs):
         with poutine.trace() as tape:
-            result = program(*args, **kwargs)
-        traces.append(tape.trace)
+            result = super().__call__(*args, **kwargs)
+        self.traces.append(tape.trace)
         return result
-
-    run.program = program
-    return run
-
-
-def origin(program: Program) -> Program:
-    """The innermost ``program``, without wrappers such as ``record_traces``."""
-    while hasattr(program, "program"):
-        program = program.program
-    return program
 
 
 def sites(trace: poutine.Trace, observed: bool) -> dict[str, dict]:
@@ -320,10 +319,14 @@ def factorises(fn: Any) -> bool:
 
 def is_point(site: dict) -> bool:
     """Whether a site's distribution is a ``Delta``, wrapped or not."""
-    fn = site.get("fn")
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
+    return "fn" in site and any(isinstance(fn, dist.Delta) for fn in layers(site["fn"]))
+
+
+def layers(fn: Any) -> Iterator[Any]:
+    """A distribution, the one that it reshapes, masks or transforms, and so on."""
+    yield fn
+    while (fn := getattr(fn, "base_dist", None)) is not None:
+        yield fn
 
 
 def is_reparameterised(site: dict) -> bool:

@@ -204,6 +204,17 @@ def test_vamp_prior_is_the_mixture_of_its_posteriors_encoded_once_a_step(digits)
     assert rows == [30, 5] and ae.prior.raw.grad.abs().sum() > 0
 
 
+def test_an_evaluation_encodes_the_pseudo_inputs_once_and_anew(digits):
+    ae, rows, z = make(PRIORS["VampPrior"], POSTERIORS["Normal"], LIKELIHOODS["Bernoulli"]), [], torch.randn(7, 4)
+    ae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    score = lambda: pa.log_likelihood(ae, digits.test.x[:200], particles=2000, proposal="guide").mean  # noqa: E731
+    before = score()
+    assert rows.count(5) == 1 and len(rows) > 3  # several blocks
+    with torch.no_grad():
+        ae.prior.raw.add_(3.0)
+    assert score() != before and torch.equal(ae.model.frozen().prior().log_prob(z), ae.prior().log_prob(z))
+
+
 def test_a_flow_posterior_remembers_its_draws(digits, monkeypatch):
     """Inverting an autoregressive transform takes a step for each entry; training and scoring need not."""
     from pyro.distributions.transforms import AffineAutoregressive

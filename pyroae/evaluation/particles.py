@@ -106,7 +106,7 @@ def prepared(data: Any, model: Program, guide: Program, stream: bool = False) ->
     """
     args = as_data(data, model, guide, stream)
     if examples_are_independent(model, guide):
-        return model, guide, args
+        return model.frozen() if hasattr(model, "frozen") else model, guide, args
     if any(isinstance(column, Rows) for column in args):
         args = tuple(column[:] for column in args)
     return *probe_rows(model, guide, args), args

@@ -1,5 +1,7 @@
 """``Model`` and ``Guide``: the two Pyro programs of an Autoencoder."""
 
+import copy
+
 import pyro
 import torch
 from pyro import distributions as dist
@@ -40,6 +42,15 @@ class Model(PyroModule):
     def conditional(self, z: Tensor, c: Tensor | None = None) -> dist.Distribution:
         """p(x|z) for the decoder's input ``(..., *code_shape)`` and the condition's vectors."""
         return self.likelihood(networks.apply(self.decoder, z, len(self.prior.code_shape), conditions.for_networks(self.condition, c)))
+
+    def frozen(self) -> "Model":
+        """The same program while no parameter changes; what does not depend on x or z is computed now, see ``Prior.frozen``."""
+        prior = self.prior.frozen()
+        if prior is self.prior:
+            return self
+        new = copy.copy(self)
+        new._modules = self._modules | {"prior": prior.train(self.training)}
+        return new
 
     @property
     def takes_labels(self) -> bool:

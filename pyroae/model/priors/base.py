@@ -48,6 +48,10 @@ class Prior(DistributionPart):
         """``n`` draws of the decoder's input, ``(n, *code_shape)``."""
         return self().sample(torch.Size([n]))
 
+    def frozen(self) -> "Prior":
+        """The same prior while no parameter changes: itself, or one that has computed its distribution already."""
+        return self
+
     def accepts(self, z: torch.Tensor) -> bool:
         """Whether ``z``, ``(n, *event_shape)``, is in the support."""
         return bool(self().support.check(z).all())

@@ -11,6 +11,7 @@ from ...threads import alone
 from ..conditional import Shape
 from ..distributions import NormalMixture
 from .base import Prior
+from .from_distribution import FromDistribution
 
 
 @register("priors")
@@ -88,6 +89,11 @@ class VampPrior(Prior):
         rows = x[torch.randint(len(x), (self.components,), device=x.device)].to(self.raw)
         rows = torch.where(rows.isnan(), x.nanmean(0).nan_to_num(), rows)  # what is missing
         self.raw.copy_(transform_to(self._squash).inv(rows * 0.98 + 0.01) if self._squash is constraints.unit_interval else rows)
+
+    @torch.no_grad()
+    def frozen(self):
+        """The mixture of the current posteriors: an evaluation encodes the pseudo-inputs once."""
+        return FromDistribution(self())
 
     def forward(self) -> dist.Distribution:
         posteriors = self._guide[0].conditional(transform_to(self._squash)(self.raw))

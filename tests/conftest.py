@@ -3,6 +3,7 @@ import json
 import math
 import multiprocessing
 import os
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyroae as pa
+from pyroae.training.step import native
 
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(THREADS)  # each of the processes that share the tests has its share of the processors
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # and so have the processes that tests start
+GRAPHS = tempfile.TemporaryDirectory(prefix="pyroae-graphs-")  # compiled graphs of the tests are not kept in the user's folder
+os.environ["PYROAE_GRAPHS"] = GRAPHS.name
 
 
 def pytest_configure(config):
@@ -67,6 +71,12 @@ def with_structure(path, change):
         content, weights = json.loads(file.metadata()["pyroae"]), {name: file.get_tensor(name) for name in file.keys()}
     change(content["structure"])
     save_file(weights, path, {"pyroae": json.dumps(content)})
+
+
+def run_uncompiled(monkeypatch, change=lambda result: result):
+    """In place of native code, compiled graphs run with torch's kernels."""
+    monkeypatch.setenv("PYROAE_GRAPHS", "off")
+    monkeypatch.setattr(native, "compiled", lambda module, inputs, key: lambda inputs: [change(result) for result in module(*inputs)])
 
 
 def small_vae(x=64, z=4, **parts):

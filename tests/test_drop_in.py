@@ -15,6 +15,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from conftest import run_uncompiled
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions import constraints
@@ -772,7 +773,7 @@ def test_pyros_optimizers(optim):
 
 @pytest.mark.parametrize("optim", ["Adam", "ClippedAdam"])
 def test_pyros_adam_inside_a_compiled_graph(optim, monkeypatch):
-    monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: module)
+    run_uncompiled(monkeypatch)
     svi = check(optim=lambda: getattr(pyro.optim, optim)({"lr": 0.02, "weight_decay": 0.1}), modes=["compiled"], level=2)
     assert all(spec.update is svi._update for spec in svi._gradients.specializations)
 

@@ -200,7 +200,9 @@ def test_without_a_compiler_it_stays_traced_and_warns_once(digits, said, monkeyp
     def compile(*args, **kwargs):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(torch._inductor, "compile", compile)
+    monkeypatch.setenv("PYROAE_GRAPHS", "off")
+    for name in ("compile", "aot_compile"):
+        monkeypatch.setattr(torch._inductor, name, compile)
     svi = svi_of(small_vae(), TraceMeanField_ELBO(), "compiled")
     steps(svi, [], digits.test.x[:16])
     assert level(svi) == [1] and len(said()) == 1 and "cannot be compiled and stays traced: RuntimeError: No working C++" in said()[0]

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import small_vae
+from conftest import run_uncompiled, small_vae
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
@@ -15,11 +15,9 @@ STEPS = 12
 
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch, request):
-    """Run the graph without Inductor, except in slow tests."""
-    import torch._inductor
-
+    """Run the graph without a compiler, except in slow tests."""
     if "slow" not in request.keywords:
-        monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
+        run_uncompiled(monkeypatch)
 
 
 def trained(mode, make_optimizer, x, change=lambda svi, step: None, **more):
@@ -134,7 +132,7 @@ def test_a_scheduler_sees_its_steps(digits, recwarn):
 
 
 def test_a_graph_that_differs_is_rejected(digits, monkeypatch, caplog):
-    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: lambda *args: [t * 1.1 for t in module(*args)])
+    run_uncompiled(monkeypatch, change=lambda result: result * 1.1)
     svi = trained("compiled", OPTIMIZERS["fused"], digits.test.x[:16])[1]
     assert [(spec.level, spec.update) for spec in svi._gradients.specializations] == [(1, None)] and "does not repeat it" in caplog.text
     eager, traced = (trained(mode, OPTIMIZERS["fused"], digits.test.x[:16])[0] for mode in ("eager", "compiled"))

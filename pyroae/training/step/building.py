@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
+from . import native
 from .arguments import Leaves, map_leaves
 from .graph import Graph, Outputs
 from .reach import Reach
@@ -82,12 +84,39 @@ def _replaced_tensors(reach: Reach, before: list[Tensor]) -> dict[int, Tensor]:
 
 
 def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None) -> Callable[[list[Tensor]], list]:
-    """Compile the specialization's graph with Inductor, with the optimizer's step if ``update`` is given."""
-    inputs, graph = spec.inputs(leaves), spec.graph
+    """Native code of the specialization's graph, with the optimizer's step if ``update`` is given: kept code, or compiled now."""
+    graph, constants = spec.graph, spec.graph.constants
+    inputs, key = _inputs_and_key(spec, leaves, update)
+    run = native.load(key)
+    if run is None and update:
+        n = len(spec.input_indices)
+        whole = Graph(lambda: _with_step(spec, inputs[:n], update), inputs)
+        constants = [*constants, *whole.constants]
+        run = native.compiled(whole.module, [*inputs, *whole.constants], None if whole.constants else key)
+    elif run is None:
+        run = native.compiled(graph.module, inputs, key)
+
+    def run_all(inputs: list[Tensor]) -> list:
+        with torch.no_grad():
+            return graph.with_none(run([*inputs, *constants]))
+
+    return run_all
+
+
+def is_compiled(spec: "Specialization", leaves: Leaves, update: Update | None) -> bool:
+    """Whether native code for ``compile_graph`` is kept already."""
+    return native.is_kept(_inputs_and_key(spec, leaves, update)[1])
+
+
+def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | None) -> tuple[list[Tensor], str | None]:
+    """Inputs of the graph to compile, its constants last, and the key of its native code."""
+    graph, inputs = spec.graph, spec.inputs(leaves)
+    step = ""
     if update:
-        n, inputs = len(inputs), [*inputs, *update.tensors(spec.info)]
-        graph = Graph(lambda: _with_step(spec, inputs[:n], update), inputs)
-    return graph.compile(inputs)
+        step = f"{update.signature(spec.info, inputs)} {graph.checked} {len(spec.effects)} {graph.is_none}"
+        inputs = [*inputs, *update.tensors(spec.info)]
+    inputs = [*inputs, *graph.constants]
+    return inputs, native.key_of(graph.module, inputs, step)
 
 
 def _with_step(spec: "Specialization", inputs: list[Tensor], update: Update) -> list:

@@ -49,25 +49,19 @@ class Graph:
             module = make_fx(static)(*inputs)
         _refuse_changing_shapes(module.graph)  # before unused operations are removed, because the shape may be used
         _remove_unused(module.graph, any(tensor.is_cuda for tensor in inputs))
+        self.is_none = _remove_none(module.graph)
         self.module, self.constants = _lift_constants(module, len(inputs))
 
     def __call__(self, inputs: list[Tensor]) -> list:
         with torch.no_grad():
-            return self.module(*inputs, *self.constants)
+            return self.with_none(self.module(*inputs, *self.constants))
 
-    def compile(self, inputs: list[Tensor]) -> Callable[[list[Tensor]], list]:
-        """Compile the graph with Inductor; random numbers are torch's own."""
-        import torch._inductor
-
-        with torch.no_grad():
-            examples = [tensor.detach() for tensor in (*inputs, *self.constants)]
-            fused = torch._inductor.compile(self.module, examples, options={"fallback_random": True})
-
-        def run(inputs):
-            with torch.no_grad():
-                return fused(*inputs, *self.constants)
-
-        return run
+    def with_none(self, results: list[Tensor]) -> list:
+        """The function's outputs from those of ``module``, which leaves out ``None``."""
+        if len(results) == len(self.is_none):
+            return results
+        left = iter(results)
+        return [None if is_none else next(left) for is_none in self.is_none]
 
     def __len__(self) -> int:
         return len(self.module.graph.nodes)
@@ -93,6 +87,14 @@ def _remove_unused(graph: torch.fx.Graph, on_gpu: bool):
             kept = node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
             if not kept and node.target._schema.returns:
                 graph.erase_node(node)
+
+
+def _remove_none(graph: torch.fx.Graph) -> list[bool]:
+    """Remove outputs that are ``None``; returns which ones are."""
+    (node,) = graph.find_nodes(op="output")
+    (outputs,) = node.args
+    node.args = ([output for output in outputs if output is not None],)
+    return [output is None for output in outputs]
 
 
 def _refuse_changing_shapes(graph: torch.fx.Graph):

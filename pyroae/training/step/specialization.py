@@ -48,6 +48,7 @@ class Specialization(Signature):
         self.info: Any = None  # of the program's outputs
         self.effects: list[int] = []  # reachable tensors that the program replaces
         self.has_run = self.finalized = self.proof_requested = False
+        self.is_kept = False  # whether native code of the graph was kept by an earlier process
         self.written: list[int] = []  # arguments that the program modifies in place
 
     def refresh(self, reach: Reach | None = None):
@@ -186,13 +187,13 @@ class Specialization(Signature):
             return False
         if self.owner.mode != "auto":
             return True
-        return self.times.repays(LEVELS[self.level + 1], self.owner.remaining_calls(self.times))
+        return self.times.repays(LEVELS[self.level + 1], self.owner.remaining_calls(self.times), self.is_kept)
 
     def advance_level(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         """Build the next level's graph, compare it with the current level, and use it if they agree."""
         name, owner, self.times.excluded = LEVELS[self.level + 1], self.owner, True
         owner.announce(name)
-        fused = owner.update if name == "compiled" and owner.update and owner.update.key(self.info) else None
+        fused = self._fusible() if name == "compiled" else None
         before = self.snapshot(leaves, fused)
         current, candidate = (self.run, self.update), None
         try:
@@ -224,12 +225,18 @@ class Specialization(Signature):
             outputs = owner.apply_update(outputs)
         if same_random and results_agree(self._with_state(old, fused), new, RTOL[name]):
             (self.run, self.update), self.level, self.runs = candidate, self.level + 1, 1
+            if name == "traced":
+                self.is_kept = building.is_compiled(self, leaves, self._fusible())
             self.times.start_level(len(self.graph))
             self.finalized = name in (owner.mode, LEVELS[-1])
         else:
             difference = "does not repeat it" if same_random else "draws other random numbers"
             self._reject(name, f"its graph {difference}; something in it is no tensor operation, or changes from call to call")
         return outputs if fused else owner.apply_update(outputs)
+
+    def _fusible(self) -> Update | None:
+        """The update, if it can be part of a compiled graph."""
+        return self.owner.update if self.owner.update and self.owner.update.key(self.info) else None
 
     def _trace(self, leaves: Leaves, args: tuple, kwargs: dict) -> bool:
         """Trace the graph; whether it must be traced again, without library caches that the program has rewritten."""

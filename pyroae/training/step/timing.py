@@ -10,6 +10,7 @@ MIN_TIMED = 5  # calls to time before a decision
 SAMPLE_AFTER, SAMPLE_EVERY = 50, 7  # after 50 calls that are not tracked, every 7th is timed and represents 7
 GAIN = {"traced": 0.4, "compiled": 0.25}  # share of a call's time that the next level saves: a cautious estimate
 _COST = {"traced": (0.02, 0.0006), "compiled": (12.0, 0.02)}  # seconds to build a graph: constant, and per operation
+_LOADING = 0.05  # seconds to load a compiled graph that was kept
 _MAX_LOSS, _MIN_LOSS = 0.1, 0.2  # share and seconds, whichever is more, by which "auto" may be slower than the eager program
 _RESERVE = 0.01  # share for costs that are not measured
 _OVERHEAD = 8e-5  # seconds of an eager call outside the program
@@ -73,12 +74,18 @@ class CallTimes:
         self.is_graph, self.timed, self.seconds = True, 0, 0.0
         self.operations = self.operations or operations
 
-    def repays(self, level: str, remaining: float | None) -> bool:
-        """Whether to build the next level's graph now; ``remaining``: number of calls still to come, if known."""
+    def repays(self, level: str, remaining: float | None, is_kept: bool = False) -> bool:
+        """Whether to build the next level's graph now.
+
+        Args:
+            level: the next one.
+            remaining: number of calls still to come, if known.
+            is_kept: whether the graph is only loaded.
+        """
         if self.timed < MIN_TIMED or not self.operations:
             return False
-        gain = GAIN[level] * self.mean
-        return repays(cost(level, self.operations), gain, self.done, remaining, self.budget.spent, self.budget.eager)
+        gain, price = GAIN[level] * self.mean, _LOADING if is_kept else cost(level, self.operations)
+        return repays(price, gain, self.done, remaining, self.budget.spent, self.budget.eager)
 
 
 class _CountOperations(TorchDispatchMode):

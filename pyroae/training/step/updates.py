@@ -1,8 +1,11 @@
 """The optimizer's step: by the optimizer, or as tensor operations inside a graph."""
 
+import functools
+import hashlib
 import math
 from collections.abc import Iterable
 from operator import is_
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -158,6 +161,12 @@ class Update:
             raise ValueError("the optimizer has no state yet for a parameter that has a gradient")
         return outputs
 
+    def signature(self, info: Any, inputs: list[Tensor]) -> str:
+        """What ``traced_step`` depends on besides its tensors: which inputs have which optimizer, state and gradient."""
+        places = {id(tensor): i for i, tensor in enumerate(inputs)}
+        trained = [(places.get(id(p)), type(optimizer).__name__, *state) for optimizer, _, p, state in self.trained]
+        return f"{_source()} {trained} {[places.get(id(p)) for p in self.parameters(info)]}"
+
     def advance_counters(self):
         """After a step inside a graph: update Python numbers of ClippedAdam."""
         for optimizer, group, _, state in self.trained:
@@ -212,6 +221,12 @@ def clear_gradients(programs: Iterable[Any]):
             for parameter in module._parameters.values():
                 if parameter is not None:
                     parameter.grad = None
+
+
+@functools.cache
+def _source() -> str:
+    """A digest of this file, which says what the step does."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _adam_numbers(optimizer: Optimizer, group: dict[str, Any], step: float) -> list[float]:

@@ -1,0 +1,200 @@
+"""Native code of graphs: compiled by AOTInductor and kept in the user's cache folder, or by Inductor for this process alone.
+
+All private interfaces of torch that compiled graphs need stand in this file.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...files import atomic
+
+Run = Callable[[list[Tensor]], list]
+
+FOLDER = "PYROAE_GRAPHS"  # environment variable: the folder of compiled graphs; "off" keeps none
+LIMIT = 1_000_000_000  # bytes of compiled graphs in the folder; those that were used last are kept
+_FORMAT = "1"
+_LOG = logging.getLogger("pyroae")
+_OPTIONS = {"fallback_random": True}  # random numbers are torch's own
+
+
+def key_of(module: torch.fx.GraphModule, inputs: list[Tensor], *more: str) -> str | None:
+    """A digest of everything that native code depends on; ``None`` if it cannot be kept: on a GPU, or if keeping is turned off.
+
+    Args:
+        module: the graph; the tensors that it holds are part of the digest.
+        inputs: examples of its inputs, of which only the layout counts.
+        more: what else the code depends on.
+    """
+    if folder() is None or not all(tensor.is_cpu for tensor in inputs):
+        return None
+    config = sys.modules.get("torch._inductor.config")  # slow to import, and only its changes count
+    parts = [
+        *(_FORMAT, torch.__version__, platform.machine(), _processor(), str(torch.get_num_threads()), *more),
+        *(torch.get_float32_matmul_precision(), str(torch.backends.mkldnn.enabled), str(torch.are_deterministic_algorithms_enabled())),
+        config.codegen_config() if config else "",
+        *(str(each.graph) for each in module.modules() if isinstance(each, torch.fx.GraphModule)),
+        *(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}" for tensor in inputs),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for name, held in sorted({**vars(module), **dict(module.named_buffers())}.items()):
+        if isinstance(held, Tensor):
+            digest.update(f"{name} {held.dtype} {tuple(held.shape)} {held.tolist()}".encode())
+    return digest.hexdigest()[:32]
+
+
+def is_kept(key: str | None) -> bool:
+    """Whether there is native code for a key."""
+    return key is not None and _path(key) is not None
+
+
+def load(key: str | None) -> Run | None:
+    """The native code that was kept for a key, if there is any and it is intact."""
+    path = _path(key) if key else None
+    if path is None:
+        return None
+    try:
+        if _digest(_read(path)) != path.stem.partition("-")[2]:
+            raise ValueError("its content has changed")
+        os.utime(path)
+        return _package(path)
+    except Exception as error:  # noqa: BLE001  whatever torch says of such a file
+        _LOG.warning("compile: the compiled graph %s is deleted and made again: %s", path, error)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def compiled(module: torch.fx.GraphModule, inputs: list[Tensor], key: str | None) -> Run:
+    """Compile a graph: on a CPU with AOTInductor, to be kept if there is a key; where that fails, or on a GPU, with Inductor."""
+    with torch.no_grad():
+        examples = [tensor.detach() for tensor in inputs]
+        if all(tensor.is_cpu for tensor in inputs):
+            try:
+                return _compiled_package(module, examples, key)
+            except Exception as error:  # noqa: BLE001  a private interface, and a compiler: Inductor's public one is left
+                _LOG.info("compile: no package can be made (%s: %s); compiling for this process alone", type(error).__name__, error)
+        from torch._inductor import compile
+
+        run = compile(module, examples, options=_OPTIONS)
+        return lambda inputs: run(*inputs)
+
+
+def folder() -> Path | None:
+    """The folder of compiled graphs, ``~/.cache/pyroae/graphs`` or ``PYROAE_GRAPHS``; ``None`` if that is ``off``."""
+    named = os.environ.get(FOLDER)
+    if named:
+        return None if named == "off" else Path(named)
+    with contextlib.suppress(RuntimeError):  # no home
+        return Path.home() / ".cache" / "pyroae" / "graphs"
+    return None
+
+
+def _compiled_package(module: torch.fx.GraphModule, examples: list[Tensor], key: str | None) -> Run:
+    from torch._inductor import aot_compile
+    from torch._inductor.package import package_aoti
+
+    with _quiet():
+        files = aot_compile(module, tuple(examples), options={**_OPTIONS, "aot_inductor.package": True})
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(package_aoti(os.path.join(temporary, "graph.pt2"), files))
+        return _package(key and _keep(key, made.read_bytes()) or made)
+
+
+def _package(path: Path) -> Run:
+    """The code in a package, which is loaded into this process."""
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
+
+
+# --- the folder ---
+
+
+def _keep(key: str, content: bytes) -> Path | None:
+    """Write code to the folder, and delete what was not used for longest; ``None`` where the folder cannot be used."""
+    home = folder()
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_own(home, os.lstat(home), stat.S_ISDIR)
+        path = home / f"{key}-{_digest(content)}.pt2"
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+        _shrink(home)
+        return path
+    except (OSError, ValueError) as error:
+        _LOG.warning("compile: compiled graphs are not kept: %s", error)
+        return None
+
+
+def _path(key: str) -> Path | None:
+    home = folder()
+    try:
+        _check_own(home, os.lstat(home), stat.S_ISDIR)
+        return next(iter(sorted(home.glob(f"{key}-*.pt2"))), None)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _LOG.warning("compile: compiled graphs are not used: %s", error)
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        _check_own(path, os.fstat(file.fileno()), stat.S_ISREG)
+        return file.read()
+
+
+def _check_own(path: Path, status: os.stat_result, is_kind: Callable[[int], bool]):
+    """``ValueError`` unless only this user can have written a file or folder, which holds native code."""
+    if not is_kind(status.st_mode):
+        raise ValueError(f"expected {path} as a plain file or folder, not a link")
+    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise ValueError(
+            f"expected {path} to belong to this user and to be writable by nobody else, as it holds native code; "
+            f"correct that, or set {FOLDER} to another folder or to off"
+        )
+
+
+def _shrink(home: Path):
+    """Delete the files that were not used for longest until the others fit into the limit."""
+    files = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in home.glob("*.pt2")), reverse=True)
+    total = 0
+    for _, size, path in files:
+        total += size
+        if total > LIMIT:
+            path.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+# --- torch ---
+
+
+def _processor() -> str:
+    """The processor's model and instructions, for which code is compiled."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))))
+    return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's notes about operations that it does not know itself."""
+    logger = logging.getLogger("torch._inductor")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,166 @@
+"""Native code of compiled graphs: kept in the user's own folder, used again only if it is the same, intact and nobody else's."""
+
+import logging
+import os
+
+import pyro
+import pytest
+import torch
+from conftest import small_vae
+from pyro.infer import TraceMeanField_ELBO
+
+import pyroae as pa
+from pyroae.training.step import native, timing
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROAE_GRAPHS", str(tmp_path / "graphs"))
+    return tmp_path / "graphs"
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes no time: a graph runs with torch's kernels, and is kept as bytes; the keys that were compiled and loaded."""
+    made, loaded, modules = [], [], {}
+
+    def package(path):
+        loaded.append(path.name.partition("-")[0])
+        return lambda inputs: modules[loaded[-1]](*inputs)
+
+    def compiled(module, inputs, key):
+        made.append(key)
+        modules[key] = module
+        if key:
+            native._keep(key, b"code")
+        return lambda inputs: module(*inputs)
+
+    monkeypatch.setattr(native, "_package", package)
+    monkeypatch.setattr(native, "compiled", compiled)
+    return made, loaded
+
+
+def steps(mode="compiled", n=6, optimizer=None, **options):
+    torch.manual_seed(0)
+    ae = small_vae()
+    make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
+    svi = pa.SVI(ae.model, ae.guide, make(ae.parameters()), TraceMeanField_ELBO(), compile=mode, **options)
+    x = torch.rand(16, 64).round()
+    return [svi.step(x) for _ in range(n)], svi
+
+
+def test_a_second_run_loads_what_the_first_has_compiled(folder, monkeypatch):
+    first, svi = steps()
+    assert svi.levels()["step"][0][1] == 2 and len(list(folder.glob("*.pt2"))) == 1
+    monkeypatch.setattr(native, "compiled", lambda *args: pytest.fail("compiled again"))
+    again, svi = steps()
+    assert again == first and svi.levels()["step"][0][1] == 2
+
+
+OTHER = {
+    "the program": {"optimizer": None, "model": lambda: small_vae(prior=pa.priors.Laplace(4))},
+    "its constants": {"model": lambda: small_vae(likelihood=pa.likelihoods.Normal(64, scale=0.5))},
+    "the optimizer": {"optimizer": lambda parameters: torch.optim.Adam(parameters, amsgrad=True)},
+    "another kind of optimizer": {"optimizer": lambda parameters: torch.optim.AdamW(parameters)},
+    "Pyro's optimizer": {"optimizer": lambda parameters: pyro.optim.Adam({"lr": 1e-3})},
+    "the batch": {"rows": 8},
+    "float64": {"dtype": torch.float64},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_graph_is_compiled_anew(folder, uncompiled, name):
+    def run(model=small_vae, optimizer=None, rows=16, dtype=torch.float32):
+        torch.manual_seed(0)
+        ae = model().to(dtype)
+        made = optimizer(ae.parameters()) if optimizer else torch.optim.Adam(ae.parameters())
+        svi = pa.SVI(ae.model, ae.guide, made, TraceMeanField_ELBO(), compile="compiled")
+        x = torch.rand(rows, 64, dtype=dtype).round()
+        for _ in range(4):
+            svi.step(x)
+        assert svi.levels()["step"][0][1] == 2
+
+    made, loaded = uncompiled
+    run()
+    run()
+    assert len(made) == 1 and made == loaded
+    run(**OTHER[name])
+    assert len(set(made)) == 2
+
+
+def test_learning_rates_and_their_schedules_share_a_graph(folder, uncompiled):
+    steps()
+    steps(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.5, weight_decay=0.1))
+    assert len(uncompiled[0]) == 1
+
+
+def keep(folder):
+    steps()
+    (path,) = folder.glob("*.pt2")
+    return path
+
+
+def by_somebody_else(folder, path, monkeypatch):
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+
+
+DAMAGE = {
+    "changed": lambda folder, path, _: path.write_bytes(b"other code"),
+    "writable by others": lambda folder, path, _: path.chmod(0o666),
+    "a link": lambda folder, path, _: (path.rename(folder / "elsewhere"), path.symlink_to(folder / "elsewhere")),
+    "a folder writable by others": lambda folder, path, _: folder.chmod(0o777),
+    "a folder that is a link": lambda folder, path, _: (folder.rename(folder.parent / "x"), folder.symlink_to(folder.parent / "x")),
+    "somebody else's": by_somebody_else,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_code_that_somebody_else_can_have_written_is_never_loaded(folder, uncompiled, damage, monkeypatch, caplog):
+    made, loaded = uncompiled
+    DAMAGE[damage](folder, keep(folder), monkeypatch)
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        _, svi = steps()
+    assert len(made) == 2 and not loaded and svi.levels()["step"][0][1] == 2
+    assert "compile: " in caplog.text and str(folder) in caplog.text
+
+
+def test_a_file_that_torch_cannot_load_is_made_again(folder, monkeypatch, caplog):
+    monkeypatch.setattr(native, "compiled", lambda module, inputs, key: native._keep(key, b"no package") and (lambda i: module(*i)))
+    keep(folder)
+    with caplog.at_level(logging.WARNING, "pyroae"):
+        steps()
+    assert "is deleted and made again" in caplog.text and len(list(folder.glob("*.pt2"))) == 1
+
+
+def test_the_folder_stays_below_its_limit(folder, monkeypatch):
+    monkeypatch.setattr(native, "LIMIT", 25)
+    for i, name in enumerate("abc"):
+        os.utime(native._keep(name, bytes(10)), (i, i))
+    native._keep("d", bytes(10))
+    assert sorted(path.name[0] for path in folder.glob("*.pt2")) == ["c", "d"]
+
+
+def test_keeping_can_be_turned_off(folder, uncompiled, monkeypatch):
+    monkeypatch.setenv("PYROAE_GRAPHS", "off")
+    steps()
+    assert uncompiled[0] == [None] and not folder.exists()
+
+
+def test_without_packages_inductor_compiles_for_this_process(folder, monkeypatch):
+    import torch._inductor
+
+    def missing(*args, **options):
+        raise AttributeError("no such function in this torch")
+
+    monkeypatch.setattr(torch._inductor, "aot_compile", missing)
+    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
+    assert steps()[1].levels()["step"][0][1] == 2 and not folder.exists()
+
+
+def test_auto_uses_kept_code_as_soon_as_it_has_a_graph(folder, uncompiled, monkeypatch):
+    monkeypatch.setattr(timing, "_COST", {"traced": (0.0, 0.0), "compiled": (1e9, 0.0)})
+    monkeypatch.setattr(timing, "_LOADING", 0.0)
+    assert steps("auto", 40, steps=10**6)[1].levels()["step"][0][1] == 1  # compiling would not pay
+    keep(folder)
+    assert steps("auto", 40, steps=10**6)[1].levels()["step"][0][1] == 2

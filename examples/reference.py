@@ -22,7 +22,7 @@ import pyroae as pa
 TASKS = {
     "Load data": "data",
     "Build a model": "Autoencoder recipes priors likelihoods posteriors nets conditions corruption register",
-    "Train": "fit Step Validation Run History StopTraining callbacks SVI pretrain distributed",
+    "Train": "fit Step Validation Run History StopTraining callbacks SVI pretrain fit_prior distributed",
     "Swap the objective": "objectives penalties schedules Penalised with_weight_prior",
     "Score": "log_likelihood proposals cross_check compare ais bdmc elbo_terms decompose aggregate to_arviz",
     "Check": "predictive_check sbc active_units codes probe mig jacobian reconstruction_error denoising_gain",

@@ -25,6 +25,7 @@ from .evaluation.representation import probe as probe
 from .evaluation.representation import reconstruction_error as reconstruction_error
 from .evaluation.terms import elbo_terms as elbo_terms
 from .experiment import callbacks as callbacks
+from .fitted_priors import fit_prior as fit_prior
 from .model import conditions as conditions
 from .model import corruption as corruption
 from .model import likelihoods as likelihoods

@@ -31,10 +31,10 @@ from .model.posteriors import Normal as NormalPosterior
 from .model.priors import Flat, Laplace
 from .model.priors import Normal as NormalPrior
 from .objectives import Penalised
-from .objectives.penalties import Contractive, KLSparsity
+from .objectives.penalties import Contractive, DecoderL2, KLSparsity
 from .threads import alone
 
-__all__ = ["autoencoder", "conditional", "contractive", "denoising", "sparse", "sparse_kl", "vae"]
+__all__ = ["autoencoder", "conditional", "contractive", "denoising", "rae", "sparse", "sparse_kl", "vae"]
 
 
 def __dir__() -> list[str]:
@@ -137,6 +137,31 @@ def contractive(data: Data, latent_dim: int = 32, hidden: Hidden = [], weight: f
     return autoencoder(data, latent_dim, hidden).replace(
         prior=Flat(latent_dim, support="unit_interval"), objective=Penalised(Contractive(weight))
     )
+
+
+@alone
+def rae(data: Data, latent_dim: int = 16, hidden: Hidden = 128, beta: float = 1e-4, weight: float = 1e-7) -> Autoencoder:
+    r"""Regularised autoencoder with an L2 penalty, RAE-L2 (Ghosh et al. 2020); ``fit_prior`` then makes it a generative model.
+
+    The loss of the paper is :math:`\|x - g(z)\|^2 + \frac\beta2 \|z\|^2 + \lambda R`. Half of it, up to constants, is -log p(x, z) with
+    unit noise and the prior :math:`N(0, 2 / \beta)`, plus :math:`\frac\lambda2 R`, R the squared norm of the decoder's matrices. RAE-GP has
+    the penalty ``DecoderJacobian(weight / 2)`` instead, RAE-SN the decoder ``pa.nets.SpectralNorm()`` and a weight of 0.
+
+    Args:
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: size of z.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder.
+        beta: of the codes' norm.
+        weight: lambda, of the penalty.
+
+    >>> import pyroae as pa
+    >>> type(rae(pa.data.load("digits")).objective.penalty).__name__
+    'DecoderL2'
+    """
+    if not beta > 0.0:
+        raise ValueError(f"rae: expected a positive beta, got {beta!r}")
+    prior = NormalPrior(latent_dim, scale=(2 / beta) ** 0.5)
+    return autoencoder(data, latent_dim, hidden).replace(prior=prior, objective=Penalised(DecoderL2(weight / 2)))
 
 
 @alone
@@ -265,4 +290,4 @@ def _mirrored(hidden: Hidden) -> Hidden:
     return hidden if isinstance(hidden, int) else hidden[::-1]
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive)}
+RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive, rae)}

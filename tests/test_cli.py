@@ -86,10 +86,12 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     assert again.elbo.mean().item() == pytest.approx(results["elbo"], rel=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "vae"])
+@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "rae", "vae"])
 def test_every_recipe_by_name(recipe, capsys):
     report = run("train", recipe, *QUICK, capsys=capsys)
-    said = {"vae": "Monte-Carlo s.e.", "sparse": "not defined for a point posterior"}.get(recipe, "not exist under an improper prior")
+    said = {"vae": "Monte-Carlo s.e.", "sparse": "not defined for a point posterior", "rae": "not defined"}.get(
+        recipe, "not exist under an improper prior"
+    )
     assert said in report
     assert settings(f"{recipe}-digits-1")["recipe"] == recipe
 
@@ -486,6 +488,9 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
     "noisy pictures": "vae --latent_dim 2 --corruption SaltPepper",
     "salt and pepper": "denoising --corruption SaltPepper --corruption.fraction .3",
     "KL-sparse": "sparse_kl --hidden [] --latent_dim 100",
+    "RAE-GP": "rae --objective Penalised --objective.penalty DecoderJacobian --fit_prior FullNormal",
+    "RAE-SN": "rae --weight 0 --decoder SpectralNorm --fit_prior GaussianMixture --fit_prior.full true --fit_prior.components 2",
+    "two-stage": "vae --latent_dim 2 --hidden 4 --fit_prior Hierarchical --fit_prior.top 1 --fit_prior.hidden 4",
 }
 
 

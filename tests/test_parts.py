@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pyro
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 from conftest import small_vae
@@ -191,6 +192,9 @@ OTHERS = {
     "Residual": lambda: pa.nets.Residual(30, blocks=3),
     "Dictionary": lambda: pa.nets.Dictionary(),
     "Tied": lambda: pa.nets.Tied("Sigmoid"),
+    "SpectralNorm": lambda: pa.nets.SpectralNorm(pa.nets.MLP([8])),
+    "DecoderJacobian": lambda: pa.penalties.DecoderJacobian(0.2, probes=3),
+    "DecoderL2": lambda: pa.penalties.DecoderL2(0.2),
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),
     "Missing": lambda: pa.likelihoods.Missing(pa.likelihoods.Normal(3), mask=True),
@@ -227,11 +231,16 @@ LEARNED_PRIORS = {
     "Uniform": lambda: pa.priors.Uniform(2, low=-2.0, high=1.0),
     "SpikeSlab": lambda: pa.priors.SpikeSlab(2, share=0.4, slab=1.5, spike=0.2),
     "GaussianMixture": lambda: pa.priors.GaussianMixture(2, components=4),
+    "GaussianMixture, full": lambda: pa.priors.GaussianMixture(2, components=4, full=True),
+    "FullNormal": lambda: pa.priors.FullNormal(2),
     "Flow, affine": lambda: pa.priors.Flow(2, kind="affine", layers=2, hidden=8),
+    "Flow, maf": lambda: pa.priors.Flow(2, kind="maf", layers=2, hidden=8),
+    "Flow, iaf": lambda: pa.priors.Flow(2, kind="iaf", layers=2, hidden=8),
 }
 
 MODULES = {
     **{f"prior {name}": make for name, make in LEARNED_PRIORS.items() if name != "Uniform"},
+    "prior Constrained": lambda: pa.priors.Constrained(pa.priors.Normal(3, loc="learned", scale="learned"), "positive"),
     "prior Flow, spline": lambda: pa.priors.Flow(3, layers=2, hidden=8),
     **{f"prior {name}": row[0] for name, row in PRIORS.items()},
     **{f"likelihood {name}": row[0] for name, row in LIKELIHOODS.items()},
@@ -288,6 +297,19 @@ def test_a_prior_integrates_to_one_and_its_samples_follow_it(name):
     assert (inside * mass).sum().item() * cell.item() == pytest.approx(((drawn**2).sum(1) < 1).double().mean().item(), abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "support, exact",
+    [
+        ("positive", lambda z: scipy.stats.lognorm(2.0).logpdf(z)),
+        ("unit_interval", lambda z: scipy.stats.norm(0, 2).logpdf(scipy.special.logit(z)) - np.log(z - z**2)),
+    ],
+)
+def test_a_constrained_priors_density_has_its_jacobian(support, exact):
+    p = pa.priors.Constrained(pa.priors.Normal(3, scale=2.0), support)()
+    z = p.sample((20,))
+    assert torch.allclose(p.log_prob(z).double(), torch.tensor(exact(z.double().numpy()).sum(1)), atol=1e-3)
+
+
 @pytest.mark.parametrize("prior", [pa.priors.RelaxedBernoulli(1, 0.7, 0.4), pa.priors.RelaxedOneHot(2, 0.7, [0.4, 0.0])])
 def test_a_relaxed_prior_integrates_to_one_and_its_samples_follow_it(prior):
     """Both are the same density of one number: of two categories the first."""
@@ -309,13 +331,14 @@ def test_a_straight_through_draw_is_discrete_of_the_right_probabilities_and_pass
     assert h.grad[0] > 0
 
 
-@pytest.mark.parametrize("kind", ["spline", "affine"])
+@pytest.mark.parametrize("kind", ["spline", "affine", "maf", "iaf"])
 def test_a_flows_density_is_its_bases_times_the_jacobian(kind):
     prior = pa.priors.Flow(3, kind=kind, layers=3, hidden=8).double()
     with torch.no_grad():
         for p in prior.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    flow, x = prior.flow.distribution, 1.5 * torch.randn(20, 3, dtype=torch.float64)
+        prior.shift.fill_(0.5), prior.factor.copy_(torch.tensor([2.0, 1.0, 0.3]))
+    flow, x = prior(), 1.5 * torch.randn(20, 3, dtype=torch.float64)
 
     def push(one):
         for step in flow.transforms:

@@ -155,3 +155,42 @@ def test_one_dimensional_latents():
     assert torch.allclose(L1(2.0)(x, z, q), 2 * z.abs().mean())
     assert torch.allclose(pa.penalties.L2(2.0)(x, z, q), 2 * z.square().mean())
     assert MMD(1.0)(x, z, q, dist.Normal(0.0, 1.0).expand([6])).isfinite()
+
+
+def rae(x, beta=0.3, weight=0.01, **parts):
+    ae = pa.recipes.rae(x, latent_dim=3, hidden=5, beta=beta, weight=weight)
+    return ae.replace(**parts) if parts else ae
+
+
+def test_the_regularised_autoencoders_loss_is_half_the_papers():
+    """Ghosh et al. 2020, eq. 7 to 11, but for the constants of the two Normals."""
+    x = torch.rand(20, 7)
+    ae = rae(x)
+    z = ae.encode(x).mean
+    error = (x - ae.decode(z).mean).square().sum(1)
+    squares = sum(layer.weight.square().sum() for layer in ae.decoder if hasattr(layer, "weight"))
+    paper = (error + 0.3 / 2 * z.square().sum(1) + 0.01 * squares).sum()
+    constants = 20 * (7 / 2 * math.log(2 * math.pi) + 3 / 2 * math.log(2 * math.pi * 2 / 0.3))
+    loss = ae.objective.differentiable_loss(ae.model, ae.guide, x)
+    assert loss.item() == pytest.approx(paper.item() / 2 + constants, rel=1e-5)
+
+
+def test_the_decoders_jacobian_is_autograds_and_its_probes_are_unbiased():
+    x = torch.rand(6, 7)
+    ae = rae(x, decoder=pa.nets.MLP(5, activation="Tanh")).double()
+    z = ae.encode(x).mean.double()
+    jacobian = torch.autograd.functional.jacobian(lambda z: ae.decode(z).mean.sum(0), z)  # (7, B, 3)
+    exact = jacobian.square().sum().item() / len(x)
+    for probes, tolerance in ((None, 1e-6), (4000, 0.05)):
+        elbo = pa.Penalised(pa.penalties.DecoderJacobian(0.5, probes), pyro.infer.Trace_ELBO())
+        assert elbo.terms(ae.model, ae.guide, x.double())["penalty"].item() == pytest.approx(0.5 * exact, rel=tolerance)
+
+
+def test_a_decoder_of_spectral_norm_one_learns_and_is_saved(tmp_path):
+    x = torch.rand(64, 16)
+    ae = rae(x, weight=0.0, decoder=pa.nets.SpectralNorm(pa.nets.MLP(32)))
+    pa.fit(ae, x, epochs=20, progress=False)
+    norms = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in ae.decoder if hasattr(layer, "weight")]
+    assert norms == pytest.approx([1.0] * len(norms), abs=0.05)
+    pa.save(ae, tmp_path / "rae.safetensors")
+    assert torch.equal(pa.load(tmp_path / "rae.safetensors").reconstruct(x), ae.reconstruct(x))

@@ -157,7 +157,7 @@ def train_parser(recipe: str, **more) -> Parser:
 def part_choices() -> dict[str, dict[str, type]]:
     """The classes that can be chosen for each option, by name."""
     kinds = {role: schema.kinds_in(settings.settings_of("vae")[role].annotation)[0][0] for role in (*ROLES, "optimizer", "scheduler")}
-    kinds |= {"objective.penalty": "penalties", "objective.beta": "schedules"}
+    kinds |= {"fit_prior": "priors", "objective.penalty": "penalties", "objective.beta": "schedules"}
     return {role: registry.members(kind) for role, kind in kinds.items()}
 
 

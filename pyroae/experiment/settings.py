@@ -15,6 +15,7 @@ from ..data import load
 from ..data.limits import LIMIT
 from ..data.named import NAMED
 from ..files import target_of
+from ..model.priors import Prior
 from ..recipes import RECIPES
 from ..training.fit import fit
 from ..training.options import Run, Step, Validation
@@ -59,6 +60,7 @@ _OWN = (
     Setting("epochs", int | None, None, _EPOCHS, "run"),
     Setting("particles", int, 500, "importance samples per test example for log p(x)", "run"),
     Setting("pretrain", int, 0, "epochs of greedy layer-wise training first, with the model's own corruption and penalty", "run"),
+    Setting("fit_prior", Prior | None, None, "p(z) fitted to the codes after training, such as GaussianMixture", "run"),
     Setting("figures_every", int, 0, "epochs between figures during training; 0: at the end only", "run"),
     Setting("tensorboard", bool, False, "also log to the run folder for TensorBoard", "run"),
     Setting("recipe", str, "vae", "the recipe, if it is not the first argument", "run"),

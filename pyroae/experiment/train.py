@@ -19,6 +19,7 @@ from ..data import DataSet, record
 from ..data.limits import check_size
 from ..evaluation.particles import as_data
 from ..files import atomic
+from ..fitted_priors import fit_prior
 from ..model.autoencoder import Autoencoder
 from ..objectives import Penalised
 from ..pretraining import pretrain
@@ -79,6 +80,8 @@ def train(settings: Settings, written: Settings, resumed: str | None = None, pri
 
 def _train_and_score(settings: Settings, ae: Autoencoder, dataset: DataSet, note: str, folder: Path, resumed: str | None) -> CommandOutput:
     history = _train(ae, dataset, settings, folder, resumed)
+    if settings["fit_prior"] is not None:
+        ae = fit_prior(ae, dataset.train, settings["fit_prior"], seed=settings["seed"], device=settings["device"])
     if distributed.is_main():
         storage.save(ae, folder / "model.safetensors")
         with atomic(folder / "history.csv") as path:
@@ -98,6 +101,7 @@ def _train_and_score(settings: Settings, ae: Autoencoder, dataset: DataSet, note
         f"data           {dataset!r}{note}",
         f"trained        {settings['recipe']}, {len(history.rows)} epochs of {history.objective} in {seconds:.1f} s on {ae.device.type}, "
         f"last training loss {loss:.2f} nats/example",
+        *([] if settings["fit_prior"] is None else [f"prior          {type(ae.prior).__name__}, fitted to the codes"]),
         *report,
         *gain_lines,
         f"run folder     {folder}: {', '.join(files)}",

@@ -95,6 +95,14 @@ class Conditional(nn.Module):
         """The distribution of single entries, from their parameters."""
         return self.family(**parameters)
 
+    @torch.no_grad()
+    def set_learned(self, name: str, value: Tensor):
+        """Set a learned parameter to a value for each entry, ``"learned"`` ones to their mean; others are not changed."""
+        raw = self._parameters.get(f"raw_{name}")
+        if raw is not None:
+            value = value if raw.shape == value.shape else value.mean().expand(raw.shape)
+            raw.copy_(transform_to(self.limits[name]).inv(value))
+
     def _apply(self, fn, recurse=True):
         """Also moves the bounds of constraints, which are not buffers."""
         super()._apply(fn, recurse)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import did_you_mean, whole_number
 from ..registry import Part, members, register, register_base
 
-__all__ = ["Conv", "Deconv", "Dictionary", "GatedMLP", "Linear", "MLP", "Network", "Residual", "Tied"]
+__all__ = ["Conv", "Deconv", "Dictionary", "GatedMLP", "Linear", "MLP", "Network", "Residual", "SpectralNorm", "Tied"]
 
 
 def __dir__() -> list[str]:
@@ -159,6 +159,32 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.inner(h)
+
+
+@register("nets")
+class SpectralNorm(Network):
+    """A network whose linear and convolutional layers have matrices of spectral norm 1 (Miyato et al. 2018): a Lipschitz decoder.
+
+    Each step of training takes one step of power iteration for every layer, whose state is in buffers.
+
+    Args:
+        network: the recipe of the network; by default ``MLP()``.
+
+    >>> import pyroae as pa
+    >>> network = SpectralNorm(pa.nets.Linear()).build(torch.Size([3]), 64)
+    >>> torch.linalg.matrix_norm(network[0].weight, 2).round(decimals=2).item()
+    1.0
+    """
+
+    def __init__(self, network: Network | None = None):
+        self.network = network or MLP()
+
+    def build(self, inputs, outputs, encoder=None, image=None):
+        built = self.network.build(inputs, outputs, encoder, image)
+        for layer in built.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                nn.utils.parametrizations.spectral_norm(layer, n_power_iterations=1)
+        return built
 
 
 @register("nets")

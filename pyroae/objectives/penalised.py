@@ -35,7 +35,7 @@ class Penalised(_ElboWrapper):
 
     def __init__(self, penalty: Penalty | Callable[[Tensor, Tensor, Any], Tensor], elbo: ELBO | None = None):
         super().__init__(elbo)
-        if not callable(penalty) or not _takes(penalty, 3 + bool(getattr(penalty, "needs_prior", False))):
+        if not callable(penalty) or not _takes(penalty, 3 + len(getattr(penalty, "needs", ()))):
             raise ValueError(
                 f"Penalised: expected a penalty such as pa.penalties.Contractive(.1) or a function of (x, z, q), got {penalty!r}"
             )
@@ -50,12 +50,12 @@ class Penalised(_ElboWrapper):
 
         def guide_with_inputs(x, *args, **kwargs):
             inputs.append(x.detach().requires_grad_() if needs_input_grad else x)
-            with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
-                return recording_guide(inputs[-1], *args, **kwargs)
+            return recording_guide(inputs[-1], *args, **kwargs)
 
         pair = [ScaleFactors()(program) for program in (record_traces(model, models), guide_with_inputs)]
-        loss = self._wrapped(guide, args, kwargs).differentiable_loss(*pair, *args, **kwargs)
+        wrapped = self._wrapped(guide, args, kwargs)
         with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
+            loss = wrapped.differentiable_loss(*pair, *args, **kwargs)
             runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)
         return {"loss": loss + penalty, "penalty": penalty}
@@ -65,8 +65,12 @@ class Penalised(_ElboWrapper):
         plate = data_plate(dict([next(iter(observed.items()))]))
         latent = {name: site for name, site in latent.items() if plate.contains(site) or not is_point(site)}
         name, site = next(iter(latent.items()))
-        prior = (model.nodes[name]["fn"],) if getattr(self.penalty, "needs_prior", False) else ()
-        penalty = self.penalty(x, site["value"], site["fn"], *prior)
+        further = {
+            "prior": lambda: model.nodes[name]["fn"],
+            "likelihood": lambda: next(iter(observed.values()))["fn"],
+            "weights": lambda: [p["value"] for p in model.nodes.values() if p["type"] == "param" and p["value"].dim() > 1],
+        }
+        penalty = self.penalty(x, site["value"], site["fn"], *(further[each]() for each in getattr(self.penalty, "needs", ())))
         if not isinstance(penalty, Tensor) or penalty.dim() > 0 and penalty.shape[-1] != len(x):
             got = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
             raise ValueError(f"Penalised: expected the penalty as a number or one for each of the {len(x)} examples, got {got}")

@@ -10,7 +10,19 @@ from ..checks import whole_number
 from ..programs.terms import factorises
 from ..registry import Part, register, register_base
 
-__all__ = ["Classification", "Contractive", "KLSparsity", "L1", "L2", "MMD", "Penalty", "SigmoidContractive", "TotalCorrelation"]
+__all__ = [
+    "Classification",
+    "Contractive",
+    "DecoderJacobian",
+    "DecoderL2",
+    "KLSparsity",
+    "L1",
+    "L2",
+    "MMD",
+    "Penalty",
+    "SigmoidContractive",
+    "TotalCorrelation",
+]
 
 
 def __dir__() -> list[str]:
@@ -27,7 +39,7 @@ class Penalty(Part):
     """
 
     needs_input_grad = False  # whether it differentiates with respect to x
-    needs_prior = False  # whether it is called as ``penalty(x, z, q, p)`` with the prior p
+    needs: tuple[str, ...] = ()  # further arguments: "prior" p(z), "likelihood" p(x|z), "weights" of the generative program
 
     def __init__(self, weight: float):
         if not weight >= 0.0:
@@ -181,6 +193,66 @@ class Contractive(Penalty):
 
 
 @register("penalties")
+class DecoderJacobian(Penalty):
+    r"""Squared Frobenius norm of the decoder's Jacobian (Ghosh et al. 2020, eq. 10, RAE-GP).
+
+    :math:`w \|\partial g(z) / \partial z\|_F^2`, g(z) the mean of p(x|z). By default an unbiased estimate (Hutchinson 1989):
+    :math:`\|v^T \partial g / \partial z\|^2` for Normal v.
+
+    Args:
+        weight: w.
+        probes: number of random probes, one backward pass each; ``None`` for the exact norm, one pass for each entry of x.
+
+    >>> elbo = pa.Penalised(DecoderJacobian(0.1))
+    >>> pa.fit(vae, x, elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
+    """
+
+    needs = ("likelihood",)
+    needs_input_grad = True  # also where no weight has a gradient
+
+    def __init__(self, weight: float = 1e-3, probes: int | None = 1):
+        super().__init__(weight)
+        if probes is not None and probes < 1:
+            raise ValueError(f"DecoderJacobian: expected probes of at least 1, or None for the exact norm, got {probes!r}")
+        self.probes = probes
+
+    def __call__(self, x, z, q, p=None):
+        g = p.mean.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
+        if self.probes is None:
+            directions = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+            directions = directions.reshape(len(directions), *[1] * (g.dim() - 1), -1).expand(-1, *g.shape)
+        else:
+            directions = torch.randn(self.probes, *g.shape, dtype=g.dtype, device=g.device)
+        (jacobian,) = torch.autograd.grad(g, z, directions, is_grads_batched=True, create_graph=True)
+        return self.weight * jacobian.square().sum() / (g.shape[:-1].numel() * (self.probes or 1))
+
+
+@register("penalties")
+class DecoderL2(Penalty):
+    r"""Squared norm of the matrices of p(x, z): :math:`w \sum_l \|W_l\|_F^2` (Ghosh et al. 2020, eq. 8, RAE-L2).
+
+    Of every parameter of the generative program with two or more dimensions. In nats per example: for N examples, a Normal prior on the
+    weights of variance 1 / (2 N w).
+
+    Args:
+        weight: w.
+
+    >>> elbo = pa.Penalised(DecoderL2(0.1))
+    >>> pa.fit(vae, x, elbo=elbo, epochs=1, progress=False).objective
+    'Penalised'
+    """
+
+    needs = ("weights",)
+
+    def __init__(self, weight: float = 1e-3):
+        super().__init__(weight)
+
+    def __call__(self, x, z, q, weights=()):
+        return self.weight * sum((w.square().sum() for w in weights), z.new_zeros(()))
+
+
+@register("penalties")
 class SigmoidContractive(Penalty):
     r"""``Contractive`` in closed form, for an encoder of one sigmoid layer: :math:`w \sum_j (h_j (1 - h_j))^2 \|W_j\|^2`.
 
@@ -272,7 +344,7 @@ class MMD(Penalty):
     'Penalised'
     """
 
-    needs_prior = True
+    needs = ("prior",)
 
     def __init__(self, weight: float = 10.0):
         super().__init__(weight)

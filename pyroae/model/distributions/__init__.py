@@ -1,5 +1,6 @@
 """Distributions that Pyro does not have, or clamps in the tails."""
 
+from .autoregressive import AffineAutoregressive
 from .bits import (
     Bernoulli,
     BernoulliGumbel,
@@ -16,6 +17,7 @@ from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_uni
 from .real import NormalMixture, ProfiledNormal, UniformSphere
 
 __all__ = [
+    "AffineAutoregressive",
     "Bernoulli",
     "BernoulliGumbel",
     "BernoulliStraightThrough",

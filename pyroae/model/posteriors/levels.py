@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from ...checks import whole_number
 from ...registry import register
 from .. import distributions
+from ..building import Context
 from ..conditional import Conditional, Shape
 from ..nets import MLP
 from ..networks import apply
 from .base import Posterior
+from .plain import Normal
 
 
 class _Levels(Posterior):
@@ -28,13 +30,14 @@ class _Levels(Posterior):
 
 @register("posteriors")
 class Hierarchical(_Levels):
-    """q(z|x) q(z2|z), for the prior of the same name: Normals, the second a network of the first.
+    """q(z|x) q(z2|z), for the prior of the same name: ``base``, and a Normal whose mean and scale are a network of z.
 
     Args:
         event_shape: shape of z, the level next to x.
         hidden: widths of the network's hidden layers.
         activation: as in ``pa.nets.MLP``.
         top: size of z2; by default the prior's.
+        base: q(z|x); by default Normal.
 
     >>> import pyroae as pa
     >>> two = vae.replace(prior=pa.priors.Hierarchical(2, top=1), posterior=Hierarchical())
@@ -44,12 +47,30 @@ class Hierarchical(_Levels):
 
     sites = ("z", "z2")
 
-    def __init__(self, event_shape: Shape | None = None, hidden: int | list[int] = 128, activation: str = "Tanh", top: int | None = None):
-        super().__init__(dist.Normal, event_shape)
-        self.top = top
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        hidden: int | list[int] = 128,
+        activation: str = "Tanh",
+        top: int | None = None,
+        base: Posterior | None = None,
+    ):
+        base = base or Normal()
+        super().__init__(event_shape=base.event_shape if event_shape is None else event_shape)
+        self.top, self.family = top, base.family
+        if self.event_shape is not None:
+            self.base = base.build(Context(self.event_shape))
+            self.param_sizes, self.size = self.base.param_sizes, self.base.size
         if top is not None and self.event_shape is not None:
             self.upper = Conditional(dist.Normal, top)
             self.network = MLP(hidden, activation).build(self.event_shape, self.upper.size)
+
+    def forward(self, h):
+        """q(z|x)."""
+        return self.base(h)
+
+    def _check_support(self, support):
+        (self.arguments.get("base") or Normal())._check_support(support)
 
     def draw(self, h, c=None):
         z = pyro.sample("z", self(h))

@@ -2,6 +2,7 @@
 
 from .base import Prior
 from .conditioned import Conditioned
+from .constrained import Constrained
 from .from_distribution import Flow, FromDistribution
 from .levels import ClassAndStyle, Clusters, Hierarchical
 from .mixtures import GaussianMixture, VampPrior
@@ -9,6 +10,7 @@ from .plain import (
     Bernoulli,
     Flat,
     FromPyro,
+    FullNormal,
     Laplace,
     Logistic,
     Normal,
@@ -27,9 +29,11 @@ __all__ = [
     "ClassAndStyle",
     "Clusters",
     "Conditioned",
+    "Constrained",
     "Flat",
     "Flow",
     "FromPyro",
+    "FullNormal",
     "GaussianMixture",
     "FromDistribution",
     "Hierarchical",

@@ -59,6 +59,13 @@ class Prior(DistributionPart):
     def measure(self, x: torch.Tensor):
         """Set initial values from training data ``(N, *event)``, if some depend on data."""
 
+    def fit_to(self, z: torch.Tensor) -> bool:
+        """Set learned parameters from codes ``z`` ``(N, *event_shape)``; returns whether the result maximises their likelihood.
+
+        If not, it is where ``fit_prior`` starts.
+        """
+        return False
+
     @property
     def support(self) -> constraints.Constraint:
         """The constraint on a single entry of z.

@@ -12,6 +12,7 @@ from ...nested import copied, mapped, modules, tensors
 from ...registry import register
 from ...threads import alone
 from ..conditional import Shape
+from ..distributions import AffineAutoregressive
 from ..networks import init_near_identity
 from .base import Prior
 
@@ -83,13 +84,17 @@ def as_pyro(distribution: torch.distributions.Distribution) -> dist.Distribution
 
 @register("priors")
 class Flow(Prior):
-    """A normalizing flow: a Normal pushed through learned coupling transforms.
+    """A normalizing flow: a Normal pushed through learned transforms, then scaled and shifted.
 
     Args:
         event_shape: shape of one z, a number of at least 2.
-        kind: ``"spline"`` (Durkan et al. 2019; Dolatabadi et al. 2020) or ``"affine"`` (Dinh et al. 2017).
+        kind: coupling transforms, ``"spline"`` (Durkan et al. 2019; Dolatabadi et al. 2020) or ``"affine"`` (Dinh et al. 2017), or
+            autoregressive ones: ``"maf"`` has a fast density and one pass per entry for draws (Papamakarios et al. 2017), ``"iaf"``
+            fast draws and one pass per entry for the density (Kingma et al. 2016).
         layers: how many transforms; the entries are reversed between two of them.
         hidden: width of each transform's hidden layer.
+
+    The scale and shift are 1 and 0; ``pa.fit_prior`` sets them to those of the codes, which may be far from a standard Normal.
 
     >>> Flow(4)().event_shape
     torch.Size([4])
@@ -98,20 +103,36 @@ class Flow(Prior):
     @alone
     def __init__(self, event_shape: Shape | None = None, kind: str = "spline", layers: int = 4, hidden: int = 64):
         super().__init__(event_shape)
-        makers = {"spline": transforms.spline_coupling, "affine": transforms.affine_coupling}
-        if kind not in makers:
-            raise ValueError(f"Flow: expected kind as one of {', '.join(makers)}, got {kind!r}")
+        if kind not in _MAKERS:
+            raise ValueError(f"Flow: expected kind as one of {', '.join(_MAKERS)}, got {kind!r}")
         whole_number("Flow", layers=layers, hidden=hidden)
         shape = self.event_shape
         if shape is None:
             return
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"Flow: expected z as a vector of at least 2 numbers, got the shape {tuple(shape)}")
-        learned = [makers[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
+        learned = [_MAKERS[kind](shape[0], hidden_dims=[hidden]) for _ in range(layers)]
         init_near_identity(nn.ModuleList(learned))
-        flip = torch.arange(shape[0]).flip(0)
-        steps = [step for coupling in learned for step in (coupling, transforms.Permute(flip))]
-        self.flow = FromDistribution(dist.TransformedDistribution(dist.Normal(torch.zeros(shape), 1.0).to_event(1), steps))
+        self.steps, self.inverted = nn.ModuleList(learned), kind == "maf"
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("factor", torch.ones(shape))
 
     def forward(self) -> dist.Distribution:
-        return self.flow()
+        flip = transforms.Permute(torch.arange(self.event_shape[0], device=self.shift.device).flip(0), cache_size=1)
+        steps = [step for each in self.steps for step in (each.inv if self.inverted else each, flip)]
+        base = dist.Normal(torch.zeros_like(self.shift), 1.0).to_event(1)
+        return dist.TransformedDistribution(base, [*steps, transforms.AffineTransform(self.shift, self.factor, event_dim=1)])
+
+    def fit_to(self, z):
+        """Sets shift and factor to mean and standard deviation of the codes; the transforms are learned by gradient."""
+        self.shift.copy_(z.mean(0))
+        self.factor.copy_(z.std(0).clamp(min=1e-6))
+        return False
+
+
+_MAKERS = {
+    "spline": transforms.spline_coupling,
+    "affine": transforms.affine_coupling,
+    "maf": AffineAutoregressive,
+    "iaf": AffineAutoregressive,
+}

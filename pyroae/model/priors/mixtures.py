@@ -1,5 +1,7 @@
 """Learned mixtures."""
 
+import warnings
+
 import torch
 from pyro import distributions as dist
 from torch import nn
@@ -16,28 +18,72 @@ from .from_distribution import FromDistribution
 
 @register("priors")
 class GaussianMixture(Prior):
-    """A mixture of diagonal Normals with learned weights, means and scales.
+    r"""A mixture of Normals with learned weights, means and scales, :math:`p(z) = \sum_k w_k N(z; m_k, S_k)`.
+
+    ``pa.fit_prior`` fits it by expectation maximisation.
 
     Args:
         event_shape: shape of one z.
         components: number of Normals.
         spread: standard deviation of the initial means.
+        full: whether :math:`S_k` are full covariances of a vector z, instead of diagonal ones.
 
     >>> GaussianMixture(8, components=5)().event_shape
     torch.Size([8])
     """
 
     @alone
-    def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0):
+    def __init__(self, event_shape: Shape | None = None, components: int = 10, spread: float = 1.0, full: bool = False):
         super().__init__(event_shape)
         whole_number("GaussianMixture", components=components)
-        if self.event_shape is not None:
-            self.logits = nn.Parameter(torch.zeros(components))
-            self.loc = nn.Parameter(spread * torch.randn(components, *self.event_shape))
+        self.full = full
+        if self.event_shape is None:
+            return
+        if full and len(self.event_shape) != 1:
+            raise ValueError(f"GaussianMixture: expected z as a vector where covariances are full, got the shape {tuple(self.event_shape)}")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(spread * torch.randn(components, *self.event_shape))
+        if full:
+            self.raw_scale_tril = nn.Parameter(torch.zeros(components, *2 * self.event_shape))
+        else:
             self.raw_scale = nn.Parameter(torch.zeros(components, *self.event_shape))
 
     def forward(self) -> dist.Distribution:
-        return _mixture(self.logits, dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape)))
+        return _mixture(self.logits, self._components())
+
+    def _components(self) -> dist.Distribution:
+        if self.full:
+            return dist.MultivariateNormal(self.loc, scale_tril=transform_to(_FACTOR)(self.raw_scale_tril))
+        return dist.Normal(self.loc, self.raw_scale.exp()).to_event(len(self.event_shape))
+
+    @torch.no_grad()
+    def fit_to(self, z):
+        """A local maximum, by expectation maximisation from k-means."""
+        if len(z) < len(self.logits):
+            raise ValueError(f"GaussianMixture: expected at least {len(self.logits)} codes, one for each component, got {len(z)}")
+        from sklearn.mixture import GaussianMixture as EM  # takes a second to import
+
+        kind = "full" if self.full else "diag"
+        rows, spread = z.flatten(1).double(), z.flatten(1).double().std(0).clamp(min=1e-6)  # in units of which EM bounds variances
+        seed = int(torch.randint(2**31, ()))
+        em = EM(len(self.logits), covariance_type=kind, max_iter=_ROUNDS, tol=_GAIN, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it goes on
+            em.fit((rows / spread).cpu().numpy())
+        weights, loc, covariances = (torch.as_tensor(values).to(rows) for values in (em.weights_, em.means_, em.covariances_))
+        self.logits.copy_(weights.log())
+        self.loc.copy_((loc * spread).reshape(self.loc.shape))
+        if self.full:
+            factor = torch.linalg.cholesky(covariances * spread[:, None] * spread)
+            self.raw_scale_tril.copy_(transform_to(_FACTOR).inv(factor))
+        else:
+            self.raw_scale.copy_((covariances.sqrt() * spread).log().reshape(self.loc.shape))
+        return True
+
+
+_FACTOR = constraints.lower_cholesky
+_ROUNDS = 200  # of expectation maximisation, at most
+_GAIN = 1e-5  # nats per code, below which it stops
 
 
 @register("priors")

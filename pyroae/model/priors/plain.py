@@ -10,6 +10,16 @@ from ..distributions import RelaxedBits, RelaxedOneHotCategorical, UniformSphere
 from .base import Prior
 
 
+class _LocationScale(Conditional, Prior):
+    """Independent entries with a location and a scale."""
+
+    def fit_to(self, z):
+        """A start: the mean and the standard deviation, which have to be improved by gradient."""
+        self.set_learned("loc", z.mean(0))
+        self.set_learned("scale", z.std(0))
+        return False
+
+
 @register("priors")
 class Normal(Conditional, Prior):
     """Independent Normals, N(loc, scale^2) in each dimension; the parameters may be ``"learned"``.
@@ -21,9 +31,38 @@ class Normal(Conditional, Prior):
     def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.Normal, event_shape, loc=loc, scale=scale)
 
+    def fit_to(self, z):
+        """The maximum: the mean, and the root mean squared distance from ``loc``, of all entries or per dimension."""
+        self.set_learned("loc", z.mean(0))
+        squares = (z - self.values()["loc"]).square().mean(0)
+        pooled = self._parameters.get("raw_scale", squares).dim() == 0
+        self.set_learned("scale", (squares.mean() if pooled else squares).sqrt())
+        return True
+
 
 @register("priors")
-class Laplace(Conditional, Prior):
+class FullNormal(Conditional, Prior):
+    r"""A Normal with a learned mean and covariance :math:`L L^T` over a vector, for ``pa.fit_prior``.
+
+    >>> FullNormal(3)().covariance_matrix.shape
+    torch.Size([3, 3])
+    """
+
+    def __init__(self, event_shape: Shape | None = None, loc: Parameter = "per_dimension", scale_tril: Parameter = "per_dimension"):
+        super().__init__(dist.MultivariateNormal, event_shape, loc=loc, scale_tril=scale_tril)
+
+    def fit_to(self, z):
+        """The maximum: mean and covariance of the codes; constant directions get a variance of 1e-6 of the mean one."""
+        self.set_learned("loc", z.mean(0))
+        away = (z - self.values()["loc"]).double()
+        covariance = away.mT @ away / len(z)
+        least = 1e-6 * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=away.dtype, device=z.device)
+        self.set_learned("scale_tril", torch.linalg.cholesky(covariance + least).to(z.dtype))
+        return True
+
+
+@register("priors")
+class Laplace(_LocationScale):
     r"""Independent Laplaces, for sparse codes: an L1 penalty of weight 1 / scale with a Delta posterior.
 
     :math:`-\log p(z) = \sum_j |z_j - loc| / scale + \log(2\,scale)`.
@@ -35,9 +74,16 @@ class Laplace(Conditional, Prior):
     def __init__(self, event_shape: Shape | None = None, loc: Parameter = 0.0, scale: Parameter = 1.0):
         super().__init__(dist.Laplace, event_shape, loc=loc, scale=scale)
 
+    def fit_to(self, z):
+        """The maximum: the median, and the mean distance from ``loc``, of all entries or per dimension."""
+        pooled = self._parameters.get("raw_loc", z).dim() == 0
+        self.set_learned("loc", z.median().expand(z.shape[1:]) if pooled else z.median(0).values)
+        self.set_learned("scale", (z - self.values()["loc"]).abs().mean(0))
+        return True
+
 
 @register("priors")
-class SoftLaplace(Conditional, Prior):
+class SoftLaplace(_LocationScale):
     """Independent soft Laplaces: a smooth peak with Laplace's tails.
 
     >>> SoftLaplace(8)().event_shape
@@ -49,7 +95,7 @@ class SoftLaplace(Conditional, Prior):
 
 
 @register("priors")
-class StudentT(Conditional, Prior):
+class StudentT(_LocationScale):
     """Independent Student's t, with heavy tails.
 
     >>> StudentT(8)().event_shape
@@ -61,7 +107,7 @@ class StudentT(Conditional, Prior):
 
 
 @register("priors")
-class Logistic(Conditional, Prior):
+class Logistic(_LocationScale):
     """Independent Logistics.
 
     >>> Logistic(8)().event_shape
@@ -137,6 +183,11 @@ class OneHot(Conditional, Prior):
     def __init__(self, event_shape: Shape | None = None, logits: Parameter = 0.0):
         super().__init__(dist.OneHotCategorical, event_shape, logits=logits)
 
+    def fit_to(self, z):
+        """The maximum: the logarithms of the categories' frequencies, which are at least 1e-8."""
+        self.set_learned("logits", z.mean(0).clamp(min=1e-8).log())
+        return True
+
 
 @register("priors")
 class Bernoulli(Conditional, Prior):
@@ -148,6 +199,12 @@ class Bernoulli(Conditional, Prior):
 
     def __init__(self, event_shape: Shape | None = None, logits: Parameter = 0.0):
         super().__init__(dist.Bernoulli, event_shape, logits=logits)
+
+    def fit_to(self, z):
+        """The maximum: the logits of the bits' frequencies, which are at least 1e-6 from 0 and 1."""
+        pooled = self._parameters.get("raw_logits", z).dim() == 0
+        self.set_learned("logits", (z.mean() if pooled else z.mean(0)).clamp(1e-6, 1 - 1e-6).logit())
+        return True
 
 
 @register("priors")
@@ -212,15 +269,15 @@ class Flat(Prior):
 
     def __init__(self, event_shape: Shape | None = None, support: str = "real"):
         super().__init__(event_shape)
-        if support not in _SUPPORTS:
-            raise ValueError(f"Flat: expected support as one of {', '.join(map(repr, _SUPPORTS))}, got {support!r}")
-        self.limit = _SUPPORTS[support]
+        if support not in SUPPORTS:
+            raise ValueError(f"Flat: expected support as one of {', '.join(map(repr, SUPPORTS))}, got {support!r}")
+        self.limit = SUPPORTS[support]
 
     def forward(self) -> dist.Distribution:
         return dist.ImproperUniform(constraints.independent(self.limit, len(self.event_shape)), torch.Size(), self.event_shape)
 
 
-_SUPPORTS = {
+SUPPORTS = {
     "real": constraints.real,
     "positive": constraints.positive,
     "nonnegative": constraints.nonnegative,

@@ -27,7 +27,6 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyroae as pa
-from pyroae.training.step.graph import Graph
 from pyroae.training.step.user_code import is_user_file
 
 STEPS, X = 20, torch.linspace(-1.0, 2.0, 50)
@@ -555,7 +554,7 @@ def test_the_optimizer_can_be_replaced():
 
 @pytest.mark.parametrize("what", ["settings of each parameter", "another state"])
 def test_adam_inside_a_graph_keeps_settings_per_parameter(what, monkeypatch):
-    monkeypatch.setattr(Graph, "compile", lambda graph, inputs: graph)
+    run_uncompiled(monkeypatch)
 
     def optim():
         own = {"lr": 0.02, "weight_decay": 0.5}

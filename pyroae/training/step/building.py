@@ -114,7 +114,7 @@ def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | Non
     step = ""
     if update:
         step = f"{update.signature(spec.info, inputs)} {graph.checked} {len(spec.effects)} {graph.is_none}"
-        inputs = [*inputs, *update.tensors(spec.info)]
+        inputs = [*inputs, *update.tensors()]
     inputs = [*inputs, *graph.constants]
     return inputs, native.key_of(graph.module, inputs, step)
 

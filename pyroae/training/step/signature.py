@@ -36,6 +36,7 @@ class Signature:
             aliases,
             tuple((t.shape, t.dtype, t.device, t.requires_grad, layout(t), _has_user_hook(t)) for t in self.last_tensors),
         )
+        self.has_user_hook = any(flags[-1] for flags in self.metadata[1])
 
     def matches(self, leaves: Leaves) -> bool:
         """Whether a call has this signature and the same tensors as the last one."""

@@ -70,7 +70,7 @@ class Specialization(Signature):
         owner = self.owner
         if not self.has_run:
             return owner.apply_update(self.first_call(leaves, args, kwargs))
-        if self.reach.refused or any(flags[-1] for flags in self.metadata[1]):
+        if self.reach.refused or self.has_user_hook:
             if owner.mode != "eager":
                 owner.fall_back(self.reach.refused or "a hook on a parameter runs at every call")
             return owner.run_eagerly(*args, **kwargs)
@@ -127,7 +127,7 @@ class Specialization(Signature):
         """Run the graph and apply its effects."""
         inputs = self.inputs(leaves)
         if self.update:
-            inputs += self.update.tensors(self.info)
+            inputs += self.update.tensors()
         return self._unpack_results(self.run(inputs))
 
     def _apply_update(self, outputs: Outputs) -> Outputs:
@@ -135,7 +135,8 @@ class Specialization(Signature):
         if not self.update:
             return self.owner.apply_update(outputs)
         self.update.check(outputs)
-        self.update.advance_counters()
+        is_known = self.update.sync or outputs.valid is None  # whether the step has had an effect
+        self.update.advance_counters(everywhere=is_known and not any(self.graph.is_none))
         return outputs
 
     def inputs(self, leaves: Leaves) -> list[Tensor]:

@@ -4,7 +4,8 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterable
-from operator import is_
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .graph import Outputs
 
 _STATE = "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
 _SETTINGS = "lr", "betas", "eps", "weight_decay", "clip_norm", "lrd", "maximize", "decoupled_weight_decay"
+_NUMBERS = 10  # arguments of ``_adam``
+_VERSION = attrgetter("_version")
 _HAD_GRADIENT = WeakIdKeyDictionary()  # parameters that would keep a gradient of zeros in Pyro
 
 
@@ -53,7 +56,8 @@ class Update:
         self.is_pyro = not isinstance(optimizer, Optimizer)
         self.pending: dict[int, Tensor] = {}  # gradients from before the step, by id of the parameter
         self.with_gradient: list[Tensor] = []  # parameters with a gradient in the last step
-        self.numbers = torch.empty(0)
+        self.numbers = torch.empty(0, _NUMBERS)  # of the next step, for each parameter
+        self.counts, self.versions = [], None  # steps so far, and the versions of the optimizer's counters when they were read
         self.last_containers: list[Any] = []  # the optimizer's containers at the last refresh
         self.trained: list[Trained] = []
         self.graph_key: tuple | None = None
@@ -131,21 +135,26 @@ class Update:
         """Parameters and state that a step inside a graph changes."""
         if self.key(info) is None:
             return []
-        return [parameter for _, _, parameter, _ in self.trained] + self.tensors(info)[1:]
+        return [parameter for _, _, parameter, _ in self.trained] + self.state_tensors
 
-    def tensors(self, info: Any) -> list[Tensor]:
-        """Inputs of ``traced_step`` for the next step, besides the parameters."""
-        self._refresh(info)
-        by_settings: dict[tuple, list[float]] = {}
-        rows = []
-        for optimizer, group, _, state in self.trained:
-            step = float(state["step"]) + 1.0
-            key = (step, id(group)) if not self.is_pyro else (step, type(optimizer), *(group.get(name) for name in _SETTINGS))
-            if key not in by_settings:
-                by_settings[key] = _adam_numbers(optimizer, group, step)
-            rows.append(by_settings[key])
-        self.numbers = torch.tensor(rows, dtype=torch.float64)
-        return [self.numbers, *(tensor for *_, state in self.trained for tensor in state.values() if isinstance(tensor, Tensor))]
+    def tensors(self) -> list[Tensor]:
+        """Inputs of ``traced_step`` for the next step, besides the parameters; after ``key``."""
+        steps = self._step_numbers()
+        if self.one_group and steps.count(steps[0]) == len(steps):
+            optimizer, group, *_ = self.trained[0]
+            self.numbers.numpy()[:] = _adam_numbers(optimizer, group, steps[0])
+        else:
+            rows = [_adam_numbers(optimizer, group, step) for (optimizer, group, *_), step in zip(self.trained, steps)]
+            self.numbers = torch.tensor(rows, dtype=torch.float64)
+        return [self.numbers, *self.state_tensors]
+
+    def _step_numbers(self) -> list[float]:
+        """The number of the next step, of every parameter; read from the optimizer's state only after somebody else has changed it."""
+        counters = [state["step"] for *_, state in self.trained]
+        versions = list(map(_VERSION, counters)) if self.are_tensors else counters
+        if versions != self.versions:
+            self.versions, self.counts = versions, list(map(float, counters))
+        return [count + 1.0 for count in self.counts]
 
     def traced_step(self, outputs: Outputs, valid: Tensor | None) -> Outputs:
         """The step as tensor operations, without effect unless ``valid``."""
@@ -167,12 +176,17 @@ class Update:
         trained = [(places.get(id(p)), type(optimizer).__name__, *state) for optimizer, _, p, state in self.trained]
         return f"{_source()} {trained} {[places.get(id(p)) for p in self.parameters(info)]}"
 
-    def advance_counters(self):
-        """After a step inside a graph: update Python numbers of ClippedAdam."""
-        for optimizer, group, _, state in self.trained:
-            if type(optimizer) is ClippedAdam:
-                group["lr"] *= group["lrd"]
-                state["step"] += 1
+    def advance_counters(self, everywhere: bool):
+        """After a step inside a graph, which changes tensors but not their version: count it, and update numbers of ClippedAdam.
+
+        Args:
+            everywhere: whether all parameters certainly took the step; otherwise the counters are read again.
+        """
+        self.counts = [count + 1.0 for count in self.counts]
+        self.versions = self.versions if everywhere else None
+        for group, state in self.clipped:
+            group["lr"] *= group["lrd"]
+            state["step"] += 1
 
     def _refresh(self, info: Any):
         """Find groups and states of the parameters that have been trained, if the optimizer has changed."""
@@ -182,8 +196,10 @@ class Update:
             containers, marks = (self.optimizer.param_groups, self.optimizer.state), [len(self.optimizer.state)]
         last, marks = self.last_containers, [info, *marks]
         if last and last[0] is containers[0] and last[1] is containers[1] and last[2] == marks:
-            is_same = all(optimizer.state.get(parameter) is state for optimizer, _, parameter, state in self.trained)
-            if is_same and not any(has_custom_step(optimizer) for optimizer in self.optimizers):
+            states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+            is_same = len(states) == len(self.states) and all(map(is_, states, self.states))
+            same_entries = all(map(is_, chain.from_iterable(map(dict.values, states)), self.entries))
+            if is_same and same_entries and not any(has_custom_step(optimizer) for optimizer in self.optimizers):
                 return
         self.last_containers = [*containers, marks]
         if self.is_pyro:
@@ -194,6 +210,13 @@ class Update:
         self.trained = [(optimizer, group, p, entry) for optimizer, group, p in owners if (entry := optimizer.state.get(p))]
         supported = all(map(_is_plain_adam, self.optimizers)) and all(p.is_cpu and p.is_floating_point() for _, _, p in owners)
         supported = supported and not any(group.get("differentiable") or group.get("centered_variance") for _, group, _ in owners)
+        self.states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        self.entries = list(chain.from_iterable(map(dict.values, self.states)))
+        self.state_tensors = [tensor for *_, state in self.trained for tensor in state.values() if isinstance(tensor, Tensor)]
+        self.one_group = not self.is_pyro and len({id(group) for _, group, *_ in self.trained}) == 1
+        self.are_tensors = all(isinstance(state.get("step"), Tensor) for *_, state in self.trained)
+        self.clipped = [(group, state) for optimizer, group, _, state in self.trained if type(optimizer) is ClippedAdam]
+        self.numbers, self.versions = torch.zeros(len(self.trained), _NUMBERS, dtype=torch.float64), None
         key = tuple((id(p), type(optimizer), *entry) for optimizer, _, p, entry in self.trained)
         self.graph_key = (key or None) if supported else None
 

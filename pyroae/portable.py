@@ -83,7 +83,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, ae: Autoencoder):
         super().__init__()
-        self.ae, self.shape = ae, ae.likelihood.event_shape
+        self.ae, self.shape = ae, ae.guide.event_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         h = self.ae.guide.params(x)

@@ -90,8 +90,8 @@ def pretrain(
 
 def _pairs(ae: Autoencoder) -> list[tuple[nn.Module, nn.Module]]:
     """The layers of the encoder from the bottom, each with the corresponding layer of the decoder."""
-    if ae.condition is not None or len(ae.prior.sites) > 1:
-        raise ValueError("pretrain: expected a model without a condition and with one latent site")
+    if ae.condition is not None or ae.inputs is not None or len(ae.prior.sites) > 1:
+        raise ValueError("pretrain: expected a model without a condition or inputs, and with one latent site")
     try:
         up, down = nets.layers(ae.encoder), nets.layers(ae.decoder)
     except ValueError as error:

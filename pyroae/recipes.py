@@ -59,9 +59,8 @@ def autoencoder(data: Data, latent_dim: int = 32, hidden: Hidden = 128) -> Autoe
     'Delta'
     """
     data = _split(data)
-    return Autoencoder(
-        Flat(latent_dim), likelihood_of(data, squared=True), Delta(), MLP(hidden), MLP(_mirrored(hidden)), schema=data.schema
-    )
+    networks = MLP(hidden), MLP(_mirrored(hidden))
+    return Autoencoder(Flat(latent_dim), likelihood_of(data, squared=True), Delta(), *networks, schema=data.schema, inputs=inputs_of(data))
 
 
 @alone
@@ -181,7 +180,9 @@ def vae(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None)
     usual_dim, usual_width = (20, 400) if data.event_shape.numel() >= _LARGE else (8, 128)
     latent_dim, hidden = usual_dim if latent_dim is None else latent_dim, usual_width if hidden is None else hidden
     networks = MLP(hidden), MLP(_mirrored(hidden))
-    return Autoencoder(NormalPrior(latent_dim), likelihood_of(data), NormalPosterior(), *networks, schema=data.schema)
+    return Autoencoder(
+        NormalPrior(latent_dim), likelihood_of(data), NormalPosterior(), *networks, schema=data.schema, inputs=inputs_of(data)
+    )
 
 
 @alone
@@ -239,6 +240,17 @@ def likelihood_of(data: Data, squared: bool = False) -> Likelihood:
         likelihood = Product(parts, None if order == sorted(order) else order) if len(parts) > 1 else next(iter(parts.values()))
     likelihood.measure(x)
     return likelihood
+
+
+def inputs_of(data: Data) -> Likelihood | None:
+    """What the encoder sees instead of x, for data with inputs; otherwise ``None``.
+
+    >>> import pyroae as pa
+    >>> inputs_of(pa.data.load(torch.rand(20, 16), inputs=torch.rand(20, 3) - 0.5))
+    Standardised(Normal(event_shape=(3,), scale=1.0))
+    """
+    data = _split(data)
+    return None if data.inputs is None else likelihood_of(data.inputs, squared=True)
 
 
 _LARGE = 256  # entries of x from which on the default VAE is larger

@@ -92,8 +92,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X, seed = self._validate(X, reset=True), self._seed()
         with programs.seeded(seed, torch.device("cpu")):
             ae = self._build(X)
-        if ae.condition is not None and not ae.condition.optional:
-            raise ValueError("Estimator: expected a model of x alone, but this one has a condition; train it with pa.fit(ae, (x, y))")
+        if (ae.condition is not None and not ae.condition.optional) or ae.inputs is not None:
+            kind, data = ("inputs", "(x, u)") if ae.inputs is not None else ("a condition", "(x, y)")
+            raise ValueError(f"Estimator: expected a model of x alone, but this one has {kind}; train it with pa.fit(ae, {data})")
         options = {name: getattr(self, name) for name in ("elbo", "epochs", "batch_size", "lr", "device", "compile")}
         self.history_ = fit(ae, X, **options, seed=seed, progress=False)
         self.autoencoder_, self._n_features_out = ae, ae.prior.code_shape.numel()

@@ -44,6 +44,7 @@ def load(
     *,
     labels: Any = None,
     covariates: str | list[str] = [],
+    inputs: Any = None,
     drop: str | list[str] = [],
     columns: str | list[str] | None = None,
     kinds: dict[str, str] | None = None,
@@ -68,8 +69,9 @@ def load(
     ``.feather``, ``.xlsx``, ``.h5ad``; DataFrames of pandas and polars, AnnData, Hugging Face datasets. The kind of
     each column is in ``DataSet.table``. A column of classes next to pixels or genes becomes the labels.
 
-    Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, optionally with labels such as ``train_labels``; or a single array),
-    NumPy arrays, tensors, sparse matrices, torch's Datasets and DataLoaders. 8-bit integers are grey levels and become 0 to 1.
+    Arrays: ``.npy``, ``.npz`` (``train``, ``test``, ``valid``, optionally with ``train_labels`` and ``train_inputs`` and so on; or a
+    single array), NumPy arrays, tensors, sparse matrices, torch's Datasets and DataLoaders. 8-bit integers are grey levels and become
+    0 to 1.
 
     Images: a folder with a subfolder per class, or per split if they are called ``train``, ``val``, ``test``; x is ``(C, H, W)``.
 
@@ -82,6 +84,8 @@ def load(
         labels: of a table, the column of labels, which is then not part of x; of an array, the labels ``(N,)``.
         covariates: columns of a table that condition the model, such as the batch of a cell, as a list or comma-separated text:
             numbers are standardised, categories one-hot. For ``pa.recipes.conditional`` or ``pa.conditions.Covariates``.
+        inputs: what the encoder sees instead of x: of a table, columns, which are then not part of x, as a list or comma-separated text;
+            otherwise a file, an array or a table with a row for each of x. For every recipe, and ``Autoencoder(inputs=...)``.
         drop: columns of a table to leave out, as a list or comma-separated text.
         columns: columns of a table to use, in this order, as a list or comma-separated text; by default all that can be modelled.
         kinds: kinds of columns that override the inferred ones: real, positive, count, binary, category or unit (0 to 1).
@@ -114,8 +118,10 @@ def load(
     shape = None if image_shape is None else tuple(image_shape)
     labels = str(labels) if np.isscalar(labels) and labels is not None else labels
     selected = None if columns is None else _listed(columns)
-    asked = tables.TableOptions(labels, _listed(drop), selected, kinds or {}, domain, missing, shape, _listed(covariates), schema)
-    dataset = _load(data, asked, test, readers.Options(csv or {}, _values(na), limit))
+    options = readers.Options(csv or {}, _values(na), limit)
+    seen = _inputs_of(inputs, options)
+    asked = tables.TableOptions(labels, _listed(drop), selected, kinds or {}, domain, missing, shape, _listed(covariates), schema, seen)
+    dataset = _load(data, asked, test, options)
     if dataset.validation is None and validation:
         train, held_out = hold_out(dataset.train, validation)
         dataset = replace(dataset, train=train, validation=held_out)
@@ -155,6 +161,25 @@ def whole(data: Any) -> Split:
     return _of_object(data, tables.TableOptions(), None, readers.Options(), split=False)
 
 
+def _inputs_of(source: Any, options: readers.Options) -> "tuple[str, ...] | Split":
+    """What the encoder sees: names of columns, or the rows of a file, an array or a table."""
+    if source is None or (isinstance(source, (list, tuple)) and all(isinstance(name, str) for name in source)):
+        return _listed(source or [])
+    if isinstance(source, str) and readers.suffix_of(Path(source)) not in readers.READERS:
+        return _listed(source)
+    if not isinstance(source, (str, os.PathLike)):
+        return whole(source)
+    path = Path(source)
+    if not is_regular(path):
+        raise InputError(f"data: inputs: there is no file {source}")
+    content: readers.Read = _read(os.fspath(source), lambda: readers.read(path, options))
+    if content.frame is not None:
+        return tables.whole(path.name, _without(content.frame, options.na), tables.TableOptions())
+    if set(content.arrays) != {"train"}:
+        raise InputError(f"data: inputs: expected one array in {source}, got {', '.join(content.arrays)}")
+    return arrays.whole(path.name, content.arrays["train"], arrays.ArrayOptions(missing=True))
+
+
 def _load(data: Any, asked: tables.TableOptions, test: float | None, options: readers.Options) -> DataSet:
     if not isinstance(data, (str, os.PathLike)):
         return _of_object(data, asked, test, options)
@@ -173,6 +198,7 @@ def _of_path(name: str, asked: tables.TableOptions, test: float | None, options:
     path = Path(name)
     if path.is_dir():
         _refuse_columns(asked, "a folder of images")
+        _refuse_inputs(asked, "a folder of images")
         splits, classes = images.read(path, options.limit)
         settings = arrays.ArrayOptions("unit" if asked.domain is None else asked.domain, test, False, None, classes)
         return arrays.of_arrays(
@@ -191,6 +217,7 @@ def _of_name(name: str, asked: tables.TableOptions, test: float | None, limit: f
     if asked.domain is not None or test is not None:
         raise InputError(f"data: {name} has a domain and a test split of its own; leave {'test' if asked.domain is None else 'domain'} out")
     _refuse_columns(asked, name)
+    _refuse_inputs(asked, name)
     return _read(name, lambda: NAMED[name](limit))
 
 
@@ -200,12 +227,19 @@ def _of_file(name: str, path: Path, asked: tables.TableOptions, test: float | No
     if content.frame is not None:
         asked = replace(asked, labels=content.label) if asked.labels is None and content.label not in asked.drop else asked
         return tables.of_frame(stem, _without(content.frame, options.na), asked, test, content.remarks)
-    labels = {key.removesuffix("_labels"): array for key, array in content.arrays.items() if key.endswith("_labels")}
+    x, labels, inputs = ({key.removesuffix(end): a for key, a in content.arrays.items() if _ending(key) == end} for end in ("", *_ENDINGS))
+    inputs = {key: arrays.whole(f"{name}, {key}", array, arrays.ArrayOptions(missing=True)) for key, array in inputs.items()}
     _refuse_columns(asked if isinstance(asked.labels, str) else replace(asked, labels=None), name)
-    if asked.labels is not None:
-        labels = {"train": asked.labels}
-    x = {key: array for key, array in content.arrays.items() if not key.endswith("_labels")}
-    return arrays.of_arrays(stem, x, _as_asked(asked, test), labels)
+    labels = labels if asked.labels is None else {"train": asked.labels}
+    inputs = {"train": asked.inputs} if isinstance(asked.inputs, Split) else inputs
+    return arrays.of_arrays(stem, x, _as_asked(asked, test), labels, inputs)
+
+
+_ENDINGS = ("_labels", "_inputs")  # of the names of arrays beside x
+
+
+def _ending(name: str) -> str:
+    return next((end for end in _ENDINGS if name.endswith(end)), "")
 
 
 def _of_object(data: Any, asked: tables.TableOptions, test: float | None, options: readers.Options, split: bool = True) -> Any:
@@ -234,9 +268,10 @@ def _of_object(data: Any, asked: tables.TableOptions, test: float | None, option
         raise InputError(f"data: expected numbers, got an array of {array.dtype}; give a DataFrame, whose columns may hold text")
     missing = True if isinstance(data, np.ma.MaskedArray) and asked.missing is None else asked.missing
     settings = _as_asked(replace(asked, missing=missing), test)
+    seen = {"train": asked.inputs} if isinstance(asked.inputs, Split) else {}
     if not split:
         return arrays.whole("tensor", array, replace(settings, missing=True), labels)
-    return arrays.of_arrays("tensor", {"train": array}, settings, {"train": labels})
+    return arrays.of_arrays("tensor", {"train": array}, settings, {"train": labels}, seen)
 
 
 def _as_asked(asked: tables.TableOptions, test: float | None) -> arrays.ArrayOptions:
@@ -245,9 +280,15 @@ def _as_asked(asked: tables.TableOptions, test: float | None) -> arrays.ArrayOpt
 
 def _refuse_columns(asked: tables.TableOptions, what: str):
     options = {name: getattr(asked, name) for name in ("labels", "covariates", "drop", "columns", "kinds")}
+    options["inputs"] = () if isinstance(asked.inputs, Split) else asked.inputs
     used = [name for name, value in options.items() if isinstance(value, str) or value]
     if used:
         raise InputError(f"data: {used[0]} is for tables, whose columns have names; {what} has none")
+
+
+def _refuse_inputs(asked: tables.TableOptions, what: str):
+    if isinstance(asked.inputs, Split):
+        raise InputError(f"data: {what} has splits of its own; give x and its inputs as arrays, pa.data.load(x, inputs=u)")
 
 
 def _without(frame, na: list):

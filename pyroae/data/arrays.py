@@ -37,9 +37,16 @@ class ArrayOptions:
 
 
 def of_arrays(
-    name: str, arrays: dict[str, np.ndarray | Rows], asked: ArrayOptions, labels: dict[str, Tensor | None] | None = None
+    name: str,
+    arrays: dict[str, np.ndarray | Rows],
+    asked: ArrayOptions,
+    labels: dict[str, Tensor | None] | None = None,
+    inputs: dict[str, Split] | None = None,
 ) -> DataSet:
-    """Arrays named train, and optionally test and valid, as a data set; without a test array, a test split is held out."""
+    """Arrays named train, and optionally test and valid, as a data set; without a test array, a test split is held out.
+
+    ``inputs`` are what the encoder sees instead of them; one of the training data must have one for every split.
+    """
     labels, classes = _numbered({key: column for key, column in (labels or {}).items() if column is not None})
     asked = replace(asked, classes=classes) if classes else asked
     splits: dict[str, Split] = {}
@@ -53,6 +60,10 @@ def of_arrays(
             _check_scale(name, key, splits["train"], splits[key])
         if key in labels:
             splits[key] = replace(splits[key], labels=_checked_labels(labels[key], len(splits[key]), name))
+        if inputs:
+            if key not in inputs:
+                raise InputError(f"data: expected inputs for every split of {name}, got none for {key}; name an array {key}_inputs")
+            splits[key] = splits[key].with_inputs(inputs[key])
     train, held_out = splits["train"], splits.get("test")
     if held_out is None:
         train, held_out = hold_out(train, _test_fraction(train) if asked.test is None else asked.test)

@@ -40,6 +40,16 @@ def _mixed(z: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+def combined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Digests of pairs of rows.
+
+    >>> one, two = np.array([1], np.uint64), np.array([2], np.uint64)
+    >>> bool(combined(one, two) == combined(two, one))
+    False
+    """
+    return _mixed(first ^ _mixed(second))
+
+
 def find_rows(wanted: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Positions in ``present`` of the digests ``wanted``, each used at most once, and -1 for a missing digest.
 

@@ -32,12 +32,14 @@ class Inputs:
         y: labels or covariates, or ``None``.
         schema: the columns of x, if known.
         draw: a function applied to x at every use, such as dynamic binarization.
+        u: what the encoder sees instead of x, or ``None``.
     """
 
     x: Column
     y: Column | None = None
     schema: Schema | None = None
     draw: Callable[[Tensor], Tensor] | None = None
+    u: Column | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,16 @@ class Wanted:
         dtype: the floating-point type; ``None`` leaves tensors unchanged.
         event_shape: of one x; the channels of images are moved to the front.
         bounded: tells whether x is in [0, 1], so that 8-bit and 16-bit grey levels are divided by their maximum.
+        labels: whether a tuple has labels or covariates y after x.
+        inputs: what is expected of the inputs u of the encoder, at the end of a tuple; ``None`` for an encoder of x.
     """
 
     schema: Schema | None = None
     dtype: torch.dtype | None = None
     event_shape: torch.Size | None = None
     bounded: Callable[[], bool] | None = None
+    labels: bool = True
+    inputs: "Wanted | None" = None
 
 
 ANYTHING = Wanted()
@@ -68,11 +74,16 @@ def rows_to_look_at(x: Column) -> int:
 def wanted_by(model: Any) -> Wanted:
     """What a model expects; nothing is known for a plain function."""
     likelihood = getattr(model, "likelihood", None)
+    takes_inputs = getattr(model, "takes_inputs", False) is True
+    labels = getattr(model, "takes_labels", True) or not takes_inputs
     if not isinstance(model, nn.Module) or likelihood is None:
-        return Wanted()
+        return Wanted(labels=labels, inputs=ANYTHING if takes_inputs else None)
     dtypes = (p.dtype for p in itertools.chain(model.parameters(), model.buffers()) if p.is_floating_point())
-    dtype = next(dtypes, torch.get_default_dtype())
-    return Wanted(getattr(model, "schema", None), dtype, likelihood.event_shape, lambda: likelihood.bounded)
+    dtype, schema = next(dtypes, torch.get_default_dtype()), getattr(model, "schema", None)
+    seen = None
+    if takes_inputs:
+        seen = Wanted(schema and schema.inputs, dtype, model.inputs.event_shape, lambda: model.inputs.bounded)
+    return Wanted(schema, dtype, likelihood.event_shape, lambda: likelihood.bounded, labels, seen)
 
 
 def read(data: Any, wanted: Wanted = ANYTHING) -> Inputs:
@@ -103,18 +114,25 @@ def _of_split(split: Split, wanted: Wanted) -> Inputs:
     if ours is not None and ours.columns and theirs.columns and ours.columns != theirs.columns:
         split = tables.encoded(split.frame(), ours)  # columns in another order, other categories
     x = split.x if isinstance(split.x, Rows) else cast(split.x, wanted)
-    return Inputs(x, split.labels, split.schema, split.draw if split.dynamic else None)
+    u = None if split.inputs is None else _of_split(split.inputs, wanted.inputs or ANYTHING).x
+    return Inputs(x, split.labels, split.schema, split.draw if split.dynamic else None, u)
 
 
 def _of_pair(columns: Iterable[Any], wanted: Wanted) -> Inputs:
     x, *rest = columns
     inputs = read(x, wanted)
-    if len(rest) > 1:
-        raise ValueError(f"expected x, or x and labels y, got {1 + len(rest)} columns")
-    y = labels(rest[0], wanted) if rest else inputs.y
-    if y is not None and y.shape[:1] != inputs.x.shape[:1]:
-        raise ValueError(f"expected x and y with the same number of rows, got the shapes {tuple(inputs.x.shape)} and {tuple(y.shape)}")
-    return Inputs(inputs.x, y, inputs.schema, inputs.draw)
+    names = ["y"] * wanted.labels + ["u"] * (wanted.inputs is not None)
+    if len(rest) > len(names):
+        expected = "x, or x and labels y" if wanted.inputs is None else "x, labels y and inputs u" if wanted.labels else "x and inputs u"
+        raise ValueError(f"expected {expected}, got {1 + len(rest)} columns")
+    beside = dict(zip(names, rest))
+    y = labels(beside["y"], wanted) if "y" in beside else inputs.y
+    u = read(beside["u"], wanted.inputs or ANYTHING).x if "u" in beside else inputs.u
+    for name, column in (("y", y), ("u", u)):
+        if column is not None and column.shape[:1] != inputs.x.shape[:1]:
+            shapes = tuple(inputs.x.shape), tuple(column.shape)
+            raise ValueError(f"expected x and {name} with the same number of rows, got the shapes {shapes[0]} and {shapes[1]}")
+    return Inputs(inputs.x, y, inputs.schema, inputs.draw, u)
 
 
 def labels(y: Any, wanted: Wanted = ANYTHING) -> Column:

@@ -161,6 +161,7 @@ def _npz(path: Path, options: Options) -> Read:
             matrix.check_format()  # wrong indices would write outside the allocated memory
         return Read({"train": matrix.toarray()})
     splits = {split: arrays.pop(name) for split, names in _SPLITS.items() for name in names if name in arrays}
+    inputs = {name: arrays.pop(name) for split in _SPLITS if (name := f"{split}_inputs") in arrays}
     labels = {f"{split}_labels": arrays.pop(name) for split, names in _LABELS.items() for name in names if name in arrays}
     if "train" not in splits:
         single = {name: array for name, array in arrays.items() if name not in ("y", "labels", "target")}
@@ -171,8 +172,8 @@ def _npz(path: Path, options: Options) -> Read:
         for name in {"y", "labels", "target"} & arrays.keys():
             labels["train_labels"] = arrays.pop(name)
     if arrays:
-        raise ValueError(f"expected arrays named train, valid, test and train_labels, ..., also got {sorted(arrays)}")
-    return Read(splits | labels)
+        raise ValueError(f"expected arrays named train, valid, test and train_labels, train_inputs, ..., also got {sorted(arrays)}")
+    return Read(splits | labels | inputs)
 
 
 def _needs(package: str, extra: str, what: str) -> Any:

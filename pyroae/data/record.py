@@ -10,9 +10,8 @@ import torch
 
 from .. import schema
 from ..files import read_tensors, write_tensors
-from .digests import as_tensor, find_rows, row_digests
+from .digests import as_tensor, combined, find_rows, row_digests
 from .named import NAMED
-from .rows import Rows
 from .schema import Schema
 from .splits import DataSet, Split
 
@@ -31,8 +30,8 @@ def save(folder: Path, data: DataSet, source: str):
     content = {
         "format": _FORMAT,
         "source": source,
-        "on_disk": any(isinstance(split.x, Rows) for split in data.splits.values()),
-        "schema": {"class": "schemas.Schema", **data.schema.arguments},
+        "on_disk": any(split.on_disk for split in data.splits.values()),
+        "schema": data.schema.as_dict(),
     }
     write_tensors(folder / _FILE, content, {name: as_tensor(values) for name, values in digests.items()})
 
@@ -72,7 +71,7 @@ def restored(folder: Path, source: DataSet, owner: str, needed: tuple[str, ...])
     if content.get("on_disk"):
         return _unchanged_on_disk(folder, source, digests)
     rows = _with_classes_of(all_rows(source), x_schema)
-    present = row_digests(rows.x)
+    present = _digests(rows)
     positions = {name: find_rows(values, present) for name, values in digests.items()}
     missing = {name: int((at < 0).sum()) for name, at in positions.items()}
     recorded = find_rows(np.concatenate(list(digests.values())), present)
@@ -93,22 +92,26 @@ def unseen(folder: Path, rows: Split) -> tuple[Split, int]:
     """The rows that the run was not trained or validated on, and the number of the others."""
     _, _, digests = read(folder)
     known = np.concatenate([digests[name] for name in ("train", "validation") if name in digests])
-    unseen_rows = ~np.isin(row_digests(rows.x), known)
+    unseen_rows = ~np.isin(_digests(rows), known)
     return rows[torch.from_numpy(np.flatnonzero(unseen_rows))], int((~unseen_rows).sum())
 
 
 def _digests(split: Split) -> np.ndarray:
-    """Digests of all rows in memory, or of a sample of rows on disk."""
-    if isinstance(split.x, Rows):
-        return row_digests(split.x[torch.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).long()])
-    return row_digests(split.x)
+    """Digests of all rows in memory, or of a sample of rows on disk; inputs of the encoder are part of a row."""
+    if split.on_disk:
+        split = split[torch.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).long()]
+    if split.inputs is None:
+        return row_digests(split.x[:])
+    return combined(row_digests(split.x[:]), row_digests(split.inputs.x[:]))
 
 
 def all_rows(data: DataSet) -> Split:
     """All rows of a data set as one split."""
     splits = list(data.splits.values())
     labels = None if any(split.labels is None for split in splits) else torch.cat([split.labels for split in splits])
-    return replace(splits[0], x=torch.cat([split.x[:] for split in splits]), labels=labels)
+    seen = [split.inputs for split in splits if split.inputs is not None]
+    inputs = replace(seen[0], x=torch.cat([split.x[:] for split in seen])) if seen else None
+    return replace(splits[0], x=torch.cat([split.x[:] for split in splits]), labels=labels, inputs=inputs)
 
 
 def _with_classes_of(rows: Split, x_schema: Schema) -> Split:

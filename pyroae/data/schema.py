@@ -130,6 +130,7 @@ class Schema(Part):
         label: the column of labels.
         classes: the names of the labels 0, 1, ...
         covariates: columns that condition the model, as y ``(N, C)``: numbers standardised, categories one-hot.
+        inputs: the schema of what the encoder sees instead of x.
 
     >>> import torch
     >>> schema = Schema([Column("age", "real"), Column("smokes", "binary", values=["no", "yes"])])
@@ -144,12 +145,13 @@ class Schema(Part):
         label: str | None = None,
         classes: Sequence[Any] | None = None,
         covariates: Sequence[Column | dict[str, Any]] | None = None,
+        inputs: "Schema | None" = None,
     ):
         self.columns, self.covariates = (
             self._as_columns(name, value) for name, value in (("columns", columns), ("covariates", covariates))
         )
         self.image_shape = None if image_shape is None else tuple(image_shape)
-        self.label, self.classes = label, None if classes is None else tuple(classes)
+        self.label, self.classes, self.inputs = label, None if classes is None else tuple(classes), inputs
         self.arguments |= {name: list(value) for name, value in self.arguments.items() if isinstance(value, tuple)}
 
     def _as_columns(self, name: str, columns: Sequence[Column | dict[str, Any]] | None) -> tuple[Column, ...] | None:
@@ -164,6 +166,10 @@ class Schema(Part):
         return isinstance(other, Schema) and self.__dict__ | {"arguments": 0} == other.__dict__ | {"arguments": 0}
 
     __hash__ = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data."""
+        return {"class": "schemas.Schema"} | self.arguments | ({} if self.inputs is None else {"inputs": self.inputs.as_dict()})
 
     def __deepcopy__(self, memo: dict) -> "Schema":
         return self  # immutable

@@ -21,7 +21,7 @@ FEW = 1e8  # bytes up to which selected rows on disk are read into memory
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """Examples ``x`` of shape ``(N, *event)``, in memory or on disk, with optional labels.
+    """Examples ``x`` of shape ``(N, *event)``, in memory or on disk, with optional labels and inputs of the encoder.
 
     >>> import pyroae as pa
     >>> pa.data.load("digits").test
@@ -35,6 +35,7 @@ class Split:
     domain: Domain
     dynamic: bool = False  # binarized again whenever it is drawn
     schema: Schema = field(default_factory=Schema)
+    inputs: "Split | None" = None  # what the encoder sees instead of x, a row for each of x
 
     def draw(self, x: Tensor) -> Tensor:
         """A batch as the model sees it: with dynamic binarization a draw from Bernoulli(x), otherwise x."""
@@ -61,16 +62,31 @@ class Split:
         """A subset, ``split[:100]`` or by row numbers; rows on disk are sorted, and read into memory if they are few."""
         if not isinstance(rows, (slice, Tensor)):
             raise TypeError(f"Split: expected a slice, split[:100], or a tensor of row numbers, got {rows!r}; split.x[0] is one example")
-        if isinstance(self.x, Rows):
+        if self.on_disk:
             rows = torch.arange(len(self))[rows].sort().values
-            x = self.x.chosen(rows)
-            x = x[:] if x.nbytes <= FEW else x
-        else:
-            x = self.x[rows]
-        return replace(self, x=x, labels=None if self.labels is None else self.labels[rows])
+        x = self.x.chosen(rows) if isinstance(self.x, Rows) else self.x[rows]
+        return replace(
+            self,
+            x=x[:] if isinstance(x, Rows) and x.nbytes <= FEW else x,
+            labels=None if self.labels is None else self.labels[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+        )
+
+    def with_inputs(self, inputs: "Split") -> "Split":
+        """The same examples with what the encoder sees instead of x; ``ValueError`` for another number of rows."""
+        if len(inputs) != len(self):
+            raise InputError(f"data: expected inputs with a row for each of {len(self):,} rows of x, got {len(inputs):,}")
+        return replace(self, inputs=inputs, schema=self.schema.replace(inputs=inputs.schema))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether some rows are on disk."""
+        return isinstance(self.x, Rows) or (self.inputs is not None and self.inputs.on_disk)
 
     def __repr__(self) -> str:
-        return f"Split({len(self):,} of {tuple(self.event_shape)} numbers, {self.domain}{', binarized afresh' if self.dynamic else ''})"
+        seen = "" if self.inputs is None else f", from inputs of {tuple(self.inputs.event_shape)} numbers"
+        binarized = ", binarized afresh" if self.dynamic else ""
+        return f"Split({len(self):,} of {tuple(self.event_shape)} numbers, {self.domain}{binarized}{seen})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +136,9 @@ class DataSet:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        return f"DataSet({self.name!r}: {sizes}; {tuple(self.event_shape)} numbers each, {self.domain}{'; ' * bool(self.note)}{self.note})"
+        seen = "" if self.train.inputs is None else f", from inputs of {tuple(self.train.inputs.event_shape)} numbers"
+        note = f"; {self.note}" if self.note else ""
+        return f"DataSet({self.name!r}: {sizes}; {tuple(self.event_shape)} numbers each, {self.domain}{seen}{note})"
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:

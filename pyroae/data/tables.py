@@ -39,6 +39,7 @@ class TableOptions:
     image_shape: tuple[int, ...] | None = None
     covariates: Sequence[str] = ()
     schema: Schema | None = None  # given: nothing is inferred, rows with unknown categories are left out
+    inputs: Sequence[str] | Split = ()  # columns, or rows of another table or array
 
 
 def of_frame(name: str, frame: pd.DataFrame, asked: TableOptions, test: float | None, remarks: Sequence[str] = ()) -> DataSet:
@@ -61,6 +62,9 @@ def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequenc
     """All rows and the summary."""
     if len(frame) == 0:
         raise InputError(f"data: expected at least one row in {name}, got none")
+    if isinstance(asked.inputs, Split):
+        rows, summary = _taken(name, frame, replace(asked, inputs=()), remarks)
+        return rows.with_inputs(asked.inputs), summary
     if asked.schema is not None:
         return encoded(frame, asked.schema, strict=False), ""
     twice = frame.columns[frame.columns.duplicated()]
@@ -70,7 +74,7 @@ def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequenc
     if asked.labels and asked.covariates:
         raise InputError("data: expected labels or covariates, got both; covariates may include classes")
     beside = frame.attrs.get("beside", ()) if asked.columns is None else ()
-    left_out = {*asked.drop, asked.labels, *asked.covariates, *(name for name in beside if name not in asked.kinds)}
+    left_out = {*asked.drop, asked.labels, *asked.covariates, *asked.inputs, *(name for name in beside if name not in asked.kinds)}
     names = [name for name in (frame.columns if asked.columns is None else asked.columns) if name not in left_out]
     body = frame if names == list(frame.columns) else frame[names]
     kinds = dict(asked.kinds)
@@ -88,7 +92,7 @@ def _taken(name: str, frame: pd.DataFrame, asked: TableOptions, remarks: Sequenc
         remarks = [*remarks, f"{label}: used as the labels; kinds={{{label!r}: 'category'}} keeps it in x (--kinds)"]
     classes = _classes(frame[asked.labels], asked.labels) if asked.labels else None
     covariates = [_covariate(frame[column], asked.kinds.get(column)) for column in asked.covariates]
-    schema = Schema(inferred.columns, asked.image_shape, asked.labels, classes, covariates or None)
+    schema = Schema(inferred.columns, asked.image_shape, asked.labels, classes, covariates or None, _inputs(frame, asked))
     rows = encoded(frame, schema)
     return rows, _summary(name, frame, rows, inferred, schema, remarks)
 
@@ -106,10 +110,24 @@ def _covariate(series: pd.Series, kind: str | None) -> Column:
     return replace(column, kind="real", shift=column.shift + float(np.nanmean(numbers)), scale=float(np.nanstd(numbers)) or 1.0)
 
 
+def _inputs(frame: pd.DataFrame, asked: TableOptions) -> Schema | None:
+    """The schema of the columns that the encoder sees instead of x."""
+    if not asked.inputs:
+        return None
+    kinds = {column: kind for column, kind in asked.kinds.items() if column in asked.inputs}
+    inferred = infer(frame[list(asked.inputs)], kinds, kept=True)
+    if inferred.left_out:
+        column, reason = next(iter(inferred.left_out.items()))
+        raise InputError(f"data: the column {column!r} cannot be an input: {reason}")
+    return Schema(inferred.columns)
+
+
 def encoded(frame: pd.DataFrame, schema: Schema, strict: bool = True) -> Split:
     """All rows of a table, encoded by a schema; columns are selected by name."""
     x, labels = schema.encode(frame, strict)
-    return Split(torch.from_numpy(x), None if labels is None else torch.from_numpy(labels), schema.domain, schema=schema)
+    seen = schema.inputs
+    inputs = None if seen is None or seen.columns is None else encoded(frame, seen, strict)
+    return Split(torch.from_numpy(x), None if labels is None else torch.from_numpy(labels), schema.domain, schema=schema, inputs=inputs)
 
 
 def _check_names(frame: pd.DataFrame, asked: TableOptions):
@@ -119,6 +137,7 @@ def _check_names(frame: pd.DataFrame, asked: TableOptions):
         ("kinds", asked.kinds),
         ("labels", [asked.labels] if asked.labels else []),
         ("covariates", asked.covariates),
+        ("inputs", asked.inputs),
     ]
     for option, names in named:
         for column in names:
@@ -154,6 +173,8 @@ def _summary(name: str, frame: pd.DataFrame, rows_of_x: Split, inferred: Kinds, 
     if schema.label:
         rows.append((schema.label, "labels", _listed(schema.classes), "0", "not part of x"))
     rows += [(column.name, "covariate", _listed(column.values), "0", "conditions the model") for column in schema.covariates or ()]
+    seen = schema.inputs.columns or () if schema.inputs is not None else ()
+    rows += [(column.name, f"input, {column.kind}", _listed(column.values), "", "what the encoder sees") for column in seen]
     hidden = list(inferred.left_out.items())
     rows += [(column, "left out", "", "", reason) for column, reason in hidden[:_ROWS]]
     if len(hidden) > _ROWS:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from ..training.batches import Args
+from ..training.batches import Args, takes_inputs
 from .annealed import simulate
 from .density import Density
 from .importance import MOST, UNRELIABLE, Source, as_proposal
@@ -257,6 +257,8 @@ def sbc(model: Any, x: Any, guide: Program | None = None, *, draws: int = 99, se
     """
     whole_number("sbc", draws=draws)
     model, guide = programs.pair(model, guide)
+    if takes_inputs(model):
+        raise ValueError("sbc: expected a guide of x, which is simulated, but this model's encoder sees inputs")
 
     def ranks(_, part: Args) -> Tensor:
         simulated, codes = simulate(model, part)

@@ -62,7 +62,7 @@ def jacobian(model: Any, x: Any, guide: Program | None = None) -> Jacobian:
     with programs.eval_mode(model, guide, seed=0):
         args = as_data(x, model, guide)
         width = _code(guide, tuple(column[:1] for column in args))[1].numel()
-        rows = max(1, _NUMBERS // (width * args[0][0].numel()))
+        rows = max(1, _NUMBERS // (width * args[getattr(guide, "encoded", 0)][0].numel()))
         parts = [_of_block(guide, tuple(column[start : start + rows] for column in args)) for start in range(0, len(args[0]), rows)]
     values, codes = (torch.cat(column).cpu() for column in zip(*parts))
     return Jacobian(values, codes)
@@ -76,11 +76,11 @@ def _of_block(guide: Program, args: Args) -> tuple[Tensor, Tensor]:
 
 
 def _code(guide: Program, args: Args) -> tuple[Tensor, Tensor]:
-    """x as a leaf, and the code computed from it."""
-    x, *rest = args
+    """The encoder's input as a leaf, and the code computed from it."""
+    place, args = getattr(guide, "encoded", 0), list(args)
     with torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        latent = programs.sites(poutine.trace(guide).get_trace(x, *rest), observed=False)
+        args[place] = x = args[place].detach().clone().requires_grad_()
+        latent = programs.sites(poutine.trace(guide).get_trace(*args), observed=False)
         if len(latent) != 1:
             raise ValueError(f"jacobian: expected a guide with one latent site, got {' and '.join(latent) or 'none'}")
         return x, latent_mean(x, next(iter(latent.values()))["fn"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import programs
 from ..data import frames
 from ..programs import Program
+from ..training.batches import takes_inputs
 from .codes import code_means, reconstructed
 from .particles import prepared
 
@@ -145,6 +146,8 @@ def denoising_gain(
     True
     """
     model, guide = programs.pair(model, guide)
+    if takes_inputs(model):
+        raise ValueError("denoising_gain: expected a guide of x, to which noise is added, but this model's encoder sees inputs")
     with programs.eval_mode(model, guide, seed=seed):
         model, guide, (clean, *rest) = prepared(x, model, guide)
         noisy = corruption(clean)

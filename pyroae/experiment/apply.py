@@ -19,7 +19,7 @@ from ..model.conditions import Covariates
 from ..portable import Half
 from ..portable import export as write_half
 from ..training.batches import as_tensors
-from .folder import open_model, read_rows, schema_of
+from .folder import open_model, read_inputs, read_rows, schema_of
 from .output import CommandOutput
 
 _SHOWN = 10  # rows that are printed
@@ -62,7 +62,7 @@ def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT)
 
     Args:
         run: the run folder.
-        data: a file with the columns of the training data, in any order, or a folder of images.
+        data: a file with the columns of the training data, in any order, or a folder of images; of a model with inputs, the inputs.
         out: a CSV file for the codes, a row per row of the data.
         limit: bytes that the data and the model may take in memory, checked before they are read.
 
@@ -71,9 +71,13 @@ def encode(run: str, *, data: str, out: str | None = None, limit: float = LIMIT)
     """
     ae, settings = open_model(run, "encode", limit)
     ae = ae.with_missing()
-    rows, _ = read_rows(data, ae, settings)
+    if ae.inputs is not None and ae.condition is None:
+        columns = (read_inputs(data, ae, settings).x,)
+    else:
+        columns = as_tensors(read_rows(data, ae, settings)[0], ae.model)
+        columns = columns if ae.inputs is None else (columns[-1], columns[1])
     with programs.eval_mode(ae, seed=0):
-        codes = ae.latent_mean(*(column[:] for column in as_tensors(rows, ae.model))).flatten(1).cpu()
+        codes = ae.latent_mean(*(column[:] for column in columns)).flatten(1).cpu()
     return _answer(run, pd.DataFrame({f"z{i + 1}": column for i, column in enumerate(codes.numpy().T)}), out)
 
 
@@ -134,7 +138,7 @@ def export(run: str, part: Half = "encoder", out: str | None = None, limit: floa
     ae, _ = open_model(run, "export", limit)
     path = Path(run) / f"{part}.onnx" if out is None else Path(out)
     outputs = write_half(ae, path, part)
-    shape = ae.likelihood.event_shape if part == "encoder" else ae.prior.code_shape
+    shape = ae.guide.event_shape if part == "encoder" else ae.prior.code_shape
     given = f"{'x' if part == 'encoder' else 'z'} (rows, {', '.join(map(str, shape))})"
     return CommandOutput(f"written        {path}: {given} -> {', '.join(outputs)}", {"run": run, "out": str(path), "outputs": outputs})
 

@@ -70,11 +70,10 @@ def diagnostics(ae: Autoencoder, data: DataSet) -> Iterator[tuple[str, Figure]]:
     args = as_data(data.test, ae.model, ae.guide, stream=True)
     subset = tuple(column[:_CODES] for column in args)
     few = tuple(column[:_FEW] for column in args)
-    y = subset[1] if len(subset) > 1 else None
     functions: dict[str, Callable] = {
-        "traversal": lambda **options: plots.traversal(ae, subset[0], y=y, **image_options(data), **options),
+        "traversal": lambda **options: plots.traversal(ae, subset, **image_options(data), **options),
         "units": lambda **options: plots.units(active_units(ae, subset), **options),
-        "aggregate": lambda **options: plots.aggregate(ae, *subset, **options),
+        "aggregate": lambda **options: plots.aggregate(ae, subset, **options),
         "calibration": lambda **options: plots.calibration(predictive_check(ae, few), **options),
         "ranks": lambda **options: plots.calibration(sbc(ae, few), **options),
     }
@@ -100,7 +99,7 @@ def _functions(ae: Autoencoder, data: DataSet, projection: Projection) -> dict[s
     """The functions that draw a figure, by its name."""
     options = image_options(data)
     args = tuple(column[:_CODES] for column in as_data(data.test, ae.model, ae.guide, stream=True))
-    functions = {"reconstructions": partial(plots.reconstructions, ae, *(column[:12] for column in args), **options)}
+    functions = {"reconstructions": partial(plots.reconstructions, ae, tuple(column[:12] for column in args), **options)}
     if ae.prior.proper:
         functions["samples"] = partial(plots.samples, ae, 60, **options)
     if data.image_shape is not None:
@@ -111,5 +110,5 @@ def _functions(ae: Autoencoder, data: DataSet, projection: Projection) -> dict[s
         functions["manifold"] = partial(plots.manifold, ae, span=2.0, **options)
         functions["manifold-by-prior"] = partial(plots.manifold, ae, **options)
     labels = None if data.test.classes is None else data.test.classes[:_CODES]
-    functions["codes"] = lambda **options: plots.latent(ae, args[0], labels, *args[1:], method=projection, **options)
+    functions["codes"] = lambda **options: plots.latent(ae, args, labels, method=projection, **options)
     return functions

@@ -1,5 +1,6 @@
 """The folder of a run: creating it, and opening its model and data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ def load_data(settings: dict[str, Any], run: str | Path | None, owner: str, need
     return record.restored(Path(run), datasets.load(**arguments), owner, needed)
 
 
+def read_inputs(source: str, ae: Autoencoder, settings: dict[str, Any]) -> Split:
+    """All rows of a file with the inputs of the encoder of a run's model."""
+    options = {name: settings[name] for name in ("na", "csv", "limit") if settings[name]}
+    return datasets.rows(source, schema_of(ae).inputs or Schema(), **options)[0]
+
+
 def read_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[Split, pd.DataFrame | None]:
     """All rows of a file, encoded as the run's own data were, and the table itself if it is one."""
     options = {name: settings[name] for name in ("na", "csv", "limit", "domain") if settings[name]}
@@ -102,7 +109,7 @@ def read_rows(source: str, ae: Autoencoder, settings: dict[str, Any]) -> tuple[S
         generator = torch.Generator().manual_seed(0)
         x = rows.x[:]
         x = (x > 0.5).float() if settings["binarize"] == "threshold" else torch.bernoulli(x, generator=generator)
-        rows = Split(x, rows.labels, "binary", schema=rows.schema)
+        rows = replace(rows, x=x, domain="binary")
     return rows, frame
 
 

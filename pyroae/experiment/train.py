@@ -177,7 +177,8 @@ def _build(settings: Settings, dataset: DataSet) -> Autoencoder:
     changes = {name: settings[name] for name in ROLES if settings[name] is not None}
     try:
         ae = build_for_training(lambda: recipe(dataset, **arguments_of(recipe, settings)).replace(**changes), settings["limit"])
-        ae.prior.measure(dataset.train.draw(dataset.train.x[:_INITIAL]))
+        encoded = dataset.train if ae.inputs is None else dataset.train.inputs or dataset.train
+        ae.prior.measure(encoded.draw(encoded.x[:_INITIAL]))
         for split in (dataset.train, dataset.test):
             as_data(split, ae.model, ae.guide, stream=True)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:

@@ -14,10 +14,12 @@ from torch.distributions import kl_divergence
 
 from ..data import frames, inputs
 from ..data.schema import Schema
+from ..data.splits import Split
 from ..nested import copied, without_graphs
 from ..threads import alone, one_at_a_time
 from . import conditions, networks
 from .building import Context, check_forward, check_part
+from .conditional import Conditional
 from .conditions import Condition
 from .corruption import Corruption
 from .likelihoods import Likelihood, Product
@@ -43,6 +45,8 @@ class Autoencoder(PyroModule):
         corruption: of the encoder's input in training mode.
         objective: the Pyro ELBO that ``fit`` uses by default.
         schema: column names and kinds, or the image shape, of x; by default ``fit`` takes it from the data.
+        inputs: what the encoder sees instead of x: q(z|u), p(x|z). A likelihood of u, of which the checks and the preprocessing are used
+            and no density, such as ``pa.likelihoods.Normal(64, scale=1.0)`` for numbers. Data are then ``(x, u)``, or ``(x, y, u)``.
 
     Raises:
         ValueError: parts that do not match each other.
@@ -51,6 +55,9 @@ class Autoencoder(PyroModule):
     >>> vae = pa.Autoencoder(pa.priors.Normal(8), pa.likelihoods.Bernoulli(64), pa.posteriors.Normal(), pa.nets.MLP(128), pa.nets.MLP(128))
     >>> vae.encode(torch.zeros(5, 64)).event_shape, vae.decode(torch.zeros(5, 8)).event_shape
     (torch.Size([8]), torch.Size([64]))
+    >>> spectrum = vae.replace(likelihood=pa.likelihoods.Normal(100), inputs=pa.likelihoods.Bernoulli(64))  # from an image
+    >>> spectrum.reconstruct(torch.zeros(5, 64)).shape
+    torch.Size([5, 100])
     """
 
     @alone  # initial weights are random
@@ -65,37 +72,42 @@ class Autoencoder(PyroModule):
         corruption: Corruption | None = None,
         objective: ELBO | None = None,
         schema: Schema | None = None,
+        inputs: Likelihood | None = None,
     ):
         super().__init__(f"autoencoder_{next(_serial)}")
         prior = _as_prior(prior)
         check_part(prior, Prior, "prior", "pa.priors.Normal(8)")
         check_part(likelihood, Likelihood, "likelihood", "pa.likelihoods.Bernoulli(64)")
+        check_part(inputs, Likelihood | None, "inputs", "pa.likelihoods.Normal(64)")
         check_part(posterior, Posterior, "posterior", "pa.posteriors.Normal()")
         check_part(condition, Condition | None, "condition", "pa.conditions.Labels(10)")
         check_part(corruption, Corruption | None, "corruption", "pa.corruption.Masking(.25)")
         check_part(objective, ELBO | None, "objective", "pyro.infer.Trace_ELBO()")
-        for part, role in ((prior, "prior"), (likelihood, "likelihood")):
-            if part.event_shape is None:
+        for part, role in ((prior, "prior"), (likelihood, "likelihood"), (inputs, "inputs")):
+            if part is not None and part.event_shape is None:
                 raise ValueError(
                     f"{role} {type(part).__name__}: expected the shape of one event as its first argument, "
                     f"got none; for example {type(part).__name__}(64)"
                 )
         likelihood, corruption = likelihood.build(Context()), copied(corruption)
+        inputs = None if inputs is None else _without_density(inputs.build(Context()))
+        seen = likelihood if inputs is None else inputs
         posterior = posterior.build(Context(prior=prior))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         check_part(schema, Schema | None, "schema", "pa.data.load(...).schema")
-        first, *rest = likelihood.input_shape
+        first, *rest = seen.input_shape
         beside = conditions.input_size(condition)
-        x_shape = networks.concat_shape(torch.Size([first + likelihood.mask * likelihood.event_shape[0], *rest]), beside)
+        x_shape = networks.concat_shape(torch.Size([first + seen.mask * seen.event_shape[0], *rest]), beside)
         image = _image_of(likelihood, schema)
-        encoder_image = None if image is None or len(x_shape) == 3 else [image[0] * (1 + likelihood.mask), *image[1:]]
+        encoder_image = image if inputs is None else _image_of(seen, schema and schema.inputs)
+        encoder_image = None if encoder_image is None or len(x_shape) == 3 else [encoder_image[0] * (1 + seen.mask), *encoder_image[1:]]
         encoder = networks.build(encoder, x_shape, posterior.size, "encoder", image=encoder_image)
         decoder = networks.build(decoder, networks.concat_shape(prior.code_shape, beside), likelihood.size, "decoder", encoder, image=image)
         for part, role in ((likelihood, "likelihood"), (posterior, "posterior")):  # once the networks are known to fit into memory
             check_forward(part, role, torch.Size([2]), lambda part=part: part(torch.zeros(2, part.size)))
-        guide = Guide(posterior, encoder, corruption, condition, likelihood)
-        prior = prior.build(Context(guide=guide, likelihood=likelihood))
-        self.model, self.guide = Model(prior, likelihood, decoder, condition, schema), guide
+        guide = Guide(posterior, encoder, corruption, condition, seen, inputs is not None)
+        prior = prior.build(Context(guide=guide, likelihood=seen))
+        self.model, self.guide = Model(prior, likelihood, decoder, condition, schema, inputs), guide
         self.objective = objective
 
     prior = property(lambda self: self.model.prior)
@@ -106,6 +118,7 @@ class Autoencoder(PyroModule):
     condition = property(lambda self: self.model.condition)
     corruption = property(lambda self: self.guide.corruption)
     schema = property(lambda self: self.model.schema)
+    inputs = property(lambda self: self.model.inputs)
 
     @property
     def device(self) -> torch.device:
@@ -124,6 +137,7 @@ class Autoencoder(PyroModule):
                 "corruption": self.corruption,
                 "objective": self.objective,
                 "schema": self.schema,
+                "inputs": self.inputs,
             }
         )
 
@@ -135,14 +149,18 @@ class Autoencoder(PyroModule):
         try:
             like = next(self.parameters(), torch.zeros(()))
             c = None if self.condition is None else like.new_zeros(1, self.condition.size)
-            kl_divergence(self.guide.conditional(like.new_zeros(1, *self.likelihood.event_shape), c), self.prior.conditional(c))
+            kl_divergence(self.guide.conditional(like.new_zeros(1, *self.guide.event_shape), c), self.prior.conditional(c))
         except NotImplementedError:
             return False
         return True
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """q(z|x) for uncorrupted ``x`` of shape ``(B, *event)``, and ``y`` for the condition."""
-        return self.guide.conditional(*self._inputs(x, y))
+        """q(z|x) for uncorrupted ``x`` of shape ``(B, *event)``, and ``y`` for the condition.
+
+        Of a model with ``inputs``, here and in the other methods x stands for u; a split or a tuple has x, labels and u.
+        """
+        seen, y = self._columns(x, y)
+        return self.guide.conditional(seen, self._context(y, len(seen)))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """p(x|z) for the decoder's input ``(..., *code_shape)``: z, followed by the class for ClassAndStyle."""
@@ -154,15 +172,14 @@ class Autoencoder(PyroModule):
     @torch.no_grad()
     def reconstruct(self, x: Any, y: Any = None) -> Any:
         """The mean of p(x|z) (the mode of categories) at the mean of q(z|x), ``(B, *event)``; a DataFrame for a DataFrame."""
-        z, wanted = self.latent_mean(x, y), inputs.wanted_by(self.model)
-        if self.condition is not None:
-            y = inputs.read(x, wanted).y if y is None else inputs.labels(y, wanted)
-        return frames.of_rows(self.likelihood.mean_or_mode(self.decode(z, y)), x, self.schema)
+        _, y = self._columns(x, y)
+        return frames.of_rows(self.likelihood.mean_or_mode(self.decode(self.latent_mean(x, y), y)), x, self.schema)
 
     @torch.no_grad()
     def latent_mean(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of q(z|x), as the decoder's input: ``(B, *code_shape)``."""
-        return self.prior.code(*self.posterior.latent_mean(self.guide.params(*self._inputs(x, y))))
+        seen, y = self._columns(x, y)
+        return self.prior.code(*self.posterior.latent_mean(self.guide.params(seen, self._context(y, len(seen)))))
 
     @torch.no_grad()
     def sample(self, n: int = 1, y: Tensor | None = None) -> Tensor:
@@ -176,14 +193,18 @@ class Autoencoder(PyroModule):
         with one_at_a_time():
             return self.decode(self.sample_prior(n, y), y).sample()
 
-    def _inputs(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x as a tensor on the device, and the condition's vectors."""
-        data = inputs.read(x, inputs.wanted_by(self.model))
-        x = data.x[:]
+    def _columns(self, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
+        """What the encoder sees, x or u, as a tensor on the device, and the labels."""
+        wanted = inputs.wanted_by(self.model)
+        seen_alone = self.inputs is not None and not isinstance(x, (Split, tuple, list))
+        data = inputs.read(x, wanted.inputs if seen_alone else wanted)
+        seen = data.x if self.inputs is None or seen_alone else data.u
+        if seen is None:
+            raise ValueError("encode: expected the inputs u that this model's encoder sees, alone or at the end of a tuple, got none")
         if self.condition is not None:
-            y = data.y if y is None else inputs.labels(y, inputs.wanted_by(self.model))
-        self.likelihood.check_shape(x)
-        return x.to(self.device), self._context(y, len(x))
+            y = data.y if y is None else inputs.labels(y, wanted)
+        (self.likelihood if self.inputs is None else self.inputs).check_shape(seen[:])
+        return seen[:].to(self.device), y
 
     def _context(self, y: Tensor | None, n: int) -> Tensor | None:
         """The condition's vectors of ``n`` examples."""
@@ -241,17 +262,19 @@ class Autoencoder(PyroModule):
         >>> pa.impute(vae.with_missing(), torch.tensor([[0.5, 0.1, 0.9, torch.nan]])).shape
         torch.Size([1, 1, 4])
         """
-        likelihood = with_missing(self.likelihood)
-        if likelihood is self.likelihood:
+        parts = {"likelihood": self.likelihood} | ({} if self.inputs is None else {"inputs": self.inputs})
+        changed = {name: new for name, part in parts.items() if (new := with_missing(part)) is not part}
+        if not changed:
             return self
         with torch.random.fork_rng(devices=[]):
-            return self.replace(likelihood=likelihood)
+            return self.replace(**changed)
 
     def _encoder_ends(self) -> tuple:
+        seen = self.likelihood if self.inputs is None else self.inputs
         return (
-            self.likelihood.event_shape,
-            self.likelihood.input_shape,
-            self.likelihood.mask,
+            seen.event_shape,
+            seen.input_shape,
+            seen.mask,
             self.posterior.param_sizes,
             conditions.input_size(self.condition),
         )
@@ -280,6 +303,14 @@ def _image_of(likelihood: Likelihood, schema: Schema | None) -> list[int] | None
         return [1, *known] if len(known) == 2 else list(known)
     side = math.isqrt(event.numel())
     return [1, side, side] if side**2 == event.numel() else None
+
+
+def _without_density(inputs: Likelihood) -> Likelihood:
+    """A likelihood of which only checks and preprocessing are used: nothing in it is learned."""
+    for part in inputs.modules():
+        if isinstance(part, Conditional):
+            part.freeze()
+    return inputs
 
 
 def _as_prior(prior) -> Prior:

@@ -109,6 +109,15 @@ class Conditional(nn.Module):
         self.limits = {name: mapped(limit, fn) for name, limit in self.limits.items()}
         return self
 
+    @torch.no_grad()
+    def freeze(self):
+        """Fix the learned parameters at their values."""
+        for name in self.limits:
+            if f"raw_{name}" in self._parameters:
+                value = self._value(name, iter(())).clone()
+                del self._parameters[f"raw_{name}"]
+                self.register_buffer(name, value)
+
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())

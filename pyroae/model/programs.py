@@ -22,15 +22,28 @@ class Model(PyroModule):
 
     examples_are_independent = True  # and networks accept further batch dimensions: scoring may split the data into blocks
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: nn.Module, condition: Condition | None, schema: Schema | None = None):
+    def __init__(
+        self,
+        prior: Prior,
+        likelihood: Likelihood,
+        decoder: nn.Module,
+        condition: Condition | None,
+        schema: Schema | None = None,
+        inputs: Likelihood | None = None,
+    ):
         super().__init__()
         self.prior, self.likelihood, self.decoder, self.condition, self.schema = prior, likelihood, decoder, condition, schema
+        self.inputs = inputs
 
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int | None = None) -> Tensor:
-        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` examples if it is ``None``; returns x. ``y`` is for the condition."""
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, u: Tensor | None = None, *, n: int | None = None) -> Tensor:
+        """Observe ``x`` of shape ``(B, *event)``, or draw ``n`` examples if it is ``None``; returns x.
+
+        ``y`` is for the condition, ``u`` the encoder's inputs, on which p(x) does not depend; without a condition u follows x.
+        """
         if x is not None:
             self.likelihood.check_shape(x)
-        lengths = [len(column) for column in (x, y) if column is not None]
+        y, u = self.named(y, u)
+        lengths = [len(column) for column in (x, y, u) if column is not None]
         n = lengths[0] if lengths else n or 1
         c = conditions.encode(self.condition, y, n)
         with pyro.plate("data", n):
@@ -57,15 +70,33 @@ class Model(PyroModule):
         """Whether it is called with labels or covariates y too."""
         return self.condition is not None
 
-    def check_data(self, x: Tensor, y: Tensor | None = None):
-        """``ValueError`` unless ``x`` is in the support of the likelihood, and ``y`` is valid for the condition."""
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether it is called with the encoder's inputs u too, at the end."""
+        return self.inputs is not None
+
+    def named(self, y: Tensor | None, u: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """y and u of arguments in their order: of a model without a condition, the second one is u."""
+        return (None, y) if self.takes_inputs and not self.takes_labels and u is None else (y, u)
+
+    def check_data(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None):
+        """``ValueError`` unless x and u are in the supports of their likelihoods, and y is valid for the condition."""
         self.likelihood.check(x)
+        y, u = self.named(y, u)
+        if self.inputs is not None:
+            try:
+                self.inputs.check(u)
+            except ValueError as error:
+                raise ValueError(f"inputs: {error}") from None
         if conditions.encode(self.condition, y, len(x)) is not None:
             self.condition.check(y)
 
 
 class Guide(PyroModule):
-    """The inference program q(z|x): site ``z`` in the plate ``data``. In training mode x is corrupted first."""
+    """The inference program q(z|x): site ``z`` in the plate ``data``. In training mode x is corrupted first.
+
+    With ``inputs`` it is q(z|u) instead, and u, the last argument, takes the place of x.
+    """
 
     examples_are_independent = True
 
@@ -75,15 +106,27 @@ class Guide(PyroModule):
         encoder: nn.Module,
         corruption: Corruption | None,
         condition: Condition | None,
-        likelihood: Likelihood,
+        seen: Likelihood,
+        takes_inputs: bool = False,
     ):
         super().__init__()
         self.posterior, self.encoder, self.corruption, self.condition = posterior, encoder, corruption, condition
-        self.x_dim, self.allows_missing, self.mask = len(likelihood.event_shape), likelihood.allows_missing, likelihood.mask
-        self.preprocess = likelihood.preprocess
+        self.event_shape, self.takes_inputs = torch.Size(seen.event_shape or ()), takes_inputs
+        self.x_dim, self.allows_missing, self.mask = len(seen.event_shape), seen.allows_missing, seen.mask
+        self.preprocess = seen.preprocess
 
-    def forward(self, x: Tensor, y: Tensor | None = None, n: int | None = None) -> Tensor:
-        """Sample z given ``x`` of shape ``(B, *event)`` and ``y`` for the condition."""
+    @property
+    def encoded(self) -> int:
+        """The position of the encoder's input among the arguments."""
+        return -1 if self.takes_inputs else 0
+
+    def forward(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None, *, n: int | None = None) -> Tensor:
+        """Sample z given ``x`` of shape ``(B, *event)``, ``y`` for the condition and ``u`` for ``inputs``, as in the model."""
+        if self.takes_inputs:
+            y, u = (None, y) if self.condition is None and u is None else (y, u)
+            if u is None:
+                raise ValueError("this model's encoder sees inputs u instead of x, which are its last argument; got none")
+            x = u
         if self.training and self.corruption is not None:
             x = self.corruption(x)
         c = conditions.encode(self.condition, y, len(x))

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..programs import record_traces, sites
+from ..programs import record_traces, sites, wrapped
 from ..programs.scales import ScaleFactors, common_scale
 from ..programs.terms import data_plate, is_point
 from ..registry import register
@@ -46,16 +46,19 @@ class Penalised(_ElboWrapper):
 
     def _loss_terms(self, model, guide, args, kwargs):
         inputs, models, guides = [], [], []
+        encoded = getattr([*wrapped(guide)][-1], "encoded", 0)  # the position of the encoder's input
         recording_guide, needs_input_grad = record_traces(guide, guides), getattr(self.penalty, "needs_input_grad", False)
 
-        def guide_with_inputs(x, *args, **kwargs):
-            inputs.append(x.detach().requires_grad_() if needs_input_grad else x)
-            return recording_guide(inputs[-1], *args, **kwargs)
+        def guide_with_inputs(*args, **kwargs):
+            args, place = list(args), encoded
+            inputs.append(args[place].detach().requires_grad_() if needs_input_grad else args[place])
+            args[place] = inputs[-1]
+            return recording_guide(*args, **kwargs)
 
         pair = [ScaleFactors()(program) for program in (record_traces(model, models), guide_with_inputs)]
-        wrapped = self._wrapped(guide, args, kwargs)
+        elbo = self._wrapped(guide, args, kwargs)
         with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
-            loss = wrapped.differentiable_loss(*pair, *args, **kwargs)
+            loss = elbo.differentiable_loss(*pair, *args, **kwargs)
             runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)
         return {"loss": loss + penalty, "penalty": penalty}

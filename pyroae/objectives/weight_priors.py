@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import programs
 from ..checks import whole_number
 from ..programs import Program
-from ..training.batches import check_data, takes_labels
+from ..training.batches import check_data, takes_inputs, takes_labels
 
 
 def with_weight_prior(
@@ -106,6 +106,11 @@ class WeightPriorModel(_WithWeightPrior):
     def takes_labels(self) -> bool:
         """Whether the wrapped model takes labels."""
         return takes_labels(self.pair[0])
+
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether the wrapped model's encoder sees inputs instead of x."""
+        return takes_inputs(self.pair[0])
 
     def _distribution(self, weight):
         prior = self.family(**{name: getattr(self, name) for name in self.param_names})

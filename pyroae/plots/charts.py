@@ -1,7 +1,7 @@
 """Charts of training, codes and scores."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def training(history: History, columns: Sequence[str] | None = None, *, ax: Axes
 
 def latent(
     ae: Autoencoder,
-    x: Tensor,
+    x: Any,
     labels: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -125,7 +125,7 @@ def units(active: Units, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int = 20, ax: Axes | None = None) -> Axes:
+def aggregate(ae: Autoencoder, x: Any, y: Tensor | None = None, *, units: int = 20, ax: Axes | None = None) -> Axes:
     """The aggregate posterior q(z) and the prior: median, 50% and 90% intervals for each latent dimension.
 
     Where the two differ, the prior has mass where no example is encoded, or the other way round.
@@ -148,9 +148,11 @@ def aggregate(ae: Autoencoder, x: Tensor, y: Tensor | None = None, *, units: int
     if not ae.prior.proper:
         raise Undrawable(f"aggregate: the prior {type(ae.prior).__name__} is improper, so there is nothing to compare with")
     batch = inputs.read(x if y is None else (x, y), inputs.wanted_by(ae.model))
-    x, y = batch.x[:], None if batch.y is None or ae.condition is None else batch.y[:].to(ae.device)
+    y = None if batch.y is None or ae.condition is None else batch.y[:].to(ae.device)
+    u = None if batch.u is None or ae.inputs is None else batch.u[:].to(ae.device)
     with programs.eval_mode(ae, seed=0):
-        runs = poutine.trace(ae.guide).get_trace(x.to(ae.device), y), poutine.trace(ae.model).get_trace(None, y, len(x))
+        guide = poutine.trace(ae.guide).get_trace(batch.x[:].to(ae.device), y, u)
+        runs = guide, poutine.trace(ae.model).get_trace(None, y, n=len(batch.x))
         posterior, prior = (torch.as_tensor(run.nodes["z"]["value"]) for run in runs)
     ax = axes(ax)
     for z, name, colour, shift in ((posterior, "aggregate posterior q(z)", COLOURS[0], -0.17), (prior, "prior p(z)", COLOURS[1], 0.17)):

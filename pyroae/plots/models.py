@@ -1,6 +1,7 @@
 """Images that a model reconstructs, samples or decodes."""
 
 import math
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ _SIDE = 8  # of a square that is taken for an image, at least
 
 def reconstructions(
     ae: Autoencoder,
-    x: Tensor,
+    x: Any,
     y: Tensor | None = None,
     image_shape: tuple[int, ...] | None = None,
     limits: Limits = (0.0, 1.0),
@@ -28,7 +29,7 @@ def reconstructions(
 
     Args:
         ae: the model.
-        x: test examples, ``(N, *event)``; a dozen or so.
+        x: test examples, ``(N, *event)``; a dozen or so; a split or a tuple with labels and the encoder's inputs.
         y: their labels or covariates, for a conditional model.
         image_shape, limits: as in ``images``; by default the image shape of the model's data.
         ax: the Axes to draw on; by default new ones.
@@ -39,11 +40,16 @@ def reconstructions(
     'Reconstructions of test examples'
     """
     image_shape = image_shape or _image_shape(ae)
-    x = inputs.read(x, inputs.wanted_by(ae.model)).x[:]
-    rows = {"x": x, "mean of p(x|z)": ae.reconstruct(x, y)}
+    data = inputs.read(x, inputs.wanted_by(ae.model))
+    labels = data.y if y is None else y
+    x, y = data.x[:], None if labels is None else labels[:]
+    seen = x if ae.inputs is None or data.u is None else data.u[:]
+    rows = {"x": x, "mean of p(x|z)": ae.reconstruct(seen, y)}
     if ae.corruption is not None:
-        noisy = ae.corruption(x.to(ae.device))
+        noisy = ae.corruption(seen.to(ae.device))
         rows = {"x": x, "corrupted x": noisy, "mean of p(x|z)": ae.reconstruct(noisy, y)}
+        if ae.inputs is not None:
+            del rows["corrupted x"]  # of another shape than x
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), names=_columns(ae), ax=ax)
     name_rows(ax, list(rows), image_shape, len(x))
     ax.set_title("Reconstructions of test examples")
@@ -162,7 +168,7 @@ def manifold(
 
 def traversal(
     ae: Autoencoder,
-    x: Tensor,
+    x: Any,
     image_shape: tuple[int, ...] | None = None,
     limits: Limits = (0.0, 1.0),
     *,
@@ -177,7 +183,7 @@ def traversal(
 
     Args:
         ae: the model.
-        x: test examples, ``(N, *event)``; a hundred or more.
+        x: test examples, ``(N, *event)``; a hundred or more; a tuple has labels and the encoder's inputs.
         image_shape, limits: as in ``images``; by default the image shape of the model's data.
         y: labels or covariates of a conditional model.
         n: number of latent dimensions.
@@ -190,6 +196,9 @@ def traversal(
     3
     """
     image_shape = image_shape or _image_shape(ae)
+    if y is None and isinstance(x, tuple):
+        labels = inputs.read(x, inputs.wanted_by(ae.model)).y
+        y = None if labels is None else labels[:]
     codes = ae.latent_mean(x, y).flatten(1)  # (N, D)
     if len(codes) < 2:
         raise Undrawable("traversal: expected at least 2 examples, whose codes determine the range, got 1")
@@ -200,7 +209,7 @@ def traversal(
     z[torch.arange(len(dims)), :, dims] = low[:, None] * (1 - shares) + high[:, None] * shares
     z = z.reshape(-1, *ae.prior.code_shape)
     with torch.no_grad():
-        rows = ae.likelihood.mean_or_mode(ae.decode(z, None if y is None else y[:1].expand(len(z), *y.shape[1:])))
+        rows = ae.likelihood.mean_or_mode(ae.decode(z, None if y is None or ae.condition is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
     name_rows(ax, [f"$z_{{{i + 1}}}$" for i in dims.tolist()], image_shape, steps)
     ax.set_title("Mean of p(x|z), one latent dimension varied per row")
@@ -209,7 +218,7 @@ def traversal(
 
 def interpolation(
     ae: Autoencoder,
-    x: Tensor,
+    x: Any,
     image_shape: tuple[int, ...] | None = None,
     limits: Limits = (0.0, 1.0),
     *,
@@ -230,6 +239,8 @@ def interpolation(
     >>> interpolation(pa.recipes.autoencoder(digits), digits.test.x[:4], (8, 8)).get_title()
     'Interpolation between examples, in equal steps of z'
     """
+    if ae.inputs is not None:
+        raise Undrawable("interpolation: expected a model whose encoder sees x, got one with inputs")
     image_shape = image_shape or _image_shape(ae)
     x = inputs.read(x, inputs.wanted_by(ae.model)).x[:].to(ae.device)
     with torch.no_grad():

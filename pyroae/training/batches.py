@@ -24,7 +24,7 @@ _LOG = logging.getLogger("pyroae")
 _CHECKED_ROWS = 1000  # rows on disk that are checked before training
 
 
-Args = tuple[Tensor | Rows, ...]  # a program's arguments: x, or x and y
+Args = tuple[Tensor | Rows, ...]  # a program's arguments: x, labels y if it takes them, inputs u of the encoder if it takes them
 
 
 class Batches:
@@ -42,7 +42,7 @@ class Batches:
         batch_size: rows in a batch.
         device: device of the batches.
         shuffle: whether to reorder the rows in every epoch.
-        model: its ``takes_labels`` selects x or (x, y), its ``check_data`` checks the data.
+        model: its ``takes_labels`` and ``takes_inputs`` select x, (x, y), (x, u) or (x, y, u), its ``check_data`` checks the data.
         sharded: whether each process of a distributed job takes a share of every batch.
         min_rows: minimum rows of a process's share of the last batch: 2 for batch normalisation. A smaller last batch is left out;
             its rows differ between epochs.
@@ -130,7 +130,8 @@ class Batches:
 
     def _iterate_tensors(self, random_state: dict) -> Iterator[Args]:
         position, workers = self.epoch["given"], max(getattr(column, "workers", 0) for column in self.data)
-        per_block = 1 if workers else max(1, min(_BLOCK, _BLOCK_BYTES // (4 * self.share * max(1, self.data[0].shape[1:].numel()))))
+        widest = max(1, *(column.shape[1:].numel() for column in self.data))
+        per_block = 1 if workers else max(1, min(_BLOCK, _BLOCK_BYTES // (4 * self.share * widest)))
         first = max(0, position - 1) // per_block
         blocks = _Blocks(self.data, self._order(len(self.data[0]), self.data[0].device), self.share * per_block, first)
         if workers:  # with a separate generator, so that the noise does not depend on the number of workers
@@ -228,6 +229,11 @@ def takes_labels(model: Any) -> bool:
     return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) > 1
 
 
+def takes_inputs(model: Any) -> bool:
+    """Whether the encoder of a model sees inputs u, the last argument of its programs, instead of x."""
+    return getattr(model, "takes_inputs", False) is True
+
+
 def checks_data(model: Any) -> bool:
     """Whether a model checks its training data."""
     return hasattr(model, "check_data")
@@ -240,7 +246,7 @@ def check_data(model: Any, args: Args):
 
 
 def as_tensors(data: Any, model: Any = None) -> Args:
-    """A program's arguments ``(x,)``, or ``(x, y)`` if the model takes labels.
+    """A program's arguments: x, then labels y if the model takes them, then inputs u of its encoder if it takes them.
 
     Data may be arrays, tensors, tables of pandas or polars, splits of ``pa.data.load``, Datasets, DataLoaders, and tuples
     ``(x, y)`` of these. For an Autoencoder, tensors are converted to its dtype and tables to its columns, by name.
@@ -260,19 +266,23 @@ def measure(model: Any, batches: Batches):
     """Set what the model takes from its training data: column names, and mean and scale of the columns."""
     if getattr(model, "schema", False) is None:
         model.schema = batches.schema
-    likelihood = getattr(model, "likelihood", None)
-    if likelihood is None or likelihood.measured:
-        return
+    parts = [(getattr(model, "likelihood", None), 0), (getattr(model, "inputs", None) if takes_inputs(model) else None, -1)]
+    for part, place in parts:
+        if part is not None and not part.measured:
+            part.measure(_some_rows(batches, place).to(batches.device))
+
+
+def _some_rows(batches: Batches, place: int) -> Tensor:
+    """Rows of a column from which mean and scale are computed."""
     if isinstance(batches.data, tuple):
-        x = batches.data[0]
-        x = x[: inputs.rows_to_look_at(x)]
-    else:
-        with torch.random.fork_rng(devices=[]):
-            states = [source.get_state() for source in batches.generators]
-            batches_read = itertools.islice(batches.data, _CHECKED_ROWS)
-            x = torch.cat([batch[0] if isinstance(batch, (list, tuple)) else batch for batch in batches_read])
-            batches._set_generators(states)
-    likelihood.measure(x.to(batches.device))
+        column = batches.data[place]
+        return column[: inputs.rows_to_look_at(column)]
+    with torch.random.fork_rng(devices=[]):
+        states = [source.get_state() for source in batches.generators]
+        batches_read = itertools.islice(batches.data, _CHECKED_ROWS)
+        column = torch.cat([batch[place] if isinstance(batch, (list, tuple)) else batch for batch in batches_read])
+        batches._set_generators(states)
+    return column
 
 
 def _read(data: Any, model: Any) -> tuple[Args, Any]:
@@ -281,20 +291,28 @@ def _read(data: Any, model: Any) -> tuple[Args, Any]:
         rows = replace(rows, x=rows.x.detach())
     if rows.x.dim() == 0 or len(rows.x) == 0:
         raise ValueError(f"expected at least one example, got a tensor of shape {tuple(rows.x.shape)}")
-    labels = takes_labels(model) or (not hasattr(model, "takes_labels") and isinstance(data, (tuple, list)))
-    if not labels:
-        return (rows.x,), rows.schema
-    if rows.y is None and not _labels_are_optional(model):
-        raise ValueError(
-            "this model takes labels, but the data have none; "
-            "give data as a tuple (x, y), or data with labels: pa.data.load(..., labels=...)"
-        )
-    return ((rows.x,) if rows.y is None else (rows.x, rows.y)), rows.schema
+    args = [rows.x]
+    if takes_labels(model) or (not hasattr(model, "takes_labels") and isinstance(data, (tuple, list))):
+        if rows.y is None and not _labels_are_optional(model):
+            raise ValueError(
+                "this model takes labels, but the data have none; "
+                "give data as a tuple (x, y), or data with labels: pa.data.load(..., labels=...)"
+            )
+        args += [] if rows.y is None else [rows.y]
+    if takes_inputs(model):
+        if rows.u is None:
+            order = "(x, y, u)" if takes_labels(model) else "(x, u)"
+            raise ValueError(
+                "this model's encoder sees inputs u instead of x, but the data have none; "
+                f"give data as a tuple {order}, or data with inputs: pa.data.load(..., inputs=...)"
+            )
+        args.append(rows.u.detach() if isinstance(rows.u, Tensor) else rows.u)
+    return tuple(args), rows.schema
 
 
 def _labels_are_optional(model: Any) -> bool:
     """Whether a model can be called without labels."""
-    return getattr(getattr(model, "condition", None), "optional", False) or not takes_labels(model)
+    return (getattr(getattr(model, "condition", None), "optional", False) and not takes_inputs(model)) or not takes_labels(model)
 
 
 def _check_loader(loader: DataLoader):

@@ -10,7 +10,7 @@ from conftest import small_vae
 from pyro.infer import TraceMeanField_ELBO
 
 import pyroae as pa
-from pyroae.training.step import native, timing
+from pyroae.training.step import background, native, timing
 
 
 @pytest.fixture
@@ -156,6 +156,73 @@ def test_without_packages_inductor_compiles_for_this_process(folder, monkeypatch
     monkeypatch.setattr(torch._inductor, "aot_compile", missing)
     monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)
     assert steps()[1].levels()["step"][0][1] == 2 and not folder.exists()
+
+
+@pytest.fixture
+def eager_to_compile(monkeypatch):
+    monkeypatch.setattr(timing, "_COST", {"traced": (0.0, 0.0), "compiled": (0.0, 0.0)})
+    monkeypatch.setattr(timing, "_LOADING", 0.0)
+    monkeypatch.setattr(background, "has_spare_core", lambda: True)
+
+
+@pytest.mark.slow
+def test_auto_goes_on_while_another_process_compiles(folder, eager_to_compile, monkeypatch):
+    """With a real compiler: the results are those of a compiled run from the same step on, to rounding."""
+    monkeypatch.setattr(native, "compiled", lambda *args: pytest.fail("compiled here"))
+    losses, svi = steps("auto", 40, steps=10**6)
+    (spec,) = svi._gradients.specializations
+    assert spec.level == 1 and spec.compiler
+    spec.compiler.wait(300)
+    x = torch.rand(16, 64).round()
+    for _ in range(3):
+        svi.step(x)
+    assert spec.level == 2 and len(list(folder.glob("*.pt2"))) == 1
+
+
+class Compiler:
+    """A process that has compiled nothing yet."""
+
+    def __init__(self, *given):
+        self.given, self.ended = given, None
+
+    def poll(self):
+        return self.ended
+
+
+def test_auto_loads_what_another_process_has_compiled(folder, uncompiled, eager_to_compile, monkeypatch):
+    made, loaded = uncompiled
+    shown = []
+    monkeypatch.setattr(background, "start", Compiler)
+    torch.manual_seed(0)
+    ae, x = small_vae(), torch.rand(16, 64).round()
+    svi = pa.SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters()), TraceMeanField_ELBO(), steps=10**6)
+    svi.announce_to(shown.append)
+    for _ in range(40):
+        svi.step(x)
+    (spec,) = svi._gradients.specializations
+    assert spec.level == 1 and not made and shown == ["traced", "elsewhere"]
+    module, inputs, key = spec.compiler.given
+    native.compiled(module, inputs, key)
+    spec.compiler.ended = 0
+    for _ in range(3):
+        svi.step(x)
+    assert spec.level == 2 and loaded == [key] and shown == ["traced", "elsewhere", "loaded"]
+
+
+def test_auto_stays_traced_where_the_other_process_fails(folder, uncompiled, eager_to_compile, monkeypatch, caplog):
+    def failed(*given):
+        compiler = Compiler(*given)
+        compiler.ended = 1
+        return compiler
+
+    monkeypatch.setattr(background, "start", failed)
+    _, svi = steps("auto", 40, steps=10**6)
+    assert svi.levels()["step"][0][1] == 1 and not uncompiled[0] and "the process that compiles it has failed" in caplog.text
+
+
+def test_auto_compiles_here_without_a_core_to_spare(folder, uncompiled, eager_to_compile, monkeypatch):
+    monkeypatch.setattr(background, "has_spare_core", lambda: False)
+    assert steps("auto", 40, steps=10**6)[1].levels()["step"][0][1] == 2 and len(uncompiled[0]) == 1
 
 
 def test_auto_uses_kept_code_as_soon_as_it_has_a_graph(folder, uncompiled, monkeypatch):

@@ -27,6 +27,12 @@ from .step.svi import SVI
 
 _SECONDS_BETWEEN_CHECKS = 0.5  # of the running loss
 _STEPS_BETWEEN_CHECKS = 50  # with several processes, which must check, and restore a state, after the same step
+_SHOWN = {  # on the bar
+    "traced": "tracing the step",
+    "compiled": "compiling the step, some 20 s",
+    "elsewhere": "another process compiles the step",
+    "loaded": "loading the compiled step",
+}
 _LOG = logging.getLogger("pyroae")
 
 
@@ -249,7 +255,7 @@ class Training:
     def _show_compilation(self, graph: str):
         """Show on the bar that a graph is made."""
         self.compiling = True
-        self.bar.set_postfix_str({"traced": "tracing the step", "compiled": "compiling the step, some 20 s"}[graph])
+        self.bar.set_postfix_str(_SHOWN[graph])
 
     def _mean_loss(self) -> float:
         """Mean loss of the epoch so far, also shown on the bar; synchronizes with the device and fails if another process has died."""

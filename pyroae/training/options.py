@@ -18,7 +18,7 @@ class Step:
     Args:
         compile: ``"eager"`` runs the program's Python in every step. ``"traced"`` replays its tensor operations as a graph,
             ``"compiled"`` compiles that graph with Inductor. ``"auto"`` starts eagerly and changes to a graph when the remaining steps
-            repay the cost of making it. Losses differ only by rounding.
+            repay the cost of making it; where there is a core to spare another process compiles meanwhile. Losses differ only by rounding.
         precision: of float32 matrix products, as in ``torch.set_float32_matmul_precision``. ``"auto"`` is the fastest one
             that is measured to be as exact as float32 on this device; ``"bf16"`` is mixed precision; ``None`` keeps the caller's setting.
         clip: maximum norm of the gradient of the mean loss per example.

@@ -1,5 +1,6 @@
 """Building the graphs of a specialization: traced from the program, or compiled together with the optimizer's step."""
 
+import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
-from . import native
+from . import background, native
 from .arguments import Leaves, map_leaves
 from .graph import Graph, Outputs
 from .reach import Reach
@@ -88,13 +89,11 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
     graph, constants = spec.graph, spec.graph.constants
     inputs, key = _inputs_and_key(spec, leaves, update)
     run = native.load(key)
-    if run is None and update:
-        n = len(spec.input_indices)
-        whole = Graph(lambda: _with_step(spec, inputs[:n], update), inputs)
-        constants = [*constants, *whole.constants]
-        run = native.compiled(whole.module, [*inputs, *whole.constants], None if whole.constants else key)
-    elif run is None:
-        run = native.compiled(graph.module, inputs, key)
+    if run is None:
+        whole = _whole(spec, inputs, update)
+        more = whole.constants if update else []
+        constants = [*constants, *more]
+        run = native.compiled(whole.module, [*inputs, *more], None if more else key)
 
     def run_all(inputs: list[Tensor]) -> list:
         with torch.no_grad():
@@ -106,6 +105,20 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
 def is_compiled(spec: "Specialization", leaves: Leaves, update: Update | None) -> bool:
     """Whether native code for ``compile_graph`` is kept already."""
     return native.is_kept(_inputs_and_key(spec, leaves, update)[1])
+
+
+def start_compiling(spec: "Specialization", leaves: Leaves, update: Update | None) -> subprocess.Popen | None:
+    """A process that makes the native code for ``compile_graph``; ``None`` if it must be made here."""
+    inputs, key = _inputs_and_key(spec, leaves, update)
+    if key is None or not background.has_spare_core():
+        return None
+    whole = _whole(spec, inputs, update)
+    return None if update and whole.constants else background.start(whole.module, inputs, key)
+
+
+def _whole(spec: "Specialization", inputs: list[Tensor], update: Update | None) -> Graph:
+    """The specialization's graph, with the optimizer's step if ``update`` is given."""
+    return Graph(lambda: _with_step(spec, inputs[: len(spec.input_indices)], update), inputs) if update else spec.graph
 
 
 def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | None) -> tuple[list[Tensor], str | None]:

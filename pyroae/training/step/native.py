@@ -47,9 +47,8 @@ def key_of(module: torch.fx.GraphModule, inputs: list[Tensor], *more: str) -> st
         *(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}" for tensor in inputs),
     ]
     digest = hashlib.sha256("\0".join(parts).encode())
-    for name, held in sorted({**vars(module), **dict(module.named_buffers())}.items()):
-        if isinstance(held, Tensor):
-            digest.update(f"{name} {held.dtype} {tuple(held.shape)} {held.tolist()}".encode())
+    for name, held in sorted(_literals(module).items()):
+        digest.update(f"{name} {held.dtype} {tuple(held.shape)} {held.tolist()}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -80,7 +79,7 @@ def compiled(module: torch.fx.GraphModule, inputs: list[Tensor], key: str | None
         examples = [tensor.detach() for tensor in inputs]
         if all(tensor.is_cpu for tensor in inputs):
             try:
-                return _compiled_package(module, examples, key)
+                return compiled_package(module, examples, key)
             except Exception as error:  # noqa: BLE001  a private interface, and a compiler: Inductor's public one is left
                 _LOG.info("compile: no package can be made (%s: %s); compiling for this process alone", type(error).__name__, error)
         from torch._inductor import compile
@@ -99,7 +98,8 @@ def folder() -> Path | None:
     return None
 
 
-def _compiled_package(module: torch.fx.GraphModule, examples: list[Tensor], key: str | None) -> Run:
+def compiled_package(module: torch.fx.GraphModule, examples: list[Tensor], key: str | None) -> Run:
+    """A graph compiled by AOTInductor, kept if there is a key."""
     from torch._inductor import aot_compile
     from torch._inductor.package import package_aoti
 
@@ -178,6 +178,28 @@ def _digest(content: bytes) -> str:
 
 
 # --- torch ---
+
+
+def packed(module: torch.fx.GraphModule) -> bytes:
+    """A graph for another process; ``ValueError`` for one with literals, whose values torch leaves out."""
+    from torch.fx._graph_pickler import GraphPickler
+
+    if _literals(module):
+        raise ValueError("the graph has literals")
+    return GraphPickler.dumps(module)
+
+
+def unpacked(content: bytes) -> torch.fx.GraphModule:
+    """The graph of ``packed``."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx._graph_pickler import GraphPickler
+
+    return GraphPickler.loads(content, FakeTensorMode())
+
+
+def _literals(module: torch.fx.GraphModule) -> dict[str, Tensor]:
+    """Tensors that a graph holds itself."""
+    return {name: held for name, held in {**vars(module), **dict(module.named_buffers())}.items() if isinstance(held, Tensor)}
 
 
 def _processor() -> str:

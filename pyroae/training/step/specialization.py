@@ -1,6 +1,8 @@
 """A specialization of a traced function: calls that can share a graph; when it is built, run and compared with the program."""
 
 import contextlib
+import logging
+import subprocess
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import torch
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
-from . import building
+from . import background, building
 from .arguments import Leaves
 from .graph import Graph, Outputs
 from .proof import RTOL, is_power_of_two, results_agree
@@ -26,6 +28,7 @@ from .user_code import line_of
 if TYPE_CHECKING:
     from .tracing import Traced
 
+_LOG = logging.getLogger("pyroae")
 LEVELS = ("eager", "traced", "compiled")
 
 
@@ -48,6 +51,7 @@ class Specialization(Signature):
         self.info: Any = None  # of the program's outputs
         self.effects: list[int] = []  # reachable tensors that the program replaces
         self.has_run = self.finalized = self.proof_requested = False
+        self.compiler: subprocess.Popen | None = None  # makes native code of the graph
         self.is_kept = False  # whether native code of the graph was kept by an earlier process
         self.written: list[int] = []  # arguments that the program modifies in place
 
@@ -74,7 +78,7 @@ class Specialization(Signature):
             if owner.mode != "eager":
                 owner.fall_back(self.reach.refused or "a hook on a parameter runs at every call")
             return owner.run_eagerly(*args, **kwargs)
-        if self._should_advance():
+        if self._should_advance() and not self._compiles_elsewhere(leaves):
             return self.advance_level(leaves, args, kwargs)
         if self.update and self.update.key(self.info) != self.update_key:  # the optimizer's settings have changed
             self.run, self.update, self.level = self.graph, None, 1
@@ -186,14 +190,34 @@ class Specialization(Signature):
     def _should_advance(self) -> bool:
         if self.finalized or self.owner.mode == LEVELS[self.level]:
             return False
-        if self.owner.mode != "auto":
+        if self.owner.mode != "auto" or self.compiler:
             return True
         return self.times.repays(LEVELS[self.level + 1], self.owner.remaining_calls(self.times), self.is_kept)
+
+    def _compiles_elsewhere(self, leaves: Leaves) -> bool:
+        """Whether another process makes the native code, which ``"auto"`` starts if there is a core to spare."""
+        if self.owner.mode != "auto" or LEVELS[self.level + 1] != "compiled" or self.is_kept:
+            return False
+        if self.compiler is None:
+            self.times.excluded = True
+            try:
+                self.compiler = building.start_compiling(self, leaves, self._fusible())
+            except Exception as error:  # noqa: BLE001  compiling here will give the reason
+                _LOG.debug("compile: no other process compiles: %s", error)
+            if self.compiler:
+                self.owner.announce("elsewhere")
+            return self.compiler is not None
+        if background.is_running(self.compiler):
+            return True
+        self.compiler, self.is_kept = None, building.is_compiled(self, leaves, self._fusible())
+        if not self.is_kept:
+            self._reject("compiled", "the process that compiles it has failed")
+        return not self.is_kept
 
     def advance_level(self, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         """Build the next level's graph, compare it with the current level, and use it if they agree."""
         name, owner, self.times.excluded = LEVELS[self.level + 1], self.owner, True
-        owner.announce(name)
+        owner.announce("loaded" if name == "compiled" and self.is_kept else name)
         fused = self._fusible() if name == "compiled" else None
         before = self.snapshot(leaves, fused)
         current, candidate = (self.run, self.update), None

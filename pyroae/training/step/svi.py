@@ -181,7 +181,11 @@ class SVI(pyro.infer.SVI):
     # --- graphs ---
 
     def announce_to(self, listener: Callable[[str], Any]):
-        """Call a listener with ``"traced"`` or ``"compiled"`` before such a graph of the step is built."""
+        """Call a listener before a graph of the step is built.
+
+        Args:
+            listener: called with ``"traced"``, ``"compiled"``, ``"loaded"``, or ``"elsewhere"`` if another process compiles it.
+        """
         self._gradients.announce = listener
 
     def levels(self) -> dict[str, list]:

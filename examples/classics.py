@@ -1,7 +1,9 @@
 """Every classical autoencoder on the same data, on one page.
 
 uv run python examples/classics.py                       # digits, a few minutes
-PYROAE_DATA=... uv run python examples/classics.py --data mnist --units 200 --hidden 200 --epochs 5 --rows 10000 --particles 50
+PYROAE_DATA=... uv run python examples/classics.py --data mnist --epochs 10
+
+Finished rows are kept in a folder and not computed again.
 """
 
 import base64
@@ -21,10 +23,12 @@ from pyro import distributions as dist
 import pyroae as pa
 from pyroae.data import DataSet
 
-NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: numbers of the code
-above a tenth of its largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
-code of 10,000 data. log p(x): nats per example, where p(x) exists and can be estimated; of the conditional VAE, log p(x|y). Filters are the
-encoder's, or where that does not start at x alone, and for a dictionary, the decoder's."""
+NOTES = """Squared error: per pixel of held-out data. Noise removed: from data with Gaussian noise of scale .3. Active: latent dimensions
+above a tenth of the largest. |J|_F: mean Frobenius norm of the encoder's Jacobian. Linear probe: accuracy of logistic regression on the
+codes of 10,000 examples. log p(x): nats per example of 100 held-out examples, with the standard error of their mean; of the conditional
+VAE, log p(x|y). A deterministic autoencoder gets a prior fitted to its codes, a mixture of 10 Normals with full covariances (one Normal
+where there are more than 20 latent dimensions), and Normal noise whose scale is its root mean squared error on the training data.
+Filters are the encoder's; the decoder's for a dictionary, and where the encoder's first layer has more inputs than x."""
 
 STYLE = """
 body {font-family: sans-serif}
@@ -64,29 +68,46 @@ def main(
     """
     images = pa.data.load(data)
     images = replace(images, train=images.train[:rows])
-    table, pictures = [], []
+    settings = {
+        "data": data,
+        "latent_dim": latent_dim,
+        "units": units,
+        "hidden": hidden,
+        "epochs": epochs,
+        "particles": particles,
+        "rows": len(images.train),
+        "seed": seed,
+    }
+    table, kept = [], Path(f"{out}.rows")
+    kept.mkdir(exist_ok=True)
     for name, make in systems(images, latent_dim, units, hidden).items():
         if only and name not in only:
             continue
-        torch.manual_seed(seed)
-        ae, train = make()
-        start = time.perf_counter()
-        train(epochs)
-        table.append({"system": name, **scores(ae, images, particles), "seconds": f"{time.perf_counter() - start:.0f}"})
-        pictures.append(picture(ae, images))
-        print(" | ".join(table[-1].values()), flush=True)
-        settings = {
-            "data": data,
-            "latent_dim": latent_dim,
-            "units": units,
-            "hidden": hidden,
-            "epochs": epochs,
-            "particles": particles,
-            "rows": len(images.train),
-            "seed": seed,
-        }
-        Path(f"{out}.json").write_text(json.dumps({"settings": settings, "rows": table}, indent=2))
-        Path(f"{out}.html").write_text(page(table, pictures, ", ".join(f"{name} {value}" for name, value in settings.items())))
+        file = kept / f"{name}.json"
+        known = json.loads(file.read_text()) if file.exists() else {}
+        if known.get("settings") != settings:
+            known = {"settings": settings, **trained_and_scored(name, make, images, epochs, particles, seed)}
+            file.write_text(json.dumps(known))
+        table.append(known)
+        print(" | ".join(known["row"].values()), flush=True)
+        written = {"settings": settings, "rows": [known["row"] for known in table]}
+        Path(f"{out}.json").write_text(json.dumps(written, indent=2))
+        Path(f"{out}.html").write_text(page(table, ", ".join(f"{name} {value}" for name, value in settings.items())))
+
+
+def trained_and_scored(name: str, make: Callable[[], Made], images: DataSet, epochs: int, particles: int, seed: int) -> dict:
+    """The row of one system, and its picture."""
+    torch.manual_seed(seed)
+    ae, train = make()
+    start = time.perf_counter()
+    train(epochs)
+    seconds = time.perf_counter() - start
+    row = scores(ae, images)
+    ae = generative(ae, images) if is_point(ae) and name != "adversarial autoencoder" else ae
+    return {
+        "row": {"system": name, **row, "log p(x)": log_p(ae, images, particles), "seconds": f"{seconds:.0f}"},
+        "picture": picture(ae, images),
+    }
 
 
 def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[str, Callable[[], Made]]:
@@ -97,16 +118,21 @@ def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[s
     def plain(make: Callable[[], pa.Autoencoder], **parts) -> Callable[[], Made]:
         def made():
             ae = make().replace(**parts) if parts else make()
-            return ae, lambda epochs: pa.fit(ae, train, epochs=epochs, progress=False)
+            return ae, lambda epochs: fit(ae, epochs)
 
         return made
+
+    def fit(model, epochs: int, **options):
+        """With a learning rate that falls to 0: every row ends at a plateau."""
+        scheduler = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
+        pa.fit(model, train, epochs=epochs, lr=2e-3, scheduler=scheduler, progress=False, **options)
 
     def pretrained() -> Made:
         ae = recipes.autoencoder(images, latent_dim, [hidden, hidden // 2])
 
         def train_it(epochs: int):  # in as many epochs as the others
             pa.pretrain(ae, train, epochs=max(1, epochs // 6), progress=False)
-            pa.fit(ae, train, epochs=max(1, epochs - epochs // 2), progress=False)
+            fit(ae, max(1, epochs - epochs // 2))
 
         return ae, train_it
 
@@ -114,12 +140,12 @@ def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[s
         ae = sigmoid()
         prior = dist.Normal(0.0, (500 / len(train)) ** 0.5)  # 1e-3 times the squared weights, for each example
         model, guide = pa.with_weight_prior(ae, prior, num_data=len(train))
-        return ae, lambda epochs: pa.fit(model, train, guide=guide, epochs=epochs, progress=False)
+        return ae, lambda epochs: fit(model, epochs, guide=guide)
 
     def contractive() -> Made:
         ae = sigmoid()
         objective = pa.Penalised(pa.penalties.SigmoidContractive(ae.encoder[0], 0.1))
-        return ae, lambda epochs: pa.fit(ae, train, elbo=objective, epochs=epochs, progress=False)
+        return ae, lambda epochs: fit(ae, epochs, elbo=objective)
 
     def adversarial() -> Made:
         critic = Critic(latent_dim, hidden)
@@ -152,6 +178,13 @@ def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[s
         "denoising, Gaussian": plain(sigmoid, corruption=noise.Gaussian(0.3)),
         "denoising, salt and pepper": plain(sigmoid, corruption=noise.SaltPepper(0.2)),
         "contractive": contractive,
+        "regularised, L2": plain(partial(recipes.rae, images, latent_dim, hidden)),
+        "regularised, gradient": plain(
+            partial(recipes.rae, images, latent_dim, hidden), objective=pa.Penalised(pa.penalties.DecoderJacobian(1e-3))
+        ),
+        "regularised, spectral norm": plain(
+            partial(recipes.rae, images, latent_dim, hidden, weight=0.0), decoder=pa.nets.SpectralNorm(pa.nets.MLP(hidden))
+        ),
         "linear VAE: probabilistic PCA": plain(linear_vae),
         "VAE": plain(vae),
         "denoising VAE": plain(vae, corruption=noise.Gaussian(0.3)),
@@ -160,47 +193,63 @@ def systems(images: DataSet, latent_dim: int, units: int, hidden: int) -> dict[s
     }
 
 
-def scores(ae: pa.Autoencoder, images: DataSet, particles: int) -> dict[str, str]:
+def scores(ae: pa.Autoencoder, images: DataSet) -> dict[str, str]:
     """Of held-out data."""
     codes = pa.codes(ae, images.test).abs()
     active = (codes > codes.amax(1, keepdim=True) / 10).double().mean().item()
-    some = images.test[:1000]
     return {
         "squared error": f"{pa.reconstruction_error(ae, images.test).mean().item():.4f}",
         "noise removed, dB": f"{pa.denoising_gain(ae, images.test, pa.corruption.Gaussian(0.3)):.2f}",
         "active": f"{active:.0%}",
-        "|J|_F": f"{pa.jacobian(ae, some[:100]).norms.mean().item():.3g}",
+        "|J|_F": f"{pa.jacobian(ae, images.test[:100]).norms.mean().item():.3g}",
         "linear probe": f"{pa.probe(ae, images.train[:10_000], images.test).linear:.1%}",
-        "log p(x)": f"{pa.log_likelihood(ae, some, particles=particles, proposal='guide').mean:.2f}"
-        if ae.prior.proper and drawn(ae)
-        else "",
     }
 
 
-def drawn(ae: pa.Autoencoder) -> bool:
-    """Whether codes are drawn from a density, so that log p(x) can be estimated."""
-    return not isinstance(ae.posterior, pa.posteriors.Delta)
+def is_point(ae: pa.Autoencoder) -> bool:
+    """Whether q(z|x) is a point."""
+    return isinstance(ae.posterior, pa.posteriors.Delta)
+
+
+def generative(ae: pa.Autoencoder, images: DataSet) -> pa.Autoencoder:
+    """The autoencoder with maximum-likelihood Normal noise and a prior fitted to its codes."""
+    some = images.train[:10_000]
+    noise = pa.reconstruction_error(ae, some).mean().sqrt().item()
+    mixture = pa.priors.GaussianMixture(components=10, full=True)
+    prior = mixture if ae.prior.event_shape.numel() <= 20 else pa.priors.FullNormal()
+    return pa.fit_prior(ae.replace(likelihood=pa.likelihoods.Normal(tuple(images.event_shape), scale=noise)), some, prior)
+
+
+def log_p(ae: pa.Autoencoder, images: DataSet, particles: int) -> str:
+    """log p(x) of held-out data: by the adaptive proposal, or Laplace's where there are many latent dimensions."""
+    proposal = "auto" if ae.prior.event_shape.numel() <= 20 else pa.proposals.Laplace(steps=100)
+    estimate = pa.log_likelihood(ae, images.test[:100], particles=particles, proposal=proposal)
+    return f"{estimate.mean:.1f} ± {estimate.data_se:.1f}"
 
 
 def picture(ae: pa.Autoencoder, images: DataSet) -> str:
-    """The filters, and some reconstructions, as an <img>."""
-    figure = Figure(figsize=(6, 0.85), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """The filters, some reconstructions and some samples, as an <img>."""
+    figure = Figure(figsize=(9, 0.85), layout="constrained")
+    left, right, end = figure.subplots(1, 3)
     backwards = ae.condition is not None or isinstance(ae.parts["decoder"], pa.nets.Dictionary)
     pa.plots.filters(ae, images.image_shape, n=36, columns=12, decoder=backwards, ax=left).set_title("")
     x, y = images.test.x[:18], None if ae.condition is None else images.test.labels[:18]
     pairs = torch.stack([x, ae.reconstruct(x, y).cpu()], 1).flatten(0, 1)
     pa.plots.images(pairs, images.image_shape, columns=12, ax=right)
+    labels = None if ae.condition is None else torch.arange(36) % 10
+    with torch.no_grad(), torch.random.fork_rng():
+        drawn = ae.decode(ae.sample_prior(36, labels), labels).mean.cpu()
+    pa.plots.images(drawn, images.image_shape, columns=12, ax=end)
     held = io.BytesIO()
     figure.savefig(held, dpi=90)
-    return f'<img src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}" width=540>'
+    return f'<img src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}" width=810>'
 
 
-def page(rows: list[dict], pictures: list[str], settings: str) -> str:
+def page(table: list[dict], settings: str) -> str:
     """A table as HTML that needs no other file."""
-    head = "".join(f"<th>{name}</th>" for name in [*rows[0], "filters; data and reconstructions, in turn"])
+    head = "".join(f"<th>{name}</th>" for name in [*table[0]["row"], "filters; data and reconstructions, in turn; samples"])
     body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in [*row.values(), image]) + "</tr>\n" for row, image in zip(rows, pictures)
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in [*known["row"].values(), known["picture"]]) + "</tr>\n" for known in table
     )
     return f"<!doctype html><meta charset=utf-8><title>Classical autoencoders</title><style>{STYLE}</style>\n" + (
         f"<h1>Classical autoencoders</h1><p>{settings}</p><table><tr>{head}</tr>\n{body}</table><p>{NOTES}</p>\n"

@@ -21,6 +21,7 @@ from .evaluation.jacobian import jacobian as jacobian
 from .evaluation.representation import codes as codes
 from .evaluation.representation import denoising_gain as denoising_gain
 from .evaluation.representation import mig as mig
+from .evaluation.representation import perplexity as perplexity
 from .evaluation.representation import probe as probe
 from .evaluation.representation import reconstruction_error as reconstruction_error
 from .evaluation.terms import elbo_terms as elbo_terms

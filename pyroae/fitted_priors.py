@@ -16,6 +16,7 @@ from .model.conditions import Condition
 from .model.posteriors import Delta, Hierarchical, Posterior
 from .model.priors import Constrained, Prior
 from .model.priors.plain import SUPPORTS
+from .programs.terms import is_point
 from .training.batches import Batches
 from .training.fit import fit
 from .training.options import Validation
@@ -135,8 +136,9 @@ class _Codes:
     def draws(self, most: int) -> Tensor:
         """z for all examples, ``(n, *event)``: several draws of q(z|x) each if the examples are few, and q(z|x) is no point."""
         posterior = getattr(self.ae.posterior, "base", self.ae.posterior)
-        several = 1 if isinstance(posterior, Delta) else max(1, most // len(self.h))
-        return posterior(self.h).sample((several,)).flatten(0, 1)
+        q = posterior(self.h)
+        several = 1 if is_point({"fn": q}) else max(1, most // len(self.h))
+        return q.sample((several,)).flatten(0, 1)
 
 
 class _OnCodes(nn.Module):
@@ -175,6 +177,12 @@ class _CodeGuide(_OnCodes):
     def __init__(self, posterior: Posterior, condition: Condition | None):
         super().__init__(condition)
         self.posterior = posterior
+
+    def train(self, mode: bool = True):
+        """The posterior stays in evaluation mode: a codebook does not change."""
+        super().train(mode)
+        self.posterior.eval()
+        return self
 
     def draw(self, h: Tensor, c: Tensor | None):
         self.posterior.draw(h, c)

@@ -26,15 +26,15 @@ from .model.likelihoods import (
 )
 from .model.likelihoods.combined import named
 from .model.nets import MLP, Dictionary
-from .model.posteriors import Delta
+from .model.posteriors import Delta, VectorQuantised
 from .model.posteriors import Normal as NormalPosterior
-from .model.priors import Flat, Laplace
+from .model.priors import Codes, Flat, Laplace
 from .model.priors import Normal as NormalPrior
 from .objectives import Penalised
-from .objectives.penalties import Contractive, DecoderL2, KLSparsity
+from .objectives.penalties import Commitment, Contractive, DecoderL2, KLSparsity
 from .threads import alone
 
-__all__ = ["autoencoder", "conditional", "contractive", "denoising", "rae", "sparse", "sparse_kl", "vae"]
+__all__ = ["autoencoder", "conditional", "contractive", "denoising", "rae", "sparse", "sparse_kl", "vae", "vq_vae"]
 
 
 def __dir__() -> list[str]:
@@ -186,6 +186,28 @@ def vae(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None)
 
 
 @alone
+def vq_vae(data: Data, positions: int = 16, size: int = 8, codes: int = 64, hidden: Hidden | None = None) -> Autoencoder:
+    """VQ-VAE (van den Oord et al. 2017): each position of z is the nearest vector of a codebook that moving averages learn.
+
+    The prior is uniform; ``pa.fit_prior(ae, data, pa.priors.CodeSequence())`` fits an autoregressive one to the codes.
+
+    Args:
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        positions: number of codes for each example.
+        size: of a code vector.
+        codes: number of vectors in the codebook.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder; by default as for ``vae``.
+
+    >>> import pyroae as pa
+    >>> type(pa.recipes.vq_vae(pa.data.load("digits")).posterior).__name__
+    'VectorQuantised'
+    """
+    return vae(data, positions * size, hidden).replace(
+        prior=Codes((positions, size)), posterior=VectorQuantised(codes=codes), objective=Penalised(Commitment())
+    )
+
+
+@alone
 def conditional(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None) -> Autoencoder:
     """Conditional VAE (Sohn et al. 2015): encoder and decoder get the label or the covariates; samples are drawn by class.
 
@@ -302,4 +324,4 @@ def _mirrored(hidden: Hidden) -> Hidden:
     return hidden if isinstance(hidden, int) else hidden[::-1]
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive, rae)}
+RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive, rae, vq_vae)}

@@ -86,12 +86,12 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
     assert again.elbo.mean().item() == pytest.approx(results["elbo"], rel=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "rae", "vae"])
+@pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "rae", "vq_vae", "vae"])
 def test_every_recipe_by_name(recipe, capsys):
     report = run("train", recipe, *QUICK, capsys=capsys)
-    said = {"vae": "Monte-Carlo s.e.", "sparse": "not defined for a point posterior", "rae": "not defined"}.get(
-        recipe, "not exist under an improper prior"
-    )
+    point = "not defined for a point posterior"
+    said = {"vae": "Monte-Carlo s.e.", "sparse": point, "rae": point, "vq_vae": "bits/dim"}
+    said = said.get(recipe, "not exist under an improper prior")
     assert said in report
     assert settings(f"{recipe}-digits-1")["recipe"] == recipe
 
@@ -490,6 +490,8 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
     "KL-sparse": "sparse_kl --hidden [] --latent_dim 100",
     "RAE-GP": "rae --objective Penalised --objective.penalty DecoderJacobian --fit_prior FullNormal",
     "RAE-SN": "rae --weight 0 --decoder SpectralNorm --fit_prior GaussianMixture --fit_prior.full true --fit_prior.components 2",
+    "VQ-VAE, by loss": "vq_vae --posterior VectorQuantised --posterior.decay 0 --fit_prior Codes --fit_prior.learned true",
+    "finite scalars": "vae --prior Codes --prior.event_shape [16,3] --posterior FiniteScalar --posterior.levels [8,5,5]",
     "two-stage": "vae --latent_dim 2 --hidden 4 --fit_prior Hierarchical --fit_prior.top 1 --fit_prior.hidden 4",
 }
 

@@ -244,6 +244,11 @@ def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine
     """``ValueError`` where p(x, z) / q(z|x) does not exist."""
     check_proper(owner, programs.sites(model_trace, observed=False).values())
     name = point_site(guide_trace)
+    if name is not None and model_trace.nodes[name]["fn"].support.is_discrete:
+        raise ValueError(
+            f"{owner}: the guide's site {name!r} is a point of a discrete latent, so log p(x) would be a sum over all its values; "
+            "pa.elbo_terms has the bound log p(x, z)"
+        )
     if name is not None:
         raise ValueError(
             f"{owner}: the guide's site {name!r} is a Delta, a point without a density, so importance weights do not exist; "

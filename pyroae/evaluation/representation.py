@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import programs
@@ -32,6 +33,41 @@ def codes(model: Any, x: Any, guide: Program | None = None, *, seed: int | None 
     model, guide = programs.pair(model, guide)
     with programs.eval_mode(model, guide, seed=seed):
         return frames.of_codes(code_means(*prepared(x, model, guide)).cpu(), x)
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How evenly discrete codes are used."""
+
+    perplexity: float  # exp of the entropy of the codes' frequencies over all positions
+    used: int  # codes that occur
+    codes: int  # that there are
+
+    def __str__(self) -> str:
+        return f"perplexity {self.perplexity:.1f} of {self.codes:,} codes, {self.used:,} of which occur"
+
+
+def perplexity(ae: Any, x: Any) -> Perplexity:
+    r"""The perplexity of discrete codes, :math:`\exp(-\sum_k f_k \log f_k)`, f_k the frequency of code k over examples and positions.
+
+    Args:
+        ae: an Autoencoder whose posterior is ``pa.posteriors.VectorQuantised`` or ``FiniteScalar``.
+        x: as for ``codes``.
+
+    Raises:
+        ValueError: another posterior.
+
+    >>> vq = vae.replace(prior=pa.priors.Codes((4, 2)), posterior=pa.posteriors.FiniteScalar(levels=[5, 4]))
+    >>> 1 <= perplexity(vq, x).perplexity <= perplexity(vq, x).used <= 20
+    True
+    """
+    posterior = getattr(ae, "posterior", None)
+    if not hasattr(posterior, "indices"):
+        raise ValueError(f"perplexity: expected a posterior of discrete codes such as VectorQuantised, got {type(posterior).__name__}")
+    z = torch.as_tensor(codes(ae, x).to_numpy() if hasattr(x, "columns") else codes(ae, x))
+    z = z.reshape(len(z), *ae.prior.event_shape).to(next(posterior.buffers()).device, torch.get_default_dtype())
+    frequency = torch.bincount(posterior.indices(z).flatten(), minlength=posterior.alphabet).double() / z[..., 0].numel()
+    return Perplexity(torch.special.entr(frequency).sum().exp().item(), int((frequency > 0).sum()), posterior.alphabet)
 
 
 @dataclass(frozen=True)

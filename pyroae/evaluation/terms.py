@@ -1,6 +1,7 @@
 """The ELBO of each example and its two terms."""
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,10 @@ from ..checks import whole_number
 from ..programs import Program
 from ..programs.terms import guide_mask
 from ..training import distributed
+from .importance import observed_entries
 from .particles import Pass, Proposal, Shared, passes, prepared
+
+_ROWS = 10_000  # whose observed entries are counted at once
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -22,11 +26,17 @@ class Terms:
 
     reconstruction: Tensor  # (N,) E_q[log p(x|z)]
     kl: Tensor  # (N,) KL(q(z|x) || p(z)); -log p(z) for a Delta posterior
+    dimensions: float = math.nan  # mean number of observed entries per example
 
     @property
     def elbo(self) -> Tensor:
         """``(N,)``; for a Delta posterior this is log p(x, z)."""
         return self.reconstruction - self.kl
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Minus the mean ELBO in bits, for each observed entry of x: for discrete codes a bound on the code length."""
+        return -self.elbo.mean().item() / (self.dimensions * math.log(2))
 
     def __str__(self) -> str:
         elbo, reconstruction, kl = (term.mean().item() for term in (self.elbo, self.reconstruction, self.kl))
@@ -74,7 +84,8 @@ def elbo_terms(
             reconstruction[each.rows] += each.log_likelihood().sum(0)
             kl[each.rows] += _kl(each).sum(0)
         reconstruction, kl = distributed.all_reduce(reconstruction, kl)
-    return Terms((reconstruction / particles).cpu(), (kl / particles).cpu())
+        dimensions = sum(observed_entries(args[0][i : i + _ROWS]).sum().item() for i in range(0, len(args[0]), _ROWS)) / len(args[0])
+    return Terms((reconstruction / particles).cpu(), (kl / particles).cpu(), dimensions)
 
 
 def _kl(each: Pass) -> Tensor:

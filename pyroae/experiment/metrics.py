@@ -5,7 +5,7 @@ from typing import Any
 
 from ..data import DataSet
 from ..evaluation.decomposition import active_units, aggregate
-from ..evaluation.representation import probe, reconstruction_error
+from ..evaluation.representation import perplexity, probe, reconstruction_error
 from ..model.autoencoder import Autoencoder
 
 Metric = Callable[[Autoencoder, DataSet], tuple[dict[str, Any], str]]  # values by name for JSON and the report, and text for a person
@@ -19,7 +19,10 @@ def rate(ae: Autoencoder, data: DataSet) -> tuple[dict[str, Any], str]:
 
 
 def units(ae: Autoencoder, data: DataSet) -> tuple[dict[str, Any], str]:
-    """Latent dimensions whose posterior mean depends on x."""
+    """Latent dimensions whose posterior mean depends on x; of discrete codes their perplexity."""
+    if hasattr(ae.posterior, "indices"):
+        found = perplexity(ae, data.test)
+        return {"perplexity": found.perplexity, "codes_used": found.used, "codes": found.codes}, str(found)
     result = active_units(ae, data.test)
     return {"active_units": result.active.nonzero().flatten().tolist(), "units": len(result.active)}, str(result)
 

@@ -18,6 +18,7 @@ from ..evaluation.terms import Terms, elbo_terms
 from ..files import atomic
 from ..model.autoencoder import Autoencoder
 from ..model.posteriors import Delta
+from ..model.posteriors.quantised import Quantised
 from ..training import distributed
 from . import baseline
 from .folder import open_on_file, open_run, write_json
@@ -61,10 +62,14 @@ def score(
         )
     overflow = f"; not finite for {overflows:,} of {len(terms.elbo):,} examples" if overflows else ""
     elbo, reconstruction, kl = (term.mean().item() for term in (terms.elbo, terms.reconstruction, terms.kl))
+    quantised = isinstance(ae.posterior, Quantised)
     if isinstance(ae.posterior, Delta):
         lines = [f"test log p(x,z) {elbo:.2f} nats/example = log p(x|z) {reconstruction:.2f} + log p(z) {0.0 - kl:.2f}{overflow}"]
     else:
         lines = [f"test ELBO      {elbo:.2f} nats/example = reconstruction {reconstruction:.2f} - KL {kl:.2f}{overflow}"]
+    if quantised:
+        bound = f"test ELBO      {terms.bits_per_dim:.3f} bits/dim, a bound: log p(x) would be a sum over all codes, and is not estimated"
+        return terms, None, [*lines, bound]
     if not ae.prior.proper:
         return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
     if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample is not None):

@@ -12,6 +12,7 @@ from ..registry import Part, register, register_base
 
 __all__ = [
     "Classification",
+    "Commitment",
     "Contractive",
     "DecoderJacobian",
     "DecoderL2",
@@ -190,6 +191,31 @@ class Contractive(Penalty):
             directions = torch.randn(self.probes, *h.shape, dtype=h.dtype, device=h.device)
         (jacobian,) = torch.autograd.grad(h, x, directions, is_grads_batched=True, create_graph=True)  # (directions, B, *event)
         return self.weight * jacobian.square().sum() / (len(x) * (self.probes or 1))
+
+
+@register("penalties")
+class Commitment(Penalty):
+    r"""The terms of a codebook: :math:`w \|h - \mathrm{sg}[e]\|^2 + \|\mathrm{sg}[h] - e\|^2` (van den Oord et al. 2017, eq. 3).
+
+    h is the encoder's output and e the codes nearest to it; the second term only where the codebook is a parameter
+    (``VectorQuantised(decay=0)``). For the posterior ``pa.posteriors.VectorQuantised``.
+
+    Args:
+        weight: w, beta in the paper.
+
+    >>> vq = vae.replace(prior=pa.priors.Codes((4, 2)), posterior=pa.posteriors.VectorQuantised(codes=8))
+    >>> pa.fit(vq, x, elbo=pa.Penalised(Commitment()), epochs=1, progress=False).objective
+    'Penalised'
+    """
+
+    def __init__(self, weight: float = 0.25):
+        super().__init__(weight)
+
+    def __call__(self, x, z, q):
+        if not hasattr(q, "encoded"):
+            raise ValueError(f"Commitment: expected the posterior pa.posteriors.VectorQuantised(), got a {type(q).__name__}")
+        penalty = self.weight * (q.encoded - q.codes.detach()).square().sum((-1, -2))
+        return penalty + (q.encoded.detach() - q.codes).square().sum((-1, -2)) if q.codes.requires_grad else penalty
 
 
 @register("penalties")

@@ -12,6 +12,7 @@ from .bits import (
     RelaxedBits,
     RelaxedOneHotCategorical,
 )
+from .codes import CodeSequence, QuantisedPoint
 from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
 from .real import NormalMixture, ProfiledNormal, UniformSphere
@@ -24,12 +25,14 @@ __all__ = [
     "Joint",
     "ProfiledNormal",
     "Categorical",
+    "CodeSequence",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "GreyCategorical",
     "InUnitInterval",
     "NormalMixture",
     "OneHotGumbel",
+    "QuantisedPoint",
     "RelaxedBits",
     "RelaxedOneHotCategorical",
     "MaskedIndependent",

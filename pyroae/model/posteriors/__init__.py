@@ -20,12 +20,14 @@ from .plain import (
     RelaxedOneHot,
     StudentT,
 )
+from .quantised import FiniteScalar, VectorQuantised
 
 __all__ = [
     "BernoulliGumbel",
     "BernoulliStraightThrough",
     "Clusters",
     "Delta",
+    "FiniteScalar",
     "Flow",
     "FromPyro",
     "FullNormal",
@@ -42,6 +44,7 @@ __all__ = [
     "RelaxedOneHot",
     "StudentT",
     "TopDown",
+    "VectorQuantised",
 ]
 
 

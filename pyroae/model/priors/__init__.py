@@ -1,6 +1,7 @@
 """Priors p(z): conditionals that need no network."""
 
 from .base import Prior
+from .codes import Codes, CodeSequence
 from .conditioned import Conditioned
 from .constrained import Constrained
 from .from_distribution import Flow, FromDistribution
@@ -28,6 +29,8 @@ __all__ = [
     "Bernoulli",
     "ClassAndStyle",
     "Clusters",
+    "CodeSequence",
+    "Codes",
     "Conditioned",
     "Constrained",
     "Flat",

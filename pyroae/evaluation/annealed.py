@@ -193,7 +193,7 @@ def _examples_at_once(model: Program, guide: Program, args: Args, chains: int) -
 
 def _estimate(runs: Sequence[tuple[Weights, Tensor]], bound: str, temperatures: int, args: Args) -> Annealed:
     weights = [w for w, _ in runs]
-    values, errors, ess, khat = (torch.cat([getattr(w, name)() for w in weights]).cpu() for name in Weights.COLUMNS)
+    values, errors, ess, khat = torch.cat([w.columns() for w in weights], 1).cpu()
     acceptance = torch.cat([share for _, share in runs]).cpu()
     if bound == "an upper":  # their mean estimates 1 / p(x)
         values, errors = -values, torch.full_like(errors, torch.nan)

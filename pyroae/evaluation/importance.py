@@ -195,7 +195,7 @@ def log_likelihood(
         around.enter_context(programs.eval_mode(model, guide, seed=seed))
         model, guide, args = prepared(x, model, guide, stream=True)
         around.enter_context(matmul_precision(precision, matrices(model, guide), particles))
-        columns = torch.zeros(len(Weights.COLUMNS) + 3, len(args[0]), dtype=torch.float64, device=args[0].device)
+        columns = torch.zeros(7, len(args[0]), dtype=torch.float64, device=args[0].device)
         by_guide, by_proposal = LogWeights(model, guide, compile), LogWeights(model, guide, "eager")
         by_fit = FlatLogWeights(model, compile)
         for block in encodings(model, guide, args, particles, progress, as_proposal(proposal), Shared(seed)):
@@ -208,9 +208,7 @@ def log_likelihood(
             for each in block.passes(functools.partial(log_weights, block)):
                 weights.add(each)
             extra = (adapted.fitted, adapted.modes) if adapted else (weights.log_sum.new_zeros(len(block.args[0])),) * 2
-            columns[:, block.rows] = torch.stack(
-                [*(getattr(weights, name)() for name in Weights.COLUMNS), observed_entries(block.args[0]), *(e.double() for e in extra)]
-            )
+            columns[:, block.rows] = torch.stack([*weights.columns(), observed_entries(block.args[0]), *(each.double() for each in extra)])
         (columns,) = distributed.all_reduce(columns)
     *columns, observed, fitted, modes = columns.cpu()
     auto = {"fitted": fitted > 0, "modes": modes.long()} if proposal == "auto" else {}

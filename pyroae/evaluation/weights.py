@@ -11,8 +11,6 @@ LEAST_FOR_KHAT = 25  # particles: the largest fifth gives 5 exceedances
 class Weights:
     """Log-weights of ``n`` examples, added chunk by chunk; keeps sums and the ``3 sqrt(particles)`` largest of each example."""
 
-    COLUMNS = "log_mean", "standard_error", "ess", "khat"
-
     def __init__(self, n: int, particles: int, device: torch.device):
         self.particles = particles
         self.tail = math.ceil(min(particles / 5, 3 * particles**0.5))
@@ -26,6 +24,10 @@ class Weights:
         self.log_square_sum = torch.logaddexp(self.log_square_sum, (2 * log_w).logsumexp(0))
         together = torch.cat([self.largest, log_w])
         self.largest = together.topk(min(self.tail + 1, len(together)), dim=0).values
+
+    def columns(self) -> Tensor:
+        """``log_mean``, ``standard_error``, ``ess`` and ``khat``, ``(4, n)``."""
+        return torch.stack([self.log_mean(), self.standard_error(), self.ess(), self.khat()])
 
     def log_mean(self) -> Tensor:
         """log (1/K sum w), ``(n,)``."""

@@ -110,7 +110,8 @@ def scored(ae: Autoencoder) -> str:
 
 def results_of(terms: Terms, estimate: Estimate | None) -> dict[str, Any]:
     """The scores as plain numbers, for JSON."""
-    results = {name: getattr(terms, name).mean().item() for name in ("elbo", "reconstruction", "kl")}
+    means = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
+    results: dict[str, Any] = {name: values.mean().item() for name, values in means.items()}
     if estimate is not None:
         results |= {"log_likelihood": estimate.mean, "mc_se": estimate.mc_se, "data_se": estimate.data_se, "particles": estimate.particles}
         results |= {

@@ -133,7 +133,7 @@ class Objective(Part, ELBO):
         models, guides = [], []
         totals = self._loss_terms(record_traces(model, models), record_traces(guide, guides), args, kwargs)
         runs = [TraceTerms(*traces) for traces in zip(models, guides)]
-        totals |= {name: sum(getattr(run, name) for run in runs) / len(runs) for name in ("reconstruction", "kl")}
+        totals |= {"reconstruction": sum(run.reconstruction for run in runs) / len(runs), "kl": sum(run.kl for run in runs) / len(runs)}
         return {name: (total / runs[0].examples).detach() for name, total in totals.items()}
 
     def _loss_terms(self, model, guide, args, kwargs) -> dict[str, Tensor]:

@@ -181,11 +181,7 @@ class SVI(pyro.infer.SVI):
     # --- graphs ---
 
     def announce_to(self, listener: Callable[[str], Any]):
-        """Call a listener before a graph of the step is built.
-
-        Args:
-            listener: called with ``"traced"``, ``"compiled"``, ``"loaded"``, or ``"elsewhere"`` if another process compiles it.
-        """
+        """Call a listener with ``"traced"``, ``"compiled"``, ``"loaded"`` or ``"elsewhere"`` (another process) before a graph is built."""
         self._gradients.announce = listener
 
     def levels(self) -> dict[str, list]:

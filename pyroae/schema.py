@@ -92,8 +92,8 @@ def read(value: Any, annotation: Any, where: str) -> Any:
     Raises:
         ValueError: a value of another type; names the place, what was expected and what was given.
 
-    >>> read(3, int | None, "epochs"), read("Trace_ELBO", registry.base("objectives"), "objective").cls.__name__
-    (3, 'Trace_ELBO')
+    >>> read(3, int | None, "epochs"), read(4, float, "df"), read("Trace_ELBO", registry.base("objectives"), "objective").cls.__name__
+    (3, 4.0, 'Trace_ELBO')
     """
     choices = alternatives(annotation)
     if any(choice in (registry.Plain, Any) for choice in choices):
@@ -102,8 +102,10 @@ def read(value: Any, annotation: Any, where: str) -> Any:
         if type(value) in choices:
             return value
     elif isinstance(value, (int, float)):
-        if float in choices or (int in choices and isinstance(value, int)):
+        if int in choices and isinstance(value, int):
             return _number(value, where)
+        if float in choices:
+            return float(_number(value, where))
     elif isinstance(value, str):
         if str in choices or any(value in typing.get_args(choice) for choice in choices if typing.get_origin(choice) is Literal):
             return value

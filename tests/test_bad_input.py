@@ -293,7 +293,7 @@ def test_data_that_are_not_in_the_folder(dataset, expected, tmp_path, monkeypatc
 
 
 COMMANDS = {
-    "unknown command": (["trane"], ["'trane'", "train, evaluate, "]),
+    "unknown command": (["trane"], ["'trane'", "did you mean 'train'"]),
     "unknown recipe": (["train", "vea"], ["'vea'", "did you mean 'vae'"]),
     "unknown option": (["train", "--epoch", "3"], ["--epoch", "did you mean '--epochs'"]),
     "unknown part": (["train", "--prior", "Laplac"], ["prior", "'Laplac'", "did you mean 'Laplace'"]),

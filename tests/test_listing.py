@@ -56,6 +56,33 @@ def test_the_list_has_scores_and_what_differs(capsys):
     assert main(["list", "nowhere"]) == 2 and "no folder nowhere" in capsys.readouterr().err
 
 
+def test_a_run_with_a_class_that_is_not_known_here_is_listed(folder, capsys):
+    run = Path("runs/vae-digits-WideStudent-1")
+    run.mkdir()
+    settings = json.loads(Path("runs/vae-digits-1/settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps(settings | {"prior": {"class": "my_parts.WideStudent", "df": 4.0}}))
+    try:
+        assert main(["list"]) == 0
+        (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(run))]
+        assert "stopped" in row and "prior my_parts.WideStudent(df=4.0)" in row
+        assert main(["parts", "prior", "my_parts.WideStudent"]) == 2 and "--use my_parts" in capsys.readouterr().err
+    finally:
+        (run / "settings.json").unlink()
+        run.rmdir()
+
+
+def test_compare_scores_a_sample(capsys):
+    assert main(["compare", "runs/vae-digits-1", "runs/vae-digits-2", "--particles", "5", "--examples", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 20
+    assert main(["compare", "runs/vae-digits-1", "runs/vae-digits-2", "--particles", "5", "--examples", "20"]) == 0
+    assert "20 test examples (--examples)" in capsys.readouterr().out
+    assert main(["compare", "runs/vae-digits-1", "runs/vae-digits-2", "--examples", "0"]) == 2
+
+
+def test_a_misspelt_command_is_suggested(capsys):
+    assert main(["trian"]) == 2 and "did you mean 'train'?" in capsys.readouterr().err
+
+
 def test_no_share_is_printed_of_k_hats_that_do_not_exist(capsys):
     assert main(["compare", "runs/vae-digits-1", "runs/vae-digits-2", "--particles", "5"]) == 0
     out = capsys.readouterr().out

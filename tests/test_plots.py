@@ -207,6 +207,17 @@ def test_a_saved_figure_cuts_nothing(grey):
         plt.close(figure)
 
 
+def test_a_small_figure_holds_its_title_and_a_split_is_drawn_as_it_is(grey):
+    vae = pa.recipes.vae(grey)
+    figure, ax = plt.subplots(figsize=(3.3, 2.0))
+    pa.plots.reconstructions(vae, grey.test, ax=ax)
+    figure.canvas.draw()
+    box = ax.title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and ax.images[0].get_array().shape[1] == 20 * 9 - 1
+    assert pa.plots.latent(vae, grey.test).collections[0].get_array() is not None  # coloured by the split's labels
+    plt.close("all")
+
+
 def test_images_are_drawn_without_being_told_their_shape():
     """Of a model that was built by hand and never trained."""
     drawn = pa.plots.samples(small_vae(x=64), 20)

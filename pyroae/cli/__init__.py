@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from typing import TextIO
 
+from ..checks import did_you_mean
 from ..experiment.output import CommandOutput, Help, command
 from .commands import COMMANDS, usage
 
@@ -40,7 +41,7 @@ def _main(argv: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would slow down a shared machine
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about a missing CUDA compiler
     if argv[0] not in COMMANDS:
-        _print_error(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)} (see {command()} --help)")
+        _print_error(f"there is no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)} (see {command()} --help)")
         return 2
     try:
         output, as_json = _run(argv[0], argv[1:])

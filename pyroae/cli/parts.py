@@ -36,7 +36,9 @@ def _arguments(option: str, name: str) -> CommandOutput:
     """The arguments of a class, their types and defaults."""
     classes = part_choices()[option]
     if name not in classes:
-        raise ValueError(f"parts: there is no {option} {name!r}" + did_you_mean(name, classes))
+        module = name.rpartition(".")[0]
+        hint = f"; a class of your own needs --use {module}" if module else did_you_mean(name, classes)
+        raise ValueError(f"parts: there is no {option} {name!r}{hint}")
     cls = classes[name]
     arguments = {
         argument: {"type": words(p.annotation), "default": None if p.default is p.empty else p.default}

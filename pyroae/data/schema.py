@@ -240,13 +240,19 @@ class Schema(Part):
         return Column(self.label or "label", "category", values=self.classes).codes(labels, strict)
 
     def frame(self, x: Tensor | np.ndarray) -> "pd.DataFrame":
-        """A DataFrame in the data's units, with column names and categories, for x of shape ``(N, ...)``."""
+        """A DataFrame in the data's units, with column names and categories, for x of shape ``(N, ...)``.
+
+        Raises:
+            ValueError: rows of another length than the schema has columns, as of several draws in one tensor.
+        """
         import pandas as pd
 
         x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
         x = x.reshape(len(x), -1)
         if self.columns is None:
             return pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+        if x.shape[1] != len(self.columns):
+            raise ValueError(f"frame: expected rows of {len(self.columns)} columns, got {x.shape[1]} values each; give one draw at a time")
         whole = {"count"}
         data = {}
         for i, column in enumerate(self.columns):

@@ -7,7 +7,7 @@ from typing import Any
 from .. import schema
 from .output import CommandOutput
 from .run_files import read_scores
-from .settings import read_run
+from .settings import read_file, read_run
 
 _COLUMNS = "recipe", "data"  # settings that are columns of the table
 
@@ -25,7 +25,7 @@ def list_runs(folders: Sequence[str] = ()) -> CommandOutput:
     readable, unreadable = {}, []
     for run in runs:
         try:
-            readable[str(run)] = read_run(run), read_scores(run / "results.json")
+            readable[str(run)] = _settings(run), read_scores(run / "results.json")
         except ValueError as error:
             unreadable.append(f"{run}: {error}")
     if not readable:
@@ -37,6 +37,17 @@ def list_runs(folders: Sequence[str] = ()) -> CommandOutput:
         rows.append(row | {name: scores.get(name) for name in ("elbo", "log_likelihood", "data_se")} | {"differs": differs[run]})
     rows.sort(key=_best_first)
     return CommandOutput("\n".join([_table(rows), *unreadable]), {"runs": rows})
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """The settings of a run; as they were written if they name a class that is not known here."""
+    try:
+        return read_run(run)
+    except ValueError:
+        written = read_file(run / "settings.json")
+        if not {*_COLUMNS} <= written.keys():
+            raise
+        return written
 
 
 def _best_first(row: dict[str, Any]) -> tuple:
@@ -94,6 +105,8 @@ def in_words(differs: dict[str, str]) -> str:
 def _short(value: object) -> str:
     """A setting as short text; a part is written as its class and arguments."""
     if isinstance(value, schema.Spec):
-        arguments = ", ".join(f"{name}={_short(argument)}" for name, argument in value.arguments.items())
-        return f"{value.cls.__name__}({arguments})" if arguments else value.cls.__name__
+        value = {"class": value.cls.__name__, **value.arguments}
+    if isinstance(value, dict) and "class" in value:
+        arguments = ", ".join(f"{name}={_short(argument)}" for name, argument in value.items() if name != "class")
+        return f"{value['class']}({arguments})" if arguments else str(value["class"])
     return "default" if value is None else str(value)

@@ -16,30 +16,35 @@ from .scoring import ProposalName, score, scored
 from .settings import read_run
 
 
-def rank(runs: list[str], particles: int = 5000, proposal: ProposalName = "auto", limit: float = LIMIT) -> CommandOutput:
+def rank(
+    runs: list[str], particles: int = 5000, proposal: ProposalName = "auto", examples: int = 500, limit: float = LIMIT
+) -> CommandOutput:
     """Rank runs by log p(x) of the same test data, each with its difference from the best and the paired standard error.
 
     Args:
         runs: the run folders.
         particles: importance samples per test example.
         proposal: their distribution, as for ``evaluate``.
+        examples: number of test examples, evenly spaced.
         limit: bytes of memory, as for ``evaluate``.
 
     Raises:
         ValueError: fewer than two runs, not run folders, different test data, or a model without log p(x).
     """
-    whole_number("compare", particles=particles)
+    whole_number("compare", particles=particles, examples=examples)
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise ValueError(f"compare: expected at least two different run folders, got {' '.join(runs) or 'none'}")
     opened = {run: open_run(run, "compare", limit) for run in runs}
     _check_comparable(opened)
-    scores = {run: _estimate(run, *opened[run], particles, proposal) for run in runs}
+    scores = {run: _estimate(run, *opened[run], particles, proposal, examples) for run in runs}
     if not distributed.is_main():
         return CommandOutput("", {})
     ranked = sorted(runs, key=lambda run: -scores[run].mean)
     rows = _rows(ranked, scores)
-    text = f"{opened[ranked[0]][1]!r}, {particles:,} importance samples, nats/example\n{_table(rows)}"
-    return CommandOutput(text, {"particles": particles, "proposal": proposal, "runs": rows})
+    data, n = opened[ranked[0]][1], len(scores[ranked[0]].values)
+    some = "" if n == len(data.test) else f", {n:,} test examples (--examples)"
+    text = f"{data!r}{some}, {particles:,} importance samples, nats/example\n{_table(rows)}"
+    return CommandOutput(text, {"particles": particles, "examples": n, "proposal": proposal, "runs": rows})
 
 
 def _check_comparable(opened: dict[str, tuple[Autoencoder, DataSet]]):
@@ -54,8 +59,8 @@ def _check_comparable(opened: dict[str, tuple[Autoencoder, DataSet]]):
             raise ValueError(f"compare: {run} gives {scored(other)}, but {first} {scored(ae)}; they cannot be ranked together")
 
 
-def _estimate(run: str, ae: Autoencoder, data: DataSet, particles: int, proposal: ProposalName) -> Estimate:
-    _, estimate, lines = score(ae, data.test, particles, proposal)
+def _estimate(run: str, ae: Autoencoder, data: DataSet, particles: int, proposal: ProposalName, examples: int) -> Estimate:
+    _, estimate, lines = score(ae, data.test, particles, proposal, sample=examples)
     if estimate is None:
         raise ValueError(f"compare: {run}: {lines[-1]}")
     return estimate

@@ -37,7 +37,7 @@ from .run_files import naming, read_columns, read_scores
 from .settings import ROLES
 
 _CAPTIONS = {
-    "training": "By epoch. The two terms of the ELBO are of training data: loss = -reconstruction + KL (+ penalty).",
+    "training": "The loss is the mean over the steps of an epoch; the two terms of the ELBO, of training data, are those after it.",
     "weights": "A dot per test example. To the right of the line the estimate of log p(x) is unreliable, and rather too low.",
     "reconstructions": "Test examples above, their reconstructions below.",
     "samples": "z drawn from the prior and decoded. Samples should look like the data above.",
@@ -49,7 +49,8 @@ _CAPTIONS = {
     "filters": "Weights of the first layer.",
     "units": "Latent dimensions that do not depend on x are not used.",
     "aggregate": "Where the two differ, samples come from regions without data.",
-    "calibration": "A curve below the diagonal: p(x|z) is too narrow. The test is weak for binary data.",
+    "calibration": "A curve below the diagonal: p(x|z) is too narrow. The test is weak for binary data. "
+    "A verdict in brackets is that of the draws of p(z|x).",
     "ranks": "A curve below the diagonal: the guide is too narrow, on data simulated from the model.",
 }
 _AS_ROWS = 10.0  # memory of rows as mappings, relative to columns of numbers

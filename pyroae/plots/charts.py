@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import programs
 from ..data import inputs
+from ..data.splits import Split
 from ..evaluation.checking import Check, Ranks
 from ..evaluation.decomposition import Units
 from ..evaluation.importance import UNRELIABLE, Estimate
@@ -21,6 +22,7 @@ from ..model.autoencoder import Autoencoder
 from ..training.fit import History
 from .drawing import COLOURS, Undrawable, axes
 
+_LEGEND = 10  # curves that have names
 _STYLES = "-", "--", ":", "-."
 
 
@@ -73,8 +75,9 @@ def latent(
 
     Args:
         ae: the model.
-        x: test examples, ``(N, *event)``; some thousands.
-        labels: integers, ``(N,)``; up to ten classes have distinct colours, also for the colour-blind, and are annotated.
+        x: test examples, ``(N, *event)``, or a split; some thousands.
+        labels: integers, ``(N,)``, by default those of the split; up to ten classes have distinct colours, also for the colour-blind,
+            and are annotated.
         y: labels or covariates of a conditional model.
         method: the projection, for more than two latent dimensions: principal components, t-SNE, or UMAP
             (``pip install pyroae[umap]``). The latter two preserve neighbours but not distances.
@@ -95,6 +98,7 @@ def latent(
     if z.shape[1] > 2:
         z, names = _projected(z, method)
     ax = axes(ax)
+    labels = x.classes if labels is None and isinstance(x, Split) else labels
     values = None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     _scatter(ax, z.numpy(), values, ae.schema.classes if ae.schema is not None else None)
     ax.set(xlabel=names[0], ylabel=names[1], title=f"Codes of {len(z):,} examples")
@@ -119,7 +123,7 @@ def units(active: Units, *, ax: Axes | None = None) -> Axes:
     if len(order) <= 40:
         ax.set_xticks(range(len(order)), [f"{unit + 1}" for unit in order.tolist()], rotation=90 if len(order) > 20 else 0)
     ax.set(yscale="log", xlabel="latent dimension, the most active first", ylabel="Var E[z|x] over the data (log scale)")
-    ax.set_title(f"{int(active.active.sum())} of {len(order)} units are active")
+    ax.set_title(f"{int(active.active.sum())} of {len(order)} units are active", wrap=True)
     ax.set_ylim(top=3.0 * heights.max())  # room for the legend
     ax.legend(frameon=False, loc="upper right")
     return ax
@@ -193,7 +197,7 @@ def weights(estimate: Estimate, *, ax: Axes | None = None) -> Axes:
         ax.scatter(estimate.khat[mask], estimate.ess[mask], s=size, color=colour, marker=marker, linewidths=0, label=label)
     ax.axvline(UNRELIABLE, color="black", linestyle="--", linewidth=1)
     ax.set(yscale="log", xlabel="Pareto k-hat", ylabel=f"effective sample size, of {estimate.particles:,}")
-    ax.set_title(f"Importance weights of {len(good):,} examples: {estimate.unreliable:.1%} have k-hat above {UNRELIABLE:g}")
+    ax.set_title(f"Importance weights of {len(good):,} examples: {estimate.unreliable:.1%} have k-hat above {UNRELIABLE:g}", wrap=True)
     ax.legend(frameon=False, markerscale=2)
     return ax
 
@@ -202,7 +206,8 @@ def calibration(check: Check | Ranks, *, ax: Axes | None = None) -> Axes:
     """Calibration of intervals: the fraction of values inside the central interval of each level, against the level.
 
     The curve of a calibrated guide is the diagonal; below it intervals are too narrow, above it too wide. For a predictive
-    check the reference is the second curve, of data simulated from the model.
+    check the reference is the second curve, of data simulated from the model; the legend has the check's verdict, since both depend
+    on draws of p(z|x). More than ten dimensions have no legend.
 
     Args:
         check: of ``pa.predictive_check``: all entries of x, in intervals of p(x|z); or of ``pa.sbc``: a curve for each
@@ -225,7 +230,8 @@ def calibration(check: Check | Ranks, *, ax: Axes | None = None) -> Axes:
         inside = np.searchsorted(np.sort(centred), levels) / len(centred)
         ax.plot(100 * levels, 100 * inside, color=COLOURS[i % 10], linestyle=_STYLES[i // 10 % 4], label=names[i])
     ax.set(xlabel="level of the interval, %", ylabel="inside, %", title=f"Calibration:\n{values}", aspect="equal")
-    ax.legend(frameon=False, ncols=1 + len(shares) // 12, loc="lower right", fontsize="small")
+    if len(shares) <= _LEGEND:
+        ax.legend(frameon=False, loc="lower right", fontsize="small")
     return ax
 
 

@@ -13,6 +13,7 @@ from ..model.autoencoder import Autoencoder
 from .drawing import Undrawable
 from .grid import Limits, images, name_rows, shape_of
 
+_DRAWN = 20  # reconstructions
 _SIDE = 8  # of a square that is taken for an image, at least
 
 
@@ -29,7 +30,7 @@ def reconstructions(
 
     Args:
         ae: the model.
-        x: test examples, ``(N, *event)``; a dozen or so; a split or a tuple with labels and the encoder's inputs.
+        x: test examples, ``(N, *event)``, of which the first 20 are drawn; a split or a tuple with labels and the encoder's inputs.
         y: their labels or covariates, for a conditional model.
         image_shape, limits: as in ``images``; by default the image shape of the model's data.
         ax: the Axes to draw on; by default new ones.
@@ -41,9 +42,9 @@ def reconstructions(
     """
     image_shape = image_shape or _image_shape(ae)
     data = inputs.read(x, inputs.wanted_by(ae.model))
-    labels = data.y if y is None else y
-    x, y = data.x[:], None if labels is None else labels[:]
-    seen = x if ae.inputs is None or data.u is None else data.u[:]
+    labels = data.y if y is None and ae.condition is not None else y
+    x, y = data.x[:_DRAWN], None if labels is None else labels[:_DRAWN]
+    seen = x if ae.inputs is None or data.u is None else data.u[:_DRAWN]
     rows = {"x": x, "mean of p(x|z)": ae.reconstruct(seen, y)}
     if ae.corruption is not None:
         noisy = ae.corruption(seen.to(ae.device))
@@ -52,7 +53,7 @@ def reconstructions(
             del rows["corrupted x"]  # of another shape than x
     ax = images(torch.cat([row.cpu() for row in rows.values()]), image_shape, limits, columns=len(x), names=_columns(ae), ax=ax)
     name_rows(ax, list(rows), image_shape, len(x))
-    ax.set_title("Reconstructions of test examples")
+    ax.set_title("Reconstructions of test examples", wrap=True)
     return ax
 
 
@@ -87,7 +88,7 @@ def samples(
         ax = images(
             ae.likelihood.mean_or_mode(ae.decode(ae.sample_prior(n, y), y)), image_shape, limits, columns=columns, names=_columns(ae), ax=ax
         )
-    ax.set_title(title)
+    ax.set_title(title, wrap=True)
     return ax
 
 
@@ -123,7 +124,7 @@ def filters(
         raise Undrawable(f"filters: expected a linear layer with {math.prod(image_shape)} weights per unit, got {weights.shape[1]}")
     weights = weights[weights.norm(dim=1).argsort(descending=True, stable=True)[:n]]
     ax = images(weights / weights.abs().amax(1, keepdim=True).clamp(min=1e-12), image_shape, (-1.0, 1.0), columns=columns, ax=ax)
-    ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit")
+    ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit", wrap=True)
     return ax
 
 
@@ -212,7 +213,7 @@ def traversal(
         rows = ae.likelihood.mean_or_mode(ae.decode(z, None if y is None or ae.condition is None else y[:1].expand(len(z), *y.shape[1:])))
     ax = images(rows, image_shape, limits, columns=steps, names=_columns(ae), ax=ax)
     name_rows(ax, [f"$z_{{{i + 1}}}$" for i in dims.tolist()], image_shape, steps)
-    ax.set_title("Mean of p(x|z), one latent dimension varied per row")
+    ax.set_title("Mean of p(x|z), one latent dimension varied per row", wrap=True)
     return ax
 
 
@@ -251,7 +252,7 @@ def interpolation(
     ax = images(rows.flatten(0, 1), image_shape, limits, columns=steps + 2, names=_columns(ae), ax=ax)
     if image_shape is None:
         name_rows(ax, [f"pair {i + 1}" for i in range(len(rows))], None, steps + 2)
-    ax.set_title("Interpolation between examples, in equal steps of z")
+    ax.set_title("Interpolation between examples, in equal steps of z", wrap=True)
     return ax
 
 

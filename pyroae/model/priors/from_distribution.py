@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from pyro.distributions import transforms
 from torch import nn
 
-from ...checks import whole_number
+from ...checks import short, whole_number
 from ...nested import copied, mapped, modules, tensors
 from ...registry import register
 from ...threads import alone
@@ -30,9 +30,7 @@ class FromDistribution(Prior):
     def __init__(self, distribution: dist.Distribution):
         super().__init__()
         if not isinstance(distribution, torch.distributions.Distribution):
-            raise ValueError(
-                f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {type(distribution).__name__}"
-            )
+            raise ValueError(f"prior: expected a part such as pa.priors.Normal(8) or a Pyro distribution, got {short(distribution)}")
         self.distribution = self.arguments["distribution"] = distribution = as_pyro(distribution)
         self.event_shape = distribution.batch_shape + distribution.event_shape
         if len(self.event_shape) == 0:

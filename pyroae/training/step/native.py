@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,11 +37,9 @@ def key_of(module: torch.fx.GraphModule, inputs: list[Tensor], *more: str) -> st
     """
     if folder() is None or not all(tensor.is_cpu for tensor in inputs):
         return None
-    config = sys.modules.get("torch._inductor.config")  # slow to import, and only its changes count
     parts = [
         *(_FORMAT, torch.__version__, platform.machine(), _processor(), str(torch.get_num_threads()), *more),
         *(torch.get_float32_matmul_precision(), str(torch.backends.mkldnn.enabled), str(torch.are_deterministic_algorithms_enabled())),
-        config.codegen_config() if config else "",
         *(str(each.graph) for each in module.modules() if isinstance(each, torch.fx.GraphModule)),
         *(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}" for tensor in inputs),
     ]
@@ -212,11 +209,13 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the compiler's notes about operations that it does not know itself."""
-    logger = logging.getLogger("torch._inductor")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without notes of the compiler, about operations that it does not know itself and about a GPU that is not there."""
+    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.utils.cpp_extension")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)

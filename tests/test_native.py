@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from conftest import small_vae
+from pyro import distributions as dist
 from pyro.infer import TraceMeanField_ELBO
 
 import pyroae as pa
@@ -55,6 +56,30 @@ def test_a_second_run_loads_what_the_first_has_compiled(folder, monkeypatch):
     monkeypatch.setattr(native, "compiled", lambda *args: pytest.fail("compiled again"))
     again, svi = steps()
     assert again == first and svi.levels()["step"][0][1] == 2
+
+
+@pytest.mark.slow
+def test_an_operation_that_fails_raises_its_own_error(folder):
+    """Cholesky's factor of a matrix that is not positive definite, after some steps; native code only says that it failed."""
+    shift = torch.zeros(())
+
+    def model(x):
+        scale = pyro.param("scale", torch.eye(3))
+        tril = torch.linalg.cholesky(scale @ scale.T + shift * torch.eye(3))
+        pyro.sample("z", dist.MultivariateNormal(torch.zeros(3), scale_tril=tril, validate_args=False))
+
+    def guide(x):
+        pyro.sample("z", dist.Delta(pyro.param("at", torch.ones(3)), event_dim=1))
+
+    pyro.clear_param_store()
+    svi = pa.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO(), compile="compiled")
+    for _ in range(6):
+        svi.step(torch.zeros(1))
+    assert svi.levels()["step"][0][1] == 2
+    shift.fill_(-5.0)
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive-definite"):
+        for _ in range(3):
+            svi.step(torch.zeros(1))
 
 
 OTHER = {

@@ -20,6 +20,11 @@ from ...files import atomic
 
 Run = Callable[[list[Tensor]], list]
 
+
+class NativeError(RuntimeError):
+    """An operation has failed in native code, which does not say which one."""
+
+
 FOLDER = "PYROAE_GRAPHS"  # environment variable: the folder of compiled graphs; "off" keeps none
 LIMIT = 1_000_000_000  # bytes of compiled graphs in the folder; those that were used last are kept
 _FORMAT = "1"
@@ -109,7 +114,15 @@ def compiled_package(module: torch.fx.GraphModule, examples: list[Tensor], key: 
 
 def _package(path: Path) -> Run:
     """The code in a package, which is loaded into this process."""
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
+    run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
+
+    def checked(inputs: list[Tensor]) -> list:
+        try:
+            return run(inputs)
+        except RuntimeError as error:
+            raise NativeError from error
+
+    return checked
 
 
 # --- the folder ---

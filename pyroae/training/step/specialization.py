@@ -16,6 +16,7 @@ from torch import Tensor
 from . import background, building
 from .arguments import Leaves
 from .graph import Graph, Outputs
+from .native import NativeError
 from .proof import RTOL, is_power_of_two, results_agree
 from .reach import Reach
 from .signature import Signature
@@ -117,12 +118,15 @@ class Specialization(Signature):
                 self.owner.ignore_paths(self.reach.rewritten())
             return outputs
         checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync
-        random = torch.get_rng_state() if checked else None
+        random = torch.get_rng_state() if checked or LEVELS[self.level] == "compiled" else None
         try:
             self.runs += 1
             return self._apply_update(self.run_graph(leaves))
+        except NativeError:
+            torch.set_rng_state(random)
+            return self.owner.run_eagerly(*args, **kwargs)  # raises the error of the operation that failed
         except (InvalidValuesError, torch.linalg.LinAlgError) as error:
-            if random is None:
+            if not checked:
                 raise
             torch.set_rng_state(random)
             raise InvalidValuesError from error

@@ -27,7 +27,7 @@ SMALL = {
     "pyro_table": ({"only": "part 1", "steps": 2, "rounds": 1, "modes": ["eager"]}, "pyro_programs"),
     "tables/everyday": ({"options": ["--epochs", "1", "--particles", "5"], "only": ["iris.csv", "linnerud"]}, "everyday.json"),
     "tables/imputation": ({"seeds": 1, "epochs": 1, "draws": 2, "only": ["wine"]}, "imputation.json"),
-    "benchmarks/startup": ({"rounds": 1, "epochs": 4}, "startup"),
+    "benchmarks/startup": ({"rounds": 1, "epochs": 4, "graphs": False}, "startup"),
     "benchmarks/trust": (
         {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},
         "trust",

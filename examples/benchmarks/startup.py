@@ -1,4 +1,4 @@
-"""How long until something happens, and does memory stay flat? Imports, ``pyroae --help``, and the memory of a long training.
+"""How long until something happens, and does memory stay flat? Imports, ``pyroae --help``, the first graphs, the memory of a long training.
 
 uv run python examples/benchmarks/startup.py
 """
@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from reporting import bars, markdown, panels, surroundings, write
@@ -23,6 +24,19 @@ import pyroae
 pyroae.Autoencoder, pyroae.fit, pyroae.log_likelihood  # each is imported when it is asked for
 print(time.perf_counter() - start)
 """
+FIRST = """
+import sys, time, torch, pyro, pyroae as pa
+mode, level = sys.argv[1], int(sys.argv[2])
+vae = pa.Autoencoder(pa.priors.Normal(40), pa.likelihoods.Bernoulli(784), pa.posteriors.Normal(), pa.nets.MLP(400), pa.nets.MLP(400))
+x = (torch.rand(100, 784) < 0.2).float()
+optimizer, _ = torch.optim.Adam(vae.parameters()), pa.SVI  # imported by now
+start = time.perf_counter()
+svi = pa.SVI(vae.model, vae.guide, optimizer, pyro.infer.TraceMeanField_ELBO(), compile=mode)
+svi.step(x)
+while svi.levels()["step"] and svi.levels()["step"][0][1] < level:
+    svi.step(x)
+print(time.perf_counter() - start)
+"""
 
 
 def seconds(arguments: list[str]) -> float:
@@ -35,6 +49,24 @@ def seconds(arguments: list[str]) -> float:
 def added() -> float:
     """How long pyroae takes to import where torch and Pyro are imported already."""
     return float(subprocess.run([sys.executable, "-c", AFTER], check=True, capture_output=True, text=True).stdout)
+
+
+def first_steps() -> dict[str, float]:
+    """Seconds from making an SVI of 784-400-40 to the end of its first step of each kind, each in a new process."""
+    with tempfile.TemporaryDirectory() as graphs:
+
+        def first(mode: str, level: int) -> float:
+            command = [sys.executable, "-c", FIRST, mode, str(level)]
+            there = os.environ | {"PYROAE_GRAPHS": graphs}
+            return float(subprocess.run(command, check=True, capture_output=True, text=True, env=there).stdout)
+
+        kinds = {
+            "eager": ("eager", 0),
+            "traced": ("traced", 1),
+            "compiled": ("compiled", 2),
+            "compiled, kept by a process before": ("compiled", 2),
+        }
+        return {name: first(*kind) for name, kind in kinds.items()}
 
 
 def megabytes() -> float:
@@ -56,12 +88,13 @@ def memory(epochs: int) -> list[float]:
     return held
 
 
-def main(rounds: int = 7, epochs: int = 100, out: str = "startup"):
+def main(rounds: int = 7, epochs: int = 100, graphs: bool = True, out: str = "startup"):
     """Print, write and draw medians of interleaved rounds, and how much memory grew from the second quarter of the epochs on.
 
     Args:
         rounds: starts of each program.
         epochs: of training.
+        graphs: whether to time the first step of each kind.
         out: where they go, without the suffix.
     """
     settings = {"rounds": rounds, "epochs": epochs} | surroundings()
@@ -74,8 +107,10 @@ def main(rounds: int = 7, epochs: int = 100, out: str = "startup"):
     held = memory(epochs)
     grown = {"after the first quarter": held[epochs // 4], "at the end": held[-1]}
     tables = [markdown(["", "seconds"], [[name, f"{value:.2f}"] for name, value in medians.items()])]
+    steps = first_steps() if graphs else {}
+    tables += [markdown(["784-400-40, first step", "seconds"], [[name, f"{value:.2f}"] for name, value in steps.items()])] if graphs else []
     tables += [markdown(["784-400-20, traced", "MB"], [[name, f"{value:.0f}"] for name, value in grown.items()])]
-    write(out, settings, {"seconds": times, "MB": held}, tables)
+    write(out, settings, {"seconds": times, "first step": steps, "MB": held}, tables)
     figure, (left, right) = panels(2)
     bars(left, medians, "from nothing", "seconds")
     right.plot(range(1, epochs + 1), held)

@@ -123,9 +123,12 @@ class _Codes:
             rows = [self._encoded(*(column[:] for column in batch)) for batch in batches]
         self.x, self.h, *self.y = (torch.cat(column) for column in zip(*rows))
 
-    def _encoded(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
-        x = x.to(_like(self.ae).dtype)
-        return x, self.ae.guide.params(x, self.ae._context(*y, len(x)) if y else None), *y
+    def _encoded(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """x, the encoder's output, and y if there is one."""
+        guide, dtype = self.ae.guide, _like(self.ae).dtype
+        x, encoded = arguments[0].to(dtype), arguments[guide.encoded].to(dtype)
+        y = arguments[1 : len(arguments) - guide.takes_inputs]
+        return x, guide.params(encoded, self.ae._context(*y, len(x)) if y else None), *y
 
     @property
     def arguments(self) -> Tensor | tuple[Tensor, ...]:

@@ -492,6 +492,8 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
     "RAE-SN": "rae --weight 0 --decoder SpectralNorm --fit_prior GaussianMixture --fit_prior.full true --fit_prior.components 2",
     "VQ-VAE, by loss": "vq_vae --posterior VectorQuantised --posterior.decay 0 --fit_prior Codes --fit_prior.learned true",
     "finite scalars": "vae --prior Codes --prior.event_shape [16,3] --posterior FiniteScalar --posterior.levels [8,5,5]",
+    "Hamiltonian": "vae --hidden 8 --posterior Hamiltonian --posterior.steps 1",
+    "hyperbolic": "vae --prior WrappedNormal --prior.curvature .5 --posterior WrappedNormal --latent_dim 2",
     "two-stage": "vae --latent_dim 2 --hidden 4 --fit_prior Hierarchical --fit_prior.top 1 --fit_prior.hidden 4",
 }
 

@@ -108,6 +108,7 @@ class Autoencoder(PyroModule):
         guide = Guide(posterior, encoder, corruption, condition, seen, inputs is not None)
         prior = prior.build(Context(guide=guide, likelihood=seen))
         self.model, self.guide = Model(prior, likelihood, decoder, condition, schema, inputs), guide
+        posterior.attach(self.model)
         self.objective = objective
 
     prior = property(lambda self: self.model.prior)

@@ -122,6 +122,7 @@ class Guide(PyroModule):
 
     def forward(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None, *, n: int | None = None) -> Tensor:
         """Sample z given ``x`` of shape ``(B, *event)``, ``y`` for the condition and ``u`` for ``inputs``, as in the model."""
+        target = x
         if self.takes_inputs:
             y, u = (None, y) if self.condition is None and u is None else (y, u)
             if u is None:
@@ -131,7 +132,7 @@ class Guide(PyroModule):
             x = self.corruption(x)
         c = conditions.encode(self.condition, y, len(x))
         with pyro.plate("data", len(x)):
-            return self.posterior.draw(self.params(x, c), c)
+            return self.posterior.draw(self.params(x, c), c, target)
 
     def conditional(self, x: Tensor, c: Tensor | None = None) -> dist.Distribution:
         """q(z|x) for ``x`` of shape ``(..., *event)``, without corruption."""

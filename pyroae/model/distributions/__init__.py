@@ -15,6 +15,7 @@ from .bits import (
 from .codes import CodeSequence, QuantisedPoint
 from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
+from .hyperbolic import WrappedNormal
 from .real import NormalMixture, ProfiledNormal, UniformSphere
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "MaskedIndependent",
     "PartiallyObservedCategorical",
     "UniformSphere",
+    "WrappedNormal",
     "open_unit_interval",
 ]

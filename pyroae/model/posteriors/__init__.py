@@ -2,6 +2,8 @@
 
 from .base import Posterior
 from .flow import Flow
+from .hamiltonian import Hamiltonian
+from .hyperbolic import WrappedNormal
 from .levels import Clusters, Hierarchical, TopDown
 from .plain import (
     BernoulliGumbel,
@@ -31,6 +33,7 @@ __all__ = [
     "Flow",
     "FromPyro",
     "FullNormal",
+    "Hamiltonian",
     "Hierarchical",
     "Laplace",
     "LowRankNormal",
@@ -45,6 +48,7 @@ __all__ = [
     "StudentT",
     "TopDown",
     "VectorQuantised",
+    "WrappedNormal",
 ]
 
 

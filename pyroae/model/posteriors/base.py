@@ -6,7 +6,7 @@ from typing import Self
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...registry import register_base
@@ -27,8 +27,11 @@ class Posterior(Conditional, DistributionPart):
     sites = ("z",)
     infer: dict = {}  # options of its site for Pyro
 
-    def draw(self, h: Tensor, c: Tensor | None = None) -> Tensor:
-        """The Pyro statements that draw z inside the plate over the data, given the encoder's output and the condition's vectors."""
+    def attach(self, model: nn.Module):
+        """Called with the generative program of the Autoencoder that the posterior is part of."""
+
+    def draw(self, h: Tensor, c: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        """The Pyro statements that draw z inside the plate over the data, given the encoder's output, the condition's vectors and x."""
         return pyro.sample("z", self(h), infer=self.infer)
 
     def latent_mean(self, h: Tensor) -> tuple[Tensor, ...]:

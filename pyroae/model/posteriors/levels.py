@@ -72,7 +72,7 @@ class Hierarchical(_Levels):
     def _check_support(self, support):
         (self.arguments.get("base") or Normal())._check_support(support)
 
-    def draw(self, h, c=None):
+    def draw(self, h, c=None, x=None):
         z = pyro.sample("z", self(h))
         pyro.sample("z2", self.upper(apply(self.network, z, len(self.event_shape))))
         return z
@@ -136,7 +136,7 @@ class TopDown(_TopDown):
         above, _ = h.split(self.param_sizes, -1)
         return self(h).mean, self.upper(above).mean
 
-    def draw(self, h, c=None):
+    def draw(self, h, c=None, x=None):
         above, features = h.split(self.param_sizes, -1)
         pyro.sample("z", self.below(features, pyro.sample("z2", self.upper(above))))
 
@@ -169,7 +169,7 @@ class Clusters(_TopDown):
         y = nn.functional.one_hot(logits.argmax(-1), self.top).to(h.dtype)
         return self.below(features, y).mean, y
 
-    def draw(self, h, c=None):
+    def draw(self, h, c=None, x=None):
         logits, features = h.split(self.param_sizes, -1)
         y = pyro.sample("y", distributions.PartiallyObservedCategorical(logits, c), infer={"enumerate": "parallel"})
         pyro.sample("z", self.below(features, y))

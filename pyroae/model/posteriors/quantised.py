@@ -99,7 +99,7 @@ class VectorQuantised(Quantised):
     def quantise(self, h):
         return QuantisedPoint(h, self.vectors(self.indices(h)))
 
-    def draw(self, h, c=None):
+    def draw(self, h, c=None, x=None):
         q = self(h)
         z = pyro.sample("z", q)
         if self.training:

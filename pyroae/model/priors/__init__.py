@@ -5,6 +5,7 @@ from .codes import Codes, CodeSequence
 from .conditioned import Conditioned
 from .constrained import Constrained
 from .from_distribution import Flow, FromDistribution
+from .hyperbolic import WrappedNormal
 from .levels import ClassAndStyle, Clusters, Hierarchical
 from .mixtures import GaussianMixture, VampPrior
 from .plain import (
@@ -53,6 +54,7 @@ __all__ = [
     "StudentT",
     "Uniform",
     "VampPrior",
+    "WrappedNormal",
 ]
 
 

@@ -139,6 +139,7 @@ def test_codes_of_sigmoid_units_keep_their_support_and_score_as_annealing_does(g
     z = fitted.sample_prior(50)
     assert z.min() >= 0 and z.max() <= 1
     x = grey.test.x[:5]
+    assert pa.log_likelihood(fitted, x, particles=5).proposal == "auto"  # the guide, a point, would not do
     laplace = pa.proposals.Laplace(steps=50)
     by_proposal = [pa.log_likelihood(fitted, x, particles=500, proposal=each) for each in ("auto", laplace)]
     annealed = pa.ais(fitted, x, proposal=laplace, chains=10, temperatures=20)

@@ -74,7 +74,7 @@ def tree_distances(parents):
     return d
 
 
-@pytest.mark.parametrize("edge", [3.0, 5.0])
+@pytest.mark.parametrize("edge", [3.0, 4.0])
 def test_a_tree_has_its_known_distortion(edge):
     """Siblings by the law of cosines; a turn of 120 degrees between long edges shortens a path by log(4/3), so that the distortion of
     all distances goes to 1 as log(4/3) / edge goes to 0."""

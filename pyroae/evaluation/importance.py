@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from torch import Tensor
 
@@ -173,7 +174,7 @@ def log_likelihood(
             its position in its block (64 examples, 128 with a proposal, more with few particles) and on the size of the block,
             but not on the other examples.
         progress: show a progress bar.
-        proposal: where z is drawn from: ``"auto"`` (the guide below 25 particles), ``"guide"``,
+        proposal: where z is drawn from: ``"auto"`` (below 25 particles the guide, unless it is a point), ``"guide"``,
             ``pa.proposals.prior``, ``pa.proposals.Laplace()``, ``pa.proposals.Optimised()``, or any function
             ``(model, guide, *args)`` that returns a guide for those data.
         compile: as for ``fit``.
@@ -188,9 +189,9 @@ def log_likelihood(
     """
     whole_number("log_likelihood", particles=particles)
     check_precision(precision)
-    if proposal == "auto" and particles < LEAST_FOR_KHAT:
-        proposal = "guide"
     model, guide = programs.pair(model, guide)
+    if proposal == "auto" and particles < LEAST_FOR_KHAT and not _is_point(guide):
+        proposal = "guide"
     with contextlib.ExitStack() as around:
         around.enter_context(programs.eval_mode(model, guide, seed=seed))
         model, guide, args = prepared(x, model, guide, stream=True)
@@ -213,6 +214,12 @@ def log_likelihood(
     *columns, observed, fitted, modes = columns.cpu()
     auto = {"fitted": fitted > 0, "modes": modes.long()} if proposal == "auto" else {}
     return Estimate(*columns, particles, observed.mean().item(), name_of(proposal), **auto)
+
+
+def _is_point(guide: Program) -> bool:
+    """Whether an Autoencoder's guide is a point, which cannot be a proposal."""
+    family = getattr(getattr(guide, "posterior", None), "family", None)
+    return isinstance(family, type) and issubclass(family, dist.Delta)
 
 
 def as_proposal(proposal: Source) -> Proposal | None:

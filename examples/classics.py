@@ -1,7 +1,7 @@
 """Every classical autoencoder on the same data, on one page.
 
 uv run python examples/classics.py                       # digits, a few minutes
-PYROAE_DATA=... uv run python examples/classics.py --data mnist --epochs 10
+PYROAE_DATA=... uv run python examples/classics.py --data mnist --epochs 10 --particles 100
 
 Finished rows are kept in a folder and not computed again.
 """

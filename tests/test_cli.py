@@ -494,6 +494,7 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
     "finite scalars": "vae --prior Codes --prior.event_shape [16,3] --posterior FiniteScalar --posterior.levels [8,5,5]",
     "Hamiltonian": "vae --hidden 8 --posterior Hamiltonian --posterior.steps 1",
     "hyperbolic": "vae --prior WrappedNormal --prior.curvature .5 --posterior WrappedNormal --latent_dim 2",
+    "MS-SSIM": "vae --objective Penalised --objective.penalty MultiScaleSSIM --objective.penalty.weight 50",
     "two-stage": "vae --latent_dim 2 --hidden 4 --fit_prior Hierarchical --fit_prior.top 1 --fit_prior.hidden 4",
 }
 

@@ -189,3 +189,10 @@ def test_both_critics_bring_the_codes_to_what_they_should_be(tmp_path, monkeypat
         after[kind, weight] = json.loads(Path("adversarial.json").read_text())["after"]
     assert after["adversarial", 3.0]["mmd"] < 0.1
     assert after["factor", 10.0]["total correlation"] < 0.6 * after["factor", 0.0]["total correlation"]
+
+
+def test_a_critic_of_images_learns_to_tell_and_the_vae_to_reconstruct(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    imported("adversarial").main(kind="vae_gan", epochs=6, hidden=32, weight=0.3)
+    found = json.loads(Path("adversarial.json").read_text())
+    assert found["after"]["reconstruction"] > found["before"]["reconstruction"] + 5

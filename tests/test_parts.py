@@ -194,6 +194,7 @@ OTHERS = {
     "Tied": lambda: pa.nets.Tied("Sigmoid"),
     "SpectralNorm": lambda: pa.nets.SpectralNorm(pa.nets.MLP([8])),
     "DecoderJacobian": lambda: pa.penalties.DecoderJacobian(0.2, probes=3),
+    "MultiScaleSSIM": lambda: pa.penalties.MultiScaleSSIM(30.0, image=[1, 8, 8]),
     "DecoderL2": lambda: pa.penalties.DecoderL2(0.2),
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),

@@ -11,6 +11,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 import pyroae as pa
+from pyroae.objectives.generative_penalties import ms_ssim
 
 Contractive, L1, MMD, SigmoidContractive, TotalCorrelation = (
     getattr(pa.penalties, name) for name in ("Contractive", "L1", "MMD", "SigmoidContractive", "TotalCorrelation")
@@ -194,3 +195,41 @@ def test_a_decoder_of_spectral_norm_one_learns_and_is_saved(tmp_path):
     assert norms == pytest.approx([1.0] * len(norms), abs=0.05)
     pa.save(ae, tmp_path / "rae.safetensors")
     assert torch.equal(pa.load(tmp_path / "rae.safetensors").reconstruct(x), ae.reconstruct(x))
+
+
+def naive_ssim(x, y):
+    """l and cs of images ``(H, W)`` in their only window, of the whole image's size, by sums."""
+    side = len(x)
+    away = torch.arange(side).double() - (side - 1) / 2
+    w = (-(away[:, None] ** 2 + away[None] ** 2) / 4.5).exp()
+    w /= w.sum()
+    mx, my = (w * x).sum(), (w * y).sum()
+    vx, vy, xy = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+    return (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4), (2 * xy + 9e-4) / (vx + vy + 9e-4)
+
+
+def test_structural_similarity_is_its_formula():
+    """Wang et al. 2003: one window; constant images, on which only the luminance of the last scale differs; itself."""
+    x = torch.rand(3, 1, 7, 7).double()
+    y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+    by_hand = [luminance * cs for luminance, cs in (naive_ssim(a[0], b[0]) for a, b in zip(x, y))]
+    assert torch.allclose(ms_ssim(x, y), torch.stack(by_hand))
+    grey = torch.ones(1, 1, 200, 200).double()
+    luminance = (2 * 0.5 * 0.8 + 1e-4) / (0.5**2 + 0.8**2 + 1e-4)
+    assert ms_ssim(0.5 * grey, 0.8 * grey).item() == pytest.approx(luminance ** (0.1333 / 1.0001), rel=1e-6)  # five scales
+    images = torch.rand(2, 3, 48, 48)
+    assert torch.allclose(ms_ssim(images, images), torch.ones(2))
+    noisy = [ms_ssim(images, images + s * torch.randn_like(images)).mean() for s in (0.05, 0.1, 0.3)]
+    assert noisy[0] > noisy[1] > noisy[2]
+
+
+def test_the_similarity_penalty_raises_the_similarity(grey):
+    found = []
+    for weight in (0.0, 200.0):
+        torch.manual_seed(0)
+        ae = pa.recipes.autoencoder(grey, latent_dim=8, hidden=32)
+        pa.fit(ae, grey.train, elbo=pa.Penalised(pa.penalties.MultiScaleSSIM(weight)), epochs=8, lr=3e-3, progress=False)
+        found.append(ms_ssim(*(each.reshape(-1, 1, 8, 8) for each in (grey.test.x, ae.reconstruct(grey.test.x)))).mean())
+    assert found[1] > found[0] + 0.02
+    with pytest.raises(ValueError, match="MultiScaleSSIM: expected x as images"):
+        pa.fit(pa.recipes.autoencoder(torch.rand(9, 5)), torch.rand(9, 5), elbo=pa.Penalised(pa.penalties.MultiScaleSSIM()), progress=False)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ..checks import whole_number
 from ..programs.terms import factorises
-from ..registry import Part, register, register_base
+from ..registry import register
+from .generative_penalties import Commitment, DecoderJacobian, DecoderL2, MultiScaleSSIM
+from .penalty import Penalty, flat_latent, latent_mean
 
 __all__ = [
     "Classification",
@@ -20,6 +22,7 @@ __all__ = [
     "L1",
     "L2",
     "MMD",
+    "MultiScaleSSIM",
     "Penalty",
     "SigmoidContractive",
     "TotalCorrelation",
@@ -28,38 +31,6 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-
-
-@register_base("penalties")
-class Penalty(Part):
-    """``penalty(x, z, q)``: x of shape ``(B, *event)``, latents z drawn from the posterior q.
-
-    >>> import pyroae as pa
-    >>> isinstance(pa.penalties.L1(), Penalty)
-    True
-    """
-
-    needs_input_grad = False  # whether it differentiates with respect to x
-    needs: tuple[str, ...] = ()  # further arguments: "prior" p(z), "likelihood" p(x|z), "weights" of the generative program
-
-    def __init__(self, weight: float):
-        if not weight >= 0.0:
-            raise ValueError(f"{type(self).__name__}: expected a weight of at least 0, got {weight!r}")
-        self.weight = weight
-
-    def __call__(self, x: Tensor, z: Tensor, q: Any) -> Tensor:
-        """The weighted penalty."""
-        raise NotImplementedError(f"{type(self).__name__} must implement __call__(x, z, q)")
-
-
-def latent_mean(x: Tensor, q: Any) -> Tensor:
-    """The mean of q, ``(B, latent_dim)``; of several particles the first."""
-    return q.mean.flatten(-len(q.event_shape)).reshape(-1, len(x), q.event_shape.numel())[0]
-
-
-def flat_latent(z: Tensor, q: Any) -> Tensor:
-    """z with its event dimensions flattened, ``(..., latent_dim)``."""
-    return z.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
 
 
 @register("penalties")
@@ -191,91 +162,6 @@ class Contractive(Penalty):
             directions = torch.randn(self.probes, *h.shape, dtype=h.dtype, device=h.device)
         (jacobian,) = torch.autograd.grad(h, x, directions, is_grads_batched=True, create_graph=True)  # (directions, B, *event)
         return self.weight * jacobian.square().sum() / (len(x) * (self.probes or 1))
-
-
-@register("penalties")
-class Commitment(Penalty):
-    r"""The terms of a codebook: :math:`w \|h - \mathrm{sg}[e]\|^2 + \|\mathrm{sg}[h] - e\|^2` (van den Oord et al. 2017, eq. 3).
-
-    h is the encoder's output and e the codes nearest to it; the second term only where the codebook is a parameter
-    (``VectorQuantised(decay=0)``). For the posterior ``pa.posteriors.VectorQuantised``.
-
-    Args:
-        weight: w, beta in the paper.
-
-    >>> vq = vae.replace(prior=pa.priors.Codes((4, 2)), posterior=pa.posteriors.VectorQuantised(codes=8))
-    >>> pa.fit(vq, x, elbo=pa.Penalised(Commitment()), epochs=1, progress=False).objective
-    'Penalised'
-    """
-
-    def __init__(self, weight: float = 0.25):
-        super().__init__(weight)
-
-    def __call__(self, x, z, q):
-        if not hasattr(q, "encoded"):
-            raise ValueError(f"Commitment: expected the posterior pa.posteriors.VectorQuantised(), got a {type(q).__name__}")
-        penalty = self.weight * (q.encoded - q.codes.detach()).square().sum((-1, -2))
-        return penalty + (q.encoded.detach() - q.codes).square().sum((-1, -2)) if q.codes.requires_grad else penalty
-
-
-@register("penalties")
-class DecoderJacobian(Penalty):
-    r"""Squared Frobenius norm of the decoder's Jacobian (Ghosh et al. 2020, eq. 10, RAE-GP).
-
-    :math:`w \|\partial g(z) / \partial z\|_F^2`, g(z) the mean of p(x|z). By default an unbiased estimate (Hutchinson 1989):
-    :math:`\|v^T \partial g / \partial z\|^2` for Normal v.
-
-    Args:
-        weight: w.
-        probes: number of random probes, one backward pass each; ``None`` for the exact norm, one pass for each entry of x.
-
-    >>> elbo = pa.Penalised(DecoderJacobian(0.1))
-    >>> pa.fit(vae, x, elbo=elbo, epochs=1, progress=False).objective
-    'Penalised'
-    """
-
-    needs = ("likelihood",)
-    needs_input_grad = True  # also where no weight has a gradient
-
-    def __init__(self, weight: float = 1e-3, probes: int | None = 1):
-        super().__init__(weight)
-        if probes is not None and probes < 1:
-            raise ValueError(f"DecoderJacobian: expected probes of at least 1, or None for the exact norm, got {probes!r}")
-        self.probes = probes
-
-    def __call__(self, x, z, q, p=None):
-        g = p.mean.reshape(*z.shape[: z.dim() - len(q.event_shape)], -1)
-        if self.probes is None:
-            directions = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
-            directions = directions.reshape(len(directions), *[1] * (g.dim() - 1), -1).expand(-1, *g.shape)
-        else:
-            directions = torch.randn(self.probes, *g.shape, dtype=g.dtype, device=g.device)
-        (jacobian,) = torch.autograd.grad(g, z, directions, is_grads_batched=True, create_graph=True)
-        return self.weight * jacobian.square().sum() / (g.shape[:-1].numel() * (self.probes or 1))
-
-
-@register("penalties")
-class DecoderL2(Penalty):
-    r"""Squared norm of the matrices of p(x, z): :math:`w \sum_l \|W_l\|_F^2` (Ghosh et al. 2020, eq. 8, RAE-L2).
-
-    Of every parameter of the generative program with two or more dimensions. In nats per example: for N examples, a Normal prior on the
-    weights of variance 1 / (2 N w).
-
-    Args:
-        weight: w.
-
-    >>> elbo = pa.Penalised(DecoderL2(0.1))
-    >>> pa.fit(vae, x, elbo=elbo, epochs=1, progress=False).objective
-    'Penalised'
-    """
-
-    needs = ("weights",)
-
-    def __init__(self, weight: float = 1e-3):
-        super().__init__(weight)
-
-    def __call__(self, x, z, q, weights=()):
-        return self.weight * sum((w.square().sum() for w in weights), z.new_zeros(()))
 
 
 @register("penalties")

@@ -13,6 +13,7 @@ from torch import nn
 import pyroae as pa
 from pyroae import programs
 from pyroae.evaluation.particles import matrices, prepared
+from pyroae.programs.probing import trials_of
 
 X = torch.linspace(-2.0, 3.0, 150)
 NORMAL = dist.Normal(0.0, 1.0)
@@ -216,7 +217,7 @@ def test_scores_are_exact_for_all_kinds_of_rows_and_plates(program):
     assert torch.allclose(pa.log_likelihood(model, X, guide, particles=3).values, value, atol=1e-4)
     terms = pa.elbo_terms(model, X, guide, particles=4000)
     assert torch.allclose(terms.elbo, value, atol=0.35) and terms.elbo.mean().item() == pytest.approx(value.mean().item(), abs=0.02)
-    assert prepare(model, guide, X)[0].splits == (program not in WHOLE)
+    assert trials_of(prepare(model, guide, X)[0]).splits == (program not in WHOLE)
     assert pa.codes(model, X, guide).shape == (150, 1)
 
 
@@ -405,7 +406,7 @@ def test_leading_dimensions_do_not_change_scores(name):
         decoder(encoder(batch)[:, :2])
     decoder.eval()
     pair = image_pair(decoder, encoder)
-    assert [program.how for program in prepare(*pair, PIXELS)] == ["fold", "plate"]
+    assert [trials_of(program).how for program in prepare(*pair, PIXELS)] == ["fold", "plate"]
     expected = scores_of(image_pair(LeadingDimensions(decoder), encoder))
     for score, value in scores_of(pair).items():
         assert torch.allclose(value, expected[score], rtol=1e-4, atol=1e-4), score
@@ -415,7 +416,7 @@ def test_a_program_for_all_rows_without_leading_dimensions_runs_particle_by_part
     decoder, encoder = Upsampling(), nn.Linear(16, 4)
     pair, names = image_pair(decoder, encoder, rows=12), ("IWAE", "DReG", "PIWAE", "log_likelihood", "traced", "elbo_terms", "ais")
     prepared_pair = prepare(*pair, PIXELS)
-    assert [program.how for program in prepared_pair] == ["loop", "plate"] and not prepared_pair[0].splits
+    assert [trials_of(program).how for program in prepared_pair] == ["loop", "plate"] and not trials_of(prepared_pair[0]).splits
     expected = scores_of(image_pair(LeadingDimensions(decoder), encoder), names)
     for score, value in scores_of(pair, names).items():
         assert torch.allclose(value, expected[score], rtol=1e-4, atol=1e-4), score
@@ -442,8 +443,8 @@ def test_a_guide_of_two_levels_without_leading_dimensions(rows):
         return model, guide
 
     own, reference = pair_with(upper), pair_with(LeadingDimensions(upper))
-    assert [program.how for program in prepare(*own, PIXELS)] == 2 * ["loop" if rows else "fold"]
-    assert [program.how for program in prepare(*reference, PIXELS)] == ["plate", "plate"]
+    assert [trials_of(program).how for program in prepare(*own, PIXELS)] == 2 * ["loop" if rows else "fold"]
+    assert [trials_of(program).how for program in prepare(*reference, PIXELS)] == ["plate", "plate"]
     for make in (lambda: pa.objectives.IWAE(2000), lambda: pa.objectives.Renyi(1.0, 2000)):
         ours, theirs = (make().loss(*pair, PIXELS) for pair in (own, reference)) if rows is None else (0.0, 0.0)
         assert ours == pytest.approx(theirs, abs=3.0)

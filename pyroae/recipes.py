@@ -186,24 +186,26 @@ def vae(data: Data, latent_dim: int | None = None, hidden: Hidden | None = None)
 
 
 @alone
-def vq_vae(data: Data, positions: int = 16, size: int = 8, codes: int = 64, hidden: Hidden | None = None) -> Autoencoder:
+def vq_vae(data: Data, latent_dim: int = 64, hidden: Hidden | None = None, size: int = 4, codes: int = 64) -> Autoencoder:
     """VQ-VAE (van den Oord et al. 2017): each position of z is the nearest vector of a codebook that moving averages learn.
 
     The prior is uniform; ``pa.fit_prior(ae, data, pa.priors.CodeSequence())`` fits an autoregressive one to the codes.
 
     Args:
         data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
-        positions: number of codes for each example.
+        latent_dim: size of z, the positions of an example times ``size``.
+        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder; by default as for ``vae``.
         size: of a code vector.
         codes: number of vectors in the codebook.
-        hidden: width of the hidden layer, or a list of widths; the decoder mirrors the encoder; by default as for ``vae``.
 
     >>> import pyroae as pa
     >>> type(pa.recipes.vq_vae(pa.data.load("digits")).posterior).__name__
     'VectorQuantised'
     """
-    return vae(data, positions * size, hidden).replace(
-        prior=Codes((positions, size)), posterior=VectorQuantised(codes=codes), objective=Penalised(Commitment())
+    if size < 1 or latent_dim < 1 or latent_dim % size:
+        raise ValueError(f"vq_vae: expected latent_dim as a multiple of size, {size!r}, got {latent_dim!r}")
+    return vae(data, latent_dim, hidden).replace(
+        prior=Codes((latent_dim // size, size)), posterior=VectorQuantised(codes=codes), objective=Penalised(Commitment())
     )
 
 

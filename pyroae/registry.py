@@ -191,7 +191,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _type_of(default: Any) -> Any:
-    kinds = {bool: bool, int: float, float: float, str: str}
+    kinds = {bool: bool, int: int | float, float: float, str: str}
     return kinds.get(type(default), Plain)
 
 

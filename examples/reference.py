@@ -25,7 +25,7 @@ TASKS = {
     "Train": "fit Step Validation Run History StopTraining callbacks SVI pretrain fit_prior distributed",
     "Swap the objective": "objectives penalties schedules Penalised with_weight_prior",
     "Score": "log_likelihood proposals cross_check compare ais bdmc elbo_terms decompose aggregate to_arviz",
-    "Check": "predictive_check sbc active_units codes perplexity probe mig jacobian reconstruction_error denoising_gain",
+    "Check": "predictive_check sbc active_units codes perplexity probe mig jacobian reconstruction_error sparsity denoising_gain",
     "Draw and fill in": "plots impute",
     "Save and use elsewhere": "save load export sklearn",
 }

@@ -24,6 +24,7 @@ from .evaluation.representation import mig as mig
 from .evaluation.representation import perplexity as perplexity
 from .evaluation.representation import probe as probe
 from .evaluation.representation import reconstruction_error as reconstruction_error
+from .evaluation.sparsity import sparsity as sparsity
 from .evaluation.terms import elbo_terms as elbo_terms
 from .experiment import callbacks as callbacks
 from .fitted_priors import fit_prior as fit_prior

@@ -25,8 +25,8 @@ from .model.likelihoods import (
     Standardised,
 )
 from .model.likelihoods.combined import named
-from .model.nets import MLP, Dictionary
-from .model.posteriors import Delta, VectorQuantised
+from .model.nets import MLP, Dictionary, Linear
+from .model.posteriors import Delta, TopK, VectorQuantised
 from .model.posteriors import Normal as NormalPosterior
 from .model.priors import Codes, Flat, Laplace
 from .model.priors import Normal as NormalPrior
@@ -34,7 +34,7 @@ from .objectives import Penalised
 from .objectives.penalties import Commitment, Contractive, DecoderL2, KLSparsity
 from .threads import alone
 
-__all__ = ["autoencoder", "conditional", "contractive", "denoising", "rae", "sparse", "sparse_kl", "vae", "vq_vae"]
+__all__ = ["autoencoder", "conditional", "contractive", "denoising", "dictionary", "rae", "sparse", "sparse_kl", "vae", "vq_vae"]
 
 
 def __dir__() -> list[str]:
@@ -97,6 +97,26 @@ def sparse(data: Data, latent_dim: int = 128, hidden: Hidden = 128, scale: float
     'Delta'
     """
     return autoencoder(data, latent_dim, hidden).replace(prior=Laplace(latent_dim, scale=scale), decoder=Dictionary())
+
+
+@alone
+def dictionary(data: Data, latent_dim: int = 512, k: int = 32) -> Autoencoder:
+    """Sparse dictionary (Gao et al. 2024): the k most active units of a linear encoder, and a linear decoder with columns of norm 1.
+
+    Other activations are the posteriors ``BatchTopK``, ``JumpReLU`` (penalty ``L0``) and ``Gated`` (``GatedSparsity``); see ``DeadUnits``.
+
+    Args:
+        data: determines the shape of x and its likelihood; a data set, or what ``pa.data.load`` takes.
+        latent_dim: number of atoms.
+        k: number of active units.
+
+    >>> import pyroae as pa
+    >>> type(dictionary(pa.data.load("digits")).posterior).__name__
+    'TopK'
+    """
+    data = _split(data)
+    parts = Flat(latent_dim), likelihood_of(data, squared=True), TopK(k=min(k, latent_dim))
+    return Autoencoder(*parts, Linear(), Dictionary(tied=True), schema=data.schema, inputs=inputs_of(data))
 
 
 @alone
@@ -326,4 +346,7 @@ def _mirrored(hidden: Hidden) -> Hidden:
     return hidden if isinstance(hidden, int) else hidden[::-1]
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, contractive, rae, vq_vae)}
+RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (vae, conditional, autoencoder, denoising, sparse, sparse_kl, dictionary, contractive, rae, vq_vae)
+}

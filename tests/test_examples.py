@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 from conftest import linear_gaussian
 
@@ -196,3 +197,13 @@ def test_a_critic_of_images_learns_to_tell_and_the_vae_to_reconstruct(tmp_path, 
     imported("adversarial").main(kind="vae_gan", epochs=6, hidden=32, weight=0.3)
     found = json.loads(Path("adversarial.json").read_text())
     assert found["after"]["reconstruction"] > found["before"]["reconstruction"] + 5
+
+
+def test_dictionaries_from_memory_and_from_disk(tmp_path, capsys):
+    dictionaries = imported("dictionaries/dictionaries")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10_200, 6)).astype(np.float16))
+    for kind in ("TopK", "BatchTopK", "JumpReLU", "Gated"):
+        dictionaries.pareto(str(tmp_path / "x.npy"), kind, ks=[8], atoms=16, epochs=1)
+    assert capsys.readouterr().out.count("| pyroae, ") == 4
+    dictionaries.stream(str(tmp_path), n=3000, d=8, atoms=4, active=2, block=1000)
+    assert "3,000 rows of 8 numbers" in capsys.readouterr().out and not (tmp_path / "rows.npy").exists()

@@ -161,6 +161,10 @@ POSTERIORS = {
     "LowRankNormal": (lambda: pa.posteriors.LowRankNormal(3, rank=2), 3 + 6 + 3),
     "RelaxedOneHot": (lambda: pa.posteriors.RelaxedOneHot(3), 3),
     "RelaxedBernoulli": (lambda: pa.posteriors.RelaxedBernoulli(3), 3),
+    "TopK": (lambda: pa.posteriors.TopK(3, k=2), 3),
+    "BatchTopK": (lambda: pa.posteriors.BatchTopK(3, k=2), 3),
+    "JumpReLU": (lambda: pa.posteriors.JumpReLU(3, threshold=0.2, bandwidth=4.0), 3),
+    "Gated": (lambda: pa.posteriors.Gated(3), 3),
     "Flow": (lambda: pa.posteriors.Flow(3), 6),
     "Flow on StudentT": (lambda: pa.posteriors.Flow(3, base=pa.posteriors.StudentT()), 6),
 }
@@ -185,6 +189,9 @@ OTHERS = {
     "schedule Linear": lambda: pa.schedules.Linear(30, end=4.0),
     "schedule Cyclical": lambda: pa.schedules.Cyclical(30, rise=0.3),
     "L1": lambda: pa.penalties.L1(0.2),
+    "L0": lambda: pa.penalties.L0(0.2),
+    "GatedSparsity": lambda: pa.penalties.GatedSparsity(0.2),
+    "DeadUnits": lambda: pa.penalties.DeadUnits(0.2, k=5),
     "TotalCorrelation": lambda: pa.penalties.TotalCorrelation(1437, weight=3.0),
     "MMD": lambda: pa.penalties.MMD(3.0),
     "Linear": lambda: pa.nets.Linear(),
@@ -198,6 +205,7 @@ OTHERS = {
     "DecoderL2": lambda: pa.penalties.DecoderL2(0.2),
     "Conv": lambda: pa.nets.Conv([8, 16], image=(3, 8, 8)),
     "Deconv": lambda: pa.nets.Deconv([16, 8]),
+    "Spatial": lambda: pa.nets.Spatial([16, 8], scaling=0.2),
     "Missing": lambda: pa.likelihoods.Missing(pa.likelihoods.Normal(3), mask=True),
     "ClassAndStyle": lambda: pa.priors.ClassAndStyle(3, classes=4),
     "Codes": lambda: pa.priors.Codes((4, 2), learned=True),
@@ -501,7 +509,7 @@ def test_every_parameter_gets_a_gradient_and_the_dtype_moves(name):
     d = part(*h)
     x = d.rsample() if name.startswith("posterior") else d.sample().clone()  # transforms remember what they drew
     assert x.dtype == torch.float64
-    d.log_prob(x).sum().backward() if list(part.parameters()) else None
+    (d.log_prob(x).sum() + x.sum()).backward() if list(part.parameters()) else None  # of a point the draw alone has a gradient
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 

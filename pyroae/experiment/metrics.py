@@ -6,7 +6,9 @@ from typing import Any
 from ..data import DataSet
 from ..evaluation.decomposition import active_units, aggregate
 from ..evaluation.representation import perplexity, probe, reconstruction_error
+from ..evaluation.sparsity import sparsity
 from ..model.autoencoder import Autoencoder
+from ..model.posteriors.sparse import SparsePosterior
 
 Metric = Callable[[Autoencoder, DataSet], tuple[dict[str, Any], str]]  # values by name for JSON and the report, and text for a person
 _AT_MOST = 10_000  # examples, where a metric compares examples with one another
@@ -39,4 +41,12 @@ def reconstruction(ae: Autoencoder, data: DataSet) -> tuple[dict[str, Any], str]
     return {"reconstruction_error": error}, f"mean squared error {error:.4g} per entry of x"
 
 
-METRICS: dict[str, Metric] = {each.__name__: each for each in (rate, units, labels, reconstruction)}
+def sparse(ae: Autoencoder, data: DataSet) -> tuple[dict[str, Any], str]:
+    """Active units, explained variance and dead units of a sparse dictionary; nothing for other models."""
+    if not isinstance(ae.posterior, SparsePosterior):
+        return {}, ""
+    result = sparsity(ae, data.test)
+    return {"l0": result.l0, "explained_variance": result.explained, "dead_units": result.dead}, str(result)
+
+
+METRICS: dict[str, Metric] = {each.__name__: each for each in (rate, units, labels, reconstruction, sparse)}

@@ -6,48 +6,41 @@ from math import isqrt, prod
 import torch
 from torch import Tensor, nn
 
-from ..checks import did_you_mean, whole_number
-from ..registry import Part, members, register, register_base
+from ..checks import whole_number
+from ..registry import register
+from .network import Network, activation_of, flatten, widths_of
+from .spatial import Spatial
 
-__all__ = ["Conv", "Deconv", "Dictionary", "GatedMLP", "Linear", "MLP", "Network", "Residual", "SpectralNorm", "Tied"]
+__all__ = [
+    "Conv",
+    "Deconv",
+    "Dictionary",
+    "GatedMLP",
+    "Linear",
+    "MLP",
+    "Network",
+    "Residual",
+    "Spatial",
+    "SpectralNorm",
+    "Tied",
+]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-@register_base("nets")
-class Network(Part):
-    """A recipe for a network: ``build`` makes a module that maps events of shape ``inputs`` to ``outputs`` numbers.
-
-    >>> import pyroae as pa
-    >>> isinstance(pa.nets.MLP(), Network)
-    True
-    """
-
-    def build(self, inputs: torch.Size, outputs: int, encoder: nn.Module | None = None, image: Sequence[int] | None = None) -> nn.Module:
-        """A new module, ``(..., *inputs) -> (..., outputs)``.
-
-        Args:
-            inputs: shape of one input.
-            outputs: size of one output.
-            encoder: of the model, for a decoder.
-            image: channels, height and width of one x that is an image.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement build(inputs, outputs, encoder=None, image=None)")
-
-
 class _FullyConnected(Network):
     """Fully connected hidden layers, which a subclass makes in ``layer``, and a linear output layer."""
 
     def __init__(self, hidden: int | Sequence[int], dropout: float):
-        self.widths, self.dropout = _widths(hidden, type(self).__name__), dropout
+        self.widths, self.dropout = widths_of(hidden, type(self).__name__), dropout
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"{type(self).__name__}: expected dropout from 0 to less than 1, got {dropout!r}")
 
     def build(self, inputs, outputs, encoder=None, image=None):
         widths = [prod(inputs), *self.widths]
-        layers = _flatten(inputs)
+        layers = flatten(inputs)
         for width, wider in zip(widths, widths[1:]):
             layers += self.layer(width, wider)
             layers += [nn.Dropout(self.dropout)] if self.dropout else []
@@ -73,7 +66,7 @@ class MLP(_FullyConnected):
 
     def __init__(self, hidden: int | Sequence[int] = 128, activation: str = "ReLU", dropout: float = 0.0):
         super().__init__(hidden, dropout)
-        self.activation = _activation(activation)
+        self.activation = activation_of(activation)
 
     def layer(self, inputs, outputs):
         """One hidden layer."""
@@ -105,7 +98,7 @@ class Linear(Network):
     """
 
     def build(self, inputs, outputs, encoder=None, image=None):
-        return nn.Sequential(*_flatten(inputs), nn.Linear(prod(inputs), outputs))
+        return nn.Sequential(*flatten(inputs), nn.Linear(prod(inputs), outputs))
 
 
 @register("nets")
@@ -114,13 +107,32 @@ class Dictionary(Network):
 
     For penalties on the size of the code, which a small code with long columns would avoid.
 
+    Args:
+        tied: whether the atoms start as the rows of a linear encoder, which are scaled to length 1 for that, and all biases at 0
+            (Gao et al. 2024, A.1).
+
     >>> atoms = Dictionary().build(torch.Size([3]), 64)
     >>> atoms(torch.eye(3)).sub(atoms(torch.zeros(1, 3))).norm(dim=1).round(decimals=4)
     tensor([1., 1., 1.], grad_fn=<RoundBackward1>)
     """
 
+    def __init__(self, tied: bool = False):
+        self.tied = tied
+
     def build(self, inputs, outputs, encoder=None, image=None):
-        return nn.Sequential(*_flatten(inputs), _UnitColumns(prod(inputs), outputs))
+        atoms = _UnitColumns(prod(inputs), outputs)
+        if self.tied:
+            layer = (
+                next((module for module in reversed(list(encoder.modules())) if isinstance(module, nn.Linear)), None) if encoder else None
+            )
+            if layer is None or layer.weight.shape != (prod(inputs), outputs):
+                raise ValueError(f"Dictionary: expected a linear encoder of {outputs} to {prod(inputs)} numbers, such as pa.nets.Linear()")
+            with torch.no_grad():
+                layer.weight.copy_(nn.functional.normalize(layer.weight, dim=1))
+                atoms.weight.copy_(layer.weight.T)
+                for bias in (layer.bias, atoms.bias):
+                    bias.zero_()
+        return nn.Sequential(*flatten(inputs), atoms)
 
 
 class _UnitColumns(nn.Linear):
@@ -143,12 +155,12 @@ class Residual(Network):
 
     def __init__(self, width: int = 128, blocks: int = 2, activation: str = "ReLU"):
         whole_number("Residual", width=width, blocks=blocks)
-        self.width, self.blocks, self.activation = width, blocks, _activation(activation)
+        self.width, self.blocks, self.activation = width, blocks, activation_of(activation)
 
     def build(self, inputs, outputs, encoder=None, image=None):
         blocks = [_Block(self.width, self.activation) for _ in range(self.blocks)]
         return nn.Sequential(
-            *_flatten(inputs), nn.Linear(prod(inputs), self.width), *blocks, self.activation(), nn.Linear(self.width, outputs)
+            *flatten(inputs), nn.Linear(prod(inputs), self.width), *blocks, self.activation(), nn.Linear(self.width, outputs)
         )
 
 
@@ -200,7 +212,7 @@ class Tied(Network):
     """
 
     def __init__(self, activation: str = "ReLU"):
-        self.activation = _activation(activation)
+        self.activation = activation_of(activation)
 
     def build(self, inputs, outputs, encoder=None, image=None):
         layers = [module for module in encoder.modules() if isinstance(module, nn.Linear)] if encoder is not None else []
@@ -210,7 +222,7 @@ class Tied(Network):
                 f"Tied: expected an encoder of fully connected layers from {outputs} to {prod(inputs)} numbers, got {got}; "
                 "use an MLP encoder, the posterior Delta and a likelihood with one parameter for each entry"
             )
-        stack = _flatten(inputs)
+        stack = flatten(inputs)
         for layer in layers[::-1]:
             stack += [_Transposed(layer), self.activation()]
         return nn.Sequential(*stack[:-1])
@@ -265,7 +277,7 @@ class Conv(Network):
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64), image: Sequence[int] | None = None, activation: str = "ReLU"):
-        self.channels, self.image, self.activation = _widths(channels, "Conv"), image, _activation(activation)
+        self.channels, self.image, self.activation = widths_of(channels, "Conv"), image, activation_of(activation)
 
     def build(self, inputs, outputs, encoder=None, image=None):
         image = _image(self.image or image, inputs, len(self.channels), "Conv")
@@ -289,29 +301,18 @@ class Deconv(Network):
     """
 
     def __init__(self, channels: Sequence[int] = (64, 32), image: Sequence[int] | None = None, activation: str = "ReLU"):
-        self.channels, self.image, self.activation = _widths(channels, "Deconv"), image, _activation(activation)
+        self.channels, self.image, self.activation = widths_of(channels, "Deconv"), image, activation_of(activation)
 
     def build(self, inputs, outputs, encoder=None, image=None):
         depth = len(self.channels)
         known = self.image or image
         image = _image(known, torch.Size([outputs]), depth, "Deconv", all_outputs=known is None)
         small = [side // 2**depth for side in image[1:]]
-        layers: list[nn.Module] = [*_flatten(inputs), nn.Linear(prod(inputs), self.channels[0] * prod(small))]
+        layers: list[nn.Module] = [*flatten(inputs), nn.Linear(prod(inputs), self.channels[0] * prod(small))]
         layers += [nn.Unflatten(-1, (self.channels[0], *small)), self.activation()]
         for thick, thin in zip(self.channels, [*self.channels[1:], outputs // prod(image[1:])]):
             layers += [nn.ConvTranspose2d(thick, thin, 4, stride=2, padding=1), self.activation()]
         return nn.Sequential(*layers[:-1], nn.Flatten())
-
-
-def _widths(widths: int | Sequence[int], owner: str) -> list[int]:
-    result = [widths] if isinstance(widths, int) else list(widths)
-    if not all(isinstance(width, int) and width > 0 for width in result):
-        raise ValueError(f"{owner}: expected widths as positive whole numbers, got {widths!r}")
-    return result
-
-
-def _flatten(inputs: torch.Size) -> list[nn.Module]:
-    return [nn.Flatten(-len(inputs))] if len(inputs) > 1 else []
 
 
 def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner: str, all_outputs: bool = True) -> tuple[int, int, int]:
@@ -325,10 +326,3 @@ def _image(image: Sequence[int] | None, shape: torch.Size, halvings: int, owner:
             f"got channels, height and width {size}; set image=(channels, height, width) or the number of convolutions"
         )
     return size
-
-
-def _activation(name: str) -> type[nn.Module]:
-    known = {key.lower(): cls for key, cls in members("activations").items()}
-    if str(name).lower() not in known:
-        raise ValueError(f"activation: there is no activation {name!r}" + did_you_mean(str(name), members("activations")))
-    return known[str(name).lower()]

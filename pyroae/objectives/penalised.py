@@ -1,5 +1,6 @@
 """An ELBO plus a penalty on the latents."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..programs import record_traces, sites, wrapped
+from ..programs import Program, record_traces, sites, wrapped
 from ..programs.scales import ScaleFactors, common_scale
 from ..programs.terms import data_plate, is_point
 from ..registry import register
@@ -59,11 +60,12 @@ class Penalised(_ElboWrapper):
         elbo = self._wrapped(guide, args, kwargs)
         with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
             loss = elbo.differentiable_loss(*pair, *args, **kwargs)
-            runs = [self._penalty(*run) for run in zip(inputs, models, guides)]
+            decode = functools.partial(_decoded, model, args, kwargs)
+            runs = [self._penalty(*run, decode) for run in zip(inputs, models, guides)]
         penalty = sum(runs) / len(runs)
         return {"loss": loss + penalty, "penalty": penalty}
 
-    def _penalty(self, x: Tensor, model: poutine.Trace, guide: poutine.Trace) -> Tensor:
+    def _penalty(self, x: Tensor, model: poutine.Trace, guide: poutine.Trace, decode: Callable) -> Tensor:
         observed, latent = sites(model, observed=True), sites(guide, observed=False)
         plate = data_plate(dict([next(iter(observed.items()))]))
         latent = {name: site for name, site in latent.items() if plate.contains(site) or not is_point(site)}
@@ -72,12 +74,19 @@ class Penalised(_ElboWrapper):
             "prior": lambda: model.nodes[name]["fn"],
             "likelihood": lambda: next(iter(observed.values()))["fn"],
             "weights": lambda: [p["value"] for p in model.nodes.values() if p["type"] == "param" and p["value"].dim() > 1],
+            "decoder": lambda: functools.partial(decode, name, next(iter(observed))),
         }
         penalty = self.penalty(x, site["value"], site["fn"], *(further[each]() for each in getattr(self.penalty, "needs", ())))
         if not isinstance(penalty, Tensor) or penalty.dim() > 0 and penalty.shape[-1] != len(x):
             got = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
             raise ValueError(f"Penalised: expected the penalty as a number or one for each of the {len(x)} examples, got {got}")
         return (plate.scale * common_scale([*observed.values(), *latent.values()], plate.dim) * penalty.mean()).sum() * len(x)
+
+
+def _decoded(model: Program, args: tuple, kwargs: dict, name: str, observed: str, z: Tensor) -> Any:
+    """p(x|z): the distribution of the observed site for another value of the latent site."""
+    with poutine.block():
+        return poutine.trace(poutine.condition(model, data={name: z})).get_trace(*args, **kwargs).nodes[observed]["fn"]
 
 
 def _takes(function: Callable, arguments: int) -> bool:

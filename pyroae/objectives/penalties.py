@@ -11,8 +11,12 @@ from ..programs.terms import factorises
 from ..registry import register
 from .generative_penalties import Commitment, DecoderJacobian, DecoderL2, MultiScaleSSIM
 from .penalty import Penalty, flat_latent, latent_mean
+from .sparse_penalties import L0, DeadUnits, GatedSparsity
 
 __all__ = [
+    "DeadUnits",
+    "GatedSparsity",
+    "L0",
     "Classification",
     "Commitment",
     "Contractive",

@@ -17,7 +17,7 @@ class Penalty(Part):
     """
 
     needs_input_grad = False  # whether it differentiates with respect to x
-    needs: tuple[str, ...] = ()  # further arguments: "prior" p(z), "likelihood" p(x|z), "weights" of the generative program
+    needs: tuple[str, ...] = ()  # further arguments: "prior" p(z), "likelihood" p(x|z), "weights" of the generative program, "decoder"
 
     def __init__(self, weight: float):
         if not weight >= 0.0:

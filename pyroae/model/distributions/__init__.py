@@ -17,8 +17,10 @@ from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
 from .hyperbolic import WrappedNormal
 from .real import NormalMixture, ProfiledNormal, UniformSphere
+from .sparse import SparsePoint
 
 __all__ = [
+    "SparsePoint",
     "AffineAutoregressive",
     "Bernoulli",
     "BernoulliGumbel",

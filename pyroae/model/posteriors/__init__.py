@@ -23,8 +23,13 @@ from .plain import (
     StudentT,
 )
 from .quantised import FiniteScalar, VectorQuantised
+from .sparse import BatchTopK, Gated, JumpReLU, TopK
 
 __all__ = [
+    "BatchTopK",
+    "Gated",
+    "JumpReLU",
+    "TopK",
     "BernoulliGumbel",
     "BernoulliStraightThrough",
     "Clusters",

@@ -18,7 +18,7 @@ ORDER = [  # each row may import the rows above it, and its own
     {"training"},
     {"evaluation"},
     {"plots", "structure"},
-    {"storage", "recipes", "pretraining", "fitted_priors", "portable"},
+    {"storage", "matching", "recipes", "pretraining", "fitted_priors", "portable"},
     {"sklearn", "experiment"},
     {"cli"},
 ]

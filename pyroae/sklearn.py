@@ -1,6 +1,7 @@
 """scikit-learn's interface to any recipe: ``pa.sklearn.Estimator`` works in ``Pipeline`` and ``GridSearchCV``."""
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if recipe not in RECIPES:
                 raise ValueError(f"Estimator: there is no recipe {recipe!r}" + did_you_mean(recipe, RECIPES))
             recipe = RECIPES[recipe]
+            if unknown := sizes.keys() - inspect.signature(recipe).parameters.keys():
+                raise ValueError(f"Estimator: the recipe {recipe.__name__} has no argument {' or '.join(unknown)}; leave it out")
         if isinstance(recipe, Autoencoder):
             if sizes:
                 raise ValueError(f"Estimator: an Autoencoder has its own sizes; leave {' and '.join(sizes)} out")

@@ -133,7 +133,7 @@ def test_the_size_of_a_model_is_found_without_it(recipe, monkeypatch):
     first = bounded.build(lambda: RECIPES[recipe](data), 2 * made).state_dict()
     torch.manual_seed(0)
     plain = RECIPES[recipe](data).state_dict()
-    assert all(torch.equal(first[name], plain[name]) for name in plain)
+    torch.testing.assert_close(first, plain, rtol=1e-6, atol=0.0)  # rows scaled to length 1 twice differ by rounding
     with pytest.raises(bounded.TooManyNumbers):
         bounded.build(lambda: RECIPES[recipe](data), made - 1)
 

@@ -43,7 +43,7 @@ def test_auto_goes_over_to_graphs_with_pyros_losses(name, monkeypatch):
     monkeypatch.setattr(
         timing.CallTimes,
         "repays",
-        lambda self, level, remaining: level == "traced" and self.timed >= timing.MIN_TIMED and self.operations > 0,
+        lambda self, level, remaining, is_kept=False: level == "traced" and self.timed >= timing.MIN_TIMED and self.operations > 0,
     )
     assert max(compare(name, "auto", steps=12)) < 1e-6
 

@@ -36,7 +36,7 @@ def test_scikit_learns_own_checks(estimator, check):
 @pytest.mark.parametrize("recipe", [name for name in pa.recipes.RECIPES if name != "conditional"])
 def test_every_recipe_in_a_pipeline(recipe):
     x, y = load_digits(n_class=3, return_X_y=True)
-    features = small(recipe, latent_dim=4)
+    features = small(recipe, latent_dim=4, **{"hidden": None} if recipe == "dictionary" else {})
     classifier = make_pipeline(features, StandardScaler(), LogisticRegression()).fit(x / 16, y)
     assert classifier.score(x / 16, y) > 0.4
     z = features.transform(x / 16)
@@ -126,6 +126,7 @@ def test_the_users_autoencoder_is_not_trained_itself():
 BAD = {
     "recipe": (lambda: small("vea").fit(IRIS), "no recipe 'vea'.*vae"),
     "function": (lambda: small(lambda x, **_: "no model").fit(IRIS), "to return an Autoencoder, got str"),
+    "a size that a recipe lacks": (lambda: small("dictionary").fit(IRIS), "the recipe dictionary has no argument hidden; leave it out"),
     "sizes of a model": (lambda: small(small_vae(x=4)).fit(IRIS), "leave latent_dim and hidden out"),
     "condition": (lambda: small(lambda x, **_: small_vae(4, condition=pa.conditions.Labels(2))).fit(IRIS), r"pa.fit\(ae, \(x, y\)\)"),
     "no log p(x)": (lambda: small("autoencoder").fit(IRIS).score(IRIS), "prior"),

@@ -218,6 +218,15 @@ def test_a_small_figure_holds_its_title_and_a_split_is_drawn_as_it_is(grey):
     plt.close("all")
 
 
+def test_filters_of_a_table_have_its_columns_names(ax):
+    frame = pd.DataFrame(torch.randn(30, 3).numpy(), columns=["a", "b", "c"])
+    pa.plots.filters(pa.recipes.vae(frame), ax=ax)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"] and ax.get_ylabel() == "unit"
+    mixed = pa.recipes.vae(frame.assign(b=range(30), d=["x", "y"] * 15))
+    pa.plots.filters(mixed, ax=plt.figure().gca())
+    assert plt.gca().get_xlabel() == "entry of x"
+
+
 def test_images_are_drawn_without_being_told_their_shape():
     """Of a model that was built by hand and never trained."""
     drawn = pa.plots.samples(small_vae(x=64), 20)

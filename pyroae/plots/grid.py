@@ -74,10 +74,16 @@ def _strips(x: Tensor, names: Sequence[str] | None, ax: Axes) -> Axes:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="entry of x" if names is None else "", ylabel="example")
-    if names is not None and len(names) <= _NAMED:
+    if names is not None:
+        name_columns(ax, names)
+    return ax
+
+
+def name_columns(ax: Axes, names: Sequence[str]):
+    """Label the columns of strips, unless they are too many."""
+    if len(names) <= _NAMED:
         texts = [name if len(name) <= _LENGTH else f"{name[: _LENGTH - 3]}..." for name in names]
         ax.set_xticks(range(len(names)), texts, rotation=60, ha="right", rotation_mode="anchor")
-    return ax
 
 
 def _ranges(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..data import inputs
 from ..model import nets
 from ..model.autoencoder import Autoencoder
+from ..model.likelihoods import Product
 from .drawing import Undrawable
-from .grid import Limits, images, name_rows, shape_of
+from .grid import Limits, images, name_columns, name_rows, shape_of
 
 _DRAWN = 20  # reconstructions
 _SIDE = 8  # of a square that is taken for an image, at least
@@ -124,6 +125,12 @@ def filters(
         raise Undrawable(f"filters: expected a linear layer with {math.prod(image_shape)} weights per unit, got {weights.shape[1]}")
     weights = weights[weights.norm(dim=1).argsort(descending=True, stable=True)[:n]]
     ax = images(weights / weights.abs().amax(1, keepdim=True).clamp(min=1e-12), image_shape, (-1.0, 1.0), columns=columns, ax=ax)
+    if image_shape is None:
+        ax.set(ylabel="unit")
+        names = _columns(ae)
+        if names is not None and weights.shape[1] == len(names) and not isinstance(ae.likelihood, Product):  # a Product orders them anew
+            name_columns(ax, names)
+            ax.set(xlabel="")
     ax.set_title("Decoder's weights to x, by unit" if decoder else "Encoder's weights from x, by unit", wrap=True)
     return ax
 

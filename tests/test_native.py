@@ -113,6 +113,14 @@ def test_another_graph_is_compiled_anew(folder, uncompiled, name):
     assert len(set(made)) == 2
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium", "bf16"])
+def test_every_precision_has_its_own_code(folder, uncompiled, precision):
+    assert steps(pa.Step("compiled", precision=precision))[1].levels()["step"][0][1] == 2
+    steps(pa.Step("compiled", precision=precision))
+    steps(pa.Step("compiled", precision="highest"))
+    assert len(uncompiled[0]) == (1 if precision == "highest" else 2)
+
+
 def test_learning_rates_and_their_schedules_share_a_graph(folder, uncompiled):
     steps()
     steps(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.5, weight_decay=0.1))

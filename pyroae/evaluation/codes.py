@@ -21,8 +21,7 @@ def code_means(model: Program, guide: Program, args: Args) -> Tensor:
     """E[z|x], ``(N, dimensions)``, latent sites concatenated: in closed form for one site where Pyro has it, else the mean of 64 draws."""
 
     def codes(_, part: Args) -> Tensor:
-        means = _means(model, guide, part)
-        return torch.cat([mean.movedim(where, 0).reshape(len(part[0]), -1) for mean, where in means.values()], 1)
+        return _rows(_means(model, guide, part), part)
 
     return torch.cat(list(on_blocks(codes, model, args, _BLOCK))).double()
 
@@ -35,14 +34,28 @@ def reconstructed(model: Program, guide: Program, args: Args) -> Tensor:
     """
 
     def decoded(_, part: Args) -> Tensor:
-        codes = {name: mean for name, (mean, _) in _means(model, guide, part).items()}
-        observed = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*part), observed=True)
-        return next(site["fn"].mean for name, site in observed.items() if name not in codes)
+        return _decoded(model, part, _means(model, guide, part))
 
     rows = list(on_blocks(decoded, model, args, _BLOCK))
     if not all(bool(mean.isfinite().all()) for mean in rows):
         raise ValueError("p(x|z) has no finite mean, so there is no squared error of it")
     return torch.cat(rows)
+
+
+def codes_and_means(model: Program, guide: Program, args: Args) -> tuple[Tensor, Tensor]:
+    """``code_means`` of one block, and the mean of p(x|z) there, ``(N, *event)``; the encoder runs once."""
+    means = _means(model, guide, args)
+    return _rows(means, args), _decoded(model, args, means)
+
+
+def _rows(means: dict[str, tuple[Tensor, int]], args: Args) -> Tensor:
+    return torch.cat([mean.movedim(where, 0).reshape(len(args[0]), -1) for mean, where in means.values()], 1)
+
+
+def _decoded(model: Program, args: Args, means: dict[str, tuple[Tensor, int]]) -> Tensor:
+    codes = {name: mean for name, (mean, _) in means.items()}
+    observed = programs.sites(poutine.trace(poutine.condition(model, data=codes)).get_trace(*args), observed=True)
+    return next(site["fn"].mean for name, site in observed.items() if name not in codes)
 
 
 def _means(model: Program, guide: Program, args: Args) -> dict[str, tuple[Tensor, int]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import programs
 from ..programs import Program
-from .codes import code_means, reconstructed
+from .codes import codes_and_means
 from .particles import on_blocks, prepared
 
 _BLOCK = 1024
@@ -53,9 +53,9 @@ def sparsity(model: Any, x: Any, guide: Program | None = None) -> Sparsity:
         model, guide, args = prepared(x, model, guide, stream=True)
 
         def sums(_, part: tuple) -> tuple[Tensor, ...]:
-            rows, active = part[0].flatten(1).double(), code_means(model, guide, part) != 0
-            error = (reconstructed(model, guide, part).flatten(1).double() - rows).square().sum()
-            return active.double().sum(0).cpu(), error.cpu(), rows.sum(0).cpu(), rows.square().sum().cpu()
+            rows, (codes, mean) = part[0].flatten(1).double(), codes_and_means(model, guide, part)
+            error = (mean.flatten(1).double() - rows).square().sum()
+            return (codes != 0).double().sum(0).cpu(), error.cpu(), rows.sum(0).cpu(), rows.square().sum().cpu()
 
         active, error, total, square = (sum(column) for column in zip(*on_blocks(sums, model, args, _BLOCK)))
     n = len(args[0])

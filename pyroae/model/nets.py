@@ -122,9 +122,7 @@ class Dictionary(Network):
     def build(self, inputs, outputs, encoder=None, image=None):
         atoms = _UnitColumns(prod(inputs), outputs)
         if self.tied:
-            layer = (
-                next((module for module in reversed(list(encoder.modules())) if isinstance(module, nn.Linear)), None) if encoder else None
-            )
+            layer = next(reversed(_linear_layers(encoder)), None)
             if layer is None or layer.weight.shape != (prod(inputs), outputs):
                 raise ValueError(f"Dictionary: expected a linear encoder of {outputs} to {prod(inputs)} numbers, such as pa.nets.Linear()")
             with torch.no_grad():
@@ -133,6 +131,10 @@ class Dictionary(Network):
                 for bias in (layer.bias, atoms.bias):
                     bias.zero_()
         return nn.Sequential(*flatten(inputs), atoms)
+
+
+def _linear_layers(encoder: nn.Module | None) -> list[nn.Linear]:
+    return [] if encoder is None else [module for module in encoder.modules() if isinstance(module, nn.Linear)]
 
 
 class _UnitColumns(nn.Linear):
@@ -215,7 +217,7 @@ class Tied(Network):
         self.activation = activation_of(activation)
 
     def build(self, inputs, outputs, encoder=None, image=None):
-        layers = [module for module in encoder.modules() if isinstance(module, nn.Linear)] if encoder is not None else []
+        layers = _linear_layers(encoder)
         if not layers or layers[-1].out_features != prod(inputs) or layers[0].in_features != outputs:
             got = f"{layers[0].in_features} and {layers[-1].out_features}" if layers else "no linear layer"
             raise ValueError(

@@ -31,6 +31,7 @@ class Network(Part):
 
 
 def widths_of(widths: int | Sequence[int], owner: str) -> list[int]:
+    """Widths of hidden layers as a list; ``ValueError`` unless they are positive."""
     result = [widths] if isinstance(widths, int) else list(widths)
     if not all(isinstance(width, int) and width > 0 for width in result):
         raise ValueError(f"{owner}: expected widths as positive whole numbers, got {widths!r}")
@@ -38,10 +39,12 @@ def widths_of(widths: int | Sequence[int], owner: str) -> list[int]:
 
 
 def flatten(inputs: torch.Size) -> list[nn.Module]:
+    """The layer that flattens inputs of that shape, if they are no vectors."""
     return [nn.Flatten(-len(inputs))] if len(inputs) > 1 else []
 
 
 def activation_of(name: str) -> type[nn.Module]:
+    """The class of an activation, whatever its case; ``ValueError`` names the closest one."""
     known = {key.lower(): cls for key, cls in members("activations").items()}
     if str(name).lower() not in known:
         raise ValueError(f"activation: there is no activation {name!r}" + did_you_mean(str(name), members("activations")))

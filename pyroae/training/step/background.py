@@ -29,7 +29,7 @@ def start(module: torch.fx.GraphModule, inputs: list[Tensor], key: str) -> subpr
         ValueError: the graph cannot be given to another process.
     """
     layouts = [(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in inputs]
-    settings = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    settings = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision, torch.are_deterministic_algorithms_enabled()
     with tempfile.TemporaryFile() as file:
         pickle.dump((native.packed(module), layouts, key, settings), file)
         file.seek(0)
@@ -61,7 +61,7 @@ def main():
         os.nice(_NICENESS)
     graph, layouts, key, (threads, precision, deterministic) = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
+    torch.backends.mkldnn.matmul.fp32_precision = precision
     torch.use_deterministic_algorithms(deterministic)
     inputs = [torch.empty_strided(shape, stride, dtype=dtype).zero_() for shape, stride, dtype in layouts]
     with torch.no_grad():

@@ -44,7 +44,8 @@ def key_of(module: torch.fx.GraphModule, inputs: list[Tensor], *more: str) -> st
         return None
     parts = [
         *(_FORMAT, torch.__version__, platform.machine(), _processor(), str(torch.get_num_threads()), *more),
-        *(torch.get_float32_matmul_precision(), str(torch.backends.mkldnn.enabled), str(torch.are_deterministic_algorithms_enabled())),
+        *(torch.backends.mkldnn.matmul.fp32_precision, str(torch.backends.mkldnn.enabled)),  # torch's older name raises where both are used
+        str(torch.are_deterministic_algorithms_enabled()),
         *(str(each.graph) for each in module.modules() if isinstance(each, torch.fx.GraphModule)),
         *(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}" for tensor in inputs),
     ]

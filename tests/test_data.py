@@ -267,6 +267,16 @@ def test_labels_may_be_text(tmp_path):
     assert pa.data.load(tmp_path / "x.npz").test.labels.tolist() == [2, 2]
 
 
+def test_a_rows_numbers_lie_side_by_side(tmp_path, monkeypatch):
+    columns = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (30, 98)).astype(np.uint8))
+    (tmp_path / "binarized_mnist").mkdir()
+    np.savez(tmp_path / "binarized_mnist" / "binarized_mnist.npz", train=columns, valid=columns, test=columns)
+    monkeypatch.setenv("PYROAE_DATA", str(tmp_path))
+    by_columns = torch.rand(5, 30).T
+    splits = (pa.data.load("binarized-mnist").train, pa.data.load(by_columns).train, pa.data.Split(by_columns, None, "unit"))
+    assert all(split.x.is_contiguous() for split in splits)
+
+
 def test_sparse_matrices_in_a_file(tmp_path):
     matrix = scipy.sparse.random(40, 9, 0.3, format="csr", random_state=0)
     scipy.sparse.save_npz(tmp_path / "x.npz", matrix)

@@ -37,6 +37,10 @@ class Split:
     schema: Schema = field(default_factory=Schema)
     inputs: "Split | None" = None  # what the encoder sees instead of x, a row for each of x
 
+    def __post_init__(self):
+        if isinstance(self.x, Tensor):
+            object.__setattr__(self, "x", self.x.contiguous())  # a row's numbers side by side: batches are rows
+
     def draw(self, x: Tensor) -> Tensor:
         """A batch as the model sees it: with dynamic binarization a draw from Bernoulli(x), otherwise x."""
         return torch.bernoulli(x) if self.dynamic else x

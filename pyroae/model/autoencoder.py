@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 from ..data import frames, inputs
 from ..data.schema import Schema
 from ..data.splits import Split
-from ..nested import copied, without_graphs
+from ..nested import without_graphs
 from ..threads import alone, one_at_a_time
 from . import conditions, networks
 from .building import Context, check_forward, check_part
@@ -89,10 +89,13 @@ class Autoencoder(PyroModule):
                     f"{role} {type(part).__name__}: expected the shape of one event as its first argument, "
                     f"got none; for example {type(part).__name__}(64)"
                 )
-        likelihood, corruption = likelihood.build(Context()), copied(corruption)
-        inputs = None if inputs is None else _without_density(inputs.build(Context()))
+        likelihood, inputs = likelihood.build(Context()), None if inputs is None else _without_density(inputs.build(Context()))
         seen = likelihood if inputs is None else inputs
-        posterior = posterior.build(Context(prior=prior))
+        if posterior.needs_mask:
+            seen = with_missing(seen, mask=True)
+            likelihood, inputs = (seen, None) if inputs is None else (likelihood, seen)
+        corruption = None if corruption is None else corruption.build(Context(likelihood=seen))
+        posterior = posterior.build(Context(prior=prior, likelihood=seen))
         self._recipes = {"encoder": encoder, "decoder": decoder}
         check_part(schema, Schema | None, "schema", "pa.data.load(...).schema")
         first, *rest = seen.input_shape

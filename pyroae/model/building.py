@@ -25,7 +25,7 @@ class Context:
         event_shape: shape of one z for a prior or posterior, of one x for a likelihood; ``None`` keeps the part's own.
         prior: of the model, for its posterior.
         guide: of the model, for its prior.
-        likelihood: of the model, for its prior.
+        likelihood: of what the encoder sees, for the prior and the posterior.
     """
 
     event_shape: torch.Size | None = None

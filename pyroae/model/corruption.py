@@ -1,11 +1,15 @@
 """Corruptions C(x~|x): what a denoising autoencoder does to its encoder's input while training (Vincent et al. 2010)."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
+from ..nested import copied
 from ..registry import Part, register, register_base
+from .building import Context
 
-__all__ = ["BernoulliMask", "Corruption", "Gaussian", "Masking", "SaltPepper"]
+__all__ = ["BernoulliMask", "Corruption", "Gaussian", "Masking", "Modalities", "SaltPepper"]
 
 
 def __dir__() -> list[str]:
@@ -23,6 +27,10 @@ class Corruption(Part, nn.Module):
 
     def __init__(self):
         super().__init__()
+
+    def build(self, context: Context) -> Self:
+        """A copy for one model."""
+        return copied(self)
 
 
 def _share(fraction: float, owner: str) -> float:
@@ -48,6 +56,42 @@ class Masking(Corruption):
         masked = int(self.fraction * flat.shape[1] + 1e-9)  # .29 * 100 is 28.999...
         chosen = torch.rand_like(flat).topk(masked, dim=1).indices
         return flat.scatter(1, chosen, 0.0).view_as(x)
+
+
+@register("corruption")
+class Modalities(Corruption):
+    """Takes away whole parts of the likelihood ``Product``, each with probability ``fraction``: their entries become NaN.
+
+    For ``pa.posteriors.ProductOfExperts`` and ``MixtureOfExperts``, which thereby learn from every subset of the modalities
+    (Wu & Goodman 2018, section 2.3). The target stays whole: the loss bounds -log p of all that an example has.
+
+    Args:
+        fraction: probability.
+
+    >>> import pyroae as pa
+    >>> both = pa.likelihoods.Product({"x": pa.likelihoods.Normal(2), "label": pa.likelihoods.Categorical(1, 4)})
+    >>> parts = {"encoder": pa.nets.Identity(), "posterior": pa.posteriors.ProductOfExperts(hidden=8), "corruption": Modalities(0.5)}
+    >>> vae.replace(likelihood=both, **parts).corruption(torch.ones(4, 3)).isnan()[:, :2].sum(1) % 2
+    tensor([0, 0, 0, 0])
+    """
+
+    def __init__(self, fraction: float = 0.5):
+        super().__init__()
+        self.fraction = _share(fraction, "Modalities")
+
+    def build(self, context):
+        if not getattr(context.likelihood, "allows_missing", False) or not hasattr(context.likelihood, "owners"):
+            raise ValueError(
+                "Modalities: expected the likelihood Product with parts that may be missing, such as with the posterior ProductOfExperts, "
+                f"got {type(context.likelihood).__name__}"
+            )
+        built = copied(self)
+        built.register_buffer("owners", context.likelihood.owners, persistent=False)
+        return built
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = torch.rand(*x.shape[:-1], int(self.owners.max()) + 1, device=x.device) < self.fraction
+        return x.masked_fill(missing.index_select(-1, self.owners), torch.nan)
 
 
 @register("corruption")

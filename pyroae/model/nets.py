@@ -16,6 +16,7 @@ __all__ = [
     "Deconv",
     "Dictionary",
     "GatedMLP",
+    "Identity",
     "Linear",
     "MLP",
     "Network",
@@ -99,6 +100,18 @@ class Linear(Network):
 
     def build(self, inputs, outputs, encoder=None, image=None):
         return nn.Sequential(*flatten(inputs), nn.Linear(prod(inputs), outputs))
+
+
+@register("nets")
+class Identity(Network):
+    """The input unchanged, for posteriors that have networks of their own, such as ``ProductOfExperts``.
+
+    >>> Identity().build(torch.Size([2, 4]), 8)(torch.zeros(5, 2, 4)).shape
+    torch.Size([5, 8])
+    """
+
+    def build(self, inputs, outputs, encoder=None, image=None):
+        return nn.Flatten()
 
 
 @register("nets")

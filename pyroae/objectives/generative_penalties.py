@@ -1,4 +1,4 @@
-"""Penalties on p(x|z): on the decoder's Jacobian and matrices, on the reconstruction, and a codebook's terms."""
+"""Penalties on p(x|z): on the decoder's Jacobian and matrices, on the reconstruction or a part of it, and a codebook's terms."""
 
 from math import isqrt, log2, prod
 
@@ -92,6 +92,38 @@ class DecoderL2(Penalty):
 
     def __call__(self, x, z, q, weights=()):
         return self.weight * sum((w.square().sum() for w in weights), z.new_zeros(()))
+
+
+@register("penalties")
+class Emphasis(Penalty):
+    r"""Counts a part of the likelihood ``Product`` 1 + w times: :math:`-w \log p(x_m|z)` (Wu & Goodman 2018, section 2.3, their lambda).
+
+    For a modality of few entries, such as a label beside an image, which is otherwise learned late: its log-likelihood is a few nats of
+    hundreds. What is learned has a log p(x) as before; scores of p(x, z) leave the penalty out.
+
+    Args:
+        part: name of the part.
+        weight: w.
+
+    >>> both = pa.likelihoods.Product({"x": pa.likelihoods.Normal(15), "label": pa.likelihoods.Categorical(1, 4)})
+    >>> ae = vae.replace(likelihood=both, objective=pa.Penalised(Emphasis("label", 9.0)))
+    >>> pa.fit(ae, x.round(), epochs=1, progress=False).objective
+    'Penalised'
+    """
+
+    needs = ("likelihood",)
+
+    def __init__(self, part: str, weight: float = 9.0):
+        super().__init__(weight)
+        self.part = part
+
+    def __call__(self, x, z, q, p=None):
+        names = getattr(p, "names", None) or []
+        if self.part not in names:
+            known = f"with parts {', '.join(names)}" if names else f"got {type(p).__name__}"
+            raise ValueError(f"Emphasis: expected a likelihood Product with a part {self.part!r}, {known}")
+        part, value = p.pieces(x)[names.index(self.part)]
+        return -self.weight * part.log_prob(value)
 
 
 @register("penalties")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import whole_number
 from ..programs.terms import factorises
 from ..registry import register
-from .generative_penalties import Commitment, DecoderJacobian, DecoderL2, MultiScaleSSIM
+from .generative_penalties import Commitment, DecoderJacobian, DecoderL2, Emphasis, MultiScaleSSIM
 from .penalty import Penalty, flat_latent, latent_mean
 from .sparse_penalties import L0, DeadUnits, GatedSparsity
 
@@ -26,6 +26,7 @@ __all__ = [
     "L1",
     "L2",
     "MMD",
+    "Emphasis",
     "MultiScaleSSIM",
     "Penalty",
     "SigmoidContractive",

@@ -16,7 +16,7 @@ from .codes import CodeSequence, QuantisedPoint
 from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
 from .hyperbolic import WrappedNormal
-from .real import NormalMixture, ProfiledNormal, UniformSphere
+from .real import NormalExperts, NormalMixture, ProfiledNormal, UniformSphere
 from .sparse import SparsePoint
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "DiscretizedLogistic",
     "GreyCategorical",
     "InUnitInterval",
+    "NormalExperts",
     "NormalMixture",
     "OneHotGumbel",
     "QuantisedPoint",

@@ -78,6 +78,7 @@ class Joint(TorchDistribution):
         parts: the distributions.
         order: ``(D,)``, the index in the vector of each entry of the concatenated parts.
         back: ``(D,)``, the inverse permutation.
+        names: of the parts.
     """
 
     arg_constraints = {}
@@ -87,9 +88,10 @@ class Joint(TorchDistribution):
         parts: list[dist.Distribution],
         order: Tensor | None = None,
         back: Tensor | None = None,
+        names: list[str] | None = None,
         validate_args: bool | None = None,
     ):
-        self.parts, self.order, self.back = parts, order, back
+        self.parts, self.order, self.back, self.names = parts, order, back, names
         self.lengths = [part.event_shape[0] for part in parts]
         super().__init__(parts[0].batch_shape, torch.Size([sum(self.lengths)]), validate_args=validate_args)
 
@@ -115,7 +117,7 @@ class Joint(TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution for a larger batch."""
-        return Joint([part.expand(batch_shape) for part in self.parts], self.order, self.back)
+        return Joint([part.expand(batch_shape) for part in self.parts], self.order, self.back, self.names)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log-densities."""

@@ -64,6 +64,25 @@ class NormalMixture(dist.MixtureSameFamily):
         return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
 
+class NormalExperts(dist.MixtureSameFamily):
+    """A mixture whose weights are fixed: draws pass the gradient of the component that was chosen, which is unbiased.
+
+    >>> weights, normals = dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.tensor([[-1.0], [1.0]]), 1e-3).to_event(1)
+    >>> NormalExperts(weights, normals).rsample().abs().round()
+    tensor([1.])
+    """
+
+    has_rsample = True
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """A draw from a component that is chosen at random."""
+        chosen = self.mixture_distribution.sample(sample_shape)
+        draws = self.component_distribution.rsample(sample_shape)  # (..., K, *event)
+        event = self.component_distribution.event_shape
+        index = chosen.reshape(*chosen.shape, 1, *[1] * len(event)).expand(*chosen.shape, 1, *event)
+        return draws.gather(chosen.dim(), index).squeeze(chosen.dim())
+
+
 class UniformSphere(TorchDistribution):
     """Uniform on the unit sphere in ``size`` dimensions, whose area is 2 pi^(size/2) / Gamma(size/2)."""
 

@@ -124,6 +124,8 @@ class Product(Likelihood):
         places = None if order is None else torch.tensor(order)
         self.register_buffer("order", places, persistent=False)
         self.register_buffer("back", None if places is None else places.argsort(), persistent=False)
+        owners = torch.repeat_interleave(torch.tensor(self.lengths))
+        self.register_buffer("owners", owners if self.back is None else owners[self.back], persistent=False)  # (D,) part of each entry
 
     def __repr__(self) -> str:
         return "\n".join(["Product(", *(f"  {name}: {column!r}" for name, column in zip(self.names, self.columns)), ")"])
@@ -151,7 +153,7 @@ class Product(Likelihood):
     def forward(self, h: Tensor) -> dist.Distribution:
         """The joint distribution of the columns, independent given z."""
         pieces = h.split(self.param_sizes, -1)
-        return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)], self.order, self.back)
+        return distributions.Joint([column(piece) for column, piece in zip(self.columns, pieces)], self.order, self.back, self.names)
 
     def preprocess(self, x):
         """Each column as by its own likelihood."""
@@ -222,11 +224,13 @@ def named(columns: list[str]) -> str:
     return ", ".join(columns if len(columns) <= 3 else [*columns[:2], f"... ({len(columns)} columns)"])
 
 
-def with_missing(likelihood: Likelihood) -> Likelihood:
-    """The same likelihood for data in which any entry may be missing."""
+def with_missing(likelihood: Likelihood, mask: bool = False) -> Likelihood:
+    """The same likelihood for data in which any entry may be missing; with ``mask`` their mask is an input of the encoder."""
     if isinstance(likelihood, Product):
-        columns = [with_missing(column) for column in likelihood.columns]
+        columns = [with_missing(column, mask) for column in likelihood.columns]
         same = all(new is old for new, old in zip(columns, likelihood.columns))
         order = None if likelihood.order is None else likelihood.order.tolist()
         return likelihood if same else Product(dict(zip(likelihood.names, columns)), order)
-    return likelihood if likelihood.allows_missing else Missing(likelihood)
+    if not likelihood.allows_missing:
+        return Missing(likelihood, mask)
+    return Missing(likelihood.of, mask) if mask and not likelihood.mask else likelihood

@@ -1,6 +1,7 @@
 """Posteriors q(z|x): conditionals on the encoder's output, sized by the prior."""
 
 from .base import Posterior
+from .experts import MixtureOfExperts, ProductOfExperts
 from .flow import Flow
 from .hamiltonian import Hamiltonian
 from .hyperbolic import WrappedNormal
@@ -42,11 +43,13 @@ __all__ = [
     "Hierarchical",
     "Laplace",
     "LowRankNormal",
+    "MixtureOfExperts",
     "Normal",
     "OneHot",
     "OneHotGumbel",
     "OneHotStraightThrough",
     "Posterior",
+    "ProductOfExperts",
     "ProjectedNormal",
     "RelaxedBernoulli",
     "RelaxedOneHot",

@@ -26,6 +26,7 @@ class Posterior(Conditional, DistributionPart):
 
     sites = ("z",)
     infer: dict = {}  # options of its site for Pyro
+    needs_mask = False  # whether the encoder's output says which entries were observed
 
     def attach(self, model: nn.Module):
         """Called with the generative program of the Autoencoder that the posterior is part of."""
@@ -49,12 +50,12 @@ class Posterior(Conditional, DistributionPart):
         self._check_sites(context.prior)
         self._check_support(context.prior.support)
         built = super().build(replace(context, event_shape=context.prior.event_shape))
-        built._follow(context.prior)
+        built._follow(context)
         built._check_inside(context.prior)
         return built
 
-    def _follow(self, prior: Prior):
-        """Copy from the prior what depends on it."""
+    def _follow(self, context: Context):
+        """Take from the model's other parts what depends on them."""
 
     def _check_sites(self, prior: Prior):
         name, shape = type(self).__name__, prior.event_shape

@@ -34,7 +34,8 @@ class WrappedNormal(Posterior):
         ball = Distribution(torch.zeros_like(tangent), torch.ones_like(tangent), self.curvature).support
         return Distribution(biject_to(ball)(tangent), torch.nn.functional.softplus(raw) + 1e-4, self.curvature)
 
-    def _follow(self, prior):
+    def _follow(self, context):
+        prior = context.prior
         if not hasattr(prior, "curvature"):
             raise ValueError(f"posterior WrappedNormal: expected the prior pa.priors.WrappedNormal, got {type(prior).__name__}")
         self.curvature = prior.curvature

@@ -192,8 +192,8 @@ class Delta(Posterior):
     def _check_support(self, support):
         """Any support will do."""
 
-    def _follow(self, prior):
-        self.limits = {"v": prior.support}
+    def _follow(self, context):
+        self.limits = {"v": context.prior.support}
 
 
 @register("posteriors")

@@ -301,6 +301,7 @@ OTHER_CODES = [
     ("OneHot", "OneHotStraightThrough"),
     ("Bernoulli", "BernoulliStraightThrough"),
     ("Sphere", "ProjectedNormal"),
+    ("Sphere", "PowerSpherical"),
     ("RelaxedOneHot", "RelaxedOneHot"),
     ("OneHot", "OneHotGumbel"),
     ("Bernoulli", "BernoulliGumbel"),

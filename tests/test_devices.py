@@ -90,6 +90,7 @@ MODELS = {
     "a Uniform of tensors and Delta": lambda: vae(prior=bounded(torch.arange(-4.0, 0.0)), posterior=pa.posteriors.Delta()),
     "Flat and Delta": lambda: vae(prior=pa.priors.Flat(4, "unit_interval"), posterior=pa.posteriors.Delta()),
     "Sphere": lambda: vae(prior=pa.priors.Sphere(4), posterior=pa.posteriors.ProjectedNormal()),
+    "PowerSpherical": lambda: vae(prior=pa.priors.Sphere(6), posterior=pa.posteriors.PowerSpherical()),
     "Hierarchical": lambda: vae(prior=pa.priors.Hierarchical(4, top=2), posterior=pa.posteriors.Hierarchical()),
     "TopDown": lambda: vae(prior=pa.priors.Hierarchical(4, top=2, skip=True), posterior=pa.posteriors.TopDown()),
     "OneHot": lambda: vae(prior=pa.priors.OneHot(4), posterior=pa.posteriors.OneHot()),

@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from torch.distributions import kl_divergence
 
 import pyroae as pa
+from pyroae.model.distributions import PowerSpherical
 
 PRIORS = {
     "Normal": lambda: pa.priors.Normal(4),
@@ -251,6 +252,7 @@ def test_categories_are_summed_out_exactly(digits, tmp_path):
         (pa.priors.OneHot, pa.posteriors.OneHotStraightThrough),
         (pa.priors.Bernoulli, pa.posteriors.BernoulliStraightThrough),
         (pa.priors.Sphere, pa.posteriors.ProjectedNormal),
+        (pa.priors.Sphere, pa.posteriors.PowerSpherical),
         (pa.priors.OneHot, pa.posteriors.OneHotGumbel),
         (pa.priors.Bernoulli, pa.posteriors.BernoulliGumbel),
         (pa.priors.RelaxedOneHot, pa.posteriors.RelaxedOneHot),
@@ -281,6 +283,34 @@ def test_the_sphere_has_its_area():
     for size, expected in area.items():
         log_p = pa.priors.Sphere(size)().log_prob(torch.eye(size)[0]).item()
         assert log_p == pytest.approx(-torch.tensor(expected).log().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["iaf", "planar", "radial"])
+def test_flows_without_an_inverse_weigh_their_own_draws(kind, digits):
+    """A linear-Gaussian model, whose log p(x) importance weights give; and training."""
+    exact = linear_gaussian(widen=1.5)
+    ae = exact.ae.replace(posterior=pa.posteriors.Flow(base=exact.ae.posterior, kind=kind)).double()
+    with torch.no_grad():
+        ae.encoder.weight.copy_(exact.ae.encoder.weight), ae.encoder.bias.copy_(exact.ae.encoder.bias)
+    estimate = pa.log_likelihood(ae, exact.x, particles=4000, proposal="guide")
+    assert estimate.mean == pytest.approx(exact.log_p.mean().item(), abs=0.05)
+    improves(make(lambda: pa.priors.Normal(4), lambda: pa.posteriors.Flow(kind=kind), LIKELIHOODS["Bernoulli"]), digits.test.x)
+    with pytest.raises(ValueError, match="expected kind as one of iaf, planar, radial, got 'plane'"):
+        pa.posteriors.Flow(4, kind="plane")
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+@pytest.mark.parametrize("concentration", [0.0, 3.0, 40.0])
+def test_the_power_spherical_density_its_draws_and_its_kl(size, concentration):
+    """It integrates to 1, draws have its mean and its entropy, and KL from the uniform one is in closed form."""
+    torch.manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(size), dim=0).double()
+    q, uniform = PowerSpherical(direction, torch.tensor(concentration).double()), pa.priors.Sphere(size).double()()
+    z, even = q.sample((40_000,)), uniform.sample((400_000,))
+    assert (q.log_prob(even) - uniform.log_prob(even)).exp().mean().item() == pytest.approx(1.0, abs=0.03)
+    assert torch.allclose(z.norm(dim=1), torch.ones(len(z)).double()) and torch.allclose(z.mean(0), q.mean, atol=0.02)
+    by_draws = (q.log_prob(z) - uniform.log_prob(z)).mean()
+    assert torch.distributions.kl_divergence(q, uniform).item() == pytest.approx(by_draws.item(), abs=0.02)
 
 
 @pytest.mark.parametrize(

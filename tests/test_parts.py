@@ -245,6 +245,8 @@ DISCRETE = {
     "posterior BernoulliStraightThrough": lambda: pa.posteriors.BernoulliStraightThrough(3),
     "posterior OneHotGumbel": lambda: pa.posteriors.OneHotGumbel(3),
     "posterior BernoulliGumbel": lambda: pa.posteriors.BernoulliGumbel(3),
+    "posterior Flow, planar": lambda: pa.posteriors.Flow(3, kind="planar"),
+    "posterior PowerSpherical": lambda: pa.posteriors.PowerSpherical(5),
     "posterior ProjectedNormal": lambda: pa.posteriors.ProjectedNormal(3),
     "prior Sphere": lambda: pa.priors.Sphere(3),
 }

@@ -110,6 +110,7 @@ DISCRETE = {
     "RelaxedOneHot": pa.priors.RelaxedOneHot,
     "RelaxedBernoulli": pa.priors.RelaxedBernoulli,
     "ProjectedNormal": pa.priors.Sphere,
+    "PowerSpherical": pa.priors.Sphere,
     "Delta": pa.priors.Laplace,
 }
 

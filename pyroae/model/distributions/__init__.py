@@ -16,7 +16,7 @@ from .codes import CodeSequence, QuantisedPoint
 from .combined import Joint, MaskedIndependent
 from .grey import DiscretizedLogistic, GreyCategorical, InUnitInterval, open_unit_interval
 from .hyperbolic import WrappedNormal
-from .real import NormalExperts, NormalMixture, ProfiledNormal, UniformSphere
+from .real import NormalExperts, NormalMixture, PowerSpherical, ProfiledNormal, UniformSphere
 from .sparse import SparsePoint
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "NormalExperts",
     "NormalMixture",
     "OneHotGumbel",
+    "PowerSpherical",
     "QuantisedPoint",
     "RelaxedBits",
     "RelaxedOneHotCategorical",

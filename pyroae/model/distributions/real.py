@@ -6,6 +6,7 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
+from torch.distributions import register_kl
 
 
 class ProfiledNormal(dist.Normal):
@@ -107,3 +108,70 @@ class UniformSphere(TorchDistribution):
         """Normalised Normal draws."""
         z = torch.randn(self._extended_shape(sample_shape), dtype=self.like.dtype, device=self.like.device)
         return z / z.norm(dim=-1, keepdim=True)
+
+
+class PowerSpherical(TorchDistribution):
+    r"""On the unit sphere, :math:`p(z) \propto (1 + \mu^T z)^\kappa` (De Cao & Aziz 2020).
+
+    :math:`\mu^T z = 2 t - 1` with t from Beta(a + kappa, a), a = (size - 1) / 2; the rest of z is uniform.
+
+    Args:
+        loc: mean direction of length 1, ``(..., size)``.
+        concentration: kappa, ``(...)``; 0 is the uniform distribution.
+
+    >>> PowerSpherical(torch.tensor([0.0, 1.0]), torch.tensor(0.0)).log_prob(torch.tensor([1.0, 0.0])).exp()  # 1 / (2 pi)
+    tensor(0.1592)
+    """
+
+    arg_constraints = {}
+    support = dist.constraints.sphere
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None):
+        self.loc, self.concentration = loc, concentration
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of z, inside the sphere."""
+        half = (self.event_shape[0] - 1) / 2
+        return self.loc * (self.concentration / (self.concentration + 2 * half))[..., None]
+
+    def expand(self, batch_shape, _instance=None):
+        """The same distribution for a larger batch."""
+        batch_shape = torch.Size(batch_shape)
+        return PowerSpherical(self.loc.expand(batch_shape + self.event_shape), self.concentration.expand(batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density by the sphere's area."""
+        return self.concentration * torch.log1p((self.loc * value).sum(-1).clamp(min=-1 + 1e-6)) - self.log_scale
+
+    @property
+    def log_scale(self) -> Tensor:
+        """The log of the integral of (1 + mu' z)^kappa over the sphere."""
+        b = (self.event_shape[0] - 1) / 2
+        a = b + self.concentration
+        return (a + b) * log(2) + b * log(pi) + torch.lgamma(a) - torch.lgamma(a + b)
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """A draw around the first axis, reflected so that this axis becomes the mean direction."""
+        shape, b = self._extended_shape(sample_shape), (self.event_shape[0] - 1) / 2
+        along = 2 * dist.Beta(b + self.concentration, torch.full_like(self.concentration, b)).rsample(sample_shape) - 1
+        across = torch.randn(*shape[:-1], shape[-1] - 1, dtype=self.loc.dtype, device=self.loc.device)
+        across = across / across.norm(dim=-1, keepdim=True) * (1 - along.square()).clamp(min=1e-12).sqrt()[..., None]
+        z = torch.cat([along[..., None], across], -1)
+        first = torch.zeros_like(self.loc)
+        first[..., 0] = 1.0
+        normal = first - self.loc
+        normal = normal / normal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return z - 2 * (z * normal).sum(-1, keepdim=True) * normal
+
+
+@register_kl(PowerSpherical, UniformSphere)
+def _kl_to_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:
+    """E log q(z) by E log((1 + mu' z) / 2) = digamma(a) - digamma(a + b), plus the log of the sphere's area."""
+    b = (q.event_shape[0] - 1) / 2
+    a = b + q.concentration
+    half = q.event_shape[0] / 2
+    mean_log = log(2) + torch.digamma(a) - torch.digamma(a + b)
+    return q.concentration * mean_log - q.log_scale + log(2) + half * log(pi) - lgamma(half)

@@ -158,7 +158,7 @@ class SpikeSlab(Prior):
 
 @register("priors")
 class Sphere(Prior):
-    """Uniform on the unit sphere, for the posterior ProjectedNormal (Davidson et al. 2018).
+    """Uniform on the unit sphere, for the posteriors PowerSpherical and ProjectedNormal (Davidson et al. 2018).
 
     >>> Sphere(3)().sample().norm().round().item()
     1.0

@@ -89,7 +89,7 @@ def test_the_main_job_writes_a_run_folder_and_a_short_report(capsys, tmp_path):
 @pytest.mark.parametrize("recipe", ["autoencoder", "denoising", "sparse", "sparse_kl", "contractive", "rae", "vq_vae", "vae"])
 def test_every_recipe_by_name(recipe, capsys):
     report = run("train", recipe, *QUICK, capsys=capsys)
-    point = "not defined for a point posterior"
+    point = "not estimated here"
     said = {"vae": "Monte-Carlo s.e.", "sparse": point, "rae": point, "vq_vae": "bits/dim"}
     said = said.get(recipe, "not exist under an improper prior")
     assert said in report
@@ -397,9 +397,9 @@ def test_a_part_of_ones_own_is_named_by_its_module(capsys, tmp_path, monkeypatch
 
 
 def test_a_point_posterior_is_scored_by_a_proposal(capsys):
-    assert "evaluate RUN scores it" in run("train", "sparse", "--latent_dim", "2", "--hidden", "8", *QUICK, capsys=capsys)
+    assert "evaluate RUN fits a proposal" in run("train", "sparse", "--latent_dim", "2", "--hidden", "8", *QUICK, capsys=capsys)
     by_guide = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "guide", capsys=capsys)
-    assert "not defined for a point posterior" in by_guide
+    assert "draws of a point posterior (Delta) give none" in by_guide
     assert "test log p(x)  -" in run("evaluate", "runs/sparse-digits-1", "--particles", "30", capsys=capsys)
     report = run("evaluate", "runs/sparse-digits-1", "--particles", "30", "--proposal", "prior", capsys=capsys)
     assert "test log p(x)  -" in report and "evaluation-30-prior.json" in report
@@ -503,6 +503,16 @@ LINES = {  # what SYSTEMS without a recipe of their own are called
 @pytest.mark.parametrize("line", LINES.values(), ids=list(LINES))
 def test_a_system_by_one_command(line, capsys):
     assert "run folder" in run("train", *line.split(), *QUICK, capsys=capsys)
+
+
+def test_a_fitted_prior_is_scored_at_once(capsys):
+    """And such runs can be ranked."""
+    fitted = "--fit_prior", "FullNormal", "--latent_dim", "2", "--hidden", "8", "--epochs", "2", "--particles", "30"
+    reports = [run("train", recipe, *fitted, capsys=capsys) for recipe in ("autoencoder", "rae")]
+    assert all("100 of 360 examples" in report and "test log p(x)  -" in report for report in reports)
+    assert "difference" in run(
+        "compare", "runs/autoencoder-digits-1", "runs/rae-digits-1", "--particles", "30", "--examples", "20", "--json", capsys=capsys
+    )
 
 
 def test_a_command_is_a_function_and_a_row(capsys, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def score(
         test: the data.
         particles: importance samples per example.
         proposal: their distribution.
-        sample: number of examples, evenly spaced, whose log p(x) is estimated; by default all.
+        sample: number of examples, evenly spaced, whose log p(x) is estimated; by default all. Of a point posterior it may be 0.
         check: number of examples whose estimate is compared with annealed importance sampling.
 
     Raises:
@@ -72,8 +72,9 @@ def score(
         return terms, None, [*lines, bound]
     if not ae.prior.proper:
         return terms, None, [*lines, "test log p(x)  does not exist under an improper prior"]
-    if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample is not None):
-        return terms, None, [*lines, f"test log p(x)  is not defined for a point posterior (Delta); {command()} evaluate RUN scores it"]
+    if isinstance(ae.posterior, Delta) and (proposal == "guide" or sample == 0):
+        which = "draws of a point posterior (Delta) give none" if proposal == "guide" else "not estimated here"
+        return terms, None, [*lines, f"test log p(x)  {which}: {command()} evaluate RUN fits a proposal to each example"]
     subset = test if sample is None or sample >= len(test) else test[evenly_spaced(len(test), sample)]
     try:
         estimate = log_likelihood(ae, subset, particles=particles, progress=True, proposal=PROPOSALS[proposal]())

@@ -21,6 +21,7 @@ from ..evaluation.particles import as_data
 from ..files import atomic
 from ..fitted_priors import fit_prior
 from ..model.autoencoder import Autoencoder
+from ..model.posteriors import Delta
 from ..objectives import Penalised
 from ..pretraining import pretrain
 from ..recipes import RECIPES
@@ -44,6 +45,7 @@ _RATE = 3e-3  # default learning rate for tables of few columns: as good as 1e-3
 _FEW = 100  # columns
 _HELD_OUT = 0.1  # fraction of the user's training data for early stopping
 _SAMPLE = 500  # test examples scored at the end of a run
+_FITTED_SAMPLE = 100  # of a point posterior whose prior was fitted: each needs a proposal of its own
 _LEVELS = 1000  # rows whose distinct values are counted
 _STEP = 16.0  # least memory of a step in bytes, per entry of x and particle
 _EVALUATIONS = 50  # of the two terms of the ELBO, per run
@@ -86,7 +88,8 @@ def _train_and_score(settings: Settings, ae: Autoencoder, dataset: DataSet, note
         storage.save(ae, folder / "model.safetensors")
         with atomic(folder / "history.csv") as path:
             history.to_csv(path)
-    terms, estimate, report = score(ae, dataset.test, settings["particles"], sample=_SAMPLE)
+    sample = (_FITTED_SAMPLE if settings["fit_prior"] is not None else 0) if isinstance(ae.posterior, Delta) else _SAMPLE
+    terms, estimate, report = score(ae, dataset.test, settings["particles"], sample=sample)
     if not distributed.is_main():
         return CommandOutput("", {})
     seconds, loss = history["seconds"][-1], history.loss[-1]

@@ -186,8 +186,8 @@ def pyroae_(compile, precision="highest"):
         def epoch():
             total = torch.zeros((), dtype=torch.float64, device=x.device)
             with matmul_precision(precision, ae.parameters(), work.batch):
-                for batch in batches:
-                    total += svi.step(*batch)
+                for block in batches.blocks():  # as ``fit`` does
+                    svi.step_each(block, total.add_)
             return total.item()
 
         return epoch

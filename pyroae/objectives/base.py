@@ -3,7 +3,7 @@
 import difflib
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -157,6 +157,10 @@ class Objective(Part, ELBO):
     def values(self) -> list[float]:
         """Current scheduled values; losses at different values cannot be compared."""
         return [value for part in self._scheduled().values() for value in part.values()]
+
+    def schedules(self) -> list[Callable[[int], float]]:
+        """All schedules."""
+        return [schedule for part in self._scheduled().values() for schedule in part.schedules()]
 
     def state_dict(self) -> dict:
         """State of all schedules."""

@@ -92,6 +92,10 @@ class Scheduled:
         """Move the tensor to a device."""
         self.tensor = self.tensor.to(device)
 
+    def schedules(self) -> list[Callable[[int], float]]:
+        """The schedule, if there is one."""
+        return [] if self.schedule is None else [self.schedule]
+
     def values(self) -> list[float]:
         """The current value; synchronizes with the device."""
         return [self.tensor.item()]

@@ -103,6 +103,11 @@ class Batches:
         self._set_generators(state["generators"])
 
     def __iter__(self) -> Iterator[Args]:
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[Iterator[Args]]:
+        """Batches in blocks; while the batches of a block are taken, no code of the data runs."""
         random_state = programs.random_state(self.device)
         if self.loaded:
             programs.set_random_state(self.epoch["order"], self.device)
@@ -111,12 +116,18 @@ class Batches:
             generators = self.state_dict()["generators"]
             self.epoch = {"given": 0, "order": random_state, "block": random_state, "generators": generators}
         self.loaded = False
-        for batch in self._iterate_tensors(random_state) if isinstance(self.data, tuple) else self._iterate_loader(random_state):
-            left = len(self.data[0]) - self.epoch["given"] * self.batch_size if isinstance(self.data, tuple) else 0
+        for block in self._iterate_tensors(random_state) if isinstance(self.data, tuple) else self._iterate_loader(random_state):
+            yield self._counted(block)
+        self.epoch = None
+
+    def _counted(self, block: list[Args]) -> Iterator[Args]:
+        """The batches of a block, each counted before it is given."""
+        rows = len(self.data[0]) if isinstance(self.data, tuple) else None
+        for batch in block:
+            left = 0 if rows is None else rows - self.epoch["given"] * self.batch_size
             self.rows = min(left, self.batch_size) if left else len(batch[0]) * self.processes
             self.epoch["given"] += 1
             yield batch
-        self.epoch = None
 
     def first(self) -> Args:
         """The first batch, without starting an epoch."""
@@ -128,7 +139,7 @@ class Batches:
         for source, state in zip(self.generators, states):
             source.set_state(state)
 
-    def _iterate_tensors(self, random_state: dict) -> Iterator[Args]:
+    def _iterate_tensors(self, random_state: dict) -> Iterator[list[Args]]:
         position, workers = self.epoch["given"], max(getattr(column, "workers", 0) for column in self.data)
         widest = max(1, *(column.shape[1:].numel() for column in self.data))
         per_block = 1 if workers else max(1, min(_BLOCK, _BLOCK_BYTES // (4 * self.share * widest)))
@@ -146,7 +157,7 @@ class Batches:
             if is_repeated:
                 programs.set_random_state(random_state, self.device)
                 del batches[: position - first * per_block]
-            yield from batches
+            yield batches
 
     def _order(self, n: int, device: torch.device) -> Tensor | None:
         """Order of the rows; of several processes the main one's, sharded."""
@@ -174,7 +185,7 @@ class Batches:
             return DataLoader(data, self.batch_size, shuffle=self.shuffle, drop_last=left_out > 0)
         return DataLoader(data, self.share, sampler=DistributedSampler(data, self.processes, self.rank, self.shuffle))
 
-    def _iterate_loader(self, random_state: dict) -> Iterator[Args]:
+    def _iterate_loader(self, random_state: dict) -> Iterator[list[Args]]:
         position = self.epoch["given"]
         if self.processes > 1:  # a new order in every epoch, the same in all processes
             epoch = torch.randint(2**31, ())
@@ -187,7 +198,7 @@ class Batches:
                 continue
             batch = as_tensors(tuple(batch) if isinstance(batch, (list, tuple)) else batch, self.model)
             check_data(self.model, batch)  # on the host, so that no device is synchronized
-            yield tuple(to_device(column, self.device) for column in batch)
+            yield [tuple(to_device(column, self.device) for column in batch)]
 
 
 def shard(order: Tensor, batch_size: int, rank: int, processes: int, even: bool = True) -> Tensor:

@@ -85,7 +85,10 @@ def _replaced_tensors(reach: Reach, before: list[Tensor]) -> dict[int, Tensor]:
 
 
 def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None) -> Callable[[list[Tensor]], list]:
-    """Native code of the specialization's graph, with the optimizer's step if ``update`` is given: kept code, or compiled now."""
+    """Native code of the specialization's graph: kept code, or compiled now.
+
+    If ``update`` is given, the optimizer's step is in it, and it returns no gradients.
+    """
     graph, constants = spec.graph, spec.graph.constants
     inputs, key = _inputs_and_key(spec, leaves, update)
     run = native.load(key)
@@ -97,7 +100,8 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
 
     def run_all(inputs: list[Tensor]) -> list:
         with torch.no_grad():
-            return graph.with_none(run([*inputs, *constants]))
+            results = run([*inputs, *constants])
+            return results if update else graph.with_none(results)
 
     return run_all
 
@@ -133,8 +137,8 @@ def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | Non
 
 
 def _with_step(spec: "Specialization", inputs: list[Tensor], update: Update) -> list:
-    """Results of the specialization's graph, followed by the optimizer's step as tensor operations."""
+    """The specialization's graph and the optimizer's step as tensor operations; the results without the gradients."""
     results, checked = spec.graph(inputs), spec.graph.checked
-    outputs = results[: len(results) - len(spec.effects) - checked]
-    update.traced_step(Outputs(outputs, spec.info), results[-1] if checked else None)
-    return results
+    end = len(results) - len(spec.effects) - checked
+    update.traced_step(Outputs(results[:end], spec.info), results[-1] if checked else None)
+    return [*results[: spec.info.losses], *results[end:]]

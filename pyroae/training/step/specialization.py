@@ -117,11 +117,15 @@ class Specialization(Signature):
             if not self.reach.intact():  # the call has changed it
                 self.owner.ignore_paths(self.reach.rewritten())
             return outputs
+        return self.run_inputs(self.all_inputs(leaves), args, kwargs)
+
+    def run_inputs(self, inputs: list[Tensor], args: tuple, kwargs: dict) -> Outputs:
+        """Run the graph with these inputs of a call; the program runs if that fails."""
         checked = self.graph.checked and self.owner.update is not None and self.owner.update.sync
         random = torch.get_rng_state() if checked or LEVELS[self.level] == "compiled" else None
         try:
             self.runs += 1
-            return self._apply_update(self.run_graph(leaves))
+            return self._apply_update(self._unpack_results(self.run(inputs)))
         except NativeError:
             torch.set_rng_state(random)
             return self.owner.run_eagerly(*args, **kwargs)  # raises the error of the operation that failed
@@ -133,10 +137,13 @@ class Specialization(Signature):
 
     def run_graph(self, leaves: Leaves) -> Outputs:
         """Run the graph and apply its effects."""
-        inputs = self.inputs(leaves)
-        if self.update:
-            inputs += self.update.tensors()
-        return self._unpack_results(self.run(inputs))
+        return self._unpack_results(self.run(self.all_inputs(leaves)))
+
+    def is_repeatable(self, leaves: Leaves) -> bool:
+        """Whether a ``Repeat`` can make further calls: with the optimizer's step in a graph that will not change any more."""
+        is_simple = not self.effects and not self.number_tensors(leaves) and len({*map(id, leaves.tensors)}) == len(leaves.tensors)
+        is_simple = is_simple and not leaves.numbers and not leaves.objects and not self.written
+        return bool(self.update and is_simple and self.finalize() and not self.update.pending)
 
     def _apply_update(self, outputs: Outputs) -> Outputs:
         """Outputs of the graph, after the update."""
@@ -147,8 +154,12 @@ class Specialization(Signature):
         self.update.advance_counters(everywhere=is_known and not any(self.graph.is_none))
         return outputs
 
+    def all_inputs(self, leaves: Leaves) -> list[Tensor]:
+        """Current inputs of ``run``."""
+        return self.inputs(leaves) + (self.update.tensors() if self.update else [])
+
     def inputs(self, leaves: Leaves) -> list[Tensor]:
-        """Current inputs of the graph."""
+        """Current inputs of the graph, without those of the update."""
         candidates = [*self.reach.tensors(), *leaves.tensors, *self.number_tensors(leaves)]
         for i in self.effects:
             candidates[i] = detach_provenance(candidates[i])
@@ -284,8 +295,12 @@ class Specialization(Signature):
             self.owner.function(*args, **kwargs)
 
     def _with_state(self, outputs: list[Tensor | None], fused: Update | None) -> list[Tensor | None]:
-        """Outputs of a call, and copies of the optimizer's state after it."""
-        return [*outputs, *(tensor.clone() for tensor in fused.mutated(self.info))] if fused else outputs
+        """Outputs of a call; if the optimizer's step is in it the losses, and copies of the optimizer's state after it."""
+        return [*outputs[: self.info.losses], *(tensor.clone() for tensor in fused.mutated(self.info))] if fused else outputs
+
+    def _provable(self, outputs: Outputs) -> list[Tensor | None]:
+        """What a proof compares: losses and gradients, or, if the optimizer's step is in the graph, losses and means of gradients."""
+        return [*outputs[: self.info.losses], *(mean.clone() for mean in self.update.means())] if self.update else outputs
 
     def _build_failed(self, name: str, error: Exception, leaves: Leaves, args: tuple, kwargs: dict) -> Outputs:
         owner = self.owner
@@ -316,11 +331,12 @@ class Specialization(Signature):
         with owner.observe():
             expected = owner.function(*args, **kwargs)
         random = torch.get_rng_state()
+        results = self._provable(owner.apply_update(expected) if self.update else expected)
         before.restore()
         self.runs += 1
         outputs = self.run_graph(leaves)
         same_random = torch.equal(torch.get_rng_state(), random)
-        if same_random and expected.info == self.info and results_agree(expected, outputs, RTOL[LEVELS[self.level]]):
+        if same_random and expected.info == self.info and results_agree(results, self._provable(outputs), RTOL[LEVELS[self.level]]):
             return self._apply_update(outputs)
         before.restore()
         self.refresh()

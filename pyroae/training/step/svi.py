@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import pyro.optim
@@ -21,6 +21,7 @@ from ..options import Mode, Step
 from ..precision import matmul_precision, resolve_precision
 from .graph import Outputs
 from .recording import Recorder
+from .repeating import Repeat
 from .tracing import Traced
 from .updates import InvalidValuesError, Update, clear_gradients
 
@@ -160,6 +161,24 @@ class SVI(pyro.infer.SVI):
             self.scheduled.advance()
         return self._format(outputs)
 
+    def step_each(self, batches: Iterable[tuple], then: Callable[[Loss], None]):
+        """A step with each of ``batches``, and ``then(loss)`` after each.
+
+        Neither ``batches`` nor ``then`` may change programs, settings or the optimizer: what a compiled graph depends on is
+        compared at the first step only.
+        """
+        repeat = None
+        with one_at_a_time():
+            for args in batches:
+                outputs = repeat and repeat(args)
+                if outputs is None:
+                    loss, repeat = self.step(*args), self._repeat(args)
+                else:
+                    loss = self._format(outputs)
+                    if self.scheduled is not None:
+                        self.scheduled.advance()
+                then(loss)
+
     def evaluate_loss(self, *args, **kwargs) -> Loss:
         """The loss without a step, in the format of ``step``."""
         with one_at_a_time(), self._precision_of(args):
@@ -199,6 +218,13 @@ class SVI(pyro.infer.SVI):
         self._update.valid = None
 
     # --- a step ---
+
+    def _repeat(self, args: tuple) -> Repeat | None:
+        """What repeats the step with ``args`` that was just taken, if it is a compiled graph with the optimizer's step in it."""
+        schedules, advance = (self.scheduled.schedules(), type(self.scheduled).advance) if self.scheduled else ([], Objective.advance)
+        is_ours = advance is Objective.advance and all(type(each).__module__.startswith("pyroae.") for each in schedules)
+        spec = self._gradients.repeatable(args) if is_ours and self._is_plain and self.options.precision != "bf16" else None
+        return spec and Repeat(spec, args, self._precision_of(args))
 
     def _replay(self, args: tuple) -> Outputs | None:
         """A step as one CUDA graph, or two if the host acts between gradients and update; ``None`` if not possible yet."""

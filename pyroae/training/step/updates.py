@@ -137,24 +137,31 @@ class Update:
             return []
         return [parameter for _, _, parameter, _ in self.trained] + self.state_tensors
 
+    def means(self) -> list[Tensor]:
+        """Running means of the gradients; after ``key``."""
+        return [state[_STATE[0]] for *_, state in self.trained]
+
     def tensors(self) -> list[Tensor]:
         """Inputs of ``traced_step`` for the next step, besides the parameters; after ``key``."""
-        steps = self._step_numbers()
-        if self.one_group and steps.count(steps[0]) == len(steps):
-            optimizer, group, *_ = self.trained[0]
-            self.numbers.numpy()[:] = _adam_numbers(optimizer, group, steps[0])
-        else:
-            rows = [_adam_numbers(optimizer, group, step) for (optimizer, group, *_), step in zip(self.trained, steps)]
-            self.numbers = torch.tensor(rows, dtype=torch.float64)
-        return [self.numbers, *self.state_tensors]
+        self._read_counters()
+        return [self.next_numbers(), *self.state_tensors]
 
-    def _step_numbers(self) -> list[float]:
-        """The number of the next step, of every parameter; read from the optimizer's state only after somebody else has changed it."""
+    def next_numbers(self) -> Tensor:
+        """The first of ``tensors``, if only graphs have changed the optimizer since these were asked for."""
+        if self.one_group and self.counts.count(self.counts[0]) == len(self.counts):
+            optimizer, group, *_ = self.trained[0]
+            self.numbers.numpy()[:] = _adam_numbers(optimizer, group, self.counts[0] + 1.0)
+        else:
+            rows = [_adam_numbers(optimizer, group, count + 1.0) for (optimizer, group, *_), count in zip(self.trained, self.counts)]
+            self.numbers = torch.tensor(rows, dtype=torch.float64)
+        return self.numbers
+
+    def _read_counters(self):
+        """Steps so far of every parameter, read from the optimizer's state only after somebody else has changed it."""
         counters = [state["step"] for *_, state in self.trained]
         versions = list(map(_VERSION, counters)) if self.are_tensors else counters
         if versions != self.versions:
             self.versions, self.counts = versions, list(map(float, counters))
-        return [count + 1.0 for count in self.counts]
 
     def traced_step(self, outputs: Outputs, valid: Tensor | None) -> Outputs:
         """The step as tensor operations, without effect unless ``valid``."""

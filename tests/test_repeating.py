@@ -1,0 +1,135 @@
+"""``SVI.step_each``: steps of a block of batches, which compare what a compiled graph depends on once; results are those of ``step``."""
+
+import functools
+
+import pytest
+import torch
+from conftest import small_vae
+from pyro.infer import TraceMeanField_ELBO
+
+import pyroae as pa
+from pyroae.training.step import native
+from pyroae.training.step.signature import Signature
+from pyroae.training.step.specialization import Specialization
+
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    """Compiling takes no time: a graph runs with torch's kernels."""
+    monkeypatch.setenv("PYROAE_GRAPHS", "off")
+    monkeypatch.setattr(native, "compiled", lambda module, inputs, key: lambda inputs: module(*inputs))
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """The calls that compared what the graph depends on."""
+    calls, matches = [], Signature.matches
+    monkeypatch.setattr(Signature, "matches", lambda self, leaves: calls.append(1) or matches(self, leaves))
+    return calls
+
+
+def svi_of(elbo=None, optimizer=ADAM, mode="compiled"):
+    torch.manual_seed(0)
+    ae = small_vae()
+    return pa.SVI(ae.model, ae.guide, optimizer(ae.parameters()), elbo or TraceMeanField_ELBO(), compile=mode, sync=False)
+
+
+def batches(n=40, rows=8):
+    return [(x,) for x in (torch.rand(n, rows, 64, generator=torch.Generator().manual_seed(1)) < 0.3).float()]
+
+
+def one_by_one(svi, data):
+    return [svi.step(*batch).item() for batch in data]
+
+
+def each(svi, data):
+    losses = []
+    svi.step_each(data, lambda loss: losses.append(loss.item()))
+    return losses
+
+
+def state(svi):
+    return [*svi.parameters, *(tensor for entry in svi.optim.state.values() for tensor in entry.values())]
+
+
+@pytest.mark.parametrize(
+    "elbo, optimizer",
+    [
+        (TraceMeanField_ELBO, ADAM),
+        (functools.partial(pa.objectives.Tempered, beta=pa.schedules.Linear(30)), ADAM),
+        (functools.partial(pa.objectives.Tempered, beta=lambda step: min(1.0, step / 30)), ADAM),
+        (functools.partial(pa.objectives.IWAE, 3), functools.partial(torch.optim.AdamW, lr=1e-3, amsgrad=True)),
+        (TraceMeanField_ELBO, functools.partial(torch.optim.SGD, lr=1e-4)),
+        (TraceMeanField_ELBO, lambda parameters: ADAM([{"params": [p], "lr": 1e-3 * (i + 1)} for i, p in enumerate(parameters)])),
+    ],
+    ids=["ELBO", "schedule", "own schedule", "IWAE, AdamW", "SGD", "groups"],
+)
+def test_steps_are_those_of_step(elbo, optimizer):
+    first, second = svi_of(elbo(), optimizer), svi_of(elbo(), optimizer)
+    torch.manual_seed(3)
+    expected = one_by_one(first, batches())
+    torch.manual_seed(3)
+    assert each(second, batches()) == expected and first.levels() == second.levels()
+    assert all(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
+
+
+@pytest.mark.parametrize("mode, beta, fewer", [("compiled", 1.0, True), ("traced", 1.0, False), ("compiled", lambda step: 1.0, False)])
+def test_what_a_graph_depends_on_is_compared_once_where_nobody_can_change_it(mode, beta, fewer, compared):
+    svi = svi_of(pa.objectives.Tempered(beta=beta), mode=mode)
+    one_by_one(svi, batches(20))
+    compared.clear()
+    each(svi, batches(11))  # steps 21 to 31, between two proofs
+    assert len(compared) == (1 if fewer else 11)
+
+
+def test_a_graph_is_proved_all_the_same(monkeypatch):
+    proofs, prove = [], Specialization._run_and_prove
+    monkeypatch.setattr(Specialization, "_run_and_prove", lambda self, *args: proofs.append(self.runs + 1) or prove(self, *args))
+    each(svi_of(), batches(70))
+    assert proofs == [2, 4, 8, 16, 32, 64]
+
+
+def test_other_shapes_are_steps_of_their_own():
+    first, second = svi_of(), svi_of()
+    data = [*batches(20), *batches(3, rows=5), *batches(20)]
+    torch.manual_seed(3)
+    expected = one_by_one(first, data)
+    torch.manual_seed(3)
+    assert each(second, data) == expected
+    assert {rows: level for rows, level, _ in second.levels()["step"]} == {8: 2, 5: 2}
+
+
+def test_a_change_before_the_next_block_counts():
+    svi = svi_of()
+    each(svi, batches())
+    svi.optim.param_groups[0]["lr"] = 0.0
+    before = [parameter.clone() for parameter in svi.parameters]
+    each(svi, batches(3))
+    assert all(map(torch.equal, before, svi.parameters))
+    svi.model.train(False)  # another graph
+    each(svi, batches(20))
+    assert len(svi.levels()["step"]) == 2
+
+
+def test_an_operation_that_fails_in_native_code_is_an_error_of_the_program():
+    svi = svi_of()
+    each(svi, batches())
+    spec = svi._gradients.last
+    run, spec.run = spec.run, lambda inputs: (_ for _ in ()).throw(native.NativeError())
+    random, data = torch.get_rng_state(), batches(2)
+    each(svi, data[:1] * 2)  # the program runs, with the same noise
+    spec.run = run
+    after = torch.get_rng_state()
+    torch.set_rng_state(random)
+    svi._gradients.function(*data[0])
+    svi._gradients.function(*data[0])
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_fit_compares_once_for_a_block_of_batches(compared, digits):
+    x = digits.train.x[:640]
+    adam = functools.partial(torch.optim.Adam, lr=1e-3)
+    history = pa.fit(small_vae(), x, epochs=6, batch_size=10, optimizer=adam, seed=0, compile="compiled", progress=False)
+    assert len(compared) < 30 and len(history.rows) == 6  # of 384 steps: those before the graph is final, proofs, and 6 blocks

@@ -331,7 +331,10 @@ class Specialization(Signature):
         with owner.observe():
             expected = owner.function(*args, **kwargs)
         random = torch.get_rng_state()
-        results = self._provable(owner.apply_update(expected) if self.update else expected)
+        if self.update:
+            self.update.tensors()
+            self.update.traced_step(expected, None)  # of the optimizer only what is restored
+        results = self._provable(expected)
         before.restore()
         self.runs += 1
         outputs = self.run_graph(leaves)

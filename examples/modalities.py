@@ -46,11 +46,11 @@ def models(pixels: int, latent_dim: int, hidden: int) -> dict[str, pa.Autoencode
 
 def main(
     data: str = "mnist",
-    epochs: int = 20,
+    epochs: int = 8,
     latent_dim: int = 20,
     hidden: int = 400,
-    examples: int = 200,
-    particles: int = 300,
+    examples: int = 100,
+    particles: int = 200,
     out: str = "modalities",
 ):
     """Train the models, write a table, and draw images of each class.

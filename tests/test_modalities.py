@@ -120,7 +120,7 @@ def test_images_and_labels_predict_each_other(name, digits, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_modalities_are_taken_away_anew_in_every_step_and_alike_when_traced(seed):
+def test_modalities_are_taken_away_anew_in_every_step_and_alike_when_traced(seed, caplog):
     """The same losses as eagerly; in a graph the missing ones are drawn anew."""
     torch.manual_seed(seed)
     likelihood = product(pa.likelihoods.Normal(3, scale=1.0), pa.likelihoods.Normal(2, scale=1.0))
@@ -132,9 +132,11 @@ def test_modalities_are_taken_away_anew_in_every_step_and_alike_when_traced(seed
     ae, x = small_vae(x=5, likelihood=likelihood).replace(**parts), torch.randn(6, 5)
     losses = {}
     for mode in ("eager", "traced"):
-        history = pa.fit(copy.deepcopy(ae), x, epochs=8, batch_size=6, lr=1e-9, compile=mode, progress=False, seed=seed)
+        with caplog.at_level("INFO"):
+            history = pa.fit(copy.deepcopy(ae), x, epochs=8, batch_size=6, lr=1e-9, compile=mode, progress=False, seed=seed)
         losses[mode] = torch.tensor(history.loss)
     assert torch.allclose(losses["eager"], losses["traced"], atol=1e-4) and len(losses["eager"].unique()) > 6
+    assert "stays eager" not in caplog.text
 
 
 def test_emphasis_is_the_likelihood_of_a_part_so_many_times():

@@ -41,15 +41,15 @@ Settings = dict[str, Any]
 
 
 def fit(ae: pa.Autoencoder, images: DataSet, epochs: int):
-    """The same for all: Adam at 1e-3, batches of 128."""
-    pa.fit(ae, images.train, epochs=epochs, batch_size=128, lr=1e-3, progress=False, seed=0)
+    """The same for all: Adam at 2e-3, batches of 256."""
+    pa.fit(ae, images.train, epochs=epochs, batch_size=256, lr=2e-3, progress=False, seed=0)
 
 
 def against_a_critic(ae: pa.Autoencoder, images: DataSet, epochs: int):
     """VAE-GAN, with the critic of ``adversarial.py`` and weight .3."""
     critic = Critic(images.event_shape.numel(), 400)
     _, objective, pair = vae_gan(ae, critic, 0.3)
-    learn(ae, objective, critic, pair, images.train.draw(images.train.x), epochs)
+    learn(ae, objective, critic, pair, images.train.draw(images.train.x), epochs, batch_size=256)
 
 
 @dataclass(frozen=True)
@@ -125,21 +125,24 @@ def scores(ae: pa.Autoencoder, images: DataSet, has_density: bool, examples: int
     return found
 
 
-def run(name: str, system: System, images: DataSet, settings: Settings, out: Path):
-    """Train a system and record its rows, unless all of them are recorded with these settings."""
-    if all(recorded(out, each, settings) for each in (name, *system.priors)):
-        return
-    torch.manual_seed(0)
-    ae = system.make()
-    start = time.process_time()
-    system.train(ae, images, settings["epochs"])
-    seconds = time.process_time() - start
-    record(out, name, scores(ae, images, system.has_density, settings["examples"], settings["particles"]), seconds, settings)
-    for each, prior in system.priors.items():
+def run(name: str, system: System, images: DataSet, settings: Settings, out: Path, models: Path):
+    """Train a system and record its rows, as far as they are not recorded with these settings; trained models are kept."""
+    score = partial(scores, images=images, examples=settings["examples"], particles=settings["particles"])
+    model = models / _path(out, name).with_suffix(".safetensors").name
+    if not recorded(out, name, settings) or not model.exists():
+        torch.manual_seed(0)
+        ae = system.make()
         start = time.process_time()
-        fitted = pa.fit_prior(ae, images.train, prior(), epochs=settings["prior_epochs"])
-        after = time.process_time() - start
-        record(out, each, scores(fitted, images, True, settings["examples"], settings["particles"]), seconds + after, settings)
+        system.train(ae, images, settings["epochs"])
+        seconds = time.process_time() - start
+        models.mkdir(parents=True, exist_ok=True)
+        pa.save(ae, model)
+        record(out, name, score(ae, has_density=system.has_density), seconds, settings)
+    for each, prior in system.priors.items():
+        if not recorded(out, each, settings):
+            start = time.process_time()
+            fitted = pa.fit_prior(pa.load(model), images.train, prior(), epochs=settings["prior_epochs"], batch_size=512)
+            record(out, each, score(fitted, has_density=True), time.process_time() - start, settings)
 
 
 def record(out: Path, name: str, row: dict[str, Any], seconds: float, settings: Settings):
@@ -180,11 +183,12 @@ def main(
     latent_dim: int = 20,
     hidden: int = 400,
     epochs: int = 20,
-    prior_epochs: int = 5,
+    prior_epochs: int = 10,
     examples: int = 300,
     particles: int = 300,
     only: list[str] = [],
     out: str = str(HERE / "records"),
+    models: str = "runs/budget",
 ):
     """Train every system, score it on test digits, and write a record for each row.
 
@@ -198,12 +202,13 @@ def main(
         particles: importance samples for each.
         only: names of the systems; by default all.
         out: folder of the records.
+        models: folder of the trained models.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("only", "out")}
+    settings = {name: value for name, value in locals().items() if name not in ("only", "out", "models")}
     images = pa.data.load(data, binarize="dynamic")
     for name, system in systems(images, latent_dim, hidden).items():
         if not only or name in only:
-            run(name, system, images, settings, Path(out))
+            run(name, system, images, settings, Path(out), Path(models))
 
 
 if __name__ == "__main__":

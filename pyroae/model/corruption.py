@@ -86,11 +86,12 @@ class Modalities(Corruption):
                 f"got {type(context.likelihood).__name__}"
             )
         built = copied(self)
+        built.parts = len(context.likelihood.columns)
         built.register_buffer("owners", context.likelihood.owners, persistent=False)
         return built
 
     def forward(self, x: Tensor) -> Tensor:
-        missing = torch.rand(*x.shape[:-1], int(self.owners.max()) + 1, device=x.device) < self.fraction
+        missing = torch.rand(*x.shape[:-1], self.parts, device=x.device) < self.fraction
         return x.masked_fill(missing.index_select(-1, self.owners), torch.nan)
 
 

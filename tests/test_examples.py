@@ -36,6 +36,7 @@ SMALL = {
             "particles": 5,
             "only": ["autoencoder", "TopK"],
             "out": "records",
+            "models": "records",
         },
         "records",
     ),
@@ -117,6 +118,11 @@ def test_the_curves_of_the_records(tmp_path, monkeypatch):
 def test_the_readme_has_the_table_of_results(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
     assert imported("reproduce/common").table() in (EXAMPLES / "reproduce/README.md").read_text()
+
+
+def test_the_readme_has_the_rows_of_modalities():
+    rows, page = json.loads((EXAMPLES / "modalities.json").read_text()), (EXAMPLES / "README.md").read_text()
+    assert rows and all("| " + " | ".join(row.values()) + " |" in page for row in rows)
 
 
 def test_the_readme_has_the_tables_of_speed():

@@ -10,9 +10,10 @@ from pyro import poutine
 import pyroae as pa
 from pyroae import programs
 from pyroae.evaluation.curvature import Curvature
-from pyroae.evaluation.density import Density
+from pyroae.evaluation.density import Density, PriorGuide
 from pyroae.evaluation.networks import Networks
-from pyroae.evaluation.splitt import SplitStudentT
+from pyroae.evaluation.ridges import ridge_axes
+from pyroae.evaluation.splitt import SplitStudentT, standard_noise
 
 
 def test_a_guide_that_is_bad_is_replaced_and_one_that_is_good_is_kept():
@@ -175,6 +176,21 @@ def test_curvature_is_the_hessian_where_networks_are_piecewise_linear():
     assert torch.allclose(curvature, -torch.stack(exact), atol=1e-6) and torch.allclose(slope, gradient, atol=1e-8)
 
 
+def test_axes_follow_the_heaviest_tail():
+    w = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, 0.0, -1.0, 1.0]), dim=0)
+    covariances = torch.stack([torch.eye(5), torch.eye(5) + 8 * w[:, None] * w])
+    prior = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.9, 0.1])), dist.MultivariateNormal(torch.zeros(2, 5), covariances))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.1 * pyro.sample("z", prior)[..., 0], 1.0), obs=x)
+
+    x = torch.zeros(3)
+    density = Density(model, PriorGuide(model), (x,))
+    axes = ridge_axes(density, torch.zeros(3, 5).double(), torch.eye(5).double().expand(3, -1, -1), torch.float32)
+    assert ((axes[:, :, 0] @ w.double()).abs() > 0.99).all() and torch.allclose(axes @ axes.mT, torch.eye(5).double(), atol=1e-5)
+
+
 def test_a_mixture_of_split_t_is_normalised_and_draws_what_it_says():
     eye = torch.eye(2, dtype=torch.float64)
     tril = torch.stack([torch.tensor([[1.0, 0.0], [0.5, 0.7]]), 0.5 * eye]).double()[None]
@@ -186,6 +202,10 @@ def test_a_mixture_of_split_t_is_normalised_and_draws_what_it_says():
     mass = q.log_prob(points).exp()[:, 0] * (grid[1] - grid[0]) ** 2
     assert mass.sum().item() == pytest.approx(1.0, abs=2e-3)
     assert torch.allclose((mass[:, None] * points[:, 0]).sum(0), q.sample((200_000,)).mean((0, 1)), atol=0.02)
+    u, log_q = q.placed_with_log_prob(*standard_noise(100, q.loc[:, 0]))
+    single = SplitStudentT(*(getattr(q, name)[:, :1] for name in ("logits", "loc", "axes", "scales")))
+    v, log_single = single.placed_with_log_prob(*standard_noise(100, q.loc[:, 0]))
+    assert torch.allclose(log_q, q.log_prob(u)) and torch.allclose(log_single, single.log_prob(v))
 
 
 def test_too_few_particles_to_judge_the_guide_by_are_drawn_from_it():
@@ -248,7 +268,7 @@ def test_what_is_fitted_to_an_example_does_not_depend_on_the_others():
     rows, together = fitted_to(model, guide, x)
     for i, row in list(enumerate(rows.tolist()))[:5]:
         _, alone = fitted_to(model, guide, x[row : row + 1])
-        for name in ("logits", "loc", "scale_tril", "scales"):
+        for name in ("logits", "loc", "axes", "scales"):
             assert torch.allclose(getattr(alone, name)[0], getattr(together, name)[i], atol=0.02), name
     others = torch.cat([x[:5], torch.randn(35, 2)])
     some, same = (pa.log_likelihood(model, rows, guide, particles=50) for rows in (x, others))

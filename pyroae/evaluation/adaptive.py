@@ -14,6 +14,7 @@ from .density import Density, FlatGuide, PriorGuide, point_site
 from .either import Either
 from .modes import Modes, Search
 from .networks import Networks
+from .ridges import ridge_axes
 from .splitt import SplitStudentT, standard_noise
 from .weights import Weights
 
@@ -27,10 +28,9 @@ _PRIOR = 256  # draws from the prior, for its width and for starts
 _STARTS = 4  # from the prior, far apart, and as many mirror images of its draws, in addition to the guide's mean and one draw
 _OUTLYING = 10.0  # distance of a draw from the prior's median, in units of its width, above which it is no start
 _FURTHER = 24  # additional starts for an example with more than one mode
-_RATES = 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2  # of the natural-gradient steps
-_PAIRS = 1, 1, 1, 1, 2, 2, 2, 2  # antithetic pairs of draws in each: the first count less
-_REACH = 1.5, 3.0  # standard deviations at which tails are measured
-_SIDES = 0.85, 1.8  # smallest and largest scale of a side
+_RATES = 0.7, 0.5, 0.4, 0.3, 0.25, 0.2  # of the natural-gradient steps, each with two antithetic draws
+_REACH = 1.5, 3.0, 5.0  # standard deviations at which tails are measured
+_SIDES = 1.0, 4.0  # smallest and largest scale of a side
 _ROUNDS = 3  # of refinement
 _SHARE = 0.15  # weight of a component that a round adds
 _FLOOR = 0.1  # smallest weight of a mode relative to the largest
@@ -57,10 +57,10 @@ class Adaptive:
     For each example: (1) 256 pilot draws from the guide give its k-hat. (2) Gradient ascents from the guide and the prior search for
     modes of p(z|x). The guide is kept where k-hat is below 0.5, half of the pilot is effective and neither a mode nor a tail lies where
     it has next to no density. (3) Elsewhere every mode gets a Normal by variational online Newton (Khan & Lin 2017), with the Gauss-Newton
-    curvature averaged over its own draws, and (4) tails scaled on each side of each axis (Geweke 1989); modes are weighted by
-    their evidence, and (5) components added where a pilot finds large weights (Raftery & Bao 2010). The estimate uses fresh
-    draws only, so it is unbiased for p(x) given the proposal. The guide is also kept where p(x, z) is 0 or NaN at every point of the
-    search.
+    curvature averaged over its own draws, and (4) axes along the ridges of p(z|x), with tails scaled on each side of each axis
+    (Geweke 1989); modes are weighted by their evidence, and (5) components added where a pilot finds large weights (Raftery & Bao
+    2010). The estimate uses fresh draws only, so it is unbiased for p(x) given the proposal. The guide is also kept where p(x, z) is
+    0 or NaN at every point of the search.
 
     All examples of a block are fitted with the same noise: the fit of an example depends on the seed, but not on the other examples.
     Its draws depend on the seed, on its position in the block and on the block's size.
@@ -98,7 +98,7 @@ class _Fit:
         self.width = ((high - low) / 2).clamp(min=1e-4)
         self.search = Search(self.make, self.width, Networks(model))
         like = self.width[:1]
-        self.noise = [torch.randn(pairs, 1, density.size, dtype=torch.float64, device=like.device) for pairs in _PAIRS]
+        self.noise = torch.randn(len(_RATES), 1, 1, density.size, dtype=torch.float64, device=like.device)
         self.pilots = [standard_noise(_PILOT, like) for _ in range(_ROUNDS)]
 
     def make(self, rows: Tensor) -> Density:
@@ -140,7 +140,7 @@ class _Fit:
         return (joint - own).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
     def _fitted(self, modes: Modes) -> tuple[Modes, Tensor, Tensor]:
-        """Each mode's Normal by variational online Newton, its Cholesky factor, and the scales of its sides ``(M, 2, size)``."""
+        """Each mode's Normal by variational online Newton, its axes, and the scales of their sides ``(M, 2, size)``."""
         curvature = self.search.curvature(modes.rows)
         density = curvature.density
         m, precision = modes.loc.double(), modes.precision
@@ -152,11 +152,12 @@ class _Fit:
             tril = _factor(precision)
             m = m + rate * torch.einsum("mij,mkj,mk->mi", tril, tril, slope)
         log_p = density.log_joint(m[None].to(modes.loc.dtype))[0]
-        return Modes(modes.rows, m, precision, log_p), tril, self._sides(density, m, tril, log_p)
+        axes = ridge_axes(density, m, tril, modes.loc.dtype)
+        return Modes(modes.rows, m, precision, log_p), axes, self._sides(density, m, axes, log_p)
 
-    def _sides(self, density: Density, m: Tensor, tril: Tensor, log_p: Tensor) -> Tensor:
+    def _sides(self, density: Density, m: Tensor, axes: Tensor, log_p: Tensor) -> Tensor:
         """Scales at which a Normal would fall as log p does on each side of each axis, without the slope at m."""
-        axes = tril.permute(2, 0, 1)  # (size, M, size)
+        axes = axes.permute(2, 0, 1)  # (size, M, size)
         log_joint = lambda u: density.log_joint(u.to(self.width.dtype))  # noqa: E731
         slope = (log_joint(m + axes) - log_joint(m - axes)) / 2
         scales = []
@@ -170,8 +171,8 @@ class _Fit:
 
     def _mixture(self, bad: Tensor, fitted: tuple[Modes, Tensor, Tensor]) -> SplitStudentT:
         """The mixture of each example's modes, weighted by their evidence."""
-        modes, tril, scales = fitted
-        evidence = modes.log_p + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        modes, axes, scales = fitted
+        evidence = modes.log_p + torch.linalg.slogdet(axes).logabsdet
         order = torch.argsort(modes.rows, stable=True)
         counts = torch.bincount(modes.rows, minlength=self.density.n)[bad]
         first = counts.cumsum(0) - counts
@@ -182,7 +183,7 @@ class _Fit:
         highest = logits.amax(1, keepdim=True)
         logits = torch.where(highest.isfinite(), torch.maximum(logits, highest + math.log(_FLOOR)), 0.0).masked_fill(~there, -torch.inf)
         dtype = self.width.dtype
-        return SplitStudentT(logits.to(dtype), modes.loc[pick].to(dtype), tril[pick].to(dtype), scales[pick].to(dtype))
+        return SplitStudentT(logits.to(dtype), modes.loc[pick].to(dtype), axes[pick].to(dtype), scales[pick].to(dtype))
 
     def _refined(self, bad: Tensor, q: SplitStudentT) -> SplitStudentT:
         """q with components added at the largest weights of a pilot run until its k-hat is small (Raftery & Bao 2010)."""

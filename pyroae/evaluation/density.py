@@ -86,6 +86,13 @@ class Density:
         values, log_det = self.values(u)
         return sum(self._log_model(values, len(u), masked=False)) + log_det
 
+    def slope(self, u: Tensor) -> Tensor:
+        """The gradient of log p(x, u), ``(particles, B, size)``, 0 where it is not finite."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.log_joint(u).sum(), u)
+        return slope.nan_to_num(0.0, 0.0, 0.0)
+
     def log_guide(self, u: Tensor) -> Tensor:
         """The guide's log q(u|x), ``(particles, B)``, float64; the model is not run."""
         values, log_det = self.values(u)
@@ -166,6 +173,13 @@ class FlatGuide:
 
     def __init__(self, density: Density, q: dist.Distribution):
         self.density, self.q = density, q
+
+    def sample_and_log_prob(self, particles: int) -> tuple[Tensor, Tensor]:
+        """Draws of u ``(particles, B, size)`` and log q(u) ``(particles, B)``, float64."""
+        if hasattr(self.q, "sample_and_log_prob"):
+            return self.q.sample_and_log_prob((particles,))
+        u = self.q.sample((particles,))
+        return u, self.q.log_prob(u).double()
 
     def __call__(self, *_):
         density = self.density

@@ -37,15 +37,23 @@ class Either(TorchDistribution):
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:
         """Draws ``(*sample_shape, B, size)``."""
+        return self.sample_and_log_prob(sample_shape)[0]
+
+    def sample_and_log_prob(self, sample_shape=torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draws, and their log-density ``(*sample_shape, B)``, for less than both apart."""
         k, n = torch.Size(sample_shape).numel(), self.density.n
-        noise = standard_noise(k, self.fitted.loc[:, 0].new_zeros(n, self.density.size), self.fitted.df)
-        u = self.fitted.placed(*(each[:, self.rows] for each in noise))
+        noise = standard_noise(k, self.fitted.loc[:, 0].new_empty(n, self.density.size), self.fitted.df)
+        if len(self.rows) < n:
+            noise = tuple(each[:, self.rows] for each in noise)
+        u, log_q = self.fitted.placed_with_log_prob(*noise)
+        log_q = log_q.double()
         if len(self.rows) < n:
             with _outside_handlers():
                 every = self.density.draw(k)
-            every[:, self.rows] = u
-            u = every
-        return u.reshape(*sample_shape, *u.shape[1:])
+                log_every = self.density.log_guide(every)
+            every[:, self.rows], log_every[:, self.rows] = u, log_q
+            u, log_q = every, log_every
+        return u.reshape(*sample_shape, *u.shape[1:]), log_q.reshape(*sample_shape, n)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*sample_shape, B)``."""

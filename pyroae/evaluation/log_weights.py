@@ -67,10 +67,10 @@ class FlatLogWeights:
         """``(k, B)``, float64."""
         source = next(each for each in programs.wrapped(block.source) if isinstance(each, FlatGuide))
         self.density = source.density
-        u = source.q.sample(torch.Size((k,)))
+        u, log_q = source.sample_and_log_prob(k)
         bounds = tensors(list(self.density.transforms.values()))  # a graph would keep their values
         log_joint = (self._of if bounds else self.traced)(u, *block.args)[0]
-        return log_joint - source.q.log_prob(u).double()
+        return log_joint - log_q
 
     def _of(self, u: Tensor, *args: Tensor) -> Outputs:
         return Outputs([self.density.on(args).log_joint(u)])

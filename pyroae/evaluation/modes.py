@@ -13,9 +13,10 @@ from .networks import Networks
 
 _CLIMB = 40  # steps of Adam from every start
 _LR = 0.15  # its first learning rate, in units of width
-_NEWTON = 6  # steps at most
-_GAIN = 0.005  # nats, twice what a step would gain, below which a mode is reached
-_LENGTHS = 0.0, 0.1, 0.3, 0.6, 1.0, 1.5  # of a Newton step, the best of which is taken
+_NEWTON = 7  # steps at most
+_GAIN = 0.05  # nats, twice what a step would gain, below which it is the last
+_LENGTHS = 0.1, 0.3, 0.6, 1.0, 1.5  # of a Newton step, the best of which is taken if it is upward
+_BACK = 6  # steps that show whether an end of an ascent lies on the slopes of a known mode
 _MOST = 6  # modes of an example
 _APART = 9.0  # squared distance of two modes, in units of one's curvature
 _HIGHER = 0.1  # nats above a mode from which a point near it belongs to another: the first is a saddle
@@ -133,7 +134,12 @@ class Search:
         at, column = _unlike_ends(ends, log_p, distinct.layers[0][some])
         if len(at) == 0:
             return
-        new = self._newton(rows[some[column]], ends[at, column], log_p[at, column])
+        u, log_p, owners = ends[at, column], log_p[at, column], some[column]
+        u, log_p = self._drawn_back(rows[owners], u, log_p, distinct.layers[0][owners].precision)
+        left = (~distinct.explain(owners, u[None], log_p[None])[0]).nonzero()[:, 0]
+        if len(left) == 0:
+            return
+        new, column = self._newton(rows[owners[left]], u[left], log_p[left]), column[left]
         order = torch.argsort(new.log_p, descending=True)
         order = order[torch.argsort(column[order], stable=True)]  # by example, the highest first
         new, owners = new[order], some[column[order]]
@@ -141,26 +147,30 @@ class Search:
         for k in range(int(rank.max()) + 1):
             distinct.add(owners[rank == k], new[rank == k])
 
+    def _drawn_back(self, rows: Tensor, u: Tensor, log_p: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+        """Points u ``(R, size)`` after steps with a mode's precision, which from its own slopes lead back to it for little."""
+        density, factor = self.make(rows), torch.linalg.cholesky(precision)
+        for _ in range(_BACK):
+            slope = density.slope(u[None])[0].double()
+            u, log_p = _stepped(density, u, log_p, torch.cholesky_solve(slope[..., None], factor)[..., 0])
+        return u, log_p
+
     def _newton(self, rows: Tensor, u: Tensor, log_p: Tensor) -> Modes:
-        """A mode for each example from u ``(R, size)``, by Newton steps each of the best length until they gain next to nothing."""
-        lengths = torch.tensor(_LENGTHS, dtype=u.dtype, device=u.device)[:, None, None]
+        """A mode for each example from u ``(R, size)``, by Newton steps each of the best length until one gains next to nothing.
+
+        The curvature is that before the last step.
+        """
         u, log_p = u.clone(), log_p.clone()
         precision = torch.empty(*u.shape, u.shape[-1], dtype=torch.float64, device=u.device)
         left = torch.arange(len(u), device=u.device)
-        for step in range(_NEWTON + 1):
+        for _ in range(_NEWTON):
             curvature = self.curvature(rows[left])
             slope, precision[left] = curvature(u[None, left])
             direction = torch.linalg.solve(precision[left], slope)
-            moving = ((slope * direction).sum(-1) > _GAIN) & (step < _NEWTON)
-            if not moving.any():
-                break
-            tried = u[left] + lengths * direction.to(u.dtype)  # (lengths, R, size)
-            values = _log_joint(curvature.density, tried)
-            best, every = values.argmax(0), torch.arange(len(left), device=u.device)
-            moving &= best > 0
-            stepped = left[moving]
-            u[stepped], log_p[stepped] = tried[best, every][moving], values[best, every][moving]
-            left = stepped
+            new, higher = _stepped(curvature.density, u[left], log_p[left], direction)
+            better = higher > log_p[left]
+            u[left[better]], log_p[left[better]] = new[better], higher[better]
+            left = left[better & ((slope * direction).sum(-1) > _GAIN)]
             if len(left) == 0:
                 break
         return Modes(rows, u, precision, log_p)
@@ -192,6 +202,14 @@ def _unlike_ends(ends: Tensor, log_p: Tensor, first: Modes) -> tuple[Tensor, Ten
     chosen = torch.stack(at)  # (_MOST, R)
     _, column = (chosen >= 0).nonzero(as_tuple=True)
     return chosen[chosen >= 0], column
+
+
+def _stepped(density: Density, u: Tensor, log_p: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Points ``(R, size)`` of that log p after a step of the best length, and log p there."""
+    lengths = torch.tensor(_LENGTHS, dtype=u.dtype, device=u.device)[:, None, None]
+    tried = torch.cat([u[None], u + lengths * direction.to(u.dtype)])  # (lengths, R, size)
+    values = torch.cat([log_p[None], _log_joint(density, tried[1:])])
+    return _best(tried, values)
 
 
 def _best(ends: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:

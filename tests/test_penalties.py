@@ -233,3 +233,21 @@ def test_the_similarity_penalty_raises_the_similarity(grey):
     assert found[1] > found[0] + 0.02
     with pytest.raises(ValueError, match="MultiScaleSSIM: expected x as images"):
         pa.fit(pa.recipes.autoencoder(torch.rand(9, 5)), torch.rand(9, 5), elbo=pa.Penalised(pa.penalties.MultiScaleSSIM()), progress=False)
+
+
+@pytest.mark.parametrize("bound", [None, pa.objectives.IWAE(3), pa.objectives.IWAE(2, groups=2)], ids=["ELBO", "IWAE", "MIWAE"])
+def test_a_penalty_counts_once_whatever_bound_it_is_added_to(bound):
+    """Its value and its gradient, without trial runs that find out how the programs take particles; in every step."""
+    ae, x = small_vae(posterior=pa.posteriors.Normal(scale=1e-4)), torch.rand(20, 64).round()
+    weight, objective = ae.encoder[-1].weight, pa.Penalised(pa.penalties.L2(5.0), bound)
+    mean = ae.encode(x).mean
+    expected = torch.autograd.grad(5 * mean.square().sum(), weight)[0]
+    for _ in range(2):
+        found = {}
+        for name, elbo in (("with", objective), ("without", bound or TraceMeanField_ELBO())):
+            torch.manual_seed(1)
+            loss = elbo.differentiable_loss(ae.model, ae.guide, x)
+            found[name] = loss, torch.autograd.grad(loss, weight)[0]
+        difference, gradient = (a - b for a, b in zip(found["with"], found["without"]))
+        assert difference.item() == pytest.approx(5 * mean.square().sum().item(), rel=1e-2)
+        assert torch.allclose(gradient, expected, rtol=0.05, atol=0.01 * expected.abs().max().item())

@@ -195,9 +195,10 @@ class _PerExample(Objective):
         """Both programs on all particles; how they take particles is determined once per pair."""
         pair = [model, guide]
         if self.num_particles > 1:
-            key = tuple(_identity([*wrapped(program)][-1]) for program in pair)
+            inner = [[*wrapped(program)][-1] for program in pair]  # what wrappers record must not contain trial runs
+            key = tuple(_identity(program) for program in inner)
             if self._probed is None or self._probed[0] != key:
-                self._probed = key, probe_particles(model, guide, args, kwargs)
+                self._probed = key, probe_particles(*inner, args, kwargs)
             particles = self._probed[1]
             nesting = particles.nesting if self.max_plate_nesting == math.inf else self.max_plate_nesting - 1
             modes = particles.model, particles.guide

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..programs import Program, record_traces, sites, wrapped
+from ..programs import Program, Wrapper, record_traces, sites, wrapped
 from ..programs.scales import ScaleFactors, common_scale
 from ..programs.terms import data_plate, is_point
 from ..registry import register
@@ -47,16 +47,9 @@ class Penalised(_ElboWrapper):
 
     def _loss_terms(self, model, guide, args, kwargs):
         inputs, models, guides = [], [], []
-        encoded = getattr([*wrapped(guide)][-1], "encoded", 0)  # the position of the encoder's input
-        recording_guide, needs_input_grad = record_traces(guide, guides), getattr(self.penalty, "needs_input_grad", False)
-
-        def guide_with_inputs(*args, **kwargs):
-            args, place = list(args), encoded
-            inputs.append(args[place].detach().requires_grad_() if needs_input_grad else args[place])
-            args[place] = inputs[-1]
-            return recording_guide(*args, **kwargs)
-
-        pair = [ScaleFactors()(program) for program in (record_traces(model, models), guide_with_inputs)]
+        needs_input_grad = getattr(self.penalty, "needs_input_grad", False)
+        recorded = record_traces(model, models), _WithInputs(record_traces(guide, guides), inputs, needs_input_grad)
+        pair = [_Scaled(program) for program in recorded]
         elbo = self._wrapped(guide, args, kwargs)
         with torch.set_grad_enabled(needs_input_grad or torch.is_grad_enabled()):
             loss = elbo.differentiable_loss(*pair, *args, **kwargs)
@@ -81,6 +74,29 @@ class Penalised(_ElboWrapper):
             got = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
             raise ValueError(f"Penalised: expected the penalty as a number or one for each of the {len(x)} examples, got {got}")
         return (plate.scale * common_scale([*observed.values(), *latent.values()], plate.dim) * penalty.mean()).sum() * len(x)
+
+
+class _Scaled(Wrapper):
+    """A program whose sites have their scale factors; unlike one in a handler's call it is seen to be a wrapper."""
+
+    def __call__(self, *args, **kwargs):
+        with ScaleFactors():
+            return super().__call__(*args, **kwargs)
+
+
+class _WithInputs(Wrapper):
+    """A guide; each run appends the encoder's input to ``inputs``, as a leaf of the graph if the penalty differentiates by it."""
+
+    def __init__(self, program: Program, inputs: list[Tensor], needs_grad: bool):
+        super().__init__(program)
+        self.inputs, self.needs_grad = inputs, needs_grad
+        self.place = getattr([*wrapped(program)][-1], "encoded", 0)  # of the encoder's input among the arguments
+
+    def __call__(self, *args, **kwargs):
+        arguments, x = list(args), args[self.place]
+        arguments[self.place] = x.detach().requires_grad_() if self.needs_grad else x
+        self.inputs.append(arguments[self.place])
+        return super().__call__(*arguments, **kwargs)
 
 
 def _decoded(model: Program, args: tuple, kwargs: dict, name: str, observed: str, z: Tensor) -> Any:

@@ -227,3 +227,7 @@ def test_dictionaries_from_memory_and_from_disk(tmp_path, capsys):
     assert capsys.readouterr().out.count("| pyroae, ") == 4
     dictionaries.stream(str(tmp_path), n=3000, d=8, atoms=4, active=2, block=1000)
     assert "3,000 rows of 8 numbers" in capsys.readouterr().out and not (tmp_path / "rows.npy").exists()
+
+
+def test_the_readme_has_the_table_of_the_budget(monkeypatch):
+    assert imported("budget/budget").table() in (EXAMPLES / "budget/README.md").read_text()

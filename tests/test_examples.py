@@ -9,7 +9,9 @@ from statistics import median
 
 import numpy as np
 import pytest
+import torch
 from conftest import linear_gaussian
+from pyro.infer import TraceMeanField_ELBO
 
 import pyroae as pa
 
@@ -43,6 +45,7 @@ SMALL = {
     "pyro_table": ({"only": "part 1", "steps": 2, "rounds": 1, "modes": ["eager"]}, "pyro_programs"),
     "tables/everyday": ({"options": ["--epochs", "1", "--particles", "5"], "only": ["iris.csv", "linnerud"]}, "everyday.json"),
     "tables/imputation": ({"seeds": 1, "epochs": 1, "draws": 2, "only": ["wine"]}, "imputation.json"),
+    "benchmarks/lines": ({"lines": ["table"], "rounds": 1, "rivals": ["pyroae, traced", "by hand", "pyro.infer.SVI"]}, "lines"),
     "benchmarks/startup": ({"rounds": 1, "epochs": 4, "graphs": False}, "startup"),
     "benchmarks/trust": (
         {"data": 3, "epochs": 1, "particles": 30, "seeds": 2, "chains": 2, "temperatures": 4, "cases": ["digits"]},
@@ -137,6 +140,24 @@ def test_the_first_page_has_the_speed_of_the_records():
         ratio = {rival: median(b / a for a, b in zip(seconds["pyroae, compiled"], times)) for rival, times in seconds.items()}
         ours = [ratio[rival] for rival in ("pyro.infer.SVI, validation off", "pythae", "by hand, torch.compile", "NumPyro, jitted epoch")]
         assert ", ".join(f"{each:.1f}" for each in ours) in page, ours
+
+
+@pytest.mark.parametrize("name", ["table", "counts", "vamp", "flow", "dictionary", "conv", "cells"])
+def test_rivals_by_hand_have_as_many_parameters_and_a_loss_near_ours(name):
+    line = imported("benchmarks/lines").LINES[name]
+    x = line.data()[: line.batch]
+    model, guide = line.pyroae()
+    loss = sum(TraceMeanField_ELBO().loss(model, guide, x) for _ in range(3)) / 3
+    module = line.by_hand()
+    assert loss == pytest.approx(sum(module(x).item() for _ in range(3)) / 3, rel=0.3)
+    ours = {p for program in (model, guide) if isinstance(program, torch.nn.Module) for p in program.parameters()}
+    assert sum(p.numel() for p in ours) == sum(p.numel() for p in module.parameters())
+
+
+def test_what_auto_loses_is_counted_against_the_best_mode_that_could_be_chosen():
+    auto = imported("benchmarks/auto")
+    row = {"steps": 10, "eager": 3.0, "traced": 2.0, "compiled, kept": 1.0, "auto, kept": 1.1, "compiled, cold": 9.0, "auto, cold": 2.5}
+    assert auto.table([row]).splitlines()[-1] == "| 10 | 3.00 | 2.00 | 1.00 | 1.10 (1.10) | 9.00 | 2.50 (1.25) |"
 
 
 def test_the_recorded_adaptive_scores_are_reliable_for_nine_digits_in_ten():

@@ -1,0 +1,106 @@
+"""Does ``compile="auto"`` choose well? Runs of many lengths, by each mode and by "auto", and what "auto" loses to the best of them.
+
+uv run python examples/benchmarks/auto.py
+uv run python examples/benchmarks/auto.py --lengths '[0.1, 1, 10, 60, 600]'
+
+Each run is a new process, timed from making the SVI to its last step. "Kept" code was compiled by a process before; otherwise
+Inductor's own cache is empty too. In the columns "unknown", "auto" is not told how many steps will come.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from reporting import markdown, surroundings, write
+
+RUN = """
+import json, sys, time, torch, pyro, pyroae as pa
+mode, steps, known, width, hidden, code = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+networks = pa.nets.MLP(hidden), pa.nets.MLP(hidden)
+vae = pa.Autoencoder(pa.priors.Normal(code), pa.likelihoods.Bernoulli(width), pa.posteriors.Normal(), *networks)
+batches = [(x,) for x in (torch.rand(50, 100, width) < 0.2).float()]
+adam, elbo = pyro.optim.Adam({"lr": 1e-3}), pyro.infer.TraceMeanField_ELBO()
+pa.SVI  # imported by now
+pyro.enable_validation(False)
+start = time.perf_counter()
+if mode == "pyro":
+    svi = pyro.infer.SVI(vae.model, vae.guide, adam, elbo)
+    for step in range(steps):
+        svi.step(*batches[step % 50])
+else:
+    svi = pa.SVI(vae.model, vae.guide, adam, elbo, compile=mode, sync=False, steps=steps if known else None)
+    for step in range(0, steps, 50):
+        svi.step_each(batches[: steps - step], lambda loss: None)
+print(time.perf_counter() - start)
+"""
+
+
+def main(
+    lengths: tuple[float, ...] = (0.1, 1, 10, 60), network: tuple[int, int, int] = (784, 400, 20), repeats: int = 3, out: str = "auto"
+):
+    """Print the table of seconds; write it as JSON and Markdown.
+
+    Args:
+        lengths: of the runs, in seconds that ``pyro.infer.SVI`` takes.
+        network: numbers in x, hidden units and numbers in z.
+        repeats: of runs that take below 5 seconds; the median counts.
+        out: where the table is written, without the suffix.
+    """
+    settings, rows = {"network": "-".join(map(str, network))} | surroundings(), []
+    with tempfile.TemporaryDirectory() as kept:
+        seconds("compiled", 10, True, network, kept)
+        pace = (seconds("pyro", 400, True, network, kept) - seconds("pyro", 100, True, network, kept)) / 300
+        for length in lengths:
+            steps = max(5, round(length / pace))
+            rows.append({"steps": steps} | measure(steps, network, kept, repeats if length < 5 else 1))
+            write(out, settings, {"runs": rows}, [table(rows)])
+
+
+def measure(steps: int, network: tuple[int, int, int], kept: str, repeats: int) -> dict[str, float]:
+    """Seconds of a run of so many steps, by mode."""
+
+    def median(mode: str, known: bool, keeps: bool) -> float:
+        found = []
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory() as empty:
+                found.append(seconds(mode, steps, known, network, kept if keeps else empty))
+        return statistics.median(found)
+
+    row = {"pyro.infer.SVI": median("pyro", True, True), "eager": median("eager", True, True), "traced": median("traced", True, True)}
+    for state, keeps in (("kept", True), ("cold", False)):
+        row[f"compiled, {state}"] = median("compiled", True, keeps)
+        row[f"auto, {state}"] = median("auto", True, keeps)
+        row[f"auto, {state}, unknown"] = median("auto", False, keeps)
+    return row
+
+
+def seconds(mode: str, steps: int, known: bool, network: tuple[int, int, int], graphs: str) -> float:
+    """Seconds of a run in a new process, with the folder of kept graphs."""
+    there = os.environ | {"PYROAE_GRAPHS": graphs, "TORCHINDUCTOR_CACHE_DIR": os.path.join(graphs, "inductor")}
+    command = [sys.executable, "-c", RUN, json.dumps([mode, steps, known, *network])]
+    os.chmod(graphs, 0o700)
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=there).stdout)
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """Markdown: seconds, and for "auto" how many times those of the best fixed mode."""
+    names = [name for name in rows[0] if name != "steps"]
+    return markdown(["steps", *names], [[f"{row['steps']:,}", *(cell(row, name) for name in names)] for row in rows])
+
+
+def cell(row: dict[str, float], name: str) -> str:
+    if not name.startswith("auto"):
+        return f"{row[name]:.2f}"
+    state = "kept" if "kept" in name else "cold"
+    best = min(row["eager"], row["traced"], row[f"compiled, {state}"])
+    return f"{row[name]:.2f} ({row[name] / best:.2f})"
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main, as_positional=False)

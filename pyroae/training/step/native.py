@@ -10,6 +10,7 @@ import os
 import platform
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -223,13 +224,15 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without notes of the compiler, about operations that it does not know itself and about a GPU that is not there."""
+    """Without notes of the compiler, about operations that it does not know itself, a GPU that is not there, or its own old names."""
     loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.utils.cpp_extension")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, before):
             logger.setLevel(level)

@@ -53,6 +53,21 @@ def matmul_precision(precision: Precision, weights: Iterable[Tensor], rows: int 
     return _MatmulPrecision(device, _NAMES.index(resolve_precision(precision, weights, rows)))
 
 
+class PrecisionByRows:
+    """Contexts for calls with a precision, which is chosen once per number of rows; without any effect if it is ``None``."""
+
+    def __init__(self, precision: Precision | None):
+        self.precision, self.chosen = precision, {}
+
+    def __call__(self, args: tuple, weights: list[Tensor]) -> contextlib.AbstractContextManager[None]:
+        if self.precision is None:
+            return contextlib.nullcontext()
+        rows = next((a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()), 1)
+        if rows not in self.chosen and weights:
+            self.chosen[rows] = resolve_precision(self.precision, weights, rows)
+        return matmul_precision(self.chosen.get(rows, "highest"), weights)
+
+
 class _MatmulPrecision:
     """Precision of matrix products on a device; a class because a generator is slower to enter, and every step enters it."""
 

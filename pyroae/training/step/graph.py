@@ -24,6 +24,17 @@ class Outputs(list):
         self.info, self.valid = info, valid
 
 
+def sum_of(tensors: list[Tensor]) -> Tensor | None:
+    """The sum; ``None`` of none."""
+    return sum(tensors[1:], tensors[0]) if tensors else None
+
+
+def all_of(flags: list[Tensor | None]) -> Tensor | None:
+    """Whether all flags that are there are true; ``None`` if none is."""
+    present = [flag for flag in flags if flag is not None]
+    return torch.stack(present).all() if present else None
+
+
 class Graph:
     """The tensor operations of ``function()``; its inputs are ``inputs``, wherever the function reads them.
 

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ...objectives.base import Objective
 from .arguments import Leaves
 from .graph import Outputs
+from .tracing import has_outer_handlers
 
 if TYPE_CHECKING:
     from .specialization import Specialization
+    from .svi import SVI
 
 
 class Repeat:
@@ -19,15 +22,31 @@ class Repeat:
 
     Args:
         spec: the specialization of the step before.
-        args: arguments of that step; those of further steps may differ in their contents.
+        args, leaves: arguments of that step; those of further steps may differ in their contents.
         precision: context with the precision of matrix products.
     """
 
-    def __init__(self, spec: "Specialization", args: tuple[Tensor, ...], precision: AbstractContextManager):
+    def __init__(self, spec: "Specialization", args: tuple[Tensor, ...], leaves: Leaves, precision: AbstractContextManager):
         self.spec, self.precision, self.layout = spec, precision, list(map(_layout, args))
-        self.inputs = spec.all_inputs(Leaves(args, {}))
+        self.inputs = spec.all_inputs(leaves)
         first = len(spec.reach.tensor_paths)  # index of the first argument
         self.places = [spec.input_indices.index(first + i) for i in range(len(args))]
+
+    @classmethod
+    def of(cls, svi: "SVI", args: tuple) -> "Repeat | None":
+        """What repeats the step with ``args`` that was just taken; ``None`` if that was no graph with the optimizer's step in it."""
+        function, objective = svi._gradients, svi.scheduled
+        spec = function.last
+        if spec is None or not spec.update or spec.update.pending or not spec.finalize() or has_outer_handlers():
+            return None
+        schedules, advance = (objective.schedules(), type(objective).advance) if objective else ([], Objective.advance)
+        if advance is not Objective.advance or not all(type(each).__module__.startswith("pyroae.") for each in schedules):
+            return None  # somebody else's code runs after each step
+        leaves = Leaves(args, {})
+        is_simple = leaves.structure == spec.structure and len(leaves.tensors) == len(args) and not spec.number_tensors(leaves)
+        if not is_simple or spec.effects or spec.written or svi.options.precision == "bf16":
+            return None
+        return cls(spec, args, leaves, svi.precision_of(args))
 
     def __call__(self, args: tuple[Tensor, ...]) -> Outputs | None:
         """Outputs of a step; ``None``, and no step, if the arguments have another layout or a proof is due."""

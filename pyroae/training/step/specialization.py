@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyro
 import torch
 from pyro.ops.provenance import detach_provenance
@@ -21,7 +20,7 @@ from .proof import RTOL, is_power_of_two, results_agree
 from .reach import Reach
 from .signature import Signature
 from .snapshot import Snapshot
-from .static import as_input
+from .static import number_input
 from .timing import MIN_TIMED, CallTimes
 from .updates import InvalidValuesError, Update
 from .user_code import line_of
@@ -139,12 +138,6 @@ class Specialization(Signature):
         """Run the graph and apply its effects."""
         return self._unpack_results(self.run(self.all_inputs(leaves)))
 
-    def is_repeatable(self, leaves: Leaves) -> bool:
-        """Whether a ``Repeat`` can make further calls: with the optimizer's step in a graph that will not change any more."""
-        is_simple = not self.effects and not self.number_tensors(leaves) and len({*map(id, leaves.tensors)}) == len(leaves.tensors)
-        is_simple = is_simple and not leaves.numbers and not leaves.objects and not self.written
-        return bool(self.update and is_simple and self.finalize() and not self.update.pending)
-
     def _apply_update(self, outputs: Outputs) -> Outputs:
         """Outputs of the graph, after the update."""
         if not self.update:
@@ -174,7 +167,7 @@ class Specialization(Signature):
     def number_tensors(self, leaves: Leaves) -> list[Tensor]:
         """Numbers that are inputs, as tensors."""
         values = [value for path, value in zip(self.arguments, leaves.numbers) if path in self.dynamic]
-        return [_tensor(value) for value in [*self.reach.numbers(), *values]]
+        return [number_input(value) for value in [*self.reach.numbers(), *values]]
 
     def _unpack_results(self, results: list) -> Outputs:
         n = len(results) - self.graph.checked
@@ -351,8 +344,3 @@ class Specialization(Signature):
 def _version(tensor: Tensor) -> int:
     """Number of in-place writes to a tensor."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _tensor(value: int | float) -> Tensor:
-    """A number as a tensor of Python's precision."""
-    return as_input(torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64))

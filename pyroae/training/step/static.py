@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
@@ -89,7 +90,7 @@ class Static(TorchFunctionMode):
             return self._mask(*args)
         result = func(*args, **kwargs or {})
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        return as_input(result) if isinstance(result, Tensor) and tensors and all(map(_changes, tensors)) else result
+        return _as_input(result) if isinstance(result, Tensor) and tensors and all(map(_changes, tensors)) else result
 
     def valid(self) -> Tensor | None:
         """Whether all conditions of validation are true; ``None`` without conditions."""
@@ -131,8 +132,12 @@ class Static(TorchFunctionMode):
         raise ValueError(f"{getattr(func, '__name__', func)} of the entries that a mask takes out, whose number depends on values")
 
 
-def as_input(number: Tensor) -> Tensor:
-    """Mark a tensor as a number that changes between calls; results computed from such numbers only are marked too."""
+def number_input(value: int | float) -> Tensor:
+    """A number that changes between calls, as a tensor of Python's precision; results computed from such numbers only are marked too."""
+    return _as_input(torch.tensor(value, dtype=torch.int64 if isinstance(value, (int, np.integer)) else torch.float64))
+
+
+def _as_input(number: Tensor) -> Tensor:
     number.changes = True
     return number
 

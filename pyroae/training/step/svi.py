@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.optim
 import torch
@@ -18,28 +18,20 @@ from ...programs import Program
 from ...threads import one_at_a_time
 from .. import distributed
 from ..options import Mode, Step
-from ..precision import matmul_precision, resolve_precision
-from .graph import Outputs
+from ..precision import PrecisionByRows
+from .graph import Outputs, all_of, sum_of
 from .recording import Recorder
 from .repeating import Repeat
 from .tracing import Traced
-from .updates import InvalidValuesError, Update, clear_gradients
+from .updates import InvalidValuesError, StepInfo, Update, clear_gradients, names_in_store
 
 _LOG = logging.getLogger("pyroae")
 _NO_OPTIMIZER = pyro.optim.SGD({"lr": 0.0})  # Pyro's constructor requires one of its own optimizers
 _NOT_PICKLED = {
     *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder"),
-    *("_last_parameters", "_dtypes", "_precisions", "on_new_parameter", "_warned"),
+    *("_last_parameters", "_dtypes", "_precision", "on_new_parameter", "_warned"),
 }
 Loss = float | Tensor | tuple
-
-
-class StepInfo(NamedTuple):
-    """Layout of a step's outputs: ``losses`` losses, then gradients, for a Pyro optimizer of the entries ``names`` of its store."""
-
-    losses: int
-    container: type | None  # tuple type of an ELBO with several losses
-    names: tuple[str, ...]
 
 
 class SVI(pyro.infer.SVI):
@@ -110,7 +102,7 @@ class SVI(pyro.infer.SVI):
         self._losses = Traced(self._loss_only, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
         self._dtypes: dict[str, torch.dtype] = {}
-        self._precisions: dict[int, str] = {}  # by rows
+        self._precision = PrecisionByRows(self.options.precision)
         self.on_new_parameter: Callable[[str, Tensor], Any] = self._warn_new_parameter  # for one that a torch optimizer lacks
         self._warned: set[str] = set()
 
@@ -147,7 +139,7 @@ class SVI(pyro.infer.SVI):
         Raises:
             ValueError: Pyro's validation failed, if it is enabled; no parameter has changed.
         """
-        with one_at_a_time(), self._precision_of(args):
+        with one_at_a_time(), self.precision_of(args):
             try:
                 outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
                 if outputs is None:
@@ -161,18 +153,25 @@ class SVI(pyro.infer.SVI):
             self.scheduled.advance()
         return self._format(outputs)
 
-    def step_each(self, batches: Iterable[tuple], then: Callable[[Loss], None]):
-        """A step with each of ``batches``, and ``then(loss)`` after each.
+    def step_each(self, batches: Iterable[tuple], then: Callable[[Loss], Any]):
+        """A step with the arguments in each of ``batches``, and ``then(loss)`` after each; the results are those of ``step``.
 
-        Neither ``batches`` nor ``then`` may change programs, settings or the optimizer: what a compiled graph depends on is
-        compared at the first step only.
+        Neither ``batches`` nor ``then`` may change programs, settings or the optimizer, so that what a compiled graph depends on
+        is compared at the first step only: the steps of a small model take half the time.
+
+        >>> import pyro, pyroae as pa
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
+        >>> losses = []
+        >>> svi.step_each([(x,) for x in torch.rand(320, 16).round().split(32)], losses.append)
+        >>> len(losses)
+        10
         """
         repeat = None
         with one_at_a_time():
             for args in batches:
                 outputs = repeat and repeat(args)
                 if outputs is None:
-                    loss, repeat = self.step(*args), self._repeat(args)
+                    loss, repeat = self.step(*args), Repeat.of(self, args)
                 else:
                     loss = self._format(outputs)
                     if self.scheduled is not None:
@@ -181,7 +180,7 @@ class SVI(pyro.infer.SVI):
 
     def evaluate_loss(self, *args, **kwargs) -> Loss:
         """The loss without a step, in the format of ``step``."""
-        with one_at_a_time(), self._precision_of(args):
+        with one_at_a_time(), self.precision_of(args):
             outputs = self._losses(*args, **kwargs)
             if self.sync and outputs.valid is not None and not outputs.valid:
                 outputs = self._losses.run_eagerly(*args, **kwargs)
@@ -209,7 +208,7 @@ class SVI(pyro.infer.SVI):
 
     def rebuild_graph(self, function: str, level: int, runs: int, *args):
         """Rebuild a graph of the ``"step"`` or the ``"loss"`` for such arguments; load weights and state afterwards."""
-        with self._precision_of(args):
+        with self.precision_of(args):
             (self._gradients if function == "step" else self._losses).rebuild(level, runs, *args)
 
     def forget(self):
@@ -218,13 +217,6 @@ class SVI(pyro.infer.SVI):
         self._update.valid = None
 
     # --- a step ---
-
-    def _repeat(self, args: tuple) -> Repeat | None:
-        """What repeats the step with ``args`` that was just taken, if it is a compiled graph with the optimizer's step in it."""
-        schedules, advance = (self.scheduled.schedules(), type(self.scheduled).advance) if self.scheduled else ([], Objective.advance)
-        is_ours = advance is Objective.advance and all(type(each).__module__.startswith("pyroae.") for each in schedules)
-        spec = self._gradients.repeatable(args) if is_ours and self._is_plain and self.options.precision != "bf16" else None
-        return spec and Repeat(spec, args, self._precision_of(args))
 
     def _replay(self, args: tuple) -> Outputs | None:
         """A step as one CUDA graph, or two if the host acts between gradients and update; ``None`` if not possible yet."""
@@ -262,10 +254,10 @@ class SVI(pyro.infer.SVI):
     def _sums(self, run: Callable[..., Outputs], args: tuple, kwargs: dict) -> Outputs:
         """Losses and gradients summed over micro-batches; with clipping also the number of rows."""
         parts = [run(*part, **kwargs) for part in self._micro_batches(args)]
-        sums = [_sum([tensor for tensor in column if tensor is not None]) for column in zip(*parts)]
+        sums = [sum_of([tensor for tensor in column if tensor is not None]) for column in zip(*parts)]
         if self.options.clip is not None:
             sums.append(sums[0].new_full((), next(len(a) for a in args if isinstance(a, Tensor))))
-        return Outputs(sums, parts[0].info, _all([part.valid for part in parts]))
+        return Outputs(sums, parts[0].info, all_of([part.valid for part in parts]))
 
     def _optimize(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
         """Clip summed gradients and take the optimizer's step."""
@@ -294,7 +286,7 @@ class SVI(pyro.infer.SVI):
         used = {name: site["value"].unconstrained() for name, site in tape.trace.nodes.items()}
         names: tuple[str, ...] = ()
         if self._update.is_pyro:
-            names = _names(used)
+            names = names_in_store(used)
         else:
             self._report_new_parameters({name: parameter for name, parameter in used.items() if name not in before})
         losses, container = self._detach("step", loss)
@@ -340,21 +332,9 @@ class SVI(pyro.infer.SVI):
             losses = [loss.item() for loss in losses]
         return losses[0] if container is None else container(losses)
 
-    def _precision_of(self, args: tuple) -> contextlib.AbstractContextManager:
-        """A context with the precision of matrix products, chosen once per number of rows."""
-        if self.options.precision is None:
-            return contextlib.nullcontext()
-        rows = next((a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()), 1)
-        if rows not in self._precisions and self.parameters:
-            self._precisions[rows] = resolve_precision(self.options.precision, self.parameters, rows)
-        return matmul_precision(self._precisions.get(rows, "highest"), self.parameters)
-
-
-def _names(used: dict[str, Tensor]) -> tuple[str, ...]:
-    """Names of parameters in Pyro's store after a run, without duplicates."""
-    params = pyro.get_param_store()._params
-    named = {id(parameter): name for name, parameter in reversed(used.items()) if params.get(name) is parameter}
-    return tuple(reversed(named.values()))
+    def precision_of(self, args: tuple) -> contextlib.AbstractContextManager:
+        """A context with the precision of matrix products of a step."""
+        return self._precision(args, self.parameters)
 
 
 def _on_gpu(args: tuple) -> bool:
@@ -364,12 +344,3 @@ def _on_gpu(args: tuple) -> bool:
 def _total(outputs: Outputs) -> Outputs:
     """Outputs summed over processes."""
     return Outputs(distributed.all_reduce(*outputs), outputs.info, outputs.valid)
-
-
-def _sum(tensors: list[Tensor]) -> Tensor | None:
-    return sum(tensors[1:], tensors[0]) if tensors else None
-
-
-def _all(flags: list[Tensor | None]) -> Tensor | None:
-    present = [flag for flag in flags if flag is not None]
-    return torch.stack(present).all() if present else None

@@ -146,13 +146,6 @@ class Traced:
         is_final = spec and spec.finalize() and spec.level and not spec.number_tensors(leaves) and spec.on_device(leaves)
         return spec if is_final and not spec.proof_due else None
 
-    def repeatable(self, args: tuple) -> Specialization | None:
-        """The specialization of the call before, with these arguments, if its graph can be repeated without comparisons."""
-        if self.mode == "eager" or self.last is None or not self.last.update or has_outer_handlers():
-            return None
-        leaves = Leaves(args, {})
-        return self.last if leaves.structure == self.last.structure and self.last.is_repeatable(leaves) else None
-
     def run_graph(self, *args) -> Outputs:
         """Run the graph of a finalized specialization, without the update."""
         leaves = Leaves(args, {})

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -27,6 +27,14 @@ _SETTINGS = "lr", "betas", "eps", "weight_decay", "clip_norm", "lrd", "maximize"
 _NUMBERS = 10  # arguments of ``_adam``
 _VERSION = attrgetter("_version")
 _HAD_GRADIENT = WeakIdKeyDictionary()  # parameters that would keep a gradient of zeros in Pyro
+
+
+class StepInfo(NamedTuple):
+    """Layout of a step's outputs: ``losses`` losses, then gradients, for a Pyro optimizer of the entries ``names`` of its store."""
+
+    losses: int
+    container: type | None  # tuple type of an ELBO with several losses
+    names: tuple[str, ...]
 
 
 class InvalidValuesError(ValueError):
@@ -238,6 +246,13 @@ class Update:
             optimizer = optimizer.optimizer if is_scheduler(optimizer) else optimizer
             owners.append((optimizer, optimizer.param_groups[0], parameter))
         return owners
+
+
+def names_in_store(used: dict[str, Tensor]) -> tuple[str, ...]:
+    """Names of parameters in Pyro's store after a run, without duplicates."""
+    params = pyro.get_param_store()._params
+    named = {id(parameter): name for name, parameter in reversed(used.items()) if params.get(name) is parameter}
+    return tuple(reversed(named.values()))
 
 
 def clear_gradients(programs: Iterable[Any]):

@@ -1,5 +1,7 @@
 """The adaptive proposal: right where the guide is, where it is bad, and where p(z|x) has several modes that the guide misses."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -9,6 +11,7 @@ from pyro import poutine
 
 import pyroae as pa
 from pyroae import programs
+from pyroae.evaluation.adaptive import _factor
 from pyroae.evaluation.curvature import Curvature
 from pyroae.evaluation.density import Density, PriorGuide
 from pyroae.evaluation.networks import Networks
@@ -295,3 +298,13 @@ def test_an_example_without_a_density_leaves_the_others_as_they_are(outside):
     assert torch.equal(auto.values[1].nan_to_num(1.0), by_guide.values[1].nan_to_num(1.0))
     assert ((auto.values - good.values[[0, 0, 1]]).abs() < 5 * (auto.errors + good.errors[[0, 0, 1]]))[[0, 2]].all()
     assert auto.verdict.state == "wrong" and "1 of the 3 examples" in str(auto.verdict) and "[wrong]" in str(auto)
+
+
+@pytest.mark.parametrize("largest, exact", [(1e3, True), (1e17, False), (1e26, False)])
+def test_a_precision_that_rounding_has_made_indefinite_still_has_a_factor(largest, exact):
+    rotation = torch.linalg.qr(torch.randn(7, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    precision = (rotation * torch.logspace(-1, math.log10(largest), 20, dtype=torch.float64)) @ rotation.mT
+    tril = _factor((precision + precision.mT) / 2)
+    assert tril.isfinite().all() and torch.equal(tril, tril.tril())
+    if exact:
+        assert torch.allclose(tril @ tril.mT @ precision, torch.eye(20, dtype=torch.float64), atol=1e-9)

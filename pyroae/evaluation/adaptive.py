@@ -34,6 +34,7 @@ _SIDES = 1.0, 4.0  # smallest and largest scale of a side
 _ROUNDS = 3  # of refinement
 _SHARE = 0.15  # weight of a component that a round adds
 _FLOOR = 0.1  # smallest weight of a mode relative to the largest
+_LEAST = 1e-10  # eigenvalue of a precision with diagonal entries of 1
 _LARGEST = 128  # size of z above which full covariances are not fitted
 
 
@@ -206,8 +207,16 @@ class _Fit:
 
 
 def _factor(precision: Tensor) -> Tensor:
-    """L lower triangular with L L' the inverse of a precision."""
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))
+    """L lower triangular with L L' the inverse of a precision, of which eigenvalues that rounding has made 0 or negative are raised."""
+    scale = precision.diagonal(dim1=-2, dim2=-1).rsqrt()
+    scaled = scale[..., :, None] * precision * scale[..., None, :]
+    upper, failed = torch.linalg.cholesky_ex(scaled.flip(-2, -1))  # scaled = U U' with U upper triangular, once it is flipped back
+    if failed.any():
+        values, vectors = torch.linalg.eigh(scaled[failed > 0])
+        raised = (vectors * values.clamp(min=_LEAST)[:, None, :]) @ vectors.mT
+        upper[failed > 0] = torch.linalg.cholesky(raised.flip(-2, -1))
+    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+    return scale[..., :, None] * torch.linalg.solve_triangular(upper.flip(-2, -1).mT, eye, upper=False)
 
 
 def _far_apart(points: Tensor, start: Tensor, width: Tensor) -> Tensor:

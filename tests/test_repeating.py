@@ -1,7 +1,8 @@
-"""``SVI.step_each``: steps of a block of batches, which compare what a compiled graph depends on once; results are those of ``step``."""
+"""``SVI.unchanged``: steps that compare what a compiled graph depends on once; the results are the same."""
 
 import functools
 
+import pyro
 import pytest
 import torch
 from conftest import small_vae
@@ -45,9 +46,8 @@ def one_by_one(svi, data):
 
 
 def each(svi, data):
-    losses = []
-    svi.step_each(data, lambda loss: losses.append(loss.item()))
-    return losses
+    with svi.unchanged():
+        return one_by_one(svi, data)
 
 
 def state(svi):
@@ -133,3 +133,17 @@ def test_fit_compares_once_for_a_block_of_batches(compared, digits):
     adam = functools.partial(torch.optim.Adam, lr=1e-3)
     history = pa.fit(small_vae(), x, epochs=6, batch_size=10, optimizer=adam, seed=0, compile="compiled", progress=False)
     assert len(compared) < 30 and len(history.rows) == 6  # of 384 steps: those before the graph is final, proofs, and 6 blocks
+
+
+def test_invalid_values_in_a_repeated_step_are_named():
+    torch.manual_seed(0)
+    ae = small_vae()
+    with pyro.validation_enabled(True):
+        svi = pa.SVI(ae.model, ae.guide, ADAM(ae.parameters()), TraceMeanField_ELBO(), compile="compiled")
+        with svi.unchanged():
+            for batch in batches(20):
+                svi.step(*batch)
+            with torch.no_grad():
+                svi.parameters[0].fill_(float("nan"))
+            with pytest.raises(ValueError, match="found invalid values"):
+                svi.step(*batch)

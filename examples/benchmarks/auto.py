@@ -33,8 +33,10 @@ if mode == "pyro":
         svi.step(*batches[step % 50])
 else:
     svi = pa.SVI(vae.model, vae.guide, adam, elbo, compile=mode, sync=False, steps=steps if known else None)
-    for step in range(0, steps, 50):
-        svi.step_each(batches[: steps - step], lambda loss: None)
+    for start_of_block in range(0, steps, 50):
+        with svi.unchanged():
+            for batch in batches[: steps - start_of_block]:
+                svi.step(*batch)
 print(time.perf_counter() - start)
 """
 

@@ -98,7 +98,13 @@ def pyroae_(mode: str):
     def make(line: Line):
         pyro.clear_param_store()
         svi = pa.SVI(*line.pyroae(), pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO(), compile=mode, sync=False)
-        return lambda batches: svi.step_each(batches, lambda loss: None)
+
+        def run(batches):
+            with svi.unchanged():
+                for batch in batches:
+                    svi.step(*batch)
+
+        return run
 
     return make
 

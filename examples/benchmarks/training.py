@@ -187,7 +187,9 @@ def pyroae_(compile, precision="highest"):
             total = torch.zeros((), dtype=torch.float64, device=x.device)
             with matmul_precision(precision, ae.parameters(), work.batch):
                 for block in batches.blocks():  # as ``fit`` does
-                    svi.step_each(block, total.add_)
+                    with svi.unchanged():
+                        for batch in block:
+                            total += svi.step(*batch)
             return total.item()
 
         return epoch

@@ -180,7 +180,10 @@ class Training:
                         return self.saver.save()
                     self._describe_epoch()
                     for block in self.train.blocks():
-                        self.svi.step_each(block, self._count_step)
+                        with self.svi.unchanged():
+                            for batch in block:
+                                self.count(self.svi.step(*batch))
+                                self._after_step()
                     self.end_epoch()
                 except Diverged as error:
                     self._restore(str(error))
@@ -207,10 +210,6 @@ class Training:
         self.total += loss[0] if isinstance(loss, tuple) else loss  # the first of several losses is the bound
         self.examples += self.train.rows
         self.step += 1
-
-    def _count_step(self, loss: Tensor | tuple[Tensor, ...]):
-        self.count(loss)
-        self._after_step()
 
     def _after_step(self):
         """Update the progress bar; at intervals check the loss and save; stop if requested."""

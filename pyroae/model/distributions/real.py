@@ -156,7 +156,8 @@ class PowerSpherical(TorchDistribution):
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
         """A draw around the first axis, reflected so that this axis becomes the mean direction."""
         shape, b = self._extended_shape(sample_shape), (self.event_shape[0] - 1) / 2
-        along = 2 * dist.Beta(b + self.concentration, torch.full_like(self.concentration, b)).rsample(sample_shape) - 1
+        ahead, behind = (dist.Gamma(a, 1.0).rsample(sample_shape) for a in (b + self.concentration, torch.full_like(self.concentration, b)))
+        along = 2 * ahead / (ahead + behind) - 1  # a quotient of Gammas is a Beta
         across = torch.randn(*shape[:-1], shape[-1] - 1, dtype=self.loc.dtype, device=self.loc.device)
         across = across / across.norm(dim=-1, keepdim=True) * (1 - along.square()).clamp(min=1e-12).sqrt()[..., None]
         z = torch.cat([along[..., None], across], -1)

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro.optim
@@ -28,7 +28,7 @@ from .updates import InvalidValuesError, StepInfo, Update, clear_gradients, name
 _LOG = logging.getLogger("pyroae")
 _NO_OPTIMIZER = pyro.optim.SGD({"lr": 0.0})  # Pyro's constructor requires one of its own optimizers
 _NOT_PICKLED = {
-    *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder"),
+    *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder", "_repeat", "_is_unchanged"),
     *("_last_parameters", "_dtypes", "_precision", "on_new_parameter", "_warned"),
 }
 Loss = float | Tensor | tuple
@@ -101,6 +101,7 @@ class SVI(pyro.infer.SVI):
         self._gradients = Traced(self._loss_and_gradients, [self], mode, self.steps, self._update if self._is_plain else None)
         self._losses = Traced(self._loss_only, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
+        self._is_unchanged, self._repeat = False, None  # in ``unchanged``: what repeats the last step
         self._dtypes: dict[str, torch.dtype] = {}
         self._precision = PrecisionByRows(self.options.precision)
         self.on_new_parameter: Callable[[str, Tensor], Any] = self._warn_new_parameter  # for one that a torch optimizer lacks
@@ -139,44 +140,44 @@ class SVI(pyro.infer.SVI):
         Raises:
             ValueError: Pyro's validation failed, if it is enabled; no parameter has changed.
         """
-        with one_at_a_time(), self.precision_of(args):
+        is_repeated = False
+        with one_at_a_time():
             try:
-                outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
+                outputs = self._repeat(args) if self._repeat and not kwargs else None
+                is_repeated = outputs is not None
                 if outputs is None:
-                    self._update.stash_gradients(self.parameters)
-                    outputs = self._gradients(*args, **kwargs) if self._is_plain else self._micro_batch_step(args, kwargs)
+                    with self.precision_of(args):
+                        outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
+                        if outputs is None:
+                            self._update.stash_gradients(self.parameters)
+                            outputs = self._gradients(*args, **kwargs) if self._is_plain else self._micro_batch_step(args, kwargs)
             except InvalidValuesError:  # the program raises an error that names the invalid values
-                outputs = self._gradients.run_eagerly(*args, **kwargs)
+                with self.precision_of(args):
+                    outputs = self._gradients.run_eagerly(*args, **kwargs)
+        if self._is_unchanged and not is_repeated:
+            self._repeat = None if kwargs else Repeat.of(self, args)
         if self._update.is_pyro:
             self._last_parameters = self._update.parameters(outputs.info)
         if self.scheduled is not None:
             self.scheduled.advance()
         return self._format(outputs)
 
-    def step_each(self, batches: Iterable[tuple], then: Callable[[Loss], Any]):
-        """A step with the arguments in each of ``batches``, and ``then(loss)`` after each; the results are those of ``step``.
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context in which nobody changes programs, settings or the optimizer between two steps.
 
-        Neither ``batches`` nor ``then`` may change programs, settings or the optimizer, so that what a compiled graph depends on
-        is compared at the first step only: the steps of a small model take half the time.
+        What a compiled graph depends on is compared at its first step only, so that those of a small model take half the time.
 
         >>> import pyro, pyroae as pa
         >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
-        >>> losses = []
-        >>> svi.step_each([(x,) for x in torch.rand(320, 16).round().split(32)], losses.append)
-        >>> len(losses)
-        10
+        >>> with svi.unchanged():
+        ...     losses = [svi.step(x) for x in torch.rand(320, 16).round().split(32)]
         """
-        repeat = None
-        with one_at_a_time():
-            for args in batches:
-                outputs = repeat and repeat(args)
-                if outputs is None:
-                    loss, repeat = self.step(*args), Repeat.of(self, args)
-                else:
-                    loss = self._format(outputs)
-                    if self.scheduled is not None:
-                        self.scheduled.advance()
-                then(loss)
+        self._is_unchanged = True
+        try:
+            yield
+        finally:
+            self._is_unchanged, self._repeat = False, None
 
     def evaluate_loss(self, *args, **kwargs) -> Loss:
         """The loss without a step, in the format of ``step``."""
@@ -214,6 +215,7 @@ class SVI(pyro.infer.SVI):
     def forget(self):
         """Discard CUDA graphs, which fix addresses; call it after replacing parameters or the optimizer's state."""
         self._recorder.forget()
+        self._repeat = None
         self._update.valid = None
 
     # --- a step ---

@@ -1,12 +1,15 @@
 """``SVI.unchanged``: steps that compare what a compiled graph depends on once; the results are the same."""
 
+import contextlib
 import functools
 
 import pyro
 import pytest
 import torch
 from conftest import small_vae
+from pyro import distributions as dist
 from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 import pyroae as pa
 from pyroae.training.step import native
@@ -147,3 +150,21 @@ def test_invalid_values_in_a_repeated_step_are_named():
                 svi.parameters[0].fill_(float("nan"))
             with pytest.raises(ValueError, match="found invalid values"):
                 svi.step(*batch)
+
+
+def test_an_argument_that_a_program_holds_itself_is_read_there():
+    data = torch.randn(30)
+
+    def model(x):
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, scale), obs=x)
+
+    losses = []
+    for is_unchanged in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = pa.SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO(), compile="compiled")  # keeps x
+        with svi.unchanged() if is_unchanged else contextlib.nullcontext():
+            losses.append([svi.step(data) for _ in range(20)])
+    assert losses[0] == losses[1]

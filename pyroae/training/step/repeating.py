@@ -28,9 +28,7 @@ class Repeat:
 
     def __init__(self, spec: "Specialization", args: tuple[Tensor, ...], leaves: Leaves, precision: AbstractContextManager):
         self.spec, self.precision, self.layout = spec, precision, list(map(_layout, args))
-        self.inputs = spec.all_inputs(leaves)
-        first = len(spec.reach.tensor_paths)  # index of the first argument
-        self.places = [spec.input_indices.index(first + i) for i in range(len(args))]
+        self.inputs, self.places = spec.all_inputs(leaves), list(map(spec.input_indices.index, _indices(spec, args)))
 
     @classmethod
     def of(cls, svi: "SVI", args: tuple) -> "Repeat | None":
@@ -46,6 +44,8 @@ class Repeat:
         is_simple = leaves.structure == spec.structure and len(leaves.tensors) == len(args) and not spec.number_tensors(leaves)
         if not is_simple or spec.effects or spec.written or svi.options.precision == "bf16":
             return None
+        if not {*_indices(spec, args)} <= {*spec.input_indices}:  # the programs hold one of the arguments themselves
+            return None
         return cls(spec, args, leaves, svi.precision_of(args))
 
     def __call__(self, args: tuple[Tensor, ...]) -> Outputs | None:
@@ -59,6 +59,12 @@ class Repeat:
         spec.owner.done += 1
         with self.precision:
             return spec.run_inputs(inputs, args, {})
+
+
+def _indices(spec: "Specialization", args: tuple) -> range:
+    """Indices of the arguments among the tensors that a graph may read."""
+    first = len(spec.reach.tensor_paths)
+    return range(first, first + len(args))
 
 
 def _layout(argument: Any) -> tuple:

@@ -24,7 +24,7 @@ networks = pa.nets.MLP(hidden), pa.nets.MLP(hidden)
 vae = pa.Autoencoder(pa.priors.Normal(code), pa.likelihoods.Bernoulli(width), pa.posteriors.Normal(), *networks)
 batches = [(x,) for x in (torch.rand(50, 100, width) < 0.2).float()]
 adam, elbo = pyro.optim.Adam({"lr": 1e-3}), pyro.infer.TraceMeanField_ELBO()
-pa.SVI  # imported by now
+pa.SVI, torch.optim.Adam(vae.parameters())  # imported by now, with what an optimizer imports
 pyro.enable_validation(False)
 start = time.perf_counter()
 if mode == "pyro":

@@ -132,11 +132,6 @@ def test_the_readme_has_the_tables_of_speed():
     assert imported("benchmarks/speed").text() in (EXAMPLES / "benchmarks/README.md").read_text()
 
 
-def test_the_readme_has_the_table_of_models_that_people_run():
-    record = json.loads((EXAMPLES / "benchmarks/lines.json").read_text())
-    assert imported("benchmarks/lines").table(record["seconds a step"]) in (EXAMPLES / "benchmarks/README.md").read_text()
-
-
 def test_the_first_page_has_the_speed_of_the_records():
     """Median ratios of a round, 784-400-20: each rival's time over that of a compiled step."""
     page = " ".join((EXAMPLES.parent / "README.md").read_text().split())

@@ -96,7 +96,6 @@ def measure(line: Line, rounds: int, threads: int, clock: str, rivals: tuple[str
 
 def pyroae_(mode: str):
     def make(line: Line):
-        pyro.clear_param_store()
         svi = pa.SVI(*line.pyroae(), pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO(), compile=mode, sync=False)
 
         def run(batches):
@@ -111,15 +110,12 @@ def pyroae_(mode: str):
 
 def pyros(line: Line):
     model, guide = line.pyroae()
-    store = {}
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
 
     def run(batches):
-        with pyro.get_param_store().scope(store or None) as mine:  # the rivals' parameters have the same names
-            for batch in batches:
-                svi.step(*batch)
-        store.update(mine)
+        for batch in batches:
+            svi.step(*batch)
 
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
     return run
 
 

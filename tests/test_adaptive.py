@@ -11,8 +11,7 @@ from pyro import poutine
 
 import pyroae as pa
 from pyroae import programs
-from pyroae.evaluation.adaptive import _factor
-from pyroae.evaluation.curvature import Curvature
+from pyroae.evaluation.curvature import Curvature, inverse_factor
 from pyroae.evaluation.density import Density, PriorGuide
 from pyroae.evaluation.networks import Networks
 from pyroae.evaluation.ridges import ridge_axes
@@ -304,7 +303,7 @@ def test_an_example_without_a_density_leaves_the_others_as_they_are(outside):
 def test_a_precision_that_rounding_has_made_indefinite_still_has_a_factor(largest, exact):
     rotation = torch.linalg.qr(torch.randn(7, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
     precision = (rotation * torch.logspace(-1, math.log10(largest), 20, dtype=torch.float64)) @ rotation.mT
-    tril = _factor((precision + precision.mT) / 2)
+    tril = inverse_factor((precision + precision.mT) / 2)
     assert tril.isfinite().all() and torch.equal(tril, tril.tril())
     if exact:
         assert torch.allclose(tril @ tril.mT @ precision, torch.eye(20, dtype=torch.float64), atol=1e-9)

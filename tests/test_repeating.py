@@ -104,6 +104,17 @@ def test_other_shapes_are_steps_of_their_own():
     assert {rows: level for rows, level, _ in second.levels()["step"]} == {8: 2, 5: 2}
 
 
+@pytest.mark.parametrize("other", [lambda x: x.T.contiguous().T, lambda x: torch.cat([x, x], 1)[:, :64]])
+def test_other_layouts_are_steps_of_their_own(other):
+    columns = lambda x: x.repeat(1, 2)[:, ::2]  # noqa: E731  not contiguous either
+    first, second = svi_of(), svi_of()
+    data = [(columns(x),) for (x,) in batches(20)] + [(other(columns(x)),) for (x,) in batches(4)]
+    torch.manual_seed(3)
+    expected = one_by_one(first, data)
+    torch.manual_seed(3)
+    assert each(second, data) == expected and len(second.levels()["step"]) == len(first.levels()["step"]) == 2
+
+
 def test_a_change_before_the_next_block_counts():
     svi = svi_of()
     each(svi, batches())

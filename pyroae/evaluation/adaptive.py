@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import programs
 from ..programs import Program
 from ..programs.probing import trials_of
+from .curvature import inverse_factor
 from .density import Density, FlatGuide, PriorGuide, point_site
 from .either import Either
 from .modes import Modes, Search
@@ -34,7 +35,6 @@ _SIDES = 1.0, 4.0  # smallest and largest scale of a side
 _ROUNDS = 3  # of refinement
 _SHARE = 0.15  # weight of a component that a round adds
 _FLOOR = 0.1  # smallest weight of a mode relative to the largest
-_LEAST = 1e-10  # eigenvalue of a precision with diagonal entries of 1
 _LARGEST = 128  # size of z above which full covariances are not fitted
 
 
@@ -145,12 +145,12 @@ class _Fit:
         curvature = self.search.curvature(modes.rows)
         density = curvature.density
         m, precision = modes.loc.double(), modes.precision
-        tril = _factor(precision)
+        tril = inverse_factor(precision)
         for rate, noise in zip(_RATES, self.noise):
             away = torch.einsum("mij,kmj->kmi", tril, noise.expand(-1, len(m), -1))
             slope, mean = curvature(torch.cat([m + away, m - away]).to(modes.loc.dtype))
             precision = (1 - rate) * precision + rate * mean
-            tril = _factor(precision)
+            tril = inverse_factor(precision)
             m = m + rate * torch.einsum("mij,mkj,mk->mi", tril, tril, slope)
         log_p = density.log_joint(m[None].to(modes.loc.dtype))[0]
         axes = ridge_axes(density, m, tril, modes.loc.dtype)
@@ -202,21 +202,8 @@ class _Fit:
             at = u[log_w[:, poor].argmax(0), poor]
             rows = rows[poor]
             _, precision = self.search.curvature(bad[rows])(at[None])
-            q = q.extended(rows, at, _factor(precision).to(at.dtype), _SHARE)
+            q = q.extended(rows, at, inverse_factor(precision).to(at.dtype), _SHARE)
         return q
-
-
-def _factor(precision: Tensor) -> Tensor:
-    """L lower triangular with L L' the inverse of a precision, of which eigenvalues that rounding has made 0 or negative are raised."""
-    scale = precision.diagonal(dim1=-2, dim2=-1).rsqrt()
-    scaled = scale[..., :, None] * precision * scale[..., None, :]
-    upper, failed = torch.linalg.cholesky_ex(scaled.flip(-2, -1))  # scaled = U U' with U upper triangular, once it is flipped back
-    if failed.any():
-        values, vectors = torch.linalg.eigh(scaled[failed > 0])
-        raised = (vectors * values.clamp(min=_LEAST)[:, None, :]) @ vectors.mT
-        upper[failed > 0] = torch.linalg.cholesky(raised.flip(-2, -1))
-    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
-    return scale[..., :, None] * torch.linalg.solve_triangular(upper.flip(-2, -1).mT, eye, upper=False)
 
 
 def _far_apart(points: Tensor, start: Tensor, width: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.func import grad, jvp, vmap
 from .density import Density
 from .networks import Networks, apart
 
+_LEAST = 1e-10  # eigenvalue of a precision with diagonal entries of 1
 _NUMBERS = 24_000_000  # in the directional derivatives that are held at once
 
 
@@ -117,6 +118,19 @@ class Curvature:
             values, vectors = torch.linalg.eigh(scaled[failed])
             scaled[failed] = (vectors * values.clamp(min=self.least)[:, None, :]) @ vectors.mT
         return scaled / (width[:, :, None] * width[:, None, :])
+
+
+def inverse_factor(precision: Tensor) -> Tensor:
+    """L lower triangular with L L' the inverse of a precision, of which eigenvalues that rounding has made 0 or negative are raised."""
+    scale = precision.diagonal(dim1=-2, dim2=-1).rsqrt()
+    scaled = scale[..., :, None] * precision * scale[..., None, :]
+    upper, failed = torch.linalg.cholesky_ex(scaled.flip(-2, -1))  # scaled = U U' with U upper triangular, once it is flipped back
+    if failed.any():
+        values, vectors = torch.linalg.eigh(scaled[failed > 0])
+        raised = (vectors * values.clamp(min=_LEAST)[:, None, :]) @ vectors.mT
+        upper[failed > 0] = torch.linalg.cholesky(raised.flip(-2, -1))
+    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+    return scale[..., :, None] * torch.linalg.solve_triangular(upper.flip(-2, -1).mT, eye, upper=False)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .curvature import Curvature
+from .curvature import Curvature, inverse_factor
 from .density import Density
 from .networks import Networks
 
@@ -149,10 +149,10 @@ class Search:
 
     def _drawn_back(self, rows: Tensor, u: Tensor, log_p: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
         """Points u ``(R, size)`` after steps with a mode's precision, which from its own slopes lead back to it for little."""
-        density, factor = self.make(rows), torch.linalg.cholesky(precision)
+        density, factor = self.make(rows), inverse_factor(precision)
         for _ in range(_BACK):
             slope = density.slope(u[None])[0].double()
-            u, log_p = _stepped(density, u, log_p, torch.cholesky_solve(slope[..., None], factor)[..., 0])
+            u, log_p = _stepped(density, u, log_p, (factor @ (factor.mT @ slope[..., None]))[..., 0])
         return u, log_p
 
     def _newton(self, rows: Tensor, u: Tensor, log_p: Tensor) -> Modes:

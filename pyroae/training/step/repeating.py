@@ -1,7 +1,7 @@
 """Further steps of one compiled graph, while nothing changes but the contents of the arguments."""
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ class Repeat:
     """
 
     def __init__(self, spec: "Specialization", args: tuple[Tensor, ...], leaves: Leaves, precision: AbstractContextManager):
-        self.spec, self.precision, self.layout = spec, precision, list(map(_layout, args))
+        self.spec, self.precision = spec, precision
         self.inputs, self.places = spec.all_inputs(leaves), list(map(spec.input_indices.index, _indices(spec, args)))
 
     @classmethod
@@ -49,9 +49,12 @@ class Repeat:
         return cls(spec, args, leaves, svi.precision_of(args))
 
     def __call__(self, args: tuple[Tensor, ...]) -> Outputs | None:
-        """Outputs of a step; ``None``, and no step, if the arguments have another layout or a proof is due."""
+        """Outputs of a step; ``None``, and no step, if the arguments have another structure or a proof is due."""
         spec, inputs = self.spec, self.inputs
-        if spec.proof_due or list(map(_layout, args)) != self.layout:
+        try:
+            if spec.proof_due or Leaves(args, {}).structure != spec.structure:
+                return None
+        except ValueError:  # an argument that no graph takes
             return None
         for place, tensor in zip(self.places, args):
             inputs[place] = tensor
@@ -65,7 +68,3 @@ def _indices(spec: "Specialization", args: tuple) -> range:
     """Indices of the arguments among the tensors that a graph may read."""
     first = len(spec.reach.tensor_paths)
     return range(first, first + len(args))
-
-
-def _layout(argument: Any) -> tuple:
-    return argument.shape, argument.dtype, argument.is_contiguous()

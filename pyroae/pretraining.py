@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .model import nets
+from .model import linear
 from .model.autoencoder import Autoencoder
 from .model.corruption import Corruption
 from .model.likelihoods import Normal
@@ -93,7 +93,7 @@ def _pairs(ae: Autoencoder) -> list[tuple[nn.Module, nn.Module]]:
     if ae.condition is not None or ae.inputs is not None or len(ae.prior.sites) > 1:
         raise ValueError("pretrain: expected a model without a condition or inputs, and with one latent site")
     try:
-        up, down = nets.layers(ae.encoder), nets.layers(ae.decoder)
+        up, down = linear.layers(ae.encoder), linear.layers(ae.decoder)
     except ValueError as error:
         raise ValueError(f"pretrain: {error}") from None
     if len(up) != len(down):

@@ -95,7 +95,7 @@ def dictionary(data: Data, latent_dim: int = 512, k: int = 32) -> Autoencoder:
     """
     data = split_of(data)
     parts = Flat(latent_dim), likelihood_of(data, squared=True), TopK(k=min(k, latent_dim))
-    return Autoencoder(*parts, Linear(), Dictionary(tied=True), schema=data.schema, inputs=inputs_of(data))
+    return Autoencoder(*parts, Linear(centred=True), Dictionary(tied=True), schema=data.schema, inputs=inputs_of(data))
 
 
 @alone

@@ -49,7 +49,7 @@ def test_the_loss_is_the_squared_error_of_the_sparse_code(name, x):
         z = ae.encode(x).mean
         by_hand = activated(name, ae, x)
         assert torch.allclose(z, by_hand)
-        error = (x - z @ ae.decoder[-1].atoms.T - ae.decoder[-1].bias).square().sum() / (2 * 0.25)
+        error = (x - z @ ae.decoder[-1].atoms.T - ae.encoder[-1].centre).square().sum() / (2 * 0.25)
         constant = len(x) * D * torch.tensor(2 * torch.pi * 0.25).log() / 2
         assert Trace_ELBO().loss(ae.model, ae.guide, x) == pytest.approx((error + constant).item(), rel=1e-5)
 
@@ -175,6 +175,23 @@ def test_sparsity_is_by_hand(x):
     assert found.l0 == pytest.approx((z != 0).sum(1).double().mean().item())
     assert found.explained == pytest.approx(1 - ((x - rebuilt).square().sum() / (x - x.mean(0)).square().sum()).item(), rel=1e-4)
     assert found.dead == pytest.approx((z == 0).all(0).double().mean().item()) and "units active" in str(found)
+
+
+def test_encoder_and_decoder_share_the_centre(x):
+    """Gao et al. 2024, eq. 1 and 2: z = TopK(W_e (x - b) + b_e) and W_d z + b; b has the gradient of both uses."""
+    ae = dictionary(POSTERIORS["TopK"])
+    encoder, decoder = ae.encoder[-1], ae.decoder[-1]
+    with torch.no_grad():
+        encoder.centre.normal_()
+        encoder.bias.normal_()
+    loss = Trace_ELBO().differentiable_loss(ae.model, ae.guide, x)
+    b = encoder.centre.detach().clone().requires_grad_()
+    h = (x - b) @ encoder.weight.T + encoder.bias
+    z = torch.where(h >= h.topk(3).values[:, -1:], h.relu(), 0.0)
+    by_hand = -pa.likelihoods.Normal(D, scale=0.5)(z @ decoder.atoms.T + b).log_prob(x).sum()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    ours, theirs = torch.autograd.grad(loss, encoder.centre)[0], torch.autograd.grad(by_hand, b)[0]
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_tied_atoms_start_as_the_encoders_rows():

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..data import inputs
-from ..model import nets
+from ..model import linear
 from ..model.autoencoder import Autoencoder
 from ..model.likelihoods import Product
 from .drawing import Undrawable
@@ -281,11 +281,11 @@ def _weights(ae: Autoencoder, decoder: bool) -> Tensor:
     """``(units, D)``."""
     side = ae.decoder if decoder else ae.encoder
     try:
-        ends = nets.layers(side)[-1 if decoder else 0]
+        ends = linear.layers(side)[-1 if decoder else 0]
     except ValueError as error:
         raise Undrawable(f"filters: {error}") from None
     last = next(layer for layer in ends if hasattr(layer, "in_features"))
-    return nets.matrix(last).detach().cpu().T if decoder else nets.matrix(last).detach().cpu()
+    return linear.matrix(last).detach().cpu().T if decoder else linear.matrix(last).detach().cpu()
 
 
 def _quantiles(ae: Autoencoder, n: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import background, native
 from .arguments import Leaves, map_leaves
+from .broadcasting import compute_before_expanding
 from .graph import Graph, Outputs
 from .reach import Reach
 from .snapshot import python_random
@@ -96,7 +97,8 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
         whole = _whole(spec, inputs, update)
         more = whole.constants if update else []
         constants = [*constants, *more]
-        run = native.compiled(whole.module, [*inputs, *more], None if more else key)
+        inputs = [*inputs, *more]
+        run = native.compiled(compute_before_expanding(whole.module, inputs), inputs, None if more else key)
 
     def run_all(inputs: list[Tensor]) -> list:
         with torch.no_grad():
@@ -117,7 +119,9 @@ def start_compiling(spec: "Specialization", leaves: Leaves, update: Update | Non
     if key is None or not background.has_spare_core():
         return None
     whole = _whole(spec, inputs, update)
-    return None if update and whole.constants else background.start(whole.module, inputs, key)
+    if update and whole.constants:
+        return None
+    return background.start(compute_before_expanding(whole.module, inputs), inputs, key)
 
 
 def _whole(spec: "Specialization", inputs: list[Tensor], update: Update | None) -> Graph:

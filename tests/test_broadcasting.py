@@ -1,0 +1,72 @@
+"""Graphs in which functions of an expanded tensor are computed before it is expanded."""
+
+import math
+
+import pytest
+import torch
+from pyro import distributions as dist
+from torch.fx import GraphModule, Interpreter
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyroae.training.step.broadcasting import compute_before_expanding
+
+
+class Sizes(Interpreter):
+    """Runs a graph and keeps how many entries every result has, by the name of the function."""
+
+    def __init__(self, module: GraphModule):
+        super().__init__(module)
+        self.sizes = {}
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        if isinstance(n.target, torch._ops.OpOverload) and isinstance(result, torch.Tensor):
+            self.sizes.setdefault(n.target._schema.name, []).append(result.numel())
+        return result
+
+
+def counts(r, logits, x):
+    r, logits = r.requires_grad_(), logits.requires_grad_()
+    loss = dist.NegativeBinomial(r.exp() + 1, logits=logits, validate_args=False).log_prob(x).sum()
+    return [loss, *torch.autograd.grad(loss, [r, logits])]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (7, 1), (1, 5)])
+def test_functions_of_a_parameter_are_computed_once_for_each_of_its_entries(shape):
+    """The log-gamma of the dispersion, of an entry for each column say, and its derivative; all results are the same to the bit."""
+    inputs = [torch.randn(shape), torch.randn(7, 5), torch.poisson(torch.ones(7, 5))]
+    before = Sizes(make_fx(counts)(*inputs))
+    after = Sizes(compute_before_expanding(before.module, inputs))
+    assert all(torch.equal(a, b) for a, b in zip(before.run(*inputs), after.run(*inputs)))
+    assert before.sizes["aten::lgamma"] == [35] * 3 and before.sizes["aten::digamma"] == [35] * 2
+    few = math.prod(shape)
+    assert sorted(after.sizes["aten::lgamma"]) == [few, 35, 35] and sorted(after.sizes["aten::digamma"]) == [few, 35]
+
+
+def chain(p, x):
+    """Of two parameters expanded together, in two steps, and one that is not dense."""
+    a, b = torch.broadcast_tensors(p[:, :1].t().expand(4, 3), x)
+    c, _ = torch.broadcast_tensors(p[0, ::2], x[:, :1].expand(4, 2))
+    return [(a.exp() / a.log1p()) * b, c.lgamma() + 1, a.cos()]
+
+
+def test_chains_and_views_have_the_same_results():
+    inputs = [torch.rand(3, 4) + 0.5, torch.randn(4, 3)]
+    before = make_fx(chain)(*inputs)
+    after = Sizes(compute_before_expanding(before, inputs))
+    assert all(torch.equal(a, b) for a, b in zip(before(*inputs), after.run(*inputs)))
+    assert after.sizes["aten::exp"] == after.sizes["aten::log1p"] == after.sizes["aten::div"] == [3] and after.sizes["aten::lgamma"] == [2]
+
+
+def test_random_numbers_stay_as_many_as_they_were():
+    def drawn(p):
+        return [torch.bernoulli(p.expand(6, 3)), torch.normal(p.expand(6, 3), 1.0), torch.rand_like(p.expand(6, 3)).exp()]
+
+    p = torch.rand(3)
+    before = make_fx(drawn)(p)
+    after = compute_before_expanding(before, [p])
+    results = []
+    for module in (before, after):
+        torch.manual_seed(0)
+        results.append(module(p))
+    assert all(torch.equal(a, b) for a, b in zip(*results))

@@ -14,25 +14,14 @@ _COSTLY = {
 }
 
 
-def compute_before_expanding(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
-    """A copy of the graph of ``module(*inputs)`` with the same results."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
-    found = fx.GraphModule(module, graph)
-    with torch.no_grad():
-        FakeTensorProp(found, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
-    for node in [_move(node) for node in list(found.graph.nodes) if _is_movable(node)]:
+def compute_before_expanding(graph: fx.Graph):
+    """Rewrite a graph whose nodes have their values in ``meta``."""
+    for node in [_move(node) for node in list(graph.nodes) if _is_movable(node)]:
         if node.meta["costly"]:
             _store(node)
-    for node in reversed(found.graph.nodes):
+    for node in reversed(graph.nodes):
         if node.target is _EXPAND and not node.users:
-            found.graph.erase_node(node)
-        node.meta.clear()
-    found.recompile()
-    return found
+            graph.erase_node(node)
 
 
 def _is_movable(node: fx.Node) -> bool:

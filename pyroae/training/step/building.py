@@ -10,9 +10,9 @@ from torch import Tensor
 
 from . import background, native
 from .arguments import Leaves, map_leaves
-from .broadcasting import compute_before_expanding
 from .graph import Graph, Outputs
 from .reach import Reach
+from .rewriting import rewritten, source
 from .snapshot import python_random
 from .updates import Update
 from .user_code import drawing_line
@@ -98,7 +98,7 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
         more = whole.constants if update else []
         constants = [*constants, *more]
         inputs = [*inputs, *more]
-        run = native.compiled(compute_before_expanding(whole.module, inputs), inputs, None if more else key)
+        run = native.compiled(rewritten(whole.module, inputs), inputs, None if more else key)
 
     def run_all(inputs: list[Tensor]) -> list:
         with torch.no_grad():
@@ -121,7 +121,7 @@ def start_compiling(spec: "Specialization", leaves: Leaves, update: Update | Non
     whole = _whole(spec, inputs, update)
     if update and whole.constants:
         return None
-    return background.start(compute_before_expanding(whole.module, inputs), inputs, key)
+    return background.start(rewritten(whole.module, inputs), inputs, key)
 
 
 def _whole(spec: "Specialization", inputs: list[Tensor], update: Update | None) -> Graph:
@@ -137,7 +137,7 @@ def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | Non
         step = f"{update.signature(spec.info, inputs)} {graph.checked} {len(spec.effects)} {graph.is_none}"
         inputs = [*inputs, *update.tensors()]
     inputs = [*inputs, *graph.constants]
-    return inputs, native.key_of(graph.module, inputs, step)
+    return inputs, native.key_of(graph.module, inputs, source(), step)
 
 
 def _with_step(spec: "Specialization", inputs: list[Tensor], update: Update) -> list:

@@ -28,7 +28,7 @@ class NativeError(RuntimeError):
 
 FOLDER = "PYROAE_GRAPHS"  # environment variable: the folder of compiled graphs; "off" keeps none
 LIMIT = 1_000_000_000  # bytes of compiled graphs in the folder; those that were used last are kept
-_FORMAT = "3"
+_FORMAT = "2"
 _LOG = logging.getLogger("pyroae")
 _OPTIONS = {"fallback_random": True}  # random numbers are torch's own
 

@@ -1,4 +1,4 @@
-"""Graphs in which functions of an expanded tensor are computed before it is expanded."""
+"""Graphs as they are rewritten for Inductor: functions before expansions, digamma for vectors."""
 
 import math
 
@@ -8,7 +8,8 @@ from pyro import distributions as dist
 from torch.fx import GraphModule, Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyroae.training.step.broadcasting import compute_before_expanding
+from pyroae.training.step.rewriting import rewritten
+from pyroae.training.step.special import digamma
 
 
 class Sizes(Interpreter):
@@ -34,9 +35,9 @@ def counts(r, logits, x):
 @pytest.mark.parametrize("shape", [(), (5,), (7, 1), (1, 5)])
 def test_functions_of_a_parameter_are_computed_once_for_each_of_its_entries(shape):
     """The log-gamma of the dispersion, of an entry for each column say, and its derivative; all results are the same to the bit."""
-    inputs = [torch.randn(shape), torch.randn(7, 5), torch.poisson(torch.ones(7, 5))]
+    inputs = [torch.randn(shape).double(), torch.randn(7, 5).double(), torch.poisson(torch.ones(7, 5)).double()]
     before = Sizes(make_fx(counts)(*inputs))
-    after = Sizes(compute_before_expanding(before.module, inputs))
+    after = Sizes(rewritten(before.module, inputs))
     assert all(torch.equal(a, b) for a, b in zip(before.run(*inputs), after.run(*inputs)))
     assert before.sizes["aten::lgamma"] == [35] * 3 and before.sizes["aten::digamma"] == [35] * 2
     few = math.prod(shape)
@@ -53,7 +54,7 @@ def chain(p, x):
 def test_chains_and_views_have_the_same_results():
     inputs = [torch.rand(3, 4) + 0.5, torch.randn(4, 3)]
     before = make_fx(chain)(*inputs)
-    after = Sizes(compute_before_expanding(before, inputs))
+    after = Sizes(rewritten(before, inputs))
     assert all(torch.equal(a, b) for a, b in zip(before(*inputs), after.run(*inputs)))
     assert after.sizes["aten::exp"] == after.sizes["aten::log1p"] == after.sizes["aten::div"] == [3] and after.sizes["aten::lgamma"] == [2]
 
@@ -64,9 +65,23 @@ def test_random_numbers_stay_as_many_as_they_were():
 
     p = torch.rand(3)
     before = make_fx(drawn)(p)
-    after = compute_before_expanding(before, [p])
+    after = rewritten(before, [p])
     results = []
     for module in (before, after):
         torch.manual_seed(0)
         results.append(module(p))
     assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_digamma_is_as_exact_as_torchs_and_written_into_graphs():
+    x = torch.cat([torch.logspace(-30, 30, 2001), torch.linspace(0.001, 20, 10001), -torch.rand(1000) * 5])
+    truth = torch.digamma(x.double())
+    error = lambda found: ((found.double() - truth).abs() / (1 + truth.abs()))[x > 0].max()
+    assert error(digamma(x)) < 1.2 * error(torch.digamma(x)) < 1e-6
+    assert torch.allclose(digamma(x), torch.digamma(x), rtol=1e-4, atol=1e-4)  # near poles, x is not exact
+    ends = torch.tensor([0.0, math.inf, -1.0, -math.inf, math.nan])
+    assert torch.equal(digamma(ends).nan_to_num(7.0), torch.digamma(ends).nan_to_num(7.0))
+    module = make_fx(lambda x: [torch.digamma(x), torch.digamma(x.double())])(x)
+    after = Sizes(rewritten(module, [x]))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(after.run(x), module(x)))
+    assert after.sizes["aten::digamma"] == [len(x)]  # in double precision

@@ -1,0 +1,36 @@
+"""Graphs rewritten for Inductor, which computes some functions more often, or more slowly, than it has to."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from .broadcasting import compute_before_expanding
+from .special import vectorize_digamma
+
+
+def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
+    """A copy of the graph of ``module(*inputs)`` with the same results but for rounding."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    found = fx.GraphModule(module, graph)
+    with torch.no_grad():
+        FakeTensorProp(found, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    for rewrite in (compute_before_expanding, vectorize_digamma):
+        rewrite(found.graph)
+    for node in found.graph.nodes:
+        node.meta.clear()
+    found.recompile()
+    return found
+
+
+@functools.cache
+def source() -> str:
+    """A digest of what rewrites, on which native code depends."""
+    files = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("rewriting", "broadcasting", "special"))
+    return hashlib.sha256(b"".join(files)).hexdigest()

@@ -1,9 +1,11 @@
 import functools
+import importlib.util
 import json
 import math
 import multiprocessing
 import os
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 import pyroae as pa
 from pyroae.training.step import native
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(THREADS)  # each of the processes that share the tests has its share of the processors
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # and so have the processes that tests start
@@ -27,6 +30,14 @@ def pytest_configure(config):
     """GPUs are for the tests that need one: the others mean the CPU where they say no device."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def imported(name):
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Every example runs, with small arguments."""
 
-import importlib.util
 import json
 import math
 import shutil
@@ -10,12 +9,11 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from conftest import linear_gaussian
+from conftest import EXAMPLES, imported, linear_gaussian
 from pyro.infer import TraceMeanField_ELBO
 
 import pyroae as pa
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "vae": ({"epochs": 1, "particles": 5, "hidden": 16}, "vae.png"),
     "callbacks": ({"epochs": 2, "particles": 5, "every": 1}, None),
@@ -27,6 +25,7 @@ SMALL = {
     "classics": ({"epochs": 1, "particles": 5, "hidden": 8, "units": 8, "latent_dim": 3}, "classics"),
     "pretraining": ({"epochs": 1, "hidden": [8], "latent_dim": 4, "steps": 1, "few": [20]}, "pretraining.json"),
     "bound": ({"epochs": 1, "codes": [2, 3], "hidden": 8, "particles": 3, "repeats": 2, "rows": 10}, "bound"),
+    "invariance": ({"data": "digits", "copies": 1, "hidden": 8, "epochs": 1, "examples": 10}, "invariance"),
     "modalities": ({"data": "digits", "epochs": 1, "latent_dim": 2, "hidden": 8, "examples": 10, "particles": 5}, "modalities"),
     "budget/budget": (
         {
@@ -123,8 +122,9 @@ def test_the_readme_has_the_table_of_results(monkeypatch):
     assert imported("reproduce/common").table() in (EXAMPLES / "reproduce/README.md").read_text()
 
 
-def test_the_readme_has_the_rows_of_modalities():
-    rows, page = json.loads((EXAMPLES / "modalities.json").read_text()), (EXAMPLES / "README.md").read_text()
+@pytest.mark.parametrize("name", ["modalities", "invariance"])
+def test_the_readme_has_the_rows_of_the_record(name):
+    rows, page = json.loads((EXAMPLES / f"{name}.json").read_text()), (EXAMPLES / "README.md").read_text()
     assert rows and all("| " + " | ".join(row.values()) + " |" in page for row in rows)
 
 
@@ -184,13 +184,6 @@ def test_the_readmes_result_is_that_of_the_record():
     record = json.loads((EXAMPLES / "reproduce/results/iwae-k1-1-layer-static.json").read_text())
     claim = f"log p(x) = {record['ours']:.2f} ± {record['sampling s.e.']:.2f} nats per digit"
     assert claim in (EXAMPLES.parent / "README.md").read_text(), claim
-
-
-def imported(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_objectives_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monkeypatch):

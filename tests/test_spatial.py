@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import affine_grid, grid_sample
+from conftest import imported
 
 import pyroae as pa
+
+invariance = imported("invariance")
 
 
 def decoder(side=8, latent_dim=7, **options):
@@ -39,41 +41,20 @@ def test_what_is_off_takes_no_latent():
     assert list(network.pose(torch.zeros(1, 2))) == ["scale"] and network.of_code.in_features == 1
 
 
-def turned(images, angles, shifts):
-    """Images ``(N, side, side)`` turned counter-clockwise by angles in radians and moved by shifts to the right and upwards."""
-    cos, sin = angles.cos(), angles.sin()
-    away = torch.stack([-shifts[:, 0], shifts[:, 1]], 1)  # grid_sample's y points down
-    back = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-    theta = torch.cat([back, back @ away[:, :, None]], 2)
-    return grid_sample(images[:, None], affine_grid(theta, [len(images), 1, *images.shape[1:]], align_corners=False), align_corners=False)[
-        :, 0
-    ]
-
-
-def circular_correlation(a, b):
-    """Jammalamadaka & SenGupta 2001, eq. 8.2.2."""
-
-    def deviation(angles):
-        return np.sin(angles - np.angle(np.exp(1j * angles).mean()))
-
-    x, y = deviation(np.asarray(a)), deviation(np.asarray(b))
-    return float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
-
-
 def test_angle_and_shift_of_turned_images_are_found():
     """A wedge, turned and moved at random."""
     wedge = torch.zeros(12, 12)
     wedge[3:9, 5:7], wedge[3:5, 5:9] = 1.0, 1.0
     angles, shifts = 0.4 * torch.randn(1000), 0.12 * torch.randn(1000, 2)
-    x = turned(wedge.expand(1000, 12, 12), angles, shifts).clamp(0, 1)
+    x = invariance.turned(wedge.expand(1000, 12, 12), angles, shifts).clamp(0, 1)
     half = torch.tensor([math.pi / 2]), torch.zeros(1, 2)
-    assert torch.allclose(turned(wedge[None], *half)[0], wedge.rot90(), atol=1e-5)  # the data are what they should be
+    assert torch.allclose(invariance.turned(wedge[None], *half)[0], wedge.rot90(), atol=1e-5)  # the data are what they should be
     data = pa.data.load(x.flatten(1), image_shape=(1, 12, 12), domain="unit")
     spatial = pa.nets.Spatial([32, 32], rotation=0.4, translation=0.12)
     ae = pa.recipes.vae(data, latent_dim=4, hidden=64).replace(likelihood=pa.likelihoods.Normal(144, scale=0.5), decoder=spatial)
     pa.fit(ae, x.flatten(1), epochs=12, batch_size=20, lr=3e-3, progress=False, seed=0)
     found = ae.decoder.pose(ae.latent_mean(x.flatten(1)))
-    assert circular_correlation(found["angle"], angles) > 0.9
+    assert invariance.circular_correlation(found["angle"], angles) > 0.9
     assert np.corrcoef(found["shift"][:, 0], shifts[:, 0])[0, 1] > 0.9
 
 

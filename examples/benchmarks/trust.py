@@ -184,7 +184,7 @@ def main(
         data: how many held-out examples are scored.
         epochs: of training on MNIST; ten times as many on the small data.
         particles: importance samples for each of them.
-        seeds: scores of every proposal, for the spread; a quarter as many of Optimised.
+        seeds: scores of every proposal, for the spread; a quarter as many of Laplace and Optimised.
         chains, temperatures: of the reference, annealing from the guide; twice the temperatures for 784-200-200-50.
         cases: the models.
         out: where the table goes, without the suffix.
@@ -205,7 +205,7 @@ def main(
             key = f"{name}/{way}"
             if key in done:
                 continue
-            many = 0 if way.startswith("AIS") else seeds // 4 if way == "Optimised" else seeds
+            many = 0 if way.startswith("AIS") else seeds if way in ("auto", "guide") else seeds // 4
             measured = row(case, ways[way], many, done.get(f"{name}/{converged}"), scores.setdefault(key, []), save)
             if way != converged:  # the values of the reference are what others are compared with
                 measured = {column: measured[column] for column in HEAD[2:]}

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 ATOMS, BATCH, EPOCHS, RATE, HELD_OUT = 1024, 256, 2, 2e-3, 10_000
-JUMP = {8: 1.0, 32: 0.1}  # weights of the penalties, by the number of active units that they aim at
-GATED = {8: 0.6, 32: 0.2}
+JUMP = {8: 4.0, 32: 0.4, 100: 0.05}  # weights of the penalties, by the number of active units that they aim at
+GATED = {8: 10.0, 32: 3.0}
 
 
 def rows(path: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,17 +37,19 @@ def pareto(path: str, kind: str, ks: list[int] = [8, 32], rate: float = RATE, at
     import pyroae as pa
 
     train, test = rows(path)
+    likelihood = pa.likelihoods.Normal(train.shape[1], scale=0.5**0.5)  # -log p(x|z) is the squared error and a constant
     for k in ks:
         parts = {
             "TopK": lambda k=k: {"posterior": pa.posteriors.TopK(k=k)},
             "BatchTopK": lambda k=k: {"posterior": pa.posteriors.BatchTopK(k=k)},
-            "JumpReLU": lambda k=k: {"posterior": pa.posteriors.JumpReLU(), "objective": pa.Penalised(pa.penalties.L0(JUMP[k]))},
+            "JumpReLU": lambda k=k: {
+                "posterior": pa.posteriors.JumpReLU(threshold=1.0),
+                "objective": pa.Penalised(pa.penalties.L0(JUMP[k])),
+            },
             "Gated": lambda k=k: {"posterior": pa.posteriors.Gated(), "objective": pa.Penalised(pa.penalties.GatedSparsity(GATED[k]))},
         }[kind]()
         torch.manual_seed(0)
-        ae = pa.recipes.dictionary(train, latent_dim=atoms, k=k).replace(
-            likelihood=pa.likelihoods.Normal(train.shape[1], scale=1.0), **parts
-        )
+        ae = pa.recipes.dictionary(train, latent_dim=atoms, k=k).replace(likelihood=likelihood, **parts)
         pa.fit(ae, train[: 20 * BATCH], epochs=1, batch_size=BATCH, lr=1e-12, progress=False)  # compiles
         start = time.process_time()
         pa.fit(ae, train, epochs=epochs, batch_size=BATCH, lr=rate, compile=pa.Step(clip=1.0), progress=False, seed=0)
@@ -67,6 +69,7 @@ def scores(encode, decode, test: torch.Tensor) -> tuple[float, float, float]:
 def peer(path: str, kind: str, ks: list[int] = [8, 32], rate: float = RATE):
     """The same with the trainers of ``dictionary-learning``."""
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.gdm import GatedSAETrainer
     from dictionary_learning.trainers.jumprelu import JumpReluTrainer
     from dictionary_learning.trainers.top_k import TopKTrainer
 
@@ -79,6 +82,7 @@ def peer(path: str, kind: str, ks: list[int] = [8, 32], rate: float = RATE):
             "TopK": lambda k=k: TopKTrainer(k=k, threshold_start_step=100, **shared),
             "BatchTopK": lambda k=k: BatchTopKTrainer(k=k, threshold_beta=0.99, threshold_start_step=100, **shared),
             "JumpReLU": lambda k=k: JumpReluTrainer(target_l0=k, sparsity_warmup_steps=100, bandwidth=0.1, **shared),
+            "Gated": lambda k=k: GatedSAETrainer(l1_penalty=GATED[k], sparsity_warmup_steps=100, **shared),
         }[kind]()
         start, step = time.process_time(), 0
         for _ in range(EPOCHS):

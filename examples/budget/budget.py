@@ -59,7 +59,18 @@ class System:
     make: Callable[[], pa.Autoencoder]
     has_density: bool = True  # whether what is learned has a log p(x) without another prior
     train: Callable[[pa.Autoencoder, DataSet, int], None] = fit
+    data: Callable[[DataSet], DataSet] = lambda images: images  # of the images, what it learns from
     priors: dict[str, Callable[[], pa.priors.Prior]] = field(default_factory=dict)
+
+
+def seen_above(images: DataSet) -> DataSet:
+    """The same images, of which the encoder sees the grey levels of the upper half."""
+
+    def change(split: pa.data.Split) -> pa.data.Split:
+        upper = split.x.flatten(1)[:, : split.event_shape.numel() // 2]
+        return split.with_inputs(pa.data.Split(upper, labels=None, domain="unit"))
+
+    return images.map(change)
 
 
 def systems(images: DataSet, latent_dim: int, hidden: int) -> dict[str, System]:
@@ -101,6 +112,7 @@ def systems(images: DataSet, latent_dim: int, hidden: int) -> dict[str, System]:
         "hyperbolic": System(ball),
         "MS-SSIM": System(changed(vae, penalties.MultiScaleSSIM()), has_density=False),
         "VAE-GAN": System(vae, has_density=False, train=against_a_critic),
+        "upper half seen": System(partial(recipes.vae, seen_above(images), latent_dim, hidden), data=seen_above),
         "rotation and translation": System(changed(vae, decoder=pa.nets.Spatial([32, 32], rotation=0.3, translation=0.1))),
     }
 
@@ -127,6 +139,7 @@ def scores(ae: pa.Autoencoder, images: DataSet, has_density: bool, examples: int
 
 def run(name: str, system: System, images: DataSet, settings: Settings, out: Path, models: Path):
     """Train a system and record its rows, as far as they are not recorded with these settings; trained models are kept."""
+    images = system.data(images)
     score = partial(scores, images=images, examples=settings["examples"], particles=settings["particles"])
     model = models / _path(out, name).with_suffix(".safetensors").name
     if not recorded(out, name, settings) or not model.exists():

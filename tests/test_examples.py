@@ -132,6 +132,12 @@ def test_the_readme_has_the_tables_of_speed():
     assert imported("benchmarks/speed").text() in (EXAMPLES / "benchmarks/README.md").read_text()
 
 
+def test_the_readme_has_the_table_of_lines():
+    found = json.loads((EXAMPLES / "benchmarks/lines.json").read_text())["seconds a step"]
+    assert imported("benchmarks/lines").table(found) in (EXAMPLES / "benchmarks/README.md").read_text()
+    assert len(found) == len(imported("benchmarks/lines").LINES)
+
+
 def test_the_first_page_has_the_speed_of_the_records():
     """Median ratios of a round, 784-400-20: each rival's time over that of a compiled step."""
     page = " ".join((EXAMPLES.parent / "README.md").read_text().split())

@@ -227,7 +227,7 @@ class Dictionary(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d))
 
     def forward(self, x):
-        h = self.encoder(x)
+        h = F.linear(x, self.encoder.weight, self.encoder.bias - self.encoder.weight @ self.bias)
         values, indices = h.topk(self.k, -1)
         z = torch.zeros_like(h).scatter(-1, indices, values.relu())
         out = F.linear(z, F.normalize(self.atoms, dim=0), self.bias)

@@ -173,12 +173,12 @@ def test_the_recorded_adaptive_scores_are_reliable_for_nine_digits_in_ten():
 
 def test_kept_weights_are_small_and_of_those_records():
     kept = sorted((EXAMPLES / "reproduce/weights").glob("*.safetensors"))
-    assert {path.stem for path in kept} >= {"vae", "priors-Normal"} and sum(path.stat().st_size for path in kept) < 10e6
+    assert {path.stem for path in kept} >= {"vae", "priors-Normal", "iwae-k1-1-layer-static"} and sum(path.stat().st_size for path in kept) < 10e6
     for path in kept:
         assert pa.load(path).likelihood.event_shape and (EXAMPLES / f"reproduce/results/{path.stem}.json").exists()
 
 
-@pytest.mark.parametrize("name", ["vae", "priors-Normal"])
+@pytest.mark.parametrize("name", ["vae", "priors-Normal", "iwae-k1-1-layer-static"])
 def test_kept_weights_have_the_recorded_score(name, real_data):
     record = json.loads((EXAMPLES / f"reproduce/results/{name}.json").read_text())
     test = pa.data.load("binarized-mnist").test

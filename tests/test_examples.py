@@ -166,6 +166,15 @@ def test_what_auto_loses_is_counted_against_the_best_mode_that_could_be_chosen()
     assert auto.table([row]).splitlines()[-1] == "| 10 | 3.00 | 2.00 | 1.00 | 1.10 (1.10) | 9.00 | 2.50 (1.25) |"
 
 
+def test_the_readme_has_the_tables_of_trust():
+    page, tables = (EXAMPLES / "benchmarks/README.md").read_text(), imported("benchmarks/trust")
+    rows = json.loads((EXAMPLES / "benchmarks/trust.json").read_text())["rows"].values()
+    assert {row["model"] for row in rows} == set(tables.CASES) and {row["proposal"] for row in rows} >= set(tables.PROPOSALS)
+    parts = json.loads((EXAMPLES / "benchmarks/trust_parts.json").read_text())["rows"]
+    for cells in [[row[column] for column in tables.HEAD] for row in rows] + [[name, *cells] for name, cells in parts.items()]:
+        assert "| " + " | ".join(cells) + " |" in page, cells
+
+
 def test_the_recorded_adaptive_scores_are_reliable_for_nine_digits_in_ten():
     rows = json.loads((EXAMPLES / "benchmarks/trust_parts.json").read_text())["rows"]
     assert len(rows) == 13 and min(float(cells[1].strip("%")) for cells in rows.values()) >= 90

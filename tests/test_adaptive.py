@@ -127,8 +127,8 @@ def test_annealing_from_the_prior_shows_a_missed_mode():
     guide = one_mode(w, lambda x: x**0.5)
     missed = pa.log_likelihood(model, x, guide, particles=1000, proposal="guide")
     assert missed.verdict.state != "wrong"
-    wrong = pa.cross_check(missed, model, x, guide, examples=6).verdict
-    assert wrong.state == "wrong" and 0.2 < wrong.low_by < 0.8 and "modes of p(z|x) are missed" in str(wrong)
+    wrong = pa.cross_check(missed, model, x, guide, examples=6, chains=64).verdict  # with 16, one to three of the six are told
+    assert wrong.state == "wrong" and 0.35 < wrong.low_by < 0.8 and "modes of p(z|x) are missed" in str(wrong)
     found = pa.cross_check(pa.log_likelihood(model, x, guide, particles=1000), model, x, guide, examples=6).verdict
     assert found.state == "no sign of trouble" and "no missed mode" in str(found)
     assert pa.decompose(model, x, guide, particles=1000).approximation.mean().item() == pytest.approx(0.69, abs=0.15)

@@ -157,12 +157,11 @@ def test_every_part_agrees_with_the_prior_as_proposal(name):
     parts = {"prior": pa.priors.Normal(3), "likelihood": pa.likelihoods.Bernoulli(8), "posterior": pa.posteriors.Normal()} | PARTS[name]
     ae = pa.Autoencoder(**{"encoder": pa.nets.MLP(8), "decoder": pa.nets.MLP(8)} | parts)
     x = ae.sample(6)
-    score = pa.log_likelihood(ae, x, particles=2000)
+    # the density of an untrained flow has kinks, which a mixture of t distributions has not: an example can fit badly by rounding
+    score = pa.log_likelihood(ae, x, particles=20_000 if name == "flow prior" else 2000)
     plain = pa.log_likelihood(ae, x, particles=40_000, proposal=pa.proposals.prior)
     errors = (score.errors.square() + plain.errors.square()).sqrt()
-    # the density of an untrained flow has kinks, which a mixture of t distributions has not: one example of six can fit badly
-    sizes = score.ess.median() if name == "flow prior" else score.ess.min()
-    assert ((score.values - plain.values).abs() < 5 * errors + 1e-3).all() and sizes > 50
+    assert ((score.values - plain.values).abs() < 5 * errors + 1e-3).all() and score.ess.min() > 50
 
 
 def test_curvature_is_the_hessian_where_networks_are_piecewise_linear():

@@ -12,7 +12,7 @@ from . import background, native
 from .arguments import Leaves, map_leaves
 from .graph import Graph, Outputs
 from .reach import Reach
-from .rewriting import rewritten, source
+from .rewriting import FILES, rewritten
 from .snapshot import python_random
 from .updates import Update
 from .user_code import drawing_line
@@ -137,7 +137,7 @@ def _inputs_and_key(spec: "Specialization", leaves: Leaves, update: Update | Non
         step = f"{update.signature(spec.info, inputs)} {graph.checked} {len(spec.effects)} {graph.is_none}"
         inputs = [*inputs, *update.tensors()]
     inputs = [*inputs, *graph.constants]
-    return inputs, native.key_of(graph.module, inputs, source(), step)
+    return inputs, native.key_of(graph.module, inputs, native.sources(*FILES, "updates"), step)
 
 
 def _with_step(spec: "Specialization", inputs: list[Tensor], update: Update) -> list:

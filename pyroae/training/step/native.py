@@ -4,6 +4,7 @@ All private interfaces of torch that compiled graphs need stand in this file.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -54,6 +55,13 @@ def key_of(module: torch.fx.GraphModule, inputs: list[Tensor], *more: str) -> st
     for name, held in sorted(_literals(module).items()):
         digest.update(f"{name} {held.dtype} {tuple(held.shape)} {held.tolist()}".encode())
     return digest.hexdigest()[:32]
+
+
+@functools.cache
+def sources(*names: str) -> str:
+    """A digest of files of this folder, by name, on which native code depends."""
+    files = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
+    return hashlib.sha256(b"".join(files)).hexdigest()
 
 
 def is_kept(key: str | None) -> bool:

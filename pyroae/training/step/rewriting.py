@@ -1,14 +1,12 @@
 """Graphs rewritten for Inductor, which computes some functions more often, or more slowly, than it has to."""
 
-import functools
-import hashlib
-from pathlib import Path
-
 import torch
 from torch import Tensor, fx
 
 from .broadcasting import compute_before_expanding
 from .special import vectorize_digamma
+
+FILES = "rewriting", "broadcasting", "special"  # that say what is rewritten
 
 
 def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
@@ -27,10 +25,3 @@ def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
         node.meta.clear()
     found.recompile()
     return found
-
-
-@functools.cache
-def source() -> str:
-    """A digest of what rewrites, on which native code depends."""
-    files = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("rewriting", "broadcasting", "special"))
-    return hashlib.sha256(b"".join(files)).hexdigest()

@@ -1,12 +1,9 @@
 """The optimizer's step: by the optimizer, or as tensor operations inside a graph."""
 
-import functools
-import hashlib
 import math
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyro
@@ -189,7 +186,7 @@ class Update:
         """What ``traced_step`` depends on besides its tensors: which inputs have which optimizer, state and gradient."""
         places = {id(tensor): i for i, tensor in enumerate(inputs)}
         trained = [(places.get(id(p)), type(optimizer).__name__, *state) for optimizer, _, p, state in self.trained]
-        return f"{_source()} {trained} {[places.get(id(p)) for p in self.parameters(info)]}"
+        return f"{trained} {[places.get(id(p)) for p in self.parameters(info)]}"
 
     def advance_counters(self, everywhere: bool):
         """After a step inside a graph, which changes tensors but not their version: count it, and update numbers of ClippedAdam.
@@ -266,12 +263,6 @@ def clear_gradients(programs: Iterable[Any]):
             for parameter in module._parameters.values():
                 if parameter is not None:
                     parameter.grad = None
-
-
-@functools.cache
-def _source() -> str:
-    """A digest of this file, which says what the step does."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _adam_numbers(optimizer: Optimizer, group: dict[str, Any], step: float) -> list[float]:

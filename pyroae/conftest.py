@@ -1,5 +1,6 @@
 """What the examples in docstrings share: ``pa``, ``torch``, a small VAE ``vae`` and 20 rows ``x`` of 16 binary values for it."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -13,3 +14,10 @@ def _shared_by_examples(doctest_namespace):
     nets = pa.nets.MLP(8), pa.nets.MLP(8)
     vae = pa.Autoencoder(pa.priors.Normal(2), pa.likelihoods.Bernoulli(16), pa.posteriors.Normal(), *nets)
     doctest_namespace.update(pa=pa, torch=torch, vae=vae, x=torch.rand(20, 16).round())
+
+
+@pytest.fixture(autouse=True)
+def _figures():
+    """pyplot keeps the figures of an example, and warns at the 21st."""
+    yield
+    plt.close("all")

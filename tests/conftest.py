@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from pyro import distributions as dist
@@ -43,6 +44,13 @@ def imported(name):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _figures():
+    """pyplot keeps the figures of a test, and warns at the 21st."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Graphs as they are rewritten for Inductor: functions before expansions, digamma for vectors."""
+"""Graphs as they are rewritten for Inductor: functions before expansions, digamma for vectors, fewer copies."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyroae.training.step.rewriting import rewritten
-from pyroae.training.step.special import digamma
+from pyroae.training.step.special import digamma, softplus
 
 
 class Sizes(Interpreter):
@@ -85,3 +85,44 @@ def test_digamma_is_as_exact_as_torchs_and_written_into_graphs():
     after = Sizes(rewritten(module, [x]))
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(after.run(x), module(x)))
     assert after.sizes["aten::digamma"] == [len(x)]  # in double precision
+
+
+def layer(x, w, b, full):
+    noise = torch.empty(4, 2).normal_()
+    return [torch.addmm(b, x, w), torch.addmm(full, x, w), torch.addmm(b, x, w, beta=2), noise.exp(), torch.zeros(3).normal_(1.0, 2.0)]
+
+
+def test_a_bias_is_added_apart_and_noise_is_a_new_tensor():
+    inputs = [torch.randn(4, 3), torch.randn(3, 5), torch.randn(5), torch.randn(4, 5)]
+    before = make_fx(layer)(*inputs)
+    after = Sizes(rewritten(before, inputs))
+    results = []
+    for run in (before, after.run):
+        torch.manual_seed(0)
+        results.append(run(*inputs))
+    assert all(torch.allclose(a, b) for a, b in zip(*results)) and torch.equal(results[0][3], results[1][3])
+    assert after.sizes["aten::addmm"] == [20, 20] and after.sizes["aten::mm"] == [20]
+    half = [each.bfloat16() for each in inputs[:3]]
+    product = make_fx(lambda x, w, b: [torch.addmm(b, x, w)])(*half)
+    assert torch.equal(rewritten(product, half)(*half)[0], product(*half)[0])  # rounded once
+    assert after.sizes["aten::randn"] == [8] and after.sizes["aten::normal_"] == [3]
+
+
+def bernoulli(logits, x):
+    logits = logits.requires_grad_()
+    loss = -dist.Bernoulli(logits=logits, validate_args=False).log_prob(x).sum() + torch.nn.functional.softplus(logits, threshold=40).sum()
+    return [loss, *torch.autograd.grad(loss, [logits])]
+
+
+def test_softplus_is_exact_and_written_into_graphs():
+    x = torch.cat([torch.linspace(-90, 90, 100_001), torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan])])
+    truth = x[:-5].double().exp().log1p()
+    assert ((softplus(x)[:-5].double() - truth).abs() <= 2e-7 * truth + 1e-44).all()
+    assert softplus(x)[-5:].tolist()[:4] == [pytest.approx(math.log(2))] * 2 + [math.inf, 0.0] and softplus(x)[-1].isnan()
+    inputs = [torch.linspace(-30, 30, 1000), torch.arange(1000) % 2.0]
+    before = make_fx(bernoulli)(*inputs)
+    after = Sizes(rewritten(before, inputs))
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(before(*inputs), after.run(*inputs)))
+    assert not {"aten::softplus", "aten::binary_cross_entropy_with_logits"} & after.sizes.keys()
+    other = make_fx(lambda x: [torch.nn.functional.softplus(x, 2.0), torch.nn.functional.softplus(x, 1, 5)])(x)
+    assert all(torch.equal(a, b) for a, b in zip(other(x[:-1]), rewritten(other, [x])(x[:-1])))

@@ -1,12 +1,13 @@
-"""Graphs rewritten for Inductor, which computes some functions more often, or more slowly, than it has to."""
+"""Graphs rewritten for Inductor, which computes some functions more often, or more slowly, than it has to, and copies more."""
 
 import torch
 from torch import Tensor, fx
 
 from .broadcasting import compute_before_expanding
-from .special import vectorize_digamma
+from .copies import avoid_copies
+from .special import vectorize
 
-FILES = "rewriting", "broadcasting", "special"  # that say what is rewritten
+FILES = "rewriting", "broadcasting", "copies", "special"  # that say what is rewritten
 
 
 def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
@@ -19,7 +20,7 @@ def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
     found = fx.GraphModule(module, graph)
     with torch.no_grad():
         FakeTensorProp(found, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
-    for rewrite in (compute_before_expanding, vectorize_digamma):
+    for rewrite in (compute_before_expanding, vectorize, avoid_copies):
         rewrite(found.graph)
     for node in found.graph.nodes:
         node.meta.clear()

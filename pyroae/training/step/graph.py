@@ -61,6 +61,7 @@ class Graph:
         _refuse_changing_shapes(module.graph)  # before unused operations are removed, because the shape may be used
         _remove_unused(module.graph, any(tensor.is_cuda for tensor in inputs))
         self.is_none = _remove_none(module.graph)
+        self.has_none = any(self.is_none)
         self.module, self.constants = _lift_constants(module, len(inputs))
 
     def __call__(self, inputs: list[Tensor]) -> list:

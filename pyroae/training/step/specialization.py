@@ -144,7 +144,7 @@ class Specialization(Signature):
             return self.owner.apply_update(outputs)
         self.update.check(outputs)
         is_known = self.update.sync or outputs.valid is None  # whether the step has had an effect
-        self.update.advance_counters(everywhere=is_known and not any(self.graph.is_none))
+        self.update.advance_counters(everywhere=is_known and not self.graph.has_none)
         return outputs
 
     def all_inputs(self, leaves: Leaves) -> list[Tensor]:

@@ -62,7 +62,9 @@ class Update:
         self.pending: dict[int, Tensor] = {}  # gradients from before the step, by id of the parameter
         self.with_gradient: list[Tensor] = []  # parameters with a gradient in the last step
         self.numbers = torch.empty(0, _NUMBERS)  # of the next step, for each parameter
-        self.counts, self.versions = [], None  # steps so far, and the versions of the optimizer's counters when they were read
+        self.is_even = False  # whether the numbers of all parameters are the same
+        self.counts, self.versions = [], None  # steps when the optimizer's counters were read, and their versions then
+        self.steps_since = 0.0  # steps inside a graph since then
         self.last_containers: list[Any] = []  # the optimizer's containers at the last refresh
         self.trained: list[Trained] = []
         self.graph_key: tuple | None = None
@@ -134,7 +136,7 @@ class Update:
     def key(self, info: Any) -> tuple | None:
         """Everything that a graph with this step fixes; ``None`` if the step cannot be in a graph."""
         self._refresh(info)
-        return self.graph_key
+        return self.graph_key and (self.graph_key, *(_is_simple(optimizer, group) for optimizer, group in self.groups))
 
     def mutated(self, info: Any) -> list[Tensor]:
         """Parameters and state that a step inside a graph changes."""
@@ -153,12 +155,12 @@ class Update:
 
     def next_numbers(self) -> Tensor:
         """The first of ``tensors``, if only graphs have changed the optimizer since these were asked for."""
-        if self.one_group and self.counts.count(self.counts[0]) == len(self.counts):
+        step = self.steps_since + 1.0
+        if self.is_even:
             optimizer, group, *_ = self.trained[0]
-            self.numbers.numpy()[:] = _adam_numbers(optimizer, group, self.counts[0] + 1.0)
+            self.rows[:] = _adam_numbers(optimizer, group, self.counts[0] + step)
         else:
-            rows = [_adam_numbers(optimizer, group, count + 1.0) for (optimizer, group, *_), count in zip(self.trained, self.counts)]
-            self.numbers = torch.tensor(rows, dtype=torch.float64)
+            self.rows[:] = [_adam_numbers(each[0], each[1], count + step) for each, count in zip(self.trained, self.counts)]
         return self.numbers
 
     def _read_counters(self):
@@ -166,7 +168,8 @@ class Update:
         counters = [state["step"] for *_, state in self.trained]
         versions = list(map(_VERSION, counters)) if self.are_tensors else counters
         if versions != self.versions:
-            self.versions, self.counts = versions, list(map(float, counters))
+            self.versions, self.counts, self.steps_since = versions, list(map(float, counters)), 0.0
+            self.is_even = self.one_group and len(set(self.counts)) == 1
 
     def traced_step(self, outputs: Outputs, valid: Tensor | None) -> Outputs:
         """The step as tensor operations, without effect unless ``valid``."""
@@ -175,9 +178,9 @@ class Update:
             for parameter, gradient in zip(self.parameters(outputs.info), outputs[outputs.info.losses :])
             if gradient is not None
         }
-        for (_, _, parameter, state), row in zip(self.trained, self.numbers):
+        for (optimizer, group, parameter, state), row in zip(self.trained, self.numbers):
             if id(parameter) in gradients:
-                _adam(parameter, gradients.pop(id(parameter)), state, valid, *row)
+                _adam(parameter, gradients.pop(id(parameter)), state, valid, _is_simple(optimizer, group), *row)
         if gradients:
             raise ValueError("the optimizer has no state yet for a parameter that has a gradient")
         return outputs
@@ -185,7 +188,7 @@ class Update:
     def signature(self, info: Any, inputs: list[Tensor]) -> str:
         """What ``traced_step`` depends on besides its tensors: which inputs have which optimizer, state and gradient."""
         places = {id(tensor): i for i, tensor in enumerate(inputs)}
-        trained = [(places.get(id(p)), type(optimizer).__name__, *state) for optimizer, _, p, state in self.trained]
+        trained = [(places.get(id(p)), type(each).__name__, _is_simple(each, group), *state) for each, group, p, state in self.trained]
         return f"{trained} {[places.get(id(p)) for p in self.parameters(info)]}"
 
     def advance_counters(self, everywhere: bool):
@@ -194,7 +197,7 @@ class Update:
         Args:
             everywhere: whether all parameters certainly took the step; otherwise the counters are read again.
         """
-        self.counts = [count + 1.0 for count in self.counts]
+        self.steps_since += 1.0
         self.versions = self.versions if everywhere else None
         for group, state in self.clipped:
             group["lr"] *= group["lrd"]
@@ -225,10 +228,12 @@ class Update:
         self.states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         self.entries = list(chain.from_iterable(map(dict.values, self.states)))
         self.state_tensors = [tensor for *_, state in self.trained for tensor in state.values() if isinstance(tensor, Tensor)]
-        self.one_group = not self.is_pyro and len({id(group) for _, group, *_ in self.trained}) == 1
+        self.groups = list({id(group): (optimizer, group) for optimizer, group, *_ in self.trained}.values())
+        self.one_group = not self.is_pyro and len(self.groups) == 1
         self.are_tensors = all(isinstance(state.get("step"), Tensor) for *_, state in self.trained)
         self.clipped = [(group, state) for optimizer, group, _, state in self.trained if type(optimizer) is ClippedAdam]
         self.numbers, self.versions = torch.zeros(len(self.trained), _NUMBERS, dtype=torch.float64), None
+        self.rows = self.numbers.numpy()  # the same memory
         key = tuple((id(p), type(optimizer), *entry) for optimizer, _, p, entry in self.trained)
         self.graph_key = (key or None) if supported else None
 
@@ -277,13 +282,14 @@ def _adam_numbers(optimizer: Optimizer, group: dict[str, Any], step: float) -> l
 
 
 @torch.no_grad()
-def _adam(parameter, gradient, state, valid, sign, clip, penalty, keep, new1, old2, new2, rate, correction, eps):
+def _adam(parameter, gradient, state, valid, is_simple, sign, clip, penalty, keep, new1, old2, new2, rate, correction, eps):
     """A step of Adam (Kingma and Ba 2015, algorithm 1) or AdamW (Loshchilov and Hutter 2019, algorithm 2), in place."""
 
     def assign(old: Tensor, new: Tensor) -> Tensor:
         return old.copy_(new if valid is None else torch.where(valid, new, old))
 
-    gradient = (sign * gradient).clamp(-clip, clip) + penalty * parameter
+    if not is_simple:
+        gradient = (sign * gradient).clamp(-clip, clip) + penalty * parameter
     first, second, *maximum = (state[name] for name in _STATE if name in state)
     if isinstance(state["step"], Tensor):
         assign(state["step"], state["step"] + 1.0)
@@ -291,7 +297,13 @@ def _adam(parameter, gradient, state, valid, sign, clip, penalty, keep, new1, ol
     second = assign(second, second * old2 + new2 * gradient * gradient)
     for largest in maximum:
         second = assign(largest, torch.maximum(largest, second))
-    assign(parameter, parameter * keep - rate * first / (second.sqrt() * correction + eps))
+    kept = parameter if is_simple else parameter * keep
+    assign(parameter, kept - rate * first / (second.sqrt() * correction + eps))
+
+
+def _is_simple(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether gradients enter a step as they are, neither clipped nor decayed."""
+    return not (group["weight_decay"] or group.get("maximize") or type(optimizer) is ClippedAdam)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import pyroae as pa
 from pyroae.training import distributed as job
 from pyroae.training import loop, saving
-from pyroae.training.batches import Batches, shard
+from pyroae.training.batches import Batches
+from pyroae.training.blocks import shard
 from pyroae.training.checkpoints import Checkpoints
 from pyroae.training.step import svi
 

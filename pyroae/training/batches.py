@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,14 @@ from ..data import inputs
 from ..data.rows import Rows
 from ..data.splits import Split
 from . import distributed
+from .blocks import Args, Blocks, shard
 from .devices import fits_on_device, to_device
 
-_BLOCK = 64  # maximum number of batches that are gathered and transformed together, so that a batch is a contiguous slice
+_BLOCK = 256  # maximum number of batches that are gathered and transformed together, so that a batch is a contiguous slice
 _BLOCK_BYTES = 2**27
+_CACHE_BYTES = 2**20  # of a block in a processor's cache, where it stays until its batches are used
 _LOG = logging.getLogger("pyroae")
 _CHECKED_ROWS = 1000  # rows on disk that are checked before training
-
-
-Args = tuple[Tensor | Rows, ...]  # a program's arguments: x, labels y if it takes them, inputs u of the encoder if it takes them
 
 
 class Batches:
@@ -56,6 +55,7 @@ class Batches:
     ):
         self.device, self.batch_size, self.shuffle, self.model, self.min_rows = device, batch_size, shuffle, model, min_rows
         self.draw, self.schema = draw_function(data), None
+        self.is_drawn = isinstance(data, Split) and data.dynamic
         self.rank, self.processes = (distributed.rank(), distributed.world_size()) if sharded else (0, 1)
         self.share = len(range(self.rank, batch_size, self.processes))  # rows of a batch for this process
         if batch_size < self.processes:
@@ -120,7 +120,7 @@ class Batches:
             yield self._counted(block)
         self.epoch = None
 
-    def _counted(self, block: list[Args]) -> Iterator[Args]:
+    def _counted(self, block: Iterable[Args]) -> Iterator[Args]:
         """The batches of a block, each counted before it is given."""
         rows = len(self.data[0]) if isinstance(self.data, tuple) else None
         for batch in block:
@@ -139,12 +139,18 @@ class Batches:
         for source, state in zip(self.generators, states):
             source.set_state(state)
 
-    def _iterate_tensors(self, random_state: dict) -> Iterator[list[Args]]:
+    def _iterate_tensors(self, random_state: dict) -> Iterator[Iterable[Args]]:
         position, workers = self.epoch["given"], max(getattr(column, "workers", 0) for column in self.data)
-        widest = max(1, *(column.shape[1:].numel() for column in self.data))
-        per_block = 1 if workers else max(1, min(_BLOCK, _BLOCK_BYTES // (4 * self.share * widest)))
+        order = self._order(len(self.data[0]), self.data[0].device)
+        per_block = 1 if workers else self._batches_per_block()
         first = max(0, position - 1) // per_block
-        blocks = _Blocks(self.data, self._order(len(self.data[0]), self.data[0].device), self.share * per_block, first)
+        blocks = Blocks(self.data, order, self.share * per_block, first)
+        if not (self.on_disk or self.is_drawn):  # no code of the data, and no random numbers
+            if position:
+                programs.set_random_state(random_state, self.device)
+            batches = (batch for block in blocks for batch in self._split(block))
+            yield itertools.islice(batches, position - first * per_block, None)
+            return
         if workers:  # with a separate generator, so that the noise does not depend on the number of workers
             blocks = DataLoader(blocks, batch_size=None, num_workers=workers, generator=torch.Generator())
         for number, block in enumerate(blocks, first):
@@ -153,11 +159,20 @@ class Batches:
                 programs.set_random_state(self.epoch["block"], self.device)
             else:
                 self.epoch["block"] = programs.random_state(self.device)
-            batches = list(zip(*(column.split(self.share) for column in self._prepare(block))))
+            batches = self._split(block)
             if is_repeated:
                 programs.set_random_state(random_state, self.device)
                 del batches[: position - first * per_block]
             yield batches
+
+    def _batches_per_block(self) -> int:
+        widest = max(1, *(column.shape[1:].numel() for column in self.data))
+        limit = _CACHE_BYTES if self.device.type == "cpu" and not self.on_disk else _BLOCK_BYTES
+        return max(1, min(_BLOCK, limit // (4 * self.share * widest)))
+
+    def _split(self, block: Args) -> list[Args]:
+        """The batches of a block."""
+        return list(zip(*(column.split(self.share) for column in self._prepare(block))))
 
     def _order(self, n: int, device: torch.device) -> Tensor | None:
         """Order of the rows; of several processes the main one's, sharded."""
@@ -199,37 +214,6 @@ class Batches:
             batch = as_tensors(tuple(batch) if isinstance(batch, (list, tuple)) else batch, self.model)
             check_data(self.model, batch)  # on the host, so that no device is synchronized
             yield [tuple(to_device(column, self.device) for column in batch)]
-
-
-def shard(order: Tensor, batch_size: int, rank: int, processes: int, even: bool = True) -> Tensor:
-    """The rows of one process; every batch is split without overlap.
-
-    ``even``: whether all processes need the same number of batches, as in training; then a last batch with fewer rows than
-    processes is left out.
-
-    >>> [shard(torch.arange(11), 4, rank, 2).tolist() for rank in range(2)]
-    [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
-    """
-    full = len(order) // batch_size * batch_size
-    rest = order[full:] if len(order) - full >= processes or not even else order[:0]
-    return torch.cat([order[:full].view(-1, batch_size)[:, rank::processes].flatten(), rest[rank::processes]])
-
-
-class _Blocks(Dataset):
-    """Blocks of rows of all columns, from block ``first``."""
-
-    def __init__(self, columns: Args, order: Tensor | None, size: int, first: int):
-        self.columns, self.order, self.size, self.first = columns, order, size, first
-
-    def __len__(self) -> int:
-        return -(-(len(self.columns[0]) if self.order is None else len(self.order)) // self.size) - self.first
-
-    def __getitem__(self, number: int) -> Args:
-        if number >= len(self):
-            raise IndexError
-        number += self.first
-        rows = slice(number * self.size, (number + 1) * self.size)
-        return tuple(column[rows if self.order is None else self.order[rows]] for column in self.columns)
 
 
 def takes_labels(model: Any) -> bool:

@@ -77,6 +77,10 @@ class Walker:
             if value.layout is not torch.strided or is_lazy(value):
                 reach.refuse(f"it reads {path}, a tensor without entries side by side")
                 return
+            if not _has_memory(value):
+                if user:
+                    reach.refuse(f"it reads {path}, a tensor of a transform of torch.func")
+                return  # left in a library's cache by such a transform, outside of which it cannot be read
             slots, paths = reach.tensor_slots, reach.tensor_paths
         elif path in reach.dynamic and type(value) in NUMBERS:
             slots, paths = reach.number_slots, reach.number_paths
@@ -265,3 +269,11 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
             yield name
         elif computed or inherited and not isinstance(value, (list, dict, set)):
             yield name
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import pyroae as pa
-from pyroae.training.batches import Batches
+from pyroae.training import batches
 from pyroae.training.step import specialization, svi
 
 READS = {"aten._local_scalar_dense", "aten.nonzero", "aten._linalg_check_errors"}
@@ -70,6 +70,7 @@ def as_on_cuda():
         for name, value in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(svi, "_on_gpu", lambda args: True))
+        stack.enter_context(mock.patch.object(batches, "_CACHE_BYTES", batches._BLOCK_BYTES))
         stack.enter_context(mock.patch.object(specialization.Specialization, "on_device", lambda self, leaves: True))
         yield
 
@@ -113,9 +114,9 @@ def main(hidden: list[int] = [400], latent_dim: int = 20, batch_size: int = 128,
         with steps._recorder._capturable():
             update = noted(lambda: steps._optimize(gradients.info, *gradients))
         inputs = [*traced.reach.tensors(), x]
-        batches = Batches(x.repeat(64, 1), batch_size, torch.device("cpu"), shuffle=True)
+        epoch = batches.Batches(x.repeat(batches._BLOCK, 1), batch_size, torch.device("cpu"), shuffle=True)
         found = {
-            "by the host, once in 64 steps: batches in a new order": noted(lambda: list(batches)),
+            f"by the host, once in {batches._BLOCK} steps: batches in a new order": noted(lambda: list(epoch)),
             "by the host, in every step, with one launch of the graph": host,
             "by the host, twice a second: a look at the loss": noted(total.item),
             "in the graph: loss and gradients": on_fake_cuda(traced.graph, [inputs[i] for i in traced.input_indices]),

@@ -9,7 +9,7 @@ import pyroae as pa
 
 ROOT = Path(pa.__file__).parent
 ORDER = [  # each row may import the rows above it, and its own
-    {"checks", "sizes", "threads", "nested"},
+    {"checks", "sizes", "threads", "memory", "nested"},
     {"files", "registry", "bounded"},
     {"schema"},
     {"data"},

@@ -1,6 +1,11 @@
-"""What an evaluation does where the device's memory does not hold what it computes at once."""
+"""What an evaluation does where the device's memory does not hold what it computes at once; memory that is freed and taken again."""
 
 import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -86,3 +91,27 @@ def test_memory_counts_what_a_mixture_holds():
     few, many = (small_vae(prior=pa.priors.VampPrior(4, components=k)) for k in (2, 500000))
     args = (torch.rand(10, 64).round(),)
     assert rows_at_once(few.model, few.guide, args) > 10 * rows_at_once(many.model, many.guide, args)
+
+
+PASSES = """
+import resource, torch
+from pyroae.memory import keep_freed_memory
+kept = keep_freed_memory()
+def one_pass():
+    return [torch.zeros(4_000_000) for _ in range(3)]
+for _ in range(3):
+    one_pass()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    one_pass()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
+@pytest.mark.parametrize("settings, kept", [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, False)])
+def test_a_pass_takes_the_memory_of_the_one_before_unless_the_user_has_set_something_else(settings, kept):
+    found = subprocess.run([sys.executable, "-c", PASSES], check=True, capture_output=True, text=True, env=os.environ | settings)
+    answer, faults = found.stdout.split()
+    pages = 10 * 3 * 16_000_000 // resource.getpagesize()
+    assert answer == str(kept) and (int(faults) < pages / 10) == kept

@@ -10,6 +10,7 @@ from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import nn
 
+from ...memory import keep_freed_memory
 from ..options import Mode
 from .arguments import Leaves
 from .graph import Outputs
@@ -56,6 +57,7 @@ class Traced:
         update: Update | None = None,
         budget: TimeBudget | None = None,
     ):
+        keep_freed_memory()
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
         self.done, self.budget = 0, budget or TimeBudget()
         self.untimed = 0  # calls to come that the last one represents

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from torch.fx import GraphModule, Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyroae.training.step import rewriting
 from pyroae.training.step.rewriting import rewritten
 from pyroae.training.step.special import digamma, softplus
 
@@ -126,3 +127,9 @@ def test_softplus_is_exact_and_written_into_graphs():
     assert not {"aten::softplus", "aten::binary_cross_entropy_with_logits"} & after.sizes.keys()
     other = make_fx(lambda x: [torch.nn.functional.softplus(x, 2.0), torch.nn.functional.softplus(x, 1, 5)])(x)
     assert all(torch.equal(a, b) for a, b in zip(other(x[:-1]), rewritten(other, [x])(x[:-1])))
+
+
+def test_a_graph_that_cannot_be_rewritten_is_compiled_as_it_is(monkeypatch):
+    before = make_fx(lambda x: [x.exp()])(torch.rand(3))
+    monkeypatch.setattr(rewriting, "vectorize", lambda graph: 1 / 0)
+    assert rewriting.rewritten(before, [torch.rand(3)]) is before

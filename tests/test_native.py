@@ -1,5 +1,6 @@
 """Native code of compiled graphs: kept in the user's own folder, used again only if it is the same, intact and nobody else's."""
 
+import functools
 import logging
 import os
 
@@ -124,7 +125,7 @@ def test_every_precision_has_its_own_code(folder, uncompiled, precision):
 def test_learning_rates_and_their_schedules_share_a_graph(folder, uncompiled):
     steps()
     for decay, graphs in ((0.0, 1), (0.1, 2), (0.2, 2)):  # a graph without decay leaves it out
-        steps(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.5 + decay, betas=(0.8, 0.9), weight_decay=decay))
+        steps(optimizer=functools.partial(torch.optim.Adam, lr=0.5 + decay, betas=(0.8, 0.9), weight_decay=decay))
         assert len(uncompiled[0]) == graphs
 
 

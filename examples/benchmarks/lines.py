@@ -2,8 +2,11 @@
 
 uv run python examples/benchmarks/lines.py
 uv run python examples/benchmarks/lines.py --lines '["table", "counts"]' --clock processor
+uv run --with scvi-tools python examples/benchmarks/lines.py --lines '["counts"]'
+uv run --with sae-lens python examples/benchmarks/lines.py --lines '["dictionary"]'
 
-Networks have the same layers everywhere, the optimizer is Adam, and all train on the same batches, in turn.
+Networks have the same layers everywhere, the optimizer is Adam, and all train on the same batches, in turn. Of a library that is
+installed, its own module and loss take the steps, without its trainer.
 """
 
 import copy
@@ -21,7 +24,7 @@ from pyro import distributions as dist
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import AutoRegressiveNN
-from reporting import bars, markdown, panels, surroundings, write
+from reporting import bars, installed, markdown, panels, surroundings, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import CLOCKS, on_cores
@@ -41,6 +44,7 @@ class Line:
     by_hand: Callable[[], nn.Module]
     batch: int
     steps: int  # in a round
+    library: tuple[str, Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]] | None = None  # its name; a module and its loss
 
 
 def main(
@@ -78,7 +82,7 @@ def measure(line: Line, rounds: int, threads: int, clock: str, rivals: tuple[str
     batches = [(x[i : i + line.batch],) for i in range(0, len(x), line.batch)]
     batches = (batches * line.steps)[: line.steps]
     with on_cores(threads), pyro.validation_enabled(False):
-        runs = {name: RIVALS[name](line) for name in rivals}
+        runs = {name: run for name in rivals if (run := RIVALS[name](line))}
         for run in runs.values():
             run(batches)
             run(batches)
@@ -122,25 +126,37 @@ def pyros(line: Line):
 def by_hand(compiled: bool):
     def make(line: Line):
         module = line.by_hand()
-        adam, loss_of = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True), torch.compile(module) if compiled else module
-
-        def run(batches):
-            for batch in batches:
-                adam.zero_grad()
-                loss_of(*batch).backward()
-                adam.step()
-
-        return run
+        return steps_of(module, torch.compile(module) if compiled else module)
 
     return make
 
 
+def libraries(line: Line):
+    if line.library is None or not installed(line.library[0]):
+        return None
+    return steps_of(*line.library[1]())
+
+
+def steps_of(module: nn.Module, loss_of: Callable[[Tensor], Tensor]):
+    adam = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+
+    def run(batches):
+        for batch in batches:
+            adam.zero_grad()
+            loss_of(*batch).backward()
+            adam.step()
+
+    return run
+
+
+LIBRARIES = "scvi-tools, sae-lens"
 RIVALS = {
     "pyroae, compiled": pyroae_("compiled"),
     "pyroae, traced": pyroae_("traced"),
     "by hand, torch.compile": by_hand(True),
     "by hand": by_hand(False),
     "pyro.infer.SVI": pyros,
+    LIBRARIES: libraries,
 }
 
 
@@ -234,6 +250,24 @@ class Dictionary(nn.Module):
         return 0.5 * ((x - out) ** 2 + math.log(2 * math.pi)).sum()
 
 
+def scvi() -> tuple:
+    """Its VAE without dropout and normalization: a dispersion for each gene, means that are shares of the sum of x."""
+    from scvi.module import VAE
+
+    module = VAE(2000, n_hidden=128, n_latent=10, dropout_rate=0.0, gene_likelihood="nb", use_batch_norm="none").train()
+    zeros = torch.zeros(128, 1)
+    return module, lambda x: module({"X": x, "batch": zeros, "labels": zeros})[2].loss
+
+
+def sae_lens() -> tuple:
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.saes.sae import TrainStepInput
+
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=384, d_sae=4096, k=32))
+    given = {"coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0}
+    return sae, lambda x: sae.training_forward_pass(TrainStepInput(sae_in=x, **given)).loss
+
+
 SPOTS, GENES, TYPES = 400, 1000, 15
 
 
@@ -321,6 +355,7 @@ LINES = {
         lambda: Counts(mlp(2000, 128, 20), mlp(10, 128, 2000)),
         128,
         10,
+        ("scvi-tools", scvi),
     ),
     "vamp": Line(
         "VampPrior of 500, 784-400-40, batch 100",
@@ -345,6 +380,7 @@ LINES = {
         lambda: Dictionary(384, 4096, 32),
         256,
         5,
+        ("sae-lens", sae_lens),
     ),
     "conv": Line("convolutions, 28x28, batch 100", lambda: binary(500)().view(-1, 1, 28, 28), conv, conv_by_hand, 100, 5),
     "cells": Line(
@@ -364,12 +400,14 @@ def programs(ae: pa.Autoencoder) -> tuple:
 
 def table(results: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: microseconds a step, and how many times those of the first row."""
-    rivals = list(next(iter(results.values())))
+    rivals = list(dict.fromkeys(rival for seconds in results.values() for rival in seconds))
     rows = [[title, *(cell(seconds, rival) for rival in rivals)] for title, seconds in results.items()]
     return markdown(["microseconds a step (times the first)", *rivals], rows)
 
 
 def cell(seconds: dict[str, list[float]], rival: str) -> str:
+    if rival not in seconds:
+        return ""
     first = next(iter(seconds.values()))
     ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[rival], first))
     return f"{1e6 * statistics.median(seconds[rival]):,.0f} ({ratio:.2f})"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 LEAST_FOR_KHAT = 25  # particles: the largest fifth gives 5 exceedances
+_AT_ONCE = 2**20  # weights
 
 
 class Weights:
@@ -14,16 +15,44 @@ class Weights:
     def __init__(self, n: int, particles: int, device: torch.device):
         self.particles = particles
         self.tail = math.ceil(min(particles / 5, 3 * particles**0.5))
-        self.log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
-        self.log_square_sum = self.log_sum.clone()
-        self.largest = torch.empty((0, n), dtype=torch.float64, device=device)
+        self._log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+        self._log_square_sum = self._log_sum.clone()
+        self._largest = torch.empty((0, n), dtype=torch.float64, device=device)
+        self._waiting: list[Tensor] = []  # chunks that are in none of these yet: a few particles at a time would be slow
+        self._at_once = max(1, min(4 * self.tail, _AT_ONCE // max(1, n)))
 
     def add(self, log_w: Tensor):
         """Add log-weights ``(particles, n)``."""
-        self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
-        self.log_square_sum = torch.logaddexp(self.log_square_sum, (2 * log_w).logsumexp(0))
-        together = torch.cat([self.largest, log_w])
-        self.largest = together.topk(min(self.tail + 1, len(together)), dim=0).values
+        self._waiting.append(log_w)
+        if sum(map(len, self._waiting)) >= self._at_once:
+            self._include()
+
+    def _include(self):
+        if not self._waiting:
+            return
+        log_w, self._waiting = torch.cat(self._waiting), []
+        self._log_sum = torch.logaddexp(self._log_sum, log_w.logsumexp(0))
+        self._log_square_sum = torch.logaddexp(self._log_square_sum, (2 * log_w).logsumexp(0))
+        together = torch.cat([self._largest, log_w])
+        self._largest = together.topk(min(self.tail + 1, len(together)), dim=0).values
+
+    @property
+    def log_sum(self) -> Tensor:
+        """log sum w, ``(n,)``."""
+        self._include()
+        return self._log_sum
+
+    @property
+    def log_square_sum(self) -> Tensor:
+        """log sum w^2, ``(n,)``."""
+        self._include()
+        return self._log_square_sum
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest log-weights ``(tail + 1, n)``, the largest first."""
+        self._include()
+        return self._largest
 
     def columns(self) -> Tensor:
         """``log_mean``, ``standard_error``, ``ess`` and ``khat``, ``(4, n)``."""
@@ -51,11 +80,12 @@ class Weights:
         """
         if self.particles < LEAST_FOR_KHAT:
             return torch.full_like(self.log_sum, math.nan)
-        log_w = self.largest - self.largest[0]  # (tail + 1, n), largest first
+        largest = self.largest
+        log_w = largest - largest[0]  # (tail + 1, n), largest first
         cutoff = log_w[-1].clamp(min=math.log(torch.finfo(log_w.dtype).tiny))
         exceedances = (log_w[:-1].exp() - cutoff.exp()).flip(0)  # ascending
         lengths = (log_w[:-1] > cutoff).sum(0)  # fewer than the tail where weights are equal, or too small for double precision
-        noise = 32 * torch.finfo(torch.float32).eps * self.largest[0].abs().clamp(min=1)  # programs run in float32
+        noise = 32 * torch.finfo(torch.float32).eps * largest[0].abs().clamp(min=1)  # programs run in float32
         khat = torch.full_like(self.log_sum, math.inf)
         for length in lengths.unique().tolist():
             if length > 4:

@@ -264,7 +264,7 @@ def sae_lens() -> tuple:
     from sae_lens.saes.sae import TrainStepInput
 
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=384, d_sae=4096, k=32))
-    given = {"coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0}
+    given = {"coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0, "is_logging_step": False}
     return sae, lambda x: sae.training_forward_pass(TrainStepInput(sae_in=x, **given)).loss
 
 

@@ -499,7 +499,13 @@ def test_steps_and_losses_share_a_budget():
     graph.timed, graph.seconds, graph.done, graph.operations = 5, 0.05, 10**6, 100
     assert graph.repays("traced", None)
     svi._gradients.budget.spent = 0.15  # 0.15 s behind already, and 0.07 to come
-    assert not graph.repays("traced", None) and graph.repays("traced", 100.0)
+    assert not graph.repays("traced", None) and graph.repays("traced", 1000.0)
+
+
+def test_a_traced_graph_saves_what_is_around_operations_however_long_they_take():
+    times = timing.CallTimes(timing.TimeBudget())
+    times.timed, times.seconds, times.operations = 5, 0.5, 100  # a call of 0.1 s, of which it can save 0.5 ms; 0.08 s to trace
+    assert not times.repays("traced", 100.0) and times.repays("traced", 200.0)
 
 
 def test_fit_traced_equals_eager(digits):

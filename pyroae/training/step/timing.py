@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 MIN_TIMED = 5  # calls to time before a decision
 SAMPLE_AFTER, SAMPLE_EVERY = 50, 7  # after 50 calls that are not tracked, every 7th is timed and represents 7
 GAIN = {"traced": 0.4, "compiled": 0.25}  # share of a call's time that the next level saves: a cautious estimate
+_AROUND = 5e-6  # seconds of Python and Pyro around an operation, which are all that a traced graph can save
 _COST = {"traced": (0.02, 0.0006), "compiled": (12.0, 0.02)}  # seconds to build a graph: constant, and per operation
 _LOADING = 0.05  # seconds to load a compiled graph that was kept
 _MAX_LOSS, _MIN_LOSS = 0.1, 0.2  # share and seconds, whichever is more, by which "auto" may be slower than the eager program
@@ -85,6 +86,8 @@ class CallTimes:
         if self.timed < MIN_TIMED or not self.operations:
             return False
         gain, price = GAIN[level] * self.mean, _LOADING if is_kept else cost(level, self.operations)
+        if level == "traced":
+            gain = min(gain, _AROUND * self.operations)
         return repays(price, gain, self.done, remaining, self.budget.spent, self.budget.eager)
 
 

@@ -114,4 +114,4 @@ def test_a_pass_takes_the_memory_of_the_one_before_unless_the_user_has_set_somet
     found = subprocess.run([sys.executable, "-c", PASSES], check=True, capture_output=True, text=True, env=os.environ | settings)
     answer, faults = found.stdout.split()
     pages = 10 * 3 * 16_000_000 // resource.getpagesize()
-    assert answer == str(kept) and (int(faults) < pages / 10 or not kept)  # with huge pages there are few in either case
+    assert answer == str(kept) and (int(faults) < pages / 2 or not kept)  # with huge pages there are few in either case

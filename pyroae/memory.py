@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
     costs as much time as the matrix products of a score. Settings in ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or
     ``GLIBC_TUNABLES`` are left as they are, and so are other C libraries.
 
-    >>> keep_freed_memory() == keep_freed_memory()
-    True
+    >>> type(keep_freed_memory()).__name__
+    'bool'
     """
     if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys() or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False

@@ -125,6 +125,9 @@ def test_softplus_is_exact_and_written_into_graphs():
     after = Sizes(rewritten(before, inputs))
     assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(before(*inputs), after.run(*inputs)))
     assert not {"aten::softplus", "aten::binary_cross_entropy_with_logits"} & after.sizes.keys()
+    entropy = make_fx(lambda x: [torch.nn.functional.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")])(x[:-5])
+    (found,), (expected,) = rewritten(entropy, [x[:-5]])(x[:-5]), entropy(x[:-5])
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-37)  # where the logit is large as well
     other = make_fx(lambda x: [torch.nn.functional.softplus(x, 2.0), torch.nn.functional.softplus(x, 1, 5)])(x)
     assert all(torch.equal(a, b) for a, b in zip(other(x[:-1]), rewritten(other, [x])(x[:-1])))
 

@@ -1,7 +1,7 @@
 """A graph rewritten so that torch's kernels, which Inductor calls for products and random numbers, copy nothing.
 
-``addmm`` first copies its bias to every row of the result. ``normal_`` becomes a function that clones its tensor. A step of a small network
-spends as much time in these copies as in the products.
+``addmm`` first copies its bias to every row of the result. ``normal_`` becomes a function that clones its tensor. In a step of a
+small network these copies take an eighth of the native code's time.
 """
 
 import torch

@@ -79,7 +79,7 @@ def _cross_entropy(logits, x, weight=None, positive=None, reduction=1):
     """The negative log-probability of Bernoulli numbers, as torch's distribution has it."""
     if weight is not None or positive is not None or reduction != 0:
         return None
-    return _aten.sub.Tensor(softplus(logits), _aten.mul.Tensor(logits, x))
+    return _aten.add.Tensor(_aten.mul.Tensor(_aten.rsub.Scalar(x, 1.0), logits), softplus(_aten.neg.default(logits)))
 
 
 def _sum(first: Tensor, *rest: Tensor) -> Tensor:

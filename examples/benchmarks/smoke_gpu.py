@@ -10,10 +10,14 @@ or takes longer than its limit, says why, and the others go on.
 import contextlib
 import functools
 import signal
+import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 
 import smoke_checks as of
+import smoke_uses as uses
 import torch
 from reporting import markdown, surroundings, write
 from smoke_checks import NOT_RUN, NotRun, Row
@@ -33,6 +37,9 @@ CHECKS: dict[str, tuple[Callable, float]] = {  # and seconds that it may take
     "cuda:1": (of.another_gpu, 30),
     "CPU to CUDA to CPU": (of.resumed, 60),
     "5,000 particles": (of.many_particles, 60),
+    "scores": (uses.scores, 120),
+    "methods and evaluations": (uses.methods, 60),
+    "plain Pyro programs": (uses.programs, 120),
     "data that do not fit": (of.streamed, 30),
     "torchrun": (of.processes, 120),
     "tests of GPUs": (of.tests, 300),
@@ -71,6 +78,7 @@ def checked(name: str, device: torch.device) -> Row:
             row.ok, row.note = NOT_RUN, str(error)
         except Exception as error:  # whatever it is, the other checks go on
             row.ok, row.note = "no", f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
+            traceback.print_exc()
     if device.type == "cuda":
         row.peak = torch.cuda.max_memory_allocated(device) / 1e6
     if device.type != "cuda" and row.ok != NOT_RUN:
@@ -88,7 +96,11 @@ def main(device: str = "auto", only: list[str] = [*CHECKS], out: str = "smoke_gp
         out: the table's path, without suffix.
     """
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    rows = [checked(name, place) for name in only]
+    rows = []
+    for name in only:
+        begin = time.perf_counter()
+        rows.append(checked(name, place))
+        print(f"{name}: {rows[-1].ok}, {time.perf_counter() - begin:.1f} s", file=sys.stderr, flush=True)
     number = lambda value, digits: "" if value is None else f"{value:.{digits}f}"
     notes = ["; ".join(filter(None, [row.note, *row.warned])) for row in rows]
     numbers = [[number(row.ms, 2), number(row.captures, 0), number(row.peak, 0)] for row in rows]

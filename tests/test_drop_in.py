@@ -27,6 +27,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyroae as pa
+from pyroae.training.step import user_code
 from pyroae.training.step.user_code import is_user_file
 
 STEPS, X = 20, torch.linspace(-1.0, 2.0, 50)
@@ -886,6 +887,18 @@ def test_cheap_programs_are_not_traced():
 )
 def test_packages_of_any_environment_are_libraries(path, is_user):
     assert is_user_file(path) == is_user
+
+
+def test_packages_in_a_folder_of_any_name_are_libraries(tmp_path, monkeypatch):
+    """Installed by ``pip install --target``, as editable, or in an archive's folder."""
+    folder = tmp_path / "layer" / "einops"
+    folder.mkdir(parents=True)
+    for name in ("__init__.py", "layers.py"):
+        (folder / name).touch()
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setattr(user_code, "_trusted_folders", user_code._trusted_folders.__wrapped__)
+    monkeypatch.setattr(user_code, "is_user_file", is_user_file.__wrapped__)
+    assert not user_code.is_user_file(str(folder / "layers.py")) and user_code.is_user_file(str(folder.parent / "mine.py"))
 
 
 def test_settings_of_library_objects_are_guarded_and_their_caches_are_not():

@@ -351,6 +351,27 @@ def test_the_backward_pass_is_traced_in_the_thread_of_the_trace():
     assert seen and not any(seen)
 
 
+def test_a_gpu_is_not_waited_for_once_enough_calls_were_timed(monkeypatch):
+    waited, gpu = [], torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    times = timing.CallTimes(timing.TimeBudget())
+
+    def call(builds=False):
+        start = times.begin(0.0, gpu)
+        if builds:
+            times.excluded = True
+            times.start_level(10)
+        times.end(start, gpu)
+        return len(waited)
+
+    counts = [call() for _ in range(timing.MIN_TIMED + 2)]
+    mean, spent = times.mean, times.budget.spent
+    assert counts == [min(2 * n, 2 * timing.MIN_TIMED) for n in range(1, len(counts) + 1)]
+    assert spent == pytest.approx((timing.MIN_TIMED + 2) * mean)
+    assert call(builds=True) == counts[-1] + 1 and times.budget.spent > spent  # a graph's building is timed
+    assert call() == counts[-1] + 3 and times.timed == 1  # and so are the first calls of the graph
+
+
 def test_gpu_calls_are_timed_after_synchronization(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)

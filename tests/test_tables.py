@@ -13,7 +13,7 @@ import torch
 
 import pyroae as pa
 from pyroae.cli import main
-from pyroae.data import number_text, text
+from pyroae.data import kinds, number_text, text
 
 ROWS = 40
 RNG = np.random.default_rng(0)
@@ -252,6 +252,12 @@ def test_numbers_with_signs_are_numbers(name):
     written, expected = (np.resize(np.array(values, dtype=object), 30) for values in SIGNED[name])
     column = pa.data.load(pd.DataFrame({"a": written, "b": RNG.normal(size=30)}), kinds={"a": "real"}).schema.columns[0]
     assert np.allclose(column.encode(pd.Series(written)) + column.shift, expected.astype(float), equal_nan=True)
+
+
+def test_patterns_are_read_by_every_engine():
+    """A column of pandas 3 is matched by Arrow, whose patterns have no lookbehind and no ``\\u``."""
+    text = pd.Series(["1'234", "2\u202f000", "12\u00a0345,6", "7 %", "8"], dtype="string[pyarrow]")
+    assert text.str.contains(kinds._SIGNED).tolist() == [True, True, True, True, False]
 
 
 def test_what_is_no_text_or_no_table_is_refused(tmp_path):

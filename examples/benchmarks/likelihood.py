@@ -53,18 +53,20 @@ def theirs(ae: pa.Autoencoder):
     return VAE(config, encoder=Encoder(), decoder=Decoder()).eval()
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
     """How long it takes."""
     start = time.perf_counter()
     work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
-def products(rows: int) -> Callable[[], Tensor]:
+def products(rows: int, device: torch.device) -> Callable[[], object]:
     """The decoder's two matrix products alone, for so many particles."""
     x, hidden, z = WIDTHS
-    first, second = torch.randn(z, hidden), torch.randn(hidden, x)
-    code, inner, out, between = torch.randn(rows, z), torch.randn(rows, hidden), torch.empty(rows, x), torch.empty(rows, hidden)
+    first, second, code, inner = (torch.randn(shape, device=device) for shape in ((z, hidden), (hidden, x), (rows, z), (rows, hidden)))
+    between, out = torch.empty(rows, hidden, device=device), torch.empty(rows, x, device=device)
     return lambda: (torch.mm(code, first, out=between), torch.mm(inner, second, out=out))
 
 
@@ -74,6 +76,8 @@ def main(
     particles: int = 5000,
     batch_sizes: list[int] = [100, 500, 1000, 5000],
     repeats: int = 3,
+    rows: int = 1024,
+    device: str = "cpu",
     out: str = "likelihood",
 ):
     """Time all on the same data, in turns; print, write and draw medians, of samples a second and of each turn's ratios.
@@ -84,13 +88,15 @@ def main(
         particles: importance samples for each of them.
         batch_sizes: pythae's; none to leave it out.
         repeats: turns.
+        rows: of the products that are timed by themselves, at once.
+        device: cpu or cuda.
         out: where they go, without the suffix.
     """
     torch.manual_seed(0)
-    ae, x = ours(), torch.rand(data, WIDTHS[0]).round()
-    rows = 1024
+    place = torch.device(device)
+    ae, x = ours().to(place), torch.rand(data, WIDTHS[0]).round().to(place)
     with torch.no_grad():
-        product, flops = products(rows), 2 * (WIDTHS[0] * WIDTHS[1] + WIDTHS[1] * WIDTHS[2])
+        product, flops = products(rows, place), 2 * (WIDTHS[0] * WIDTHS[1] + WIDTHS[1] * WIDTHS[2])
         turns = math.ceil(fewer * particles / rows)
         score = functools.partial(pa.log_likelihood, ae, particles=particles, proposal="guide")
         work = {
@@ -103,10 +109,10 @@ def main(
         pythae = theirs(ae) if batch_sizes else None
         work |= {f"pythae, batch size {n}": (fewer, lambda n=n: pythae.get_nll(x[:fewer], particles, n)) for n in batch_sizes}
         rates = {name: [] for name in work}
-        settings = {"particles": particles, "turns": repeats, "threads": torch.get_num_threads()} | surroundings()
+        settings = {"particles": particles, "turns": repeats, "threads": torch.get_num_threads()} | surroundings(place)
         for _ in range(repeats):
             for name, (scored, each) in work.items():
-                rates[name].append(scored * particles / seconds(each))
+                rates[name].append(scored * particles / seconds(each, place))
     times = {name: statistics.median(ours / rate for ours, rate in zip(rates["pyroae"], found)) for name, found in rates.items()}
     medians = {name: statistics.median(found) for name, found in rates.items()}
     lines = [[name, f"{rate:,.0f}", f"{flops * rate / 1e9:.0f}", f"{times[name]:.2f}"] for name, rate in medians.items()]

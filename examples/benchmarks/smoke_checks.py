@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 
 import pyroae as pa
-from pyroae.training.step.recording import Recorder
+from pyroae.training.step import recording
 
 NOT_RUN = "not run on CUDA"
 Makes = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -287,7 +287,9 @@ def processes(device, row):
 
 def tests(device, row):
     need(device.type == "cuda", "uv run pytest -m gpu")
-    row.note = _call([sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu"], Path(__file__).parents[2]).splitlines()[-1]
+    root = Path(__file__).parents[2]
+    files = [str(path) for path in sorted(root.glob("tests/test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
+    row.note = _call([sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", *files], root).splitlines()[-1]
 
 
 def compiled(device, row, **options):
@@ -307,6 +309,8 @@ COMPILED = {
 
 def _call(command: list[str], folder) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
     assert done.returncode == 0, (done.stdout + done.stderr)[-500:]
     return done.stdout.strip()
 
@@ -314,14 +318,14 @@ def _call(command: list[str], folder) -> str:
 @contextlib.contextmanager
 def counting() -> Iterator[list[int]]:
     """How often a step is recorded."""
-    captures, record = [0], Recorder._record
+    captures, make = [0], recording.Recording
 
-    def counted(self, *args):
+    def counted(*args):
         captures[0] += 1
-        return record(self, *args)
+        return make(*args)
 
-    Recorder._record = counted
+    recording.Recording = counted
     try:
         yield captures
     finally:
-        Recorder._record = record
+        recording.Recording = make

@@ -18,7 +18,7 @@ _FEW = 10  # at most so many distinct integers are categories
 _CATEGORIES = 100  # at most so many distinct texts are categories
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|row_?names?|index|", re.I)
 _IDENTIFIER = re.compile(r"(.*[_ .])?(id|identifier|idx|index|uuid|guid|key|obs|observation|rownum)|no|nr|row", re.I)
-_SIGNED = r"[%$€£¥]|^[-+]?\d{1,3}(?:[,'\u00a0\u202f]\d{3})+"
+_SIGNED = "[%$€£¥]|^[-+]?\\d{1,3}(?:[,'\u00a0\u202f]\\d{3})+"  # the characters themselves: not every engine knows \\u
 _SIGNS = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$|(?<=\d)['\u00a0\u202f](?=\d{3})")  # signs that are not part of a number
 _GROUPED = r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?"
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # content of a column of objects, as named by pandas

@@ -49,7 +49,6 @@ def distributed() -> Iterator[None]:
 
     Raises:
         ConnectionError: another process has died, or cannot be reached.
-        ConnectionError: another process has died, or cannot be reached.
 
     >>> import pyroae as pa
     >>> digits = pa.data.load("digits", binarize="threshold")

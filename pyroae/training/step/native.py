@@ -96,7 +96,8 @@ def compiled(module: torch.fx.GraphModule, inputs: list[Tensor], key: str | None
                 _LOG.info("compile: no package can be made (%s: %s); compiling for this process alone", type(error).__name__, error)
         from torch._inductor import compile
 
-        run = compile(module, examples, options=_OPTIONS)
+        with _quiet():
+            run = compile(module, examples, options=_OPTIONS)
         return lambda inputs: run(*inputs)
 
 

@@ -39,22 +39,26 @@ class CallTimes:
         self.operations = like.operations if like else 0  # of the program; 0 until they are counted
         self.tracked = False  # whether dependencies of such calls are walked, because a graph is worthwhile
         self.excluded = False  # whether the current call builds or proves a graph, so that its time is not representative
+        self.waits = True  # whether the current call, on a GPU, is timed between synchronizations
 
     @property
     def mean(self) -> float:
         """Seconds per call. A mean, not a minimum: load of the machine is in both levels that are compared."""
         return self.seconds / self.timed
 
-    def begin(self, start: float, gpu: torch.device | None) -> float | None:
-        """Start time of a call; ``None`` on a GPU once enough were timed, as timing synchronizes."""
+    def begin(self, start: float, gpu: torch.device | None) -> float:
+        """Start time of a call; on a GPU without waiting for it once enough were timed."""
         self.done, self.excluded = self.done + 1, False
-        if gpu:
-            return clock(gpu) if self.timed < MIN_TIMED else None
-        return start
+        self.waits = gpu is not None and self.timed < MIN_TIMED
+        return start if gpu is None else clock(gpu) if self.waits else time.perf_counter()
 
-    def end(self, start: float | None, gpu: torch.device | None, calls: int = 1):
-        """Record a call that began at ``start`` and represents ``calls`` calls."""
-        seconds = calls * (self.mean if start is None else clock(gpu) - start)
+    def end(self, start: float, gpu: torch.device | None, calls: int = 1):
+        """Record a call that began at ``start`` and represents ``calls`` calls.
+
+        On a GPU, once enough were timed, a call counts as much as they did on average, unless it built or proved a graph.
+        """
+        is_timed = gpu is None or self.waits or self.excluded
+        seconds = calls * (clock(gpu) - start if is_timed else self.mean)
         self.done += calls - 1
         if not self.excluded:
             self.timed, self.seconds = self.timed + calls, self.seconds + seconds

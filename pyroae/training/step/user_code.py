@@ -2,11 +2,13 @@
 
 import dis
 import functools
+import importlib.util
 import linecache
 import random
 import sys
 import sysconfig
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import CodeType, FunctionType, TracebackType
 from typing import Any
@@ -21,7 +23,7 @@ _TRUSTED = frozenset(  # packages whose functions depend only on their arguments
 )
 _GENERATED = "<frozen", "<__array", "<eval_with_key", "<attrs", "<lambdifygenerated"  # library sources that are not files
 DYNAMIC_NAMES = frozenset({"getattr", "vars", "__dict__", "globals", "attrgetter"})  # access attributes by computed names
-_OURS = str(Path(__file__).resolve().parents[2])
+_OURS = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
@@ -33,7 +35,15 @@ def is_user_file(name: str) -> bool:
     inside = [i for i, part in enumerate(path.parts) if part in _INSTALLED]
     if inside:
         return path.parts[inside[-1] + 1].removesuffix(".py") not in _TRUSTED
-    return not str(path).startswith((*_STANDARD, _OURS))
+    return not str(path).startswith(_STANDARD) and not any(folder in path.parents for folder in _trusted_folders())
+
+
+@functools.cache
+def _trusted_folders() -> frozenset[Path]:
+    """Where trusted packages lie: they may be installed as editable, or into a folder of another name."""
+    specs = [importlib.util.find_spec(name) for name in _TRUSTED if name not in sys.modules or getattr(sys.modules[name], "__spec__", None)]
+    places = [spec.submodule_search_locations for spec in specs if spec is not None and spec.has_location]
+    return frozenset(Path(place).resolve() for place in (*chain.from_iterable(filter(None, places)), _OURS))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import small_vae
 from pyro import distributions as dist
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tape import Tape, record_on_cpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import lr_scheduler
@@ -21,6 +21,7 @@ from pyroae.training import devices, distributed
 from pyroae.training.step import graph as graphs
 from pyroae.training.step import proof, recording, svi, timing
 from pyroae.training.step.graph import Graph
+from pyroae.training.step.specialization import Specialization
 
 X = torch.rand(60, 64, generator=torch.Generator().manual_seed(0)).round()
 
@@ -89,6 +90,29 @@ def replaced_parameter(ae, steps):
 
 def replaced_buffer(ae, steps):
     ae.prior.scale.data = 2 * ae.prior.scale.data
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.5, "accumulate": 2}], ids=["plain", "clipped micro-batches"])
+def test_replays_where_nothing_changes_compare_once(options, recorded, monkeypatch):
+    """The same losses and proofs as with every comparison, for batches of two sizes."""
+    compared, ends = [], []
+    matches = Specialization.matches
+    monkeypatch.setattr(Specialization, "matches", lambda self, leaves: (compared.append(1), matches(self, leaves))[1])
+    for is_unchanged in (False, True):
+        compared.clear()
+        torch.manual_seed(0)
+        ae = small_vae()
+        optimizer = torch.optim.Adam(ae.parameters(), lr=1e-2)
+        steps = pa.SVI(ae.model, ae.guide, optimizer, TraceMeanField_ELBO(), compile=pa.Step("traced", **options), sync=False)
+        losses = []
+        for lr in (1e-2, 1e-3):
+            optimizer.param_groups[0]["lr"] = lr
+            with steps.unchanged() if is_unchanged else contextlib.nullcontext():
+                losses += [float(steps.step(x)) for x in [*torch.rand(20, 40, 64).round(), *torch.rand(4, 10, 64).round()]]
+        ends.append((losses, steps.levels(), len(recorded), len(compared)))
+        recorded.clear()
+    assert ends[0][:3] == ends[1][:3] and len(set(losses)) == 48
+    assert ends[1][3] < 0.6 * ends[0][3]
 
 
 @pytest.mark.parametrize("change", [replaced_state, replaced_parameter, replaced_buffer])

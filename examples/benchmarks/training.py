@@ -351,6 +351,11 @@ def numpyros(x, work):
     return epoch
 
 
+def on_gpus(make):
+    """The rival only where TF32 is a precision of its own."""
+    return lambda x, work: make(x, work) if x.is_cuda else None
+
+
 def shuffled(x, batch_size):
     """The quickest way in torch: shuffle once, then contiguous slices."""
     return x[torch.randperm(len(x), device=x.device)].split(batch_size)
@@ -359,10 +364,12 @@ def shuffled(x, batch_size):
 RIVALS = {
     "pyroae, compiled": pyroae_("compiled", "auto"),
     "pyroae, compiled, precision highest": pyroae_("compiled"),
+    "pyroae, compiled, TF32": on_gpus(pyroae_("compiled", "high")),
     "pyroae, traced": pyroae_("traced", "auto"),
     "pyroae, eager": pyroae_("eager", "auto"),
     "by hand, torch.compile, precision auto": by_hand(True, "auto"),
     "by hand, torch.compile": by_hand(True),
+    "by hand, torch.compile, TF32": on_gpus(by_hand(True, "high")),
     "by hand": by_hand(False),
     "pyro.infer.SVI, validation off": pyros(False),
     "pyro.infer.SVI, validation on": pyros(True),

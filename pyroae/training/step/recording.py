@@ -35,12 +35,13 @@ class Recording:
                     self.graph.reset()
                 raise
         self.outputs = outputs
+        self.places = [i for i, value in enumerate(self.inputs) if isinstance(value, Tensor)]
+        self.tensors = [self.inputs[i] for i in self.places]
 
     def replay(self, args: tuple) -> Outputs:
         """Outputs of a step with these arguments, in tensors that the next replay overwrites."""
         with torch.cuda.device(self.device):
-            ours, theirs = zip(*[pair for pair in zip(self.inputs, args) if isinstance(pair[0], Tensor)])  # numbers are equal
-            torch._foreach_copy_(ours, theirs)
+            torch._foreach_copy_(self.tensors, [args[i] for i in self.places])  # numbers are equal
             self.graph.replay()
         return self.outputs
 
@@ -62,12 +63,13 @@ class Recorder:
         self.settings: Counter[tuple] = Counter()  # number of recordings of each call
         self.pool: tuple[Any, Any] | None = None  # memory, stream
         self.is_new = True  # whether no step was taken since the optimizer's state was replaced
+        self.last: Recording | None = None  # that replayed the last call
 
     def forget(self):
         """Discard recordings after parameters or the optimizer's state were replaced."""
         self.recordings.clear()
         self.settings.clear()
-        self.is_new = True
+        self.is_new, self.last = True, None
 
     def ready(self) -> bool:
         """Whether a step can be recorded. If it never can, the reason is logged once."""
@@ -87,6 +89,7 @@ class Recorder:
 
         The next call may overwrite the outputs.
         """
+        self.last = None
         if not self.enabled:
             return step(*args)
         groups = self.optimizer.param_groups
@@ -102,7 +105,8 @@ class Recorder:
             if value != group["lr"]:
                 rate.fill_(group["lr"])
         self.rates = [(rate, group["lr"]) for group, (rate, _) in zip(groups, self.rates)]
-        return self.recordings[key].replay(args)
+        self.last = self.recordings[key]
+        return self.last.replay(args)
 
     def _unsupported(self) -> str | None:
         if not isinstance(self.optimizer, Optimizer):

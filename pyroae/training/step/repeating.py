@@ -1,5 +1,6 @@
-"""Further steps of one compiled graph, while nothing changes but the contents of the arguments."""
+"""Further steps of one compiled graph, or of one CUDA graph, while nothing changes but the contents of the arguments."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,60 @@ from .graph import Outputs
 from .tracing import has_outer_handlers
 
 if TYPE_CHECKING:
+    from .recording import Recording
     from .specialization import Specialization
     from .svi import SVI
+
+
+def repeat_of(svi: "SVI", args: tuple, replayed: "tuple[tuple[Specialization, ...], Recording] | None") -> "Repeat | Replay | None":
+    """What repeats the step with ``args`` that was just taken; ``None`` if a part of it was not a graph.
+
+    Args:
+        svi: which took it.
+        args: its arguments.
+        replayed: the specializations of its micro-batches, and the CUDA graph that it was.
+    """
+    objective = svi.scheduled
+    schedules, advance = (objective.schedules(), type(objective).advance) if objective else ([], Objective.advance)
+    if advance is not Objective.advance or not all(type(each).__module__.startswith("pyroae.") for each in schedules):
+        return None  # somebody else's code runs after each step
+    return Replay.of(*replayed, args) if replayed else Repeat.of(svi, args)
+
+
+class Replay:
+    """Replays of one CUDA graph, without what a call compares first; it holds as long as a ``Repeat`` does.
+
+    Args:
+        specs: the specialization of each micro-batch.
+        recording: the graph.
+        structure: that of the arguments.
+    """
+
+    def __init__(self, specs: "Iterable[Specialization]", recording: "Recording", structure: tuple):
+        self.specs, self.recording, self.structure = frozenset(specs), recording, structure
+
+    @classmethod
+    def of(cls, specs: "tuple[Specialization, ...]", recording: "Recording", args: tuple) -> "Replay | None":
+        """Replays of a step that was just taken; ``None`` if arguments are no tensors, or the programs hold one of them."""
+        leaves = Leaves(args, {})
+        is_simple = len(leaves.tensors) == len(args) and all(map(_are_read, specs, [args] * len(specs)))
+        return cls(specs, recording, leaves.structure) if is_simple else None
+
+    def __call__(self, args: tuple) -> Outputs | None:
+        """As of a ``Repeat``."""
+        try:
+            if any(spec.proof_due for spec in self.specs) or Leaves(args, {}).structure != self.structure:
+                return None
+        except ValueError:
+            return None
+        for spec in self.specs:
+            spec.runs += 1
+        return own_losses(self.recording.replay(args))
+
+
+def own_losses(outputs: Outputs) -> Outputs:
+    """Losses in tensors that no replay overwrites."""
+    return Outputs([loss.clone() for loss in outputs], outputs.info)
 
 
 class Repeat:
@@ -33,18 +86,14 @@ class Repeat:
     @classmethod
     def of(cls, svi: "SVI", args: tuple) -> "Repeat | None":
         """What repeats the step with ``args`` that was just taken; ``None`` if that was no graph with the optimizer's step in it."""
-        function, objective = svi._gradients, svi.scheduled
-        spec = function.last
+        spec = svi._gradients.last
         if spec is None or not spec.update or spec.update.pending or not spec.finalize() or has_outer_handlers():
             return None
-        schedules, advance = (objective.schedules(), type(objective).advance) if objective else ([], Objective.advance)
-        if advance is not Objective.advance or not all(type(each).__module__.startswith("pyroae.") for each in schedules):
-            return None  # somebody else's code runs after each step
         leaves = Leaves(args, {})
         is_simple = leaves.structure == spec.structure and len(leaves.tensors) == len(args) and not spec.number_tensors(leaves)
         if not is_simple or spec.effects or spec.written or svi.options.precision == "bf16":
             return None
-        if not {*_indices(spec, args)} <= {*spec.input_indices}:  # the programs hold one of the arguments themselves
+        if not _are_read(spec, args):
             return None
         return cls(spec, args, leaves, svi.precision_of(args))
 
@@ -62,6 +111,11 @@ class Repeat:
         spec.owner.done += 1
         with self.precision:
             return spec.run_inputs(inputs, args, {})
+
+
+def _are_read(spec: "Specialization", args: tuple) -> bool:
+    """Whether a graph reads the arguments where they are given, and not where the programs hold one of them themselves."""
+    return {*_indices(spec, args)} <= {*spec.input_indices}
 
 
 def _indices(spec: "Specialization", args: tuple) -> range:

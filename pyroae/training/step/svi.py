@@ -21,7 +21,7 @@ from ..options import Mode, Step
 from ..precision import PrecisionByRows
 from .graph import Outputs, all_of, sum_of
 from .recording import Recorder
-from .repeating import Repeat
+from .repeating import own_losses, repeat_of
 from .tracing import Traced
 from .updates import InvalidValuesError, StepInfo, Update, clear_gradients, names_in_store
 
@@ -29,6 +29,7 @@ _LOG = logging.getLogger("pyroae")
 _NO_OPTIMIZER = pyro.optim.SGD({"lr": 0.0})  # Pyro's constructor requires one of its own optimizers
 _NOT_PICKLED = {
     *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder", "_repeat", "_is_unchanged"),
+    "_replayed",
     *("_last_parameters", "_dtypes", "_precision", "on_new_parameter", "_warned"),
 }
 Loss = float | Tensor | tuple
@@ -102,6 +103,7 @@ class SVI(pyro.infer.SVI):
         self._losses = Traced(self._loss_only, [self], mode, budget=self._gradients.budget)
         self._recorder = Recorder(self.optim)
         self._is_unchanged, self._repeat = False, None  # in ``unchanged``: what repeats the last step
+        self._replayed: tuple | None = None  # specializations and CUDA graph of the last step, if it was one
         self._dtypes: dict[str, torch.dtype] = {}
         self._precision = PrecisionByRows(self.options.precision)
         self.on_new_parameter: Callable[[str, Tensor], Any] = self._warn_new_parameter  # for one that a torch optimizer lacks
@@ -140,7 +142,7 @@ class SVI(pyro.infer.SVI):
         Raises:
             ValueError: Pyro's validation failed, if it is enabled; no parameter has changed.
         """
-        is_repeated = False
+        is_repeated, self._replayed = False, None
         with one_at_a_time():
             try:
                 outputs = self._repeat(args) if self._repeat and not kwargs else None
@@ -155,7 +157,7 @@ class SVI(pyro.infer.SVI):
                 with self.precision_of(args):
                     outputs = self._gradients.run_eagerly(*args, **kwargs)
         if self._is_unchanged and not is_repeated:
-            self._repeat = None if kwargs else Repeat.of(self, args)
+            self._repeat = None if kwargs else repeat_of(self, args, self._replayed)
         if self._update.is_pyro:
             self._last_parameters = self._update.parameters(outputs.info)
         if self.scheduled is not None:
@@ -231,7 +233,8 @@ class SVI(pyro.infer.SVI):
         key = tuple((spec, *spec.pointers) for spec in specs)
         if distributed.world_size() == 1 and not (self.sync and specs[0].graph.checked):
             outputs = self._recorder(self._graph_step, key, *args)
-            return Outputs([loss.clone() for loss in outputs], outputs.info)
+            self._replayed = (specs, self._recorder.last) if self._recorder.last else None
+            return own_losses(outputs)
         outputs = _total(self._recorder(self._graph_sums, key, *args))
         self._update.check(outputs)
         self._recorder(self._optimize, key, outputs.info, *outputs)

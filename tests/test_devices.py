@@ -40,6 +40,12 @@ class Watched(TorchDispatchMode):
         return result
 
 
+def fakes_gamma():
+    with contextlib.suppress(NotImplementedError):
+        return torch._standard_gamma(torch.empty(1, device="meta")).is_meta
+    return False
+
+
 @contextlib.contextmanager
 def fake_cuda(module):
     """The module on a CUDA device; new tensors are fake."""
@@ -48,6 +54,10 @@ def fake_cuda(module):
     try:
         with pyro.validation_enabled(False), FakeTensorMode(allow_non_fake_inputs=True):
             yield module.to("cuda")
+    except (NotImplementedError, RuntimeError) as error:
+        if fakes_gamma() or not any(words in str(error) for words in ("_standard_gamma", "no NVIDIA driver")):
+            raise
+        pytest.skip("this version of torch has no fake draws from a Gamma")
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 

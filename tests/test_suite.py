@@ -32,6 +32,8 @@ def arviz():
 @pytest.mark.parametrize("particles", [25, 26, 100, 1000, 5000])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0, 30.0])
 def test_khat_is_arviz_s(particles, spread, arviz):
+    if "psislw" not in vars(arviz):
+        pytest.skip("ArviZ 1 rounds the number of weights in the tail down, and earlier ones round it up as we do")
     log_w = spread * torch.randn(particles, 10, dtype=torch.float64) - 1000
     stream = Weights(10, particles, torch.device("cpu"))
     for chunk in log_w.split(77):
@@ -367,6 +369,8 @@ def test_arviz_compares_models_as_we_do(arviz):
     exported = {
         name: pa.to_arviz(each.ae, exact.x, draws=60, particles=300, proposal="guide") for name, each in (("a", exact), ("b", other))
     }
+    if "InferenceData" not in vars(arviz):
+        pytest.skip("ArviZ 1 compares no models whose weights are all equal")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = arviz.compare(exported)

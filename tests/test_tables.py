@@ -322,7 +322,7 @@ def test_numbers_that_float32_would_destroy_are_centred_first(of, tmp_path):
     noise = RNG.normal(size=(200, 1))
     frame = pd.DataFrame(1e9 + noise, columns=["t"])
     frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.6f")
-    source = {"frame": frame, "array": frame.to_numpy(), "csv": tmp_path / "t.csv", "tensor": torch.from_numpy(frame.to_numpy())}[of]
+    source = {"frame": frame, "array": frame.to_numpy(), "csv": tmp_path / "t.csv", "tensor": torch.tensor(frame.to_numpy())}[of]
     found = pa.data.load(source)
     assert found.domain == "real" and found.schema.columns[0].shift == pytest.approx(1e9, abs=1)
     assert np.allclose(np.sort(np.r_[found.train.frame(), found.test.frame()], axis=0), np.sort(1e9 + noise, axis=0), atol=1e-4)

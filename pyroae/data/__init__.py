@@ -299,7 +299,7 @@ def _without(frame, na: list):
     frame = frame.mask(hit)
     for i in np.flatnonzero(hit.any().to_numpy()):
         series = frame.iloc[:, i]
-        if series.dtype == object and series.notna().any() and all(map(_is_number, series.dropna())):
+        if series.dtype.type in (np.object_, str) and series.notna().any() and all(map(_is_number, series.dropna())):
             frame.isetitem(i, series.astype(float))
     return frame
 

@@ -99,5 +99,5 @@ def from_days(values: np.ndarray, time: Time) -> np.ndarray:
     ['1970-01-02T12:00:00', 'NaT']
     """
     seconds = np.round(np.nan_to_num(values) * _SECONDS).astype(np.int64).astype("timedelta64[s]")
-    seconds[np.isnan(values)] = np.timedelta64("NaT")
+    seconds[np.isnan(values)] = np.timedelta64("NaT", "s")
     return seconds if time == "duration" else np.datetime64(0, "s") + seconds

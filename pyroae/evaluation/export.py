@@ -26,7 +26,8 @@ def to_arviz(
 
     Groups: ``posterior``, the latents drawn by importance resampling; ``posterior_predictive``, x given them;
     ``observed_data``; and ``log_likelihood``, log p(x) of each example. The last is one number per example, the same for every draw, since
-    parameters are points: so ``arviz.compare`` ranks models by held-out log p(x) with paired standard errors.
+    parameters are points: so ``arviz.compare`` ranks models by held-out log p(x) with paired standard errors, up to ArviZ 0.23.
+    That of ArviZ 1 refuses weights that are all equal; ``pa.compare`` gives the same numbers.
 
     Args:
         model: an Autoencoder, or any Pyro model of a batch with one observed site, x.
@@ -58,7 +59,7 @@ def to_arviz(
         "observed_data": {"x": args[0].cpu().numpy()},
         "log_likelihood": {"x": _repeated(score, draws)},
     }
-    return arviz.from_dict(**groups) if hasattr(arviz, "InferenceData") else arviz.from_dict(groups)
+    return arviz.from_dict(**groups) if "InferenceData" in vars(arviz) else arviz.from_dict(groups)
 
 
 def _repeated(score: Estimate, draws: int):

@@ -113,7 +113,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Z = check_array(Z, input_name="Z")
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"Estimator.inverse_transform: expected Z with {self._n_features_out} columns, got {Z.shape[1]}")
-        z = torch.as_tensor(Z, dtype=next(ae.parameters()).dtype, device=ae.device).reshape(len(Z), *ae.prior.code_shape)
+        z = torch.tensor(Z, dtype=next(ae.parameters()).dtype, device=ae.device).reshape(len(Z), *ae.prior.code_shape)
         with torch.no_grad():
             return self._rows(ae.likelihood.mean_or_mode(ae.decode(z)))
 

@@ -275,7 +275,7 @@ def _numbered(labels: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]
 
 
 def _checked_labels(labels: Any, rows: int, name: str) -> Tensor:
-    labels = torch.as_tensor(np.asarray(labels))
+    labels = torch.from_numpy(np.require(labels, requirements="W"))  # copies read-only memory, as pandas 3 gives
     if labels.shape[:1] != (rows,) or labels.dim() > 2:
         raise InputError(f"data: expected a label for each of {rows} rows of {name}, got labels of shape {tuple(labels.shape)}")
     return labels.flatten() if labels.dim() == 2 and labels.shape[1] == 1 else labels

@@ -91,7 +91,7 @@ def _json(path: Path, options: Options) -> Read:
     rows, columns = _shape_of_json(parsed)
     check_columns(columns, options.limit, path.name)
     check_size(_CELL * rows * columns, options.limit, path.name)
-    return Read(frame=pd.read_json(io.BytesIO(content), orient=orient, lines=lines, convert_dates=False))
+    return Read(frame=pd.read_json(io.BytesIO(content), orient=orient, lines=lines, dtype=False))
 
 
 def _shape_of_json(parsed: Any) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def perplexity(ae: Any, x: Any) -> Perplexity:
     posterior = getattr(ae, "posterior", None)
     if not hasattr(posterior, "indices"):
         raise ValueError(f"perplexity: expected a posterior of discrete codes such as VectorQuantised, got {type(posterior).__name__}")
-    z = torch.as_tensor(codes(ae, x).to_numpy() if hasattr(x, "columns") else codes(ae, x))
+    z = torch.tensor(np.asarray(codes(ae, x)))
     z = z.reshape(len(z), *ae.prior.event_shape).to(next(posterior.buffers()).device, torch.get_default_dtype())
     frequency = torch.bincount(posterior.indices(z).flatten(), minlength=posterior.alphabet).double() / z[..., 0].numel()
     return Perplexity(torch.special.entr(frequency).sum().exp().item(), int((frequency > 0).sum()), posterior.alphabet)

@@ -91,7 +91,7 @@ def latent(
     >>> latent(pa.recipes.autoencoder(digits, latent_dim=2), digits.test.x, digits.test.labels).get_xlabel()
     '$z_1$'
     """
-    z = torch.as_tensor(np.asarray(codes(ae, x if y is None else (x, y))))
+    z = torch.tensor(np.asarray(codes(ae, x if y is None else (x, y))))
     names = ["$z_1$", "$z_2$"]
     if z.shape[1] == 1:
         z, names = torch.cat([z, torch.zeros_like(z)], 1), ["$z_1$", ""]

@@ -15,6 +15,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tape import Tape, record_on_cpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyroae as pa
 from pyroae.training import devices, distributed
@@ -297,6 +298,29 @@ def test_a_failed_capture_restores_the_stream(recorded, monkeypatch, caplog):
     ae, steps = stepping()
     take(4, steps)
     assert streams == [None] and recorded[0].operations == [] and "division by zero" in caplog.text
+
+
+def test_a_proof_of_rounded_products_compares_norms():
+    """Gradients of a VAE whose products round their operands to 10 bits, as TF32 does; another weight of the KL is seen."""
+    torch.manual_seed(0)
+    ae, x = small_vae(), torch.rand(128, 64).round()
+
+    class Rounding(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                args = [((a.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32) for a in args]
+            return func(*args, **(kwargs or {}))
+
+    def gradients(elbo, mode):
+        pyro.set_rng_seed(1)
+        with mode:
+            return torch.autograd.grad(elbo.differentiable_loss(ae.model, ae.guide, x), list(ae.parameters()))
+
+    exact, rounded = (gradients(TraceMeanField_ELBO(), mode) for mode in (contextlib.nullcontext(), Rounding()))
+    other = gradients(pa.objectives.Tempered(0.5), contextlib.nullcontext())
+    agree = lambda theirs, rounds: all(proof._agree(a, b, 1e-2, rounds) for a, b in zip(exact, theirs))
+    assert agree(rounded, True) and not agree(rounded, False) and not agree(other, True)
+    assert agree([torch.where(g > 0, g, g) for g in exact], True) and not agree([g + torch.nan for g in exact], True)
 
 
 def test_recordings_share_memory_and_run_on_the_parameters_device(recorded, monkeypatch):

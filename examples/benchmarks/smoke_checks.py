@@ -279,7 +279,7 @@ def streamed(device, row):
 
 def processes(device, row):
     with tempfile.TemporaryDirectory() as folder:
-        for n in (1, min(2, max(1, torch.cuda.device_count())) if device.type == "cuda" else 2):
+        for n in (1, 2) if device.type == "cpu" or torch.cuda.device_count() > 1 else (1,):
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "-m", "pyroae", "train"]
             command += ["--epochs", "1", "--particles", "5", "--hidden", "16", "--device", device.type, "--out", f"run{n}"]
             _call(command, folder)

@@ -141,7 +141,7 @@ def test_the_readme_has_the_table_of_lines():
 def test_the_first_page_has_the_speed_of_the_records():
     """Median ratios of a round, 784-400-20: each rival's time over that of a compiled step."""
     page = " ".join((EXAMPLES.parent / "README.md").read_text().split())
-    for name in ("training", "training-xeon"):
+    for name in ("training", "training-xeon", "training-h200"):
         seconds = json.loads((EXAMPLES / f"benchmarks/{name}.json").read_text())["seconds"]["networks"]["784-400-20"]
         ratio = {rival: median(b / a for a, b in zip(seconds["pyroae, compiled"], times)) for rival, times in seconds.items()}
         ours = [ratio[rival] for rival in ("pyro.infer.SVI, validation off", "pythae", "by hand, torch.compile", "NumPyro, jitted epoch")]

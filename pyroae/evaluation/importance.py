@@ -171,7 +171,7 @@ def log_likelihood(
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: K.
         seed: of the draws; ``None`` goes on with the caller's random state. With a seed, the value of an example depends on
-            its position in its block (64 examples, 128 with a proposal, more with few particles) and on the size of the block,
+            its position in its block (64 examples, with a proposal equal blocks of up to 128, more with few particles) and on its size,
             but not on the other examples.
         progress: show a progress bar.
         proposal: where z is drawn from: ``"auto"`` (below 25 particles the guide, unless it is a point), ``"guide"``,

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -169,8 +170,11 @@ def encodings(
         encoding.source, encoding.rows, encoding.particles, encoding.budget = source, rows, particles, budget
         return encoding
 
-    least = _FITTED if proposal else _EXAMPLES
-    yield from on_blocks(block, model, args, max(least, _DRAWS // particles), progress, shared)
+    least, n = _FITTED if proposal else _EXAMPLES, len(args[0])
+    size = max(least, _DRAWS // particles)
+    if proposal:
+        size = math.ceil(n / math.ceil(n / size))  # blocks of equal size share a graph
+    yield from on_blocks(block, model, args, size, progress, shared)
 
 
 def rows_at_once(

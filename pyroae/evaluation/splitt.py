@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -36,14 +37,30 @@ class SplitStudentT(TorchDistribution):
         volume = torch.linalg.slogdet(axes.double()).logabsdet + scales.double().mean(-2).log().sum(-1)
         constant = math.lgamma((df + loc.shape[-1]) / 2) - math.lgamma(df / 2) - loc.shape[-1] / 2 * math.log(df * math.pi)
         self.highest = (constant - volume).to(loc.dtype)  # (B, K) log-density of each component at its location
-        several = (self.logits[:, 1:] > -math.inf).any(1).nonzero()[:, 0]
-        self.several = several if len(several) else None  # the rows of more than one component
         super().__init__(loc.shape[:1], loc.shape[-1:], validate_args=False)
 
     @functools.cached_property
-    def inverse(self) -> Tensor:
-        """``(B, K, D, D)`` the inverse of the axes."""
-        return torch.linalg.inv(self.axes.double()).to(self.loc.dtype)
+    def first(self) -> "_Components":
+        """The first component of every row."""
+        return self._components(slice(None), 0)
+
+    @functools.cached_property
+    def others(self) -> "_Components | None":
+        """The other components, one after another, of the rows that have them."""
+        rows, k = (self.logits[:, 1:] > -math.inf).nonzero(as_tuple=True)
+        return self._components(rows, k + 1) if len(rows) else None
+
+    @functools.cached_property
+    def first_of_several(self) -> "_Components":
+        """The first component of the rows that have others."""
+        return self._components(self.others.rows.unique(), 0)
+
+    def _components(self, rows: Tensor | slice, k: Tensor | int) -> "_Components":
+        weights = self.logits.exp()
+        before = weights.cumsum(1) - weights
+        return _Components(
+            rows, *(each[rows, k] for each in (before, self.logits, self.loc, self.axes, self.scales, self.highest)), self.df
+        )
 
     def extended(self, rows: Tensor, loc: Tensor, axes: Tensor, share: float) -> "SplitStudentT":
         """The mixture with one more component ``(R, D)``, ``(R, D, D)`` of weight ``share`` for some rows."""
@@ -68,29 +85,21 @@ class SplitStudentT(TorchDistribution):
     def placed_with_log_prob(self, which: Tensor, e: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """``placed`` and the log-density there ``(n, B)``, which follows from the noise for rows of one component."""
         u = self.placed(which, e, side)
-        log_q = self.highest[:, 0] + self.logits[:, 0] + self._log_fall(e)
-        if self.several is not None:
-            log_q[:, self.several] = self._log_mixture(self.several, u[:, self.several])
-        return u, log_q
+        log_q = self.first.log_weight + self.first.highest + self.first.log_fall(e)
+        if self.others is not None:
+            rows = self.first_of_several.rows
+            log_q[:, rows] = self.first_of_several.log_prob(u[:, rows])
+        return u, self._with_others(log_q, u)
 
     def placed(self, which: Tensor, e: Tensor, side: Tensor) -> Tensor:
         """Draws ``(n, B, D)`` from standard noise of B rows, or of one row that all share."""
-        u = self._component(0, slice(None), e, side)
-        if self.several is None:
-            return u
-        cumulative = self.logits[self.several].exp().cumsum(-1)  # (R, K)
-        among = [noise if noise.shape[1] == 1 else noise[:, self.several] for noise in (which, e, side)]
-        some = u[:, self.several]
-        for k in range(1, self.logits.shape[1]):
-            chosen = among[0] >= cumulative[:, k - 1]
-            some = torch.where(chosen[..., None], self._component(k, self.several, *among[1:]), some)
-        u[:, self.several] = some
+        u = self.first.placed(e, side)
+        if self.others is not None:
+            rows, before, weight = self.others.rows, self.others.before, self.others.log_weight.exp()
+            which, e, side = (each if each.shape[1] == 1 else each[:, rows] for each in (which, e, side))
+            draw, component = ((which >= before) & (which < before + weight)).nonzero(as_tuple=True)
+            u[draw, rows[component]] = self.others.placed(e, side)[draw, component]
         return u
-
-    def _component(self, k: int, rows: Tensor | slice, e: Tensor, side: Tensor) -> Tensor:
-        """Draws of one component of some rows."""
-        scaled = _split(e, side, self.scales[rows, k])
-        return self.loc[rows, k] + torch.einsum("bij,nbj->nbi", self.axes[rows, k], scaled)
 
     def of(self, rows: Tensor) -> "SplitStudentT":
         """The distribution of some of the rows."""
@@ -98,21 +107,46 @@ class SplitStudentT(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*sample_shape, B)``."""
-        log_q = self.logits[:, 0] + self._log_t(0, slice(None), value)
-        if self.several is not None:
-            log_q[..., self.several] = self._log_mixture(self.several, value[..., self.several, :])
-        return log_q
+        return self._with_others(self.first.log_prob(value), value)
 
-    def _log_mixture(self, rows: Tensor, value: Tensor) -> Tensor:
-        """The log-density of some rows."""
-        return torch.stack([self.logits[rows, k] + self._log_t(k, rows, value) for k in range(self.logits.shape[1])]).logsumexp(0)
+    def _with_others(self, log_q: Tensor, value: Tensor) -> Tensor:
+        """The log-density, given that of the first components."""
+        if self.others is None:
+            return log_q
+        rows = self.others.rows
+        terms = self.others.log_prob(value[..., rows, :])
+        highest = log_q.scatter_reduce(-1, rows.expand_as(terms), terms, "amax")
+        return highest + (log_q - highest).exp().index_add(-1, rows, (terms - highest[..., rows]).exp()).log()
 
-    def _log_t(self, k: int, rows: Tensor | slice, value: Tensor) -> Tensor:
-        """The log-density of one component of some rows."""
-        e = torch.einsum("bij,...bj->...bi", self.inverse[rows, k], value - self.loc[rows, k])
-        return self.highest[rows, k] + self._log_fall(e / torch.where(e > 0, *self.scales[rows, k].unbind(1)))
 
-    def _log_fall(self, e: Tensor) -> Tensor:
+@dataclass
+class _Components:
+    """R components: of which row each is, and what those before it weigh."""
+
+    rows: Tensor | slice
+    before: Tensor  # (R,)
+    log_weight: Tensor  # (R,)
+    loc: Tensor  # (R, D)
+    axes: Tensor  # (R, D, D)
+    scales: Tensor  # (R, 2, D)
+    highest: Tensor  # (R,) its log-density at its location
+    df: float
+
+    @functools.cached_property
+    def inverse(self) -> Tensor:
+        """``(R, D, D)`` the inverse of the axes."""
+        return torch.linalg.inv(self.axes.double()).to(self.loc.dtype)
+
+    def placed(self, e: Tensor, side: Tensor) -> Tensor:
+        """Draws ``(n, R, D)`` from standard noise."""
+        return self.loc + torch.einsum("bij,nbj->nbi", self.axes, _split(e, side, self.scales))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density times the weight, ``(..., R)``."""
+        e = torch.einsum("bij,...bj->...bi", self.inverse, value - self.loc)
+        return self.log_weight + self.highest + self.log_fall(e / torch.where(e > 0, *self.scales.unbind(1)))
+
+    def log_fall(self, e: Tensor) -> Tensor:
         """The log-density of a standard t less that at 0."""
         return -(self.df + e.shape[-1]) / 2 * torch.log1p(e.square().sum(-1) / self.df)
 
@@ -127,4 +161,4 @@ def standard_noise(n: int, like: Tensor, df: float = 10.0) -> tuple[Tensor, Tens
 def _split(e: Tensor, side: Tensor, scales: Tensor) -> Tensor:
     """Symmetric draws ``(n, B, D)`` with scales ``(..., 2, D)`` for the two sides, each chosen in proportion to its scale."""
     above, below = scales.unbind(-2)
-    return torch.where(side * (above + below) < above, e.abs() * above, -e.abs() * below)
+    return torch.where(side < above / (above + below), above, -below) * e.abs()

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import inspect
 import itertools
 import json
@@ -327,7 +328,48 @@ class OfTensor(Weighted):
             super().model(x)
 
 
+@dataclasses.dataclass(slots=True)
+class InSlots:
+    beta: float = 1.0
+    unset: float = dataclasses.field(init=False)
+
+
+class Settled:
+    """Settings whose attributes are computed, and whose class raises at others, as pydantic's and OmegaConf's may."""
+
+    def __init__(self):
+        self.values = {"beta": 1.0}
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise RuntimeError(f"no {name} here")
+        if name not in self.values:
+            raise AttributeError(name)
+        return self.values[name]
+
+
+class Setting(Plain):
+    """A program that reads its weight from an object of settings."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+
+    def model(self, x):
+        with poutine.scale(scale=self.settings.beta + getattr(self.settings, "unset", 0.0)):
+            super().model(x)
+
+
 CHANGES = {
+    "an attribute in a slot": (
+        lambda: Setting(InSlots()),
+        lambda programs, step: setattr(programs.settings, "beta", 1.0 + 0.1 * (step // 7)),
+    ),
+    "an empty slot": (lambda: Setting(InSlots()), lambda programs, step: setattr(programs.settings, "unset", 1.0) if step == 9 else None),
+    "an object that raises at names": (
+        lambda: Setting(Settled()),
+        lambda programs, step: programs.settings.values.update(beta=1.0 + 0.1 * (step // 7)),
+    ),
     "an attribute of a tensor": (OfTensor, lambda programs, step: setattr(programs.tensors[0], "weight", 1.0 + step // 9)),
     "an attribute of a function": (Weighted, lambda programs, step: setattr(weight, "factor", 1.0 + 0.1 * (step // 7))),
     "a set": (Weighted, lambda programs, step: programs.flags.add("double") if step == 9 else None),
@@ -471,7 +513,15 @@ class Unwatchable(Plain):
             super().model(x)
 
 
+class Closed:
+    """An object that shows its attributes to nobody."""
+
+    beta = 1.0
+    __dict__ = property(lambda self: 1 / 0)
+
+
 UNTRACEABLE = {
+    "an object that cannot be read": (lambda: Setting(Closed()), "something that it holds cannot be read: ZeroDivisionError"),
     "an iterator": (Iterating, "it reads .*weights, a cycle, in which changes cannot be seen"),
     "a random number generator": (OwnGenerator, "it reads .*generator, a Generator, in which changes cannot be seen"),
     "a computed name": (Unwatchable, "model uses globals, in which changes cannot be seen"),

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .user_code import is_user_class
+from .holders import Slots
+from .user_code import is_user_class, slots_of
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis), np.generic)
 NUMBERS = (int, float)
 _EXACTLY_PLAIN = frozenset(PLAIN) - {int, float}
+_SETTINGS = frozenset({"omegaconf", "ml_collections"})  # packages of objects that hold settings
 _CONTAINERS = frozenset((dict, list, tuple))
 
 
@@ -82,14 +84,35 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(value, (list, tuple)):
         return list(enumerate(value))
     if is_record(value):
-        return list(vars(value).items())
+        return list(attributes_of(value).items())
     return None
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is an object with attributes only, such as a namespace or a dataclass."""
+    """Whether a value is an object with attributes only, such as a namespace, a dataclass or a library's settings."""
+    if isinstance(value, type) or not has_attributes(value):
+        return False
     is_plain = isinstance(value, (argparse.Namespace, types.SimpleNamespace)) or dataclasses.is_dataclass(value)
-    return (is_plain or is_user_class(type(value))) and hasattr(value, "__dict__") and not isinstance(value, type)
+    return is_plain or is_user_class(type(value)) or type(value).__module__.partition(".")[0] in _SETTINGS
+
+
+def has_attributes(value: Any) -> bool:
+    """Whether an object can hold attributes, in its ``__dict__`` or in slots; code of the object does not run."""
+    return type(value).__dictoffset__ != 0 or bool(slots_of(type(value)))
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Attributes that an object holds: a new dictionary."""
+    slots = {name: held for name in slots_of(type(value)) if (held := Slots(value)[name]) is not Slots}
+    return dict_of(value) | slots
+
+
+def dict_of(value: Any) -> dict[str, Any]:
+    """The ``__dict__`` of an object; an empty one if it has none."""
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
 
 
 def map_leaves(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[Any], Any]) -> Any:
@@ -113,5 +136,6 @@ def map_leaves(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[An
     if isinstance(value, list):
         return type(value)(part for _, part in parts)
     result = copy.copy(value)
-    vars(result).update(parts)
+    for name, part in parts:
+        object.__setattr__(result, name, part)  # also where the class is frozen
     return result

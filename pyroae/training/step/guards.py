@@ -20,13 +20,16 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.distributions import Distribution, Transform
 
-from .arguments import PLAIN, is_record
+from .arguments import PLAIN, has_attributes, is_record
 
 IMMUTABLE = (  # or compared by identity
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, enum.Enum),
     *(logging.Logger, frozenset, range, slice, property, re.Pattern, PurePath, datetime.date, datetime.timedelta, Decimal, Fraction),
     *(np.dtype, np.ufunc, torch.finfo, torch.iinfo),
 )
+
+
+_FIXED = frozenset({"torch", "pyro", "pyroae", "typing", "typing_extensions", "jaxtyping", "beartype"})
 
 
 def process_state() -> tuple:
@@ -51,8 +54,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def may_change_unnoticed(cls: type) -> bool:
-    """Whether objects of a class can change unnoticed; those of torch and Pyro are walked."""
-    return cls.__module__.partition(".")[0] not in ("torch", "pyro", "pyroae", "typing")
+    """Whether objects of a class can change unnoticed; those of torch and Pyro are walked, and those of types do not change."""
+    return cls.__module__.partition(".")[0] not in _FIXED
 
 
 def is_closed(value: Any) -> bool:
@@ -64,7 +67,7 @@ def is_opened(value: Any) -> bool:
     """Whether an object's attributes are walked."""
     if isinstance(value, (ELBO, Messenger, Distribution, Transform, nn.Module)) or hasattr(type(value), "read_by_programs"):
         return True
-    if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not hasattr(value, "__dict__"):
+    if isinstance(value, (enum.Enum, logging.Logger, type, types.ModuleType)) or not has_attributes(value):
         return False
     return is_record(value) or type(value).__module__.startswith(("pyroae.model", "pyroae.objectives", "pyro."))
 

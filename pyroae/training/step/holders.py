@@ -1,4 +1,4 @@
-"""Holders: access by ``holder[key]`` to closure cells, class attributes, and contents of sets and arrays."""
+"""Holders: access by ``holder[key]`` to closure cells, class attributes, slots, and contents of sets and arrays."""
 
 from typing import Any
 
@@ -36,6 +36,25 @@ class ClassView:
 
     def __setitem__(self, name, value):
         setattr(self.cls, name, value)
+
+
+class Slots:
+    """Attributes of an object in slots; of an empty one the class ``Slots`` itself."""
+
+    def __init__(self, owner: Any):
+        self.owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return object.__getattribute__(self.owner, name)
+        except AttributeError:
+            return Slots
+
+    def __setitem__(self, name: str, value: Any):
+        if value is Slots:
+            object.__delattr__(self.owner, name)
+        else:
+            object.__setattr__(self.owner, name, value)
 
 
 class Contents:

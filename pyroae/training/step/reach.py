@@ -43,7 +43,11 @@ class Reach:
         self.sized_paths: list[str] = [""] * len(self.sized)  # of user containers
         self.refused: str | None = None
         self.codes: list[Any] = []
-        self._visited = Walker(self).run(roots, names)  # kept alive, because the signature contains ids
+        try:
+            self._visited = Walker(self).run(roots, names)  # kept alive, because the signature contains ids
+        except Exception as error:  # objects that a program holds may raise anything when their attributes are read
+            self._visited = {}
+            self.refuse(f"something that it holds cannot be read: {type(error).__name__}: {error}")
         self.sizes = list(map(len, self.sized))
         self.state = process_state()
         self.signature = self._signature()

@@ -29,8 +29,7 @@ _LOG = logging.getLogger("pyroae")
 _NO_OPTIMIZER = pyro.optim.SGD({"lr": 0.0})  # Pyro's constructor requires one of its own optimizers
 _NOT_PICKLED = {
     *("scheduled", "differentiable", "_update", "_is_plain", "_gradients", "_losses", "_recorder", "_repeat", "_is_unchanged"),
-    "_replayed",
-    *("_last_parameters", "_dtypes", "_precision", "on_new_parameter", "_warned"),
+    *("_replayed", "_last_parameters", "_dtypes", "_precision", "on_new_parameter", "_warned"),
 }
 Loss = float | Tensor | tuple
 

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from types import CodeType, FunctionType, TracebackType
+from types import CodeType, FunctionType, MemberDescriptorType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ _STANDARD = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("st
 _INSTALLED = frozenset({"site-packages", "dist-packages"})  # environments may be nested
 _TRUSTED = frozenset(  # packages whose functions depend only on their arguments and on guarded settings
     """torch functorch torchvision pyro pyroapi pyroae numpy scipy opt_einsum einops sklearn pandas matplotlib PIL tqdm
-    pytest _pytest pluggy hypothesis IPython""".split()
+    pytest _pytest pluggy hypothesis IPython typing_extensions attr attrs pydantic pydantic_core omegaconf ml_collections
+    jaxtyping beartype typeguard""".split()
 )
-_GENERATED = "<frozen", "<__array", "<eval_with_key", "<attrs", "<lambdifygenerated"  # library sources that are not files
+_GENERATED = "<frozen", "<__array", "<eval_with_key", "<attrs", "<lambdifygenerated", "<@beartype"  # library sources that are not files
 DYNAMIC_NAMES = frozenset({"getattr", "vars", "__dict__", "globals", "attrgetter"})  # access attributes by computed names
 _OURS = Path(__file__).resolve().parents[2]
 
@@ -59,6 +60,13 @@ def is_user_module(name: str) -> bool:
 def is_user_class(cls: type) -> bool:
     """Whether a class is defined in user code."""
     return is_user_module(cls.__module__)
+
+
+@functools.cache
+def slots_of(cls: type) -> tuple[str, ...]:
+    """Names of the slots of a class that are defined in user code, which hold attributes outside of ``__dict__``."""
+    owners = [base for base in cls.__mro__ if is_user_class(base)]
+    return tuple(name for base in owners for name, held in vars(base).items() if isinstance(held, MemberDescriptorType))
 
 
 def is_user_code(code: CodeType) -> bool:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
 
-from .arguments import NUMBERS, PLAIN, children
+from .arguments import NUMBERS, PLAIN, children, dict_of
 from .guards import IMMUTABLE, is_library_hook, is_opened, may_change_unnoticed
-from .holders import Cell, ClassView, Contents
-from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in
+from .holders import Cell, ClassView, Contents, Slots
+from .user_code import DYNAMIC_NAMES, functions_of, is_user_class, is_user_code, is_user_module, names_in, slots_of
 
 if TYPE_CHECKING:
     from .reach import Reach
@@ -216,13 +216,17 @@ class Walker:
         elif isinstance(owner, type):
             self._class(owner)
         else:
-            user, attributes = is_user_class(type(owner)), getattr(owner, "__dict__", {})
+            user, attributes = is_user_class(type(owner)), dict_of(owner)
             if user and (id(owner), "") not in self._slots:  # attributes may be added
                 self._slots.add((id(owner), ""))
                 self._watch_size(attributes)
             for name in _relevant(owner, self.names if user else None):
                 if name in attributes and not (not user and name.startswith(_CACHES)):
                     self._slot(f"{path}.{name}", attributes, name, attributes[name], user)
+            for name in slots_of(type(owner)):
+                holder = self._visited.setdefault(("slots", id(owner)), Slots(owner))
+                if name in self.names or isinstance(holder[name], (Tensor, nn.Module)) or self.names & DYNAMIC_NAMES:
+                    self._slot(f"{path}.{name}", holder, name, holder[name], user)
 
     def _global(self, path: str, holder: dict, name: str):
         value = holder[name]
@@ -259,7 +263,7 @@ def _relevant(owner: Any, names: set[str] | None) -> Iterator[str]:
     if declared is not None:
         yield from declared
         return
-    attributes = getattr(owner, "__dict__", {})
+    attributes = dict_of(owner)
     computed = names is not None and bool(names & DYNAMIC_NAMES)
     inherited = any(not is_user_class(base) and base not in (object, nn.Module) for base in type(owner).__mro__)
     for name, value in list(attributes.items()):

@@ -20,7 +20,8 @@ def text() -> str:
         settings, results = record["settings"], record["seconds"]
         usual, versions = settings["usual"], ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
         how = f"{CLOCKS[settings['clock']]}, {settings['rounds']} rounds, load before {settings['load before']}"
-        work = f"{usual['rows']:,} rows an epoch and batches of {usual['batch']} unless a column says otherwise, {usual['threads']} thread{'s' * (usual['threads'] > 1)}"
+        threads = f"{usual['threads']} thread{'s' * (usual['threads'] > 1)}"
+        work = f"{usual['rows']:,} rows an epoch and batches of {usual['batch']} unless a column says otherwise, {threads}"
         found.append(f"### {settings['machine']}\n\n{how}; {work}; {versions} (`{path.name}`)")
         found += [table(name, each) for name, each in results.items()]
     return "\n\n".join(found)

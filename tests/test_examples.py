@@ -166,6 +166,19 @@ def test_what_auto_loses_is_counted_against_the_best_mode_that_could_be_chosen()
     assert auto.table([row]).splitlines()[-1] == "| 10 | 3.00 | 2.00 | 1.00 | 1.10 (1.10) | 9.00 | 2.50 (1.25) |"
 
 
+def test_the_cost_of_the_adaptive_proposal_is_that_of_calls_after_the_first():
+    adaptive, exact = imported("benchmarks/adaptive"), linear_gaussian()
+    found = adaptive.measure(exact.ae, exact.x[:3], "eager", 30, 2)
+    assert [len(each) for each in found["seconds"].values()] == [3, 3] and 0 <= found["reliable"] <= 1
+    row = {"model": "m", "compile": "eager", "seconds": {"guide": [9.0, 1.0, 2.0, 4.0], "auto": [9.0, 2.0, 6.0, 8.0]}, "reliable": 0.5}
+    assert adaptive.table([row]).splitlines()[-1] == "| m | eager | 2.00 | 6.00 | 2.00 | 1.00 | 50.0% |"
+
+
+def test_the_readme_has_the_table_of_the_adaptive_proposals_cost():
+    rows = json.loads((EXAMPLES / "benchmarks/adaptive.json").read_text())["rows"]
+    assert imported("benchmarks/adaptive").table(rows) in (EXAMPLES / "benchmarks/README.md").read_text()
+
+
 def test_the_readme_has_the_tables_of_trust():
     page, tables = (EXAMPLES / "benchmarks/README.md").read_text(), imported("benchmarks/trust")
     rows = json.loads((EXAMPLES / "benchmarks/trust.json").read_text())["rows"].values()

@@ -216,7 +216,7 @@ def test_a_model_made_by_hand_takes_columns_and_scale_from_its_training_data():
     ae = pa.Autoencoder(pa.priors.Normal(2), standard, pa.posteriors.Normal(), pa.nets.MLP(8), pa.nets.MLP(8))
     pa.fit(ae, frame, epochs=2, progress=False)
     assert ae.schema.names == ["a.b", "c"] and torch.allclose(ae.likelihood.shift, torch.tensor(frame.to_numpy().mean(0)).float())
-    loader = DataLoader(TensorDataset(torch.from_numpy(frame.to_numpy())), 7, shuffle=True)
+    loader = DataLoader(TensorDataset(torch.tensor(frame.to_numpy())), 7, shuffle=True)
     other = ae.replace(likelihood=pa.likelihoods.Standardised(pa.likelihoods.StudentT(2)))
     pa.fit(other, loader, epochs=1, progress=False)
     assert torch.allclose(other.likelihood.factor, ae.likelihood.factor, rtol=1e-5)

@@ -57,10 +57,8 @@ class SplitStudentT(TorchDistribution):
 
     def _components(self, rows: Tensor | slice, k: Tensor | int) -> "_Components":
         weights = self.logits.exp()
-        before = weights.cumsum(1) - weights
-        return _Components(
-            rows, *(each[rows, k] for each in (before, self.logits, self.loc, self.axes, self.scales, self.highest)), self.df
-        )
+        parts = weights.cumsum(1) - weights, self.logits, self.loc, self.axes, self.scales, self.highest
+        return _Components(rows, *(part[rows, k] for part in parts), self.df)
 
     def extended(self, rows: Tensor, loc: Tensor, axes: Tensor, share: float) -> "SplitStudentT":
         """The mixture with one more component ``(R, D)``, ``(R, D, D)`` of weight ``share`` for some rows."""

@@ -160,6 +160,16 @@ def test_rivals_by_hand_have_as_many_parameters_and_a_loss_near_ours(name):
     assert sum(p.numel() for p in ours) == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", ["table", "counts", "vamp", "flow", "dictionary", "conv", "cells"])
+def test_rivals_of_numpyro_have_a_loss_near_that_by_hand(name):
+    pytest.importorskip("numpyro", reason="NumPyro is in the extra 'benchmarks'")
+    lines = imported("benchmarks/lines")
+    line = lines.LINES[name]
+    x = line.data()[: line.batch]
+    by_hand = sum(line.by_hand()(x).item() for _ in range(3)) / 3
+    assert lines.numpyros(line)([(x,)]) == pytest.approx(by_hand, rel=0.3)
+
+
 def test_what_auto_loses_is_counted_against_the_best_mode_that_could_be_chosen():
     auto = imported("benchmarks/auto")
     row = {"steps": 10, "eager": 3.0, "traced": 2.0, "compiled, kept": 1.0, "auto, kept": 1.1, "compiled, cold": 9.0, "auto, cold": 2.5}

@@ -4,6 +4,7 @@ uv run python examples/benchmarks/lines.py
 uv run python examples/benchmarks/lines.py --lines '["table", "counts"]' --clock processor
 uv run --with scvi-tools python examples/benchmarks/lines.py --lines '["counts"]'
 uv run --with sae-lens python examples/benchmarks/lines.py --lines '["dictionary"]'
+uv run --extra benchmarks python examples/benchmarks/lines.py --rivals '["pyroae, compiled", "NumPyro, jitted steps"]'
 
 Networks have the same layers everywhere, the optimizer is Adam, and all train on the same batches, in turn. Of a library that is
 installed, its own module and loss take the steps, without its trainer.
@@ -149,6 +150,14 @@ def steps_of(module: nn.Module, loss_of: Callable[[Tensor], Tensor]):
     return run
 
 
+def numpyros(line: Line):
+    if not installed("numpyro"):
+        return None
+    from lines_numpyro import steps_of
+
+    return steps_of(next(name for name, each in LINES.items() if each is line), signatures().numpy())
+
+
 LIBRARIES = "scvi-tools, sae-lens"
 RIVALS = {
     "pyroae, compiled": pyroae_("compiled"),
@@ -157,6 +166,7 @@ RIVALS = {
     "by hand": by_hand(False),
     "pyro.infer.SVI": pyros,
     LIBRARIES: libraries,
+    "NumPyro, jitted steps": numpyros,
 }
 
 

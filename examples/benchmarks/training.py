@@ -61,6 +61,7 @@ TABLES = {  # what changes, and the values it takes
     "code": [{"shape": f"784-400-{code}"} for code in (10, 50, 100, 200)],
     "particles": [{"particles": particles, "rows": 1000} for particles in (2, 10, 20, 50)],
 }
+WARM_UP = 9  # epochs in which rivals compile, and pyroae proves its graphs at calls 2, 4 and 8 of every size of a batch
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 FEW = "pyroae, compiled", "by hand, torch.compile, precision auto", "pyro.infer.SVI, validation off"  # rivals of the tables after the first
 
@@ -137,9 +138,9 @@ def measure(work: Work, rounds: int, place, wanted, now) -> dict[str, list[float
     with on_cores(work.threads), pyro.validation_enabled(False):
         epochs = {name: RIVALS[name](x, work) for name in wanted}
         epochs = {name: epoch for name, epoch in epochs.items() if epoch}
-        for epoch in epochs.values():  # compile, warm up
-            epoch()
-            epoch()
+        for epoch in epochs.values():
+            for _ in range(WARM_UP):
+                epoch()
         seconds = {name: [] for name in epochs}
         for turn in range(rounds):
             for name, epoch in random.Random(turn).sample(list(epochs.items()), len(epochs)):  # nobody always follows the same rival

@@ -85,11 +85,12 @@ class CallTimes:
         Args:
             level: the next one.
             remaining: number of calls still to come, if known.
-            is_kept: whether the graph is only loaded.
+            is_kept: whether the graph is only loaded, which needs no calls at the current level to be timed.
         """
-        if self.timed < MIN_TIMED or not self.operations:
+        if not self.operations or (self.timed < MIN_TIMED and not is_kept):
             return False
-        gain, price = GAIN[level] * self.mean, _LOADING if is_kept else cost(level, self.operations)
+        mean = self.mean if self.timed >= MIN_TIMED else (1 - GAIN["traced"]) * self.eager
+        gain, price = GAIN[level] * mean, _LOADING if is_kept else cost(level, self.operations)
         if level == "traced":
             gain = min(gain, _AROUND * self.operations)
         return repays(price, gain, self.done, remaining, self.budget.spent, self.budget.eager)

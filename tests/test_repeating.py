@@ -12,7 +12,7 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import pyroae as pa
-from pyroae.training.step import native
+from pyroae.training.step import native, updates
 from pyroae.training.step.signature import Signature
 from pyroae.training.step.specialization import Specialization
 
@@ -125,6 +125,35 @@ def test_a_change_before_the_next_block_counts():
     svi.model.train(False)  # another graph
     each(svi, batches(20))
     assert len(svi.levels()["step"]) == 2
+
+
+@pytest.mark.parametrize(
+    "optimizer, of_others",
+    [
+        (lambda: pyro.optim.Adam({"lr": 1e-3}), 1),
+        (lambda: pyro.optim.Adam(lambda name: {"lr": 2e-3 if "bias" in name else 1e-3}), 8),
+        (lambda: pyro.optim.ClippedAdam({"lr": 1e-3, "lrd": 0.9}), 8),
+    ],
+    ids=["Adam", "two rates", "ClippedAdam"],
+)
+def test_numbers_of_pyros_optimizers_are_computed_once_where_all_parameters_have_the_same(optimizer, of_others, monkeypatch):
+    """Also once a parameter's rate has changed between two blocks, and with its own number of steps."""
+    computed, numbers = [], updates._adam_numbers
+    monkeypatch.setattr(updates, "_adam_numbers", lambda *args: computed.append(1) or numbers(*args))
+    found = []
+    for steps in (one_by_one, each):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        ae = small_vae()
+        svi = pa.SVI(ae.model, ae.guide, optimizer(), TraceMeanField_ELBO(), compile="compiled", sync=False)
+        losses = steps(svi, batches(19))
+        computed.clear()
+        losses += steps(svi, batches(11))
+        computed_by_each = len(computed)
+        next(iter(svi.optim.optim_objs.values())).param_groups[0]["lr"] *= 3
+        losses += steps(svi, batches(11))
+        found.append([losses, [parameter.sum().item() for parameter in ae.parameters()]])
+    assert found[0] == found[1] and computed_by_each == 16 + 10 * of_others  # two times for all 8 parameters, then for 10 more steps
 
 
 def test_an_operation_that_fails_in_native_code_is_an_error_of_the_program():

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyroae.training.step import rewriting
 from pyroae.training.step.rewriting import rewritten
-from pyroae.training.step.special import digamma, softplus
+from pyroae.training.step.special import digamma, lgamma, softplus
 
 
 class Sizes(Interpreter):
@@ -53,11 +53,24 @@ def chain(p, x):
 
 
 def test_chains_and_views_have_the_same_results():
-    inputs = [torch.rand(3, 4) + 0.5, torch.randn(4, 3)]
+    inputs = [torch.rand(3, 4).double() + 0.5, torch.randn(4, 3).double()]
     before = make_fx(chain)(*inputs)
     after = Sizes(rewritten(before, inputs))
     assert all(torch.equal(a, b) for a, b in zip(before(*inputs), after.run(*inputs)))
     assert after.sizes["aten::exp"] == after.sizes["aten::log1p"] == after.sizes["aten::div"] == [3] and after.sizes["aten::lgamma"] == [2]
+
+
+def test_logsigmoid_and_its_gradient_are_those_of_torch():
+    def function(x):
+        x = x.detach().requires_grad_()
+        y = torch.nn.functional.logsigmoid(x)
+        return [y, *torch.autograd.grad(y.sum(), x)]
+
+    x = torch.cat([torch.linspace(-100, 100, 2001), torch.tensor([math.inf, -math.inf])])
+    before = make_fx(function)(x)
+    after = Sizes(rewritten(before, [x]))
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(after.run(x), before(x)))
+    assert "aten::log_sigmoid_forward" not in after.sizes and len(after.sizes["aten::exp"]) == 2
 
 
 def test_random_numbers_stay_as_many_as_they_were():
@@ -86,6 +99,23 @@ def test_digamma_is_as_exact_as_torchs_and_written_into_graphs():
     after = Sizes(rewritten(module, [x]))
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(after.run(x), module(x)))
     assert after.sizes["aten::digamma"] == [len(x)]  # in double precision
+
+
+def test_lgamma_is_nearly_as_exact_as_torchs_and_written_into_graphs():
+    """Relative to itself for x > 0, zeros at 1 and 2 included, so that many zeros among counts add no error."""
+    x = torch.cat([torch.logspace(-37, 35, 2001), torch.linspace(0.001, 20, 10001), torch.linspace(1 - 1e-4, 2 + 1e-4, 10001)])
+    truth = torch.lgamma(x.double())
+    error = lambda found: ((found.double() - truth).abs() / truth.abs())[truth != 0].max()
+    assert error(torch.lgamma(x)) < error(lgamma(x)) < 1e-6
+    assert lgamma(torch.tensor([1.0, 2.0])).tolist() == [0.0, 0.0]
+    negative = -torch.rand(1000) * 5
+    assert torch.allclose(lgamma(negative), torch.lgamma(negative), rtol=1e-5, atol=1e-5)
+    ends = torch.tensor([0.0, math.inf, -1.0, -1e30, -math.inf, math.nan, 1e38])
+    assert torch.equal(lgamma(ends).nan_to_num(7.0), torch.lgamma(ends).nan_to_num(7.0))
+    module = make_fx(lambda x: [torch.lgamma(x), torch.lgamma(x.double())])(x)
+    after = Sizes(rewritten(module, [x]))
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(after.run(x), module(x)))
+    assert after.sizes["aten::lgamma"] == [len(x)]  # in double precision
 
 
 def layer(x, w, b, full):
@@ -136,3 +166,13 @@ def test_a_graph_that_cannot_be_rewritten_is_compiled_as_it_is(monkeypatch):
     before = make_fx(lambda x: [x.exp()])(torch.rand(3))
     monkeypatch.setattr(rewriting, "vectorize", lambda graph: 1 / 0)
     assert rewriting.rewritten(before, [torch.rand(3)]) is before
+
+
+@pytest.mark.parametrize("rows, columns, narrow", [(40, 5, True), (40, 3, False), (40, 30, False), (100, 31, True), (100, 32, False)])
+def test_narrow_products_are_computed_transposed(rows, columns, narrow):
+    inputs = [torch.randn(rows, 7), torch.randn(7, columns), torch.randn(columns)]
+    before = make_fx(lambda a, b, bias: [a @ b, torch.addmm(bias, a, b)])(*inputs)
+    after = rewritten(before, inputs)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(after(*inputs), before(*inputs)))
+    products = [node for node in after.graph.nodes if node.target is torch.ops.aten.mm.default]
+    assert [all(each.target is torch.ops.aten.t.default for each in node.args) for node in products] == [narrow] * 2

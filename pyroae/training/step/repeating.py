@@ -82,6 +82,7 @@ class Repeat:
     def __init__(self, spec: "Specialization", args: tuple[Tensor, ...], leaves: Leaves, precision: AbstractContextManager):
         self.spec, self.precision = spec, precision
         self.inputs, self.places = spec.all_inputs(leaves), list(map(spec.input_indices.index, _indices(spec, args)))
+        spec.update.assume_unchanged()
 
     @classmethod
     def of(cls, svi: "SVI", args: tuple) -> "Repeat | None":

@@ -163,13 +163,17 @@ class Update:
             self.rows[:] = [_adam_numbers(each[0], each[1], count + step) for each, count in zip(self.trained, self.counts)]
         return self.numbers
 
+    def assume_unchanged(self):
+        """Until the next ``tensors``, nobody else changes the optimizer: numbers that are the same for all parameters stay the same."""
+        self.is_even = self.is_even or not self.clipped and bool((self.rows == self.rows[0]).all())
+
     def _read_counters(self):
         """Steps so far of every parameter, read from the optimizer's state only after somebody else has changed it."""
         counters = [state["step"] for *_, state in self.trained]
         versions = list(map(_VERSION, counters)) if self.are_tensors else counters
         if versions != self.versions:
             self.versions, self.counts, self.steps_since = versions, list(map(float, counters)), 0.0
-            self.is_even = self.one_group and len(set(self.counts)) == 1
+        self.is_even = self.one_group and self.counts.count(self.counts[0]) == len(self.counts)
 
     def traced_step(self, outputs: Outputs, valid: Tensor | None) -> Outputs:
         """The step as tensor operations, without effect unless ``valid``."""

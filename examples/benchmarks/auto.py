@@ -9,6 +9,7 @@ Inductor's own cache is empty too. In the columns "unknown", "auto" is not told 
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main(
     Args:
         lengths: of the runs, in seconds that ``pyro.infer.SVI`` takes.
         network: numbers in x, hidden units and numbers in z.
-        repeats: of runs that take below 5 seconds; the median counts.
+        repeats: of runs that take below 20 seconds; medians count.
         slow: also ``pyro.infer.SVI``, eager and traced, of which a long run shows nothing new.
         out: where the table is written, without the suffix.
     """
@@ -63,27 +64,24 @@ def main(
         pace = (seconds("pyro", 400, True, network, kept) - seconds("pyro", 100, True, network, kept)) / 300
         for length in lengths:
             steps = max(5, round(length / pace))
-            rows.append({"steps": steps} | measure(steps, network, kept, repeats if length < 5 else 1, slow))
+            rows.append({"steps": steps, "seconds": measure(steps, network, kept, repeats if length < 20 else 1, slow)})
             write(out, settings, {"runs": rows}, [table(rows)])
 
 
-def measure(steps: int, network: tuple[int, int, int], kept: str, repeats: int, slow: bool) -> dict[str, float]:
-    """Seconds of a run of so many steps, by mode."""
-
-    def median(mode: str, known: bool, keeps: bool) -> float:
-        found = []
-        for _ in range(repeats):
-            with tempfile.TemporaryDirectory() as empty:
-                found.append(seconds(mode, steps, known, network, kept if keeps else empty))
-        return statistics.median(found)
-
-    fixed = {"pyro.infer.SVI": "pyro", "eager": "eager", "traced": "traced"} if slow else {}
-    row = {name: median(mode, True, True) for name, mode in fixed.items()}
+def measure(steps: int, network: tuple[int, int, int], kept: str, repeats: int, slow: bool) -> dict[str, list[float]]:
+    """Seconds of runs of so many steps, by mode: one run of each in turn, in an order that changes."""
+    modes = {"pyro.infer.SVI": ("pyro", True, True), "eager": ("eager", True, True), "traced": ("traced", True, True)} if slow else {}
     for state, keeps in (("kept", True), ("cold", False)):
-        row[f"compiled, {state}"] = median("compiled", True, keeps)
-        row[f"auto, {state}"] = median("auto", True, keeps)
-        row[f"auto, {state}, unknown"] = median("auto", False, keeps)
-    return row
+        modes[f"compiled, {state}"] = "compiled", True, keeps
+        modes[f"auto, {state}"] = "auto", True, keeps
+        modes[f"auto, {state}, unknown"] = "auto", False, keeps
+    found = {name: [] for name in modes}
+    for turn in range(repeats):
+        for name in random.Random(turn).sample(list(modes), len(modes)):
+            mode, known, keeps = modes[name]
+            with tempfile.TemporaryDirectory() as empty:
+                found[name].append(seconds(mode, steps, known, network, kept if keeps else empty))
+    return found
 
 
 def seconds(mode: str, steps: int, known: bool, network: tuple[int, int, int], graphs: str) -> float:
@@ -94,20 +92,21 @@ def seconds(mode: str, steps: int, known: bool, network: tuple[int, int, int], g
     return float(subprocess.run(command, check=True, capture_output=True, text=True, env=there).stdout)
 
 
-def table(rows: list[dict[str, float]]) -> str:
-    """Markdown: seconds, and for "auto" how many times those of the best fixed mode."""
-    names = [name for name in rows[0] if name != "steps"]
-    return markdown(["steps", *names], [[f"{row['steps']:,}", *(cell(row, name) for name in names)] for row in rows])
+def table(rows: list[dict]) -> str:
+    """Markdown: medians of seconds, and for "auto" the median of a turn's ratios to the best fixed mode."""
+    names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
+    return markdown(["steps", *names], [[f"{row['steps']:,}", *(cell(row["seconds"], name) for name in names)] for row in rows])
 
 
-def cell(row: dict[str, float], name: str) -> str:
-    if name not in row:
+def cell(seconds: dict[str, list[float]], name: str) -> str:
+    if name not in seconds:
         return ""
+    text = f"{statistics.median(seconds[name]):.2f}"
     if not name.startswith("auto"):
-        return f"{row[name]:.2f}"
-    state = "kept" if "kept" in name else "cold"
-    best = min(row[mode] for mode in ("eager", "traced", f"compiled, {state}") if mode in row)
-    return f"{row[name]:.2f} ({row[name] / best:.2f})"
+        return text
+    fixed = [mode for mode in ("eager", "traced", f"compiled, {'kept' if 'kept' in name else 'cold'}") if mode in seconds]
+    best = min(fixed, key=lambda mode: statistics.median(seconds[mode]))
+    return f"{text} ({statistics.median(ours / theirs for ours, theirs in zip(seconds[name], seconds[best])):.2f})"
 
 
 if __name__ == "__main__":

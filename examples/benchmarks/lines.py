@@ -28,7 +28,7 @@ from pyro.nn import AutoRegressiveNN
 from reporting import bars, installed, markdown, panels, surroundings, write
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import CLOCKS, on_cores
+from training import CLOCKS, WARM_UP, on_cores
 
 import pyroae as pa
 
@@ -85,8 +85,8 @@ def measure(line: Line, rounds: int, threads: int, clock: str, rivals: tuple[str
     with on_cores(threads), pyro.validation_enabled(False):
         runs = {name: run for name in rivals if (run := RIVALS[name](line))}
         for run in runs.values():
-            run(batches)
-            run(batches)
+            for _ in range(WARM_UP):
+                run(batches)
         seconds = {name: [] for name in runs}
         for turn in range(rounds):
             for name, run in random.Random(turn).sample(list(runs.items()), len(runs)):  # nobody always follows the same rival

@@ -11,6 +11,7 @@ installed, its own module and loss take the steps, without its trainer.
 """
 
 import copy
+import itertools
 import math
 import os
 import random
@@ -279,6 +280,7 @@ def sae_lens() -> tuple:
 
 
 SPOTS, GENES, TYPES = 400, 1000, 15
+_NUMBER = itertools.count()
 
 
 def signatures() -> Tensor:
@@ -300,7 +302,9 @@ def cells() -> tuple:
             alpha = 1 / (inverse + 1e-2) ** 2
             pyro.sample("x", dist.NegativeBinomial(alpha, logits=(mean / alpha).log()).to_event(1), obs=x)
 
-    return model, AutoNormal(model)
+    guide = AutoNormal(model)
+    guide._pyro_name = f"cells{next(_NUMBER)}"  # entries of its own in Pyro's store, where rivals would replace each other's
+    return model, guide
 
 
 class Cells(nn.Module):

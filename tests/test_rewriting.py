@@ -166,13 +166,3 @@ def test_a_graph_that_cannot_be_rewritten_is_compiled_as_it_is(monkeypatch):
     before = make_fx(lambda x: [x.exp()])(torch.rand(3))
     monkeypatch.setattr(rewriting, "vectorize", lambda graph: 1 / 0)
     assert rewriting.rewritten(before, [torch.rand(3)]) is before
-
-
-@pytest.mark.parametrize("rows, columns, narrow", [(40, 5, True), (40, 3, False), (40, 30, False), (100, 31, True), (100, 32, False)])
-def test_narrow_products_are_computed_transposed(rows, columns, narrow):
-    inputs = [torch.randn(rows, 7), torch.randn(7, columns), torch.randn(columns)]
-    before = make_fx(lambda a, b, bias: [a @ b, torch.addmm(bias, a, b)])(*inputs)
-    after = rewritten(before, inputs)
-    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(after(*inputs), before(*inputs)))
-    products = [node for node in after.graph.nodes if node.target is torch.ops.aten.mm.default]
-    assert [all(each.target is torch.ops.aten.t.default for each in node.args) for node in products] == [narrow] * 2

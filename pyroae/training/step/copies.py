@@ -34,7 +34,6 @@ def _sum_with_bias(node: fx.Node) -> fx.Node | None:
         return None
     bias, *factors = node.args
     product = node.graph.call_function(_aten.mm.default, tuple(factors))
-    product.meta["val"] = node.meta["val"]
     return node.graph.call_function(_aten.sub.Tensor, (product, node.graph.call_function(_aten.neg.default, (bias,))))
 
 

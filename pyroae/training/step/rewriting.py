@@ -7,11 +7,10 @@ from torch import Tensor, fx
 
 from .broadcasting import compute_before_expanding
 from .copies import avoid_copies
-from .products import transpose_narrow
 from .special import vectorize
 
 _LOG = logging.getLogger("pyroae")
-FILES = "rewriting", "broadcasting", "copies", "products", "special"  # that say what is rewritten
+FILES = "rewriting", "broadcasting", "copies", "special"  # that say what is rewritten
 
 
 def rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
@@ -32,7 +31,7 @@ def _rewritten(module: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
     found = fx.GraphModule(module, graph)
     with torch.no_grad():
         FakeTensorProp(found, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
-    for rewrite in (compute_before_expanding, vectorize, avoid_copies, transpose_narrow):
+    for rewrite in (compute_before_expanding, vectorize, avoid_copies):
         rewrite(found.graph)
     for node in found.graph.nodes:
         node.meta.clear()

@@ -1,6 +1,7 @@
 """What distributions, constraints and parts hold, however deep: tensors and modules; copies of it."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,14 @@ def tensors(value: Any) -> list[torch.Tensor]:
         return [value]
     items = value if isinstance(value, (list, tuple)) else _held(value).values()
     return [tensor for item in items for tensor in tensors(item)]
+
+
+def holds_arguments(value: Any) -> bool:
+    """Whether a distribution holds a function with some of its arguments, as Pyro's conditional transforms do."""
+    if isinstance(value, nn.Module):
+        return any(isinstance(item, functools.partial) for module in value.modules() for item in vars(module).values())
+    items = value if isinstance(value, (list, tuple)) else _held(value).values()
+    return isinstance(value, functools.partial) or any(map(holds_arguments, items))
 
 
 def mapped(value: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:

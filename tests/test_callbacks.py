@@ -1,5 +1,6 @@
 """Callbacks see the model and the step, and may stop training; those of the examples do what they say."""
 
+import math
 import sys
 from types import SimpleNamespace
 
@@ -107,3 +108,22 @@ def test_mlflow_gets_every_number(examples, vae, monkeypatch):
 def test_an_objective_that_is_none_lists_those_there_are(vae, elbo, message):
     with pytest.raises(ValueError, match=message):
         fit(vae, [], elbo=elbo)
+
+
+def test_columns_that_callbacks_add_now_and_then_are_nan_elsewhere_and_resume(tmp_path):
+    def sometimes(epoch):
+        if epoch["epoch"] % 2 == 0:
+            epoch.update(score=torch.tensor(1.5), name="even")
+
+    fit(small_vae(), [sometimes], epochs=3, run=tmp_path)
+    history = fit(small_vae(), [sometimes], epochs=5, run=pa.Run(tmp_path, resume=True))
+    assert [row["score"] == 1.5 for row in history.rows] == [False, True, False, True, False]
+    assert all(math.isnan(row["score"]) for row in history.rows[::2]) and history["name"][1] == "even"
+    history.to_csv(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text().splitlines()[1].endswith("nan,nan")
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), [1.0], object()])
+def test_values_that_no_history_can_keep_are_refused_when_they_are_added(value, vae):
+    with pytest.raises(ValueError, match="expected a callback to add numbers or short text by name, got 'odd'"):
+        fit(vae, [lambda epoch: epoch.update(odd=value)], epochs=1)

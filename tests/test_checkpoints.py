@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import run_uncompiled, small_vae
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyroae as pa
 from pyroae.cli import main
@@ -120,6 +120,13 @@ def goes_on(run, steps, tmp_path, monkeypatch, **more):
 def test_so_is_one_with_the_optimizer_in_a_compiled_graph(steps, tmp_path, monkeypatch):
     run_uncompiled(monkeypatch)
     goes_on("plain", steps, tmp_path, monkeypatch, compile="compiled")
+
+
+def test_a_run_whose_held_out_batches_are_larger_goes_on(tmp_path):
+    held_out = DataLoader(TensorDataset(X), 40)
+    arguments = {"batch_size": 10, "validation": held_out, "compile": "traced"}
+    quiet(small_vae(), X, epochs=3, run=tmp_path, **arguments)
+    assert len(quiet(small_vae(), X, epochs=4, run=pa.Run(tmp_path, resume=True), **arguments).rows) == 4
 
 
 def small_vae_of(seed, **parts):

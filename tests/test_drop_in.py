@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from conftest import run_uncompiled
+from conftest import run_uncompiled, small_vae
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions import constraints
@@ -979,3 +979,88 @@ def test_class_attributes_are_refused_like_those_of_objects(log):
     for _ in range(3):
         svi.step(X)
     assert "generator, a Generator, in which changes cannot be seen" in log()[0]
+
+
+def losses_by(mode, make, calls):
+    """Losses of calls of a new SVI, and the SVI."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    svi = make(mode)
+    return [call(svi) for call in calls], svi
+
+
+@pytest.mark.parametrize("mode", ["traced", "compiled"])
+@pytest.mark.parametrize("method", ["step", "evaluate_loss"])
+def test_arguments_that_an_autoguide_keeps_are_not_taken_for_others(method, mode, monkeypatch):
+    """It keeps those of its first call, the object itself, so that a graph of them may read them there."""
+    run_uncompiled(monkeypatch)
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    first, other = torch.zeros(30), torch.full((30,), 100.0)
+    calls = [lambda svi, x=x: getattr(svi, method)(x) for x in [first] * 10 + [other] * 5 + [first] * 3 + [other] * 3]
+    make = lambda mode: pa.SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO(), compile=mode)  # noqa: E731
+    expected, _ = losses_by("eager", make, calls)
+    found, svi = losses_by(mode, make, calls)
+    assert found == pytest.approx(expected, rel=1e-4) and expected[10] > 1e5
+    assert all(level > 0 for _, level, _ in svi.levels()["step" if method == "step" else "loss"])
+
+
+@pytest.mark.parametrize("mode", ["auto", "traced", "compiled"])
+def test_parameters_that_an_optimizer_is_given_later_are_trained(mode, monkeypatch):
+    run_uncompiled(monkeypatch)
+    x = (torch.rand(8, 64, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+
+    def make(mode):
+        ae = small_vae()
+        svi = pa.SVI(ae.model, ae.guide, torch.optim.Adam(ae.decoder.parameters(), lr=1e-2), TraceMeanField_ELBO(), compile=mode)
+        svi.later = list(ae.encoder.parameters())
+        return svi
+
+    step = lambda svi: svi.step(x)  # noqa: E731
+    give = lambda svi: svi.optim.add_param_group({"params": svi.later}) or step(svi)  # noqa: E731
+    expected, eager = losses_by("eager", make, [*[step] * 10, give, *[step] * 20])
+    found, svi = losses_by(mode, make, [*[step] * 10, give, *[step] * 20])
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(svi.later, eager.later))
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+@pytest.mark.parametrize("form", ["x, y", "tuple", "dictionary", "keywords", "number"])
+def test_micro_batches_are_parts_of_all_tensors_with_as_many_rows(form, mode):
+    x, y, weights = X.clone(), X.square(), torch.linspace(0.5, 1.0, 3)
+    args, kwargs = {
+        "x, y": ((x, y, weights), {}),
+        "tuple": (((x, y), None, weights), {}),
+        "dictionary": (({"x": x, "y": y}, None, weights), {}),
+        "keywords": ((), {"x": x, "y": y, "weights": weights}),
+        "number": ((x, y, torch.tensor(2.0)), {}),
+    }[form]
+
+    def model(x, y=None, weights=None):
+        if not isinstance(x, torch.Tensor):
+            x, y = x.values() if isinstance(x, dict) else x
+        slope = pyro.param("slope", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(slope * x * weights.sum(), 1.0), obs=y)
+
+    def make(step):
+        return pa.SVI(model, lambda *args, **kwargs: None, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), compile=step)
+
+    calls = [lambda svi: svi.step(*args, **kwargs)] * 6
+    expected, _ = losses_by("eager", make, calls)
+    for n, clip in ((2, None), (7, None), (2, 1e6)):
+        assert losses_by(pa.Step(mode, accumulate=n, clip=clip), make, calls)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_micro_batches_and_clipping_need_rows():
+    def model(n):
+        pyro.sample("x", dist.Normal(pyro.param("mu", torch.tensor(0.5)), 1.0), obs=torch.tensor(float(n)))
+
+    for step in (pa.Step("eager", clip=1.0), pa.Step("eager", accumulate=2)):
+        svi = pa.SVI(model, lambda n: None, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), compile=step)
+        with pytest.raises(ValueError, match="expected a tensor with a row for each example"):
+            svi.step(3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import linear_gaussian, small_vae
 from pyro import distributions as dist
+from pyro.distributions import transforms
 from scipy.stats import genpareto
 from torch import nn
 
@@ -289,3 +290,52 @@ def test_the_mean_code_of_a_flow_is_that_of_its_draws():
     draws, middle = q.sample((4000,)), q.mean.detach()
     near = (pa.codes(ae, x) - draws.mean(0)).abs() < 5 * draws.std(0) / 8
     assert near.all() and ((middle - draws.mean(0)).abs() > 5 * draws.std(0) / 4000**0.5).any()
+
+
+class Conditional(nn.Module):
+    """A guide by Pyro's conditional flow: the function of its context holds what the encoder gives for each block of examples."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.encoder, self.flow = nn.Linear(3, 3), make(3)
+
+    def forward(self, x):
+        pyro.module("conditional", self)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.ConditionalTransformedDistribution(base.expand([len(x)]), [self.flow]).condition(self.encoder(x)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda context: transforms.conditional_affine_coupling(2, context, hidden_dims=[4]),
+        lambda context: transforms.conditional_affine_autoregressive(2, context, hidden_dims=[4]),
+        lambda context: transforms.conditional_matrix_exponential(2, context, hidden_dims=[4]),
+    ],
+    ids=["coupling", "autoregressive", "matrix exponential"],
+)
+def test_a_conditional_flow_is_that_of_each_block(make):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand(x.shape).to_event(1), obs=x)
+
+    torch.manual_seed(0)
+    guide, x = Conditional(make), 3 * torch.randn(130, 3)
+    found = [
+        pa.log_likelihood(model, x, guide=guide, particles=600, proposal="guide", compile=mode, seed=1) for mode in ("eager", "traced")
+    ]
+    assert torch.allclose(found[0].values, found[1].values, atol=1e-4)
+
+
+def test_a_points_remedy_is_one_that_works():
+    model = linear_gaussian().ae.model
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(torch.zeros(len(x), 3).double(), event_dim=1))
+
+    with pytest.raises(ValueError, match='proposal="auto" .25 particles or more'):
+        pa.log_likelihood(model, linear_gaussian().x, guide=guide, particles=10)
+    assert pa.log_likelihood(model, linear_gaussian().x, guide=guide, particles=25).values.isfinite().all()

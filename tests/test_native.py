@@ -244,6 +244,30 @@ def test_auto_loads_what_another_process_has_compiled(folder, uncompiled, eager_
     assert spec.level == 2 and loaded == [key] and shown == ["traced", "elsewhere", "loaded"]
 
 
+def test_graphs_are_compiled_one_after_another_where_there_is_one_core_to_spare(folder, uncompiled, eager_to_compile, monkeypatch):
+    started = []
+
+    def start(*given):
+        started.append(Compiler(*given))
+        background._running.add(started[-1])
+        return started[-1]
+
+    monkeypatch.setattr(background, "start", start)
+    monkeypatch.setattr(background, "_running", set())
+    monkeypatch.setattr(background, "_cores", lambda: 2)
+    torch.manual_seed(0)
+    ae, x = small_vae(), torch.rand(16, 64).round()
+    svi = pa.SVI(ae.model, ae.guide, torch.optim.Adam(ae.parameters()), TraceMeanField_ELBO(), steps=10**6)
+    for _ in range(40):
+        svi.step(x)
+        svi.step(x[:5])
+    assert len(started) == 1
+    started[0].ended = 1  # it has failed
+    for _ in range(3):
+        svi.step(x[:5])
+    assert len(started) == 2 and background._running == {started[1]}
+
+
 def test_auto_stays_traced_where_the_other_process_fails(folder, uncompiled, eager_to_compile, monkeypatch, caplog):
     def failed(*given):
         compiler = Compiler(*given)
@@ -273,3 +297,16 @@ def test_auto_uses_kept_code_as_soon_as_it_has_a_graph(folder, uncompiled, monke
         svi.step(x)
     (traced, first), (loaded, second) = shown
     assert (first, second) == ("traced", "loaded") and loaded == traced + 1  # no call of the traced graph is timed
+
+
+def test_auto_traces_earlier_where_native_code_of_such_calls_was_used_before(folder, uncompiled, monkeypatch):
+    """Which tracing alone would not repay."""
+    monkeypatch.setattr(timing, "_COST", {"traced": (1e-6, 0.0), "compiled": (1e9, 0.0)})
+    monkeypatch.setattr(timing, "_AROUND", 0.0)
+    monkeypatch.setattr(timing, "_LOADING", 0.0)
+    level = lambda **parts: steps("auto", 40, steps=10**6, **parts)[1].levels()["step"]  # noqa: E731
+    assert level() == []
+    keep(folder)
+    assert level()[0][1] == 2 and len(list(folder.glob("*.seen"))) == 1
+    monkeypatch.setenv("PYROAE_GRAPHS", "off")
+    assert level() == []

@@ -10,9 +10,11 @@ import torch
 from conftest import small_vae
 from pyro import distributions as dist
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyroae as pa
+from pyroae.data import inputs
 
 quiet = functools.partial(pa.fit, progress=False)
 
@@ -256,3 +258,61 @@ def test_data_are_checked_once(monkeypatch):
     monkeypatch.setattr(pa.likelihoods.Bernoulli, "check", lambda self, x: (lengths.append(len(x)), check(self, x))[1])
     quiet(small_vae(), torch.rand(20, 64).round(), epochs=3, batch_size=5)
     assert lengths == [20]
+
+
+class Other(nn.Module):
+    """A Pyro program with attributes of the names that an Autoencoder has, which mean something else."""
+
+    def __init__(self, as_module):
+        super().__init__()
+        self.decoder = nn.Linear(2, 64)
+        if as_module:
+            self.likelihood = self.objective = nn.Linear(64, 64)
+        self.as_module = as_module
+
+    def __getattr__(self, name):
+        if name in ("likelihood", "objective") and not self.__dict__.get("as_module", True):
+            return lambda z: z
+        return super().__getattr__(name)
+
+    def forward(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.likelihood(self.decoder(z)), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_users_model_may_have_a_likelihood_and_an_objective_of_its_own(as_module):
+    model = Other(as_module)
+    history = quiet(model, torch.randn(30, 64), guide=model.guide, epochs=2)
+    assert len(history.rows) == 2
+    assert pa.log_likelihood(model, torch.randn(5, 64), guide=model.guide, particles=30).values.isfinite().all()
+    assert pa.elbo_terms(model, torch.randn(5, 64), guide=model.guide).elbo.isfinite().all()
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_evaluation_mode(vae):
+    vae.eval()
+    for wrong in ({"optimizer": lambda parameters: 1 / 0}, {"scheduler": lambda optimizer: 1 / 0}, {"elbo": "IWAE"}):
+        with pytest.raises((ValueError, ZeroDivisionError)):
+            quiet(vae, torch.rand(20, 64).round(), **wrong)
+        assert not vae.training
+
+
+def test_mean_and_scale_come_from_a_part_of_a_loader(monkeypatch):
+    """Of the batches of a loader only as many rows are kept as mean and scale are computed from."""
+    seen = []
+
+    class Measured(pa.likelihoods.Standardised):
+        def measure(self, x):
+            seen.append(len(x))
+            super().measure(x)
+
+    monkeypatch.setattr(inputs, "LOOK", 100)
+    ae = small_vae(likelihood=Measured(pa.likelihoods.Normal(64)))
+    quiet(ae, DataLoader(TensorDataset(torch.randn(300, 64)), 30), epochs=1)
+    assert seen == [120]

@@ -137,3 +137,15 @@ def test_a_graph_that_differs_is_rejected(digits, monkeypatch, caplog):
     assert [(spec.level, spec.update) for spec in svi._gradients.specializations] == [(1, None)] and "does not repeat it" in caplog.text
     eager, traced = (trained(mode, OPTIMIZERS["fused"], digits.test.x[:16])[0] for mode in ("eager", "compiled"))
     assert all(a.equal(b) for a, b in zip(eager, traced, strict=True))
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_gradients_from_before_a_step_are_added_to_its_own(at, digits):
+    """Also in the steps that build or prove the graph."""
+
+    def change(svi, step):
+        if step == at:
+            for parameter in svi.parameters:
+                parameter.grad = torch.full_like(parameter, 3.0)
+
+    check(OPTIMIZERS["fused"], digits.test.x[:16], change)

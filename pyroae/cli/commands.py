@@ -85,7 +85,7 @@ _USAGE = """usage: pyroae COMMAND ...
 {commands}
 
 Recipes: vae (the default), conditional, autoencoder, denoising, sparse,
-sparse_kl, contractive, rae, vq_vae.
+sparse_kl, dictionary, contractive, rae, vq_vae.
 
   pyroae train                               # digits: runs/vae-digits-1
   pyroae train vae --data people.csv --labels income --prior VampPrior

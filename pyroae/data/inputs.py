@@ -64,6 +64,7 @@ class Wanted:
 
 
 ANYTHING = Wanted()
+_LIKELIHOOD = "bounded", "measured", "measure", "preprocess"  # of its class, by which a likelihood is known
 
 
 def rows_to_look_at(x: Column) -> int:
@@ -71,9 +72,15 @@ def rows_to_look_at(x: Column) -> int:
     return min(LOOK, len(x)) if isinstance(x, Tensor) else min(LOOK, max(1, int(FEW * len(x) // x.nbytes)))
 
 
+def likelihood_of(model: Any) -> Any:
+    """The likelihood of a model that says by it what x is, as those of ``pa.Autoencoder`` do; ``None`` for all others."""
+    part = getattr(model, "likelihood", None)
+    return part if isinstance(part, nn.Module) and all(hasattr(type(part), name) for name in _LIKELIHOOD) else None
+
+
 def wanted_by(model: Any) -> Wanted:
     """What a model expects; nothing is known for a plain function."""
-    likelihood = getattr(model, "likelihood", None)
+    likelihood = likelihood_of(model)
     takes_inputs = getattr(model, "takes_inputs", False) is True
     labels = getattr(model, "takes_labels", True) or not takes_inputs
     if not isinstance(model, nn.Module) or likelihood is None:

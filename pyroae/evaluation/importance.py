@@ -167,7 +167,8 @@ def log_likelihood(
     Args:
         model: an Autoencoder, or any Pyro model of a batch, ``model(x)`` or ``model(x, y)``, whose sites are
             all in one plate over the data.
-        x: a tensor ``(N, *event)``, a tuple ``(x, y)`` (then it is log p(x|y)) or a split of ``pa.data.load(...)``.
+        x: as for ``fit``, such as a tensor ``(N, *event)``, a table or a split of ``pa.data.load(...)``. Of a tuple ``(x, y)`` it is
+            log p(x|y).
         guide: the model's guide, where ``model`` is not an Autoencoder.
         particles: K.
         seed: of the draws; ``None`` goes on with the caller's random state. With a seed, the value of an example depends on
@@ -177,8 +178,13 @@ def log_likelihood(
         proposal: where z is drawn from: ``"auto"`` (below 25 particles the guide, unless it is a point), ``"guide"``,
             ``pa.proposals.prior``, ``pa.proposals.Laplace()``, ``pa.proposals.Optimised()``, or any function
             ``(model, guide, *args)`` that returns a guide for those data.
-        compile: as for ``fit``.
-        precision: of float32 matrix products inside this call, as for ``fit``.
+        compile: ``"auto"``, ``"eager"``, ``"traced"`` or ``"compiled"``.
+        precision: of float32 matrix products inside this call, as in ``pa.Step``.
+
+    Returns:
+        An ``Estimate``, in nats. Of each example, ``(N,)``: ``values``, their standard errors ``errors``, effective sample sizes ``ess``
+        and ``khat``. Of the data: ``mean``, its errors ``mc_se`` (of the particles) and ``data_se`` (of the examples), ``bits_per_dim``,
+        ``bias``, and ``verdict``, which says whether the numbers can be trusted, why, and what to do.
 
     Raises:
         ValueError: a guide without a density (Delta) and no proposal, an improper prior, data outside the likelihood's support, or a
@@ -257,6 +263,7 @@ def check_weighable(owner: str, model_trace: poutine.Trace, guide_trace: poutine
     if name is not None:
         raise ValueError(
             f"{owner}: the guide's site {name!r} is a Delta, a point without a density, so importance weights do not exist; "
-            'draw from elsewhere with proposal="auto" (up to 128 latent dimensions) or pa.proposals.Laplace(), '
+            f'draw from elsewhere with proposal="auto" ({LEAST_FOR_KHAT} particles or more, up to 128 latent dimensions) '
+            "or pa.proposals.Laplace(), "
             "or look at log p(x, z) with pa.elbo_terms"
         )

@@ -22,7 +22,7 @@ from ..nested import tensors
 from ..programs import Program
 from ..programs.particles import on_particles as run_on_particles
 from ..programs.probing import ProbedProgram, check_sites, check_support, examples_are_independent, plate_nesting, probe_rows, trials_of
-from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density, per_example
+from ..programs.terms import PARTICLES, DataPlate, data_plate, guide_mask, log_density
 from ..training import distributed
 from ..training.batches import Args, as_tensors, check_data, draw_function
 from .budget import MemoryBudget, fitting_rows, watching_widths
@@ -49,10 +49,6 @@ class Pass:
     def log_prob(self, site: dict) -> Tensor:
         """A site's log-probability as ``(particles, examples)``, with its mask and the scale of subsampled inner plates."""
         return self._log_prob(site, site["mask"])
-
-    def per_example(self, terms: Tensor) -> Tensor:
-        """Terms of a site as ``(particles, examples)`` in float64, summed over inner plates."""
-        return per_example(terms, self.particles, self.plate, self.nesting).double()
 
     def log_likelihood(self) -> Tensor:
         """log p(x|z), ``(particles, examples)``."""

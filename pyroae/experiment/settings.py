@@ -32,8 +32,8 @@ ROLES = {
     "objective": "what is maximised",
 }
 _EPOCHS = (
-    "passes over the data; by default at most 20, or as many as 4,000 steps take; training stops when the validation loss has not "
-    "improved for a tenth of them, for which a tenth of the training data in your own file is held out"
+    "passes over the data; by default 20, or as many as 4,000 steps take if that is more; with validation data, which are a tenth of the "
+    "training data in your own file, training stops when their loss has not improved for a tenth of the passes"
 )
 _NO_SETTINGS = {  # arguments that are not settings of a run
     load: {"data", "schema"},

@@ -35,11 +35,16 @@ _serial = itertools.count()  # every Autoencoder has its own name in Pyro's para
 class Autoencoder(PyroModule):
     """A prior, a likelihood, a posterior and two networks: together a Pyro ``model`` and ``guide``.
 
+    ``model(x)`` has the sites ``z`` and ``x`` in the plate ``data``, and ``guide(x)`` the site ``z``; priors with several levels have
+    further sites. ``model(n=5)`` draws 5 examples. Pyro's ``Predictive``, ``NUTS``, ``condition`` and ``trace`` take them as any.
+    In training mode, in which a new Autoencoder is, the encoder's input is corrupted and dropout is active: call ``eval()`` first.
+
     Args:
         prior: p(z), a part or any Pyro distribution.
         likelihood: p(x|z), which states the shape of one x.
         posterior: q(z|x); takes its size from the prior.
-        encoder: from x to the posterior's parameters; a recipe such as ``pa.nets.MLP(128)``, or an ``nn.Module``, called once here.
+        encoder: from x to the posterior's parameters; a recipe such as ``pa.nets.MLP(128)``, or an ``nn.Module``, which the constructor
+            calls once.
         decoder: from z to the likelihood's parameters, likewise.
         condition: labels or covariates y, an input of prior, encoder and decoder: p(z|y) p(x|z,y), q(z|x,y).
         corruption: of the encoder's input in training mode.

@@ -1,4 +1,4 @@
-"""An ELBO plus a penalty on the latents."""
+"""An ELBO less a penalty on the latents."""
 
 import functools
 import inspect
@@ -20,7 +20,7 @@ from .penalties import Penalty
 
 @register("objectives")
 class Penalised(_ElboWrapper):
-    """An ELBO plus a penalty on the latents: ``elbo + sum over the data of penalty(x, z, q)``.
+    r"""An ELBO less a penalty on the latents: the loss is :math:`-\mathrm{ELBO} + \sum_n \mathrm{penalty}(x_n, z_n, q_n)`, in nats.
 
     The guide runs once; the penalty gets its first latent site. p(x, z) and all evaluations exclude the penalty.
 

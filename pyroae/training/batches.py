@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from .. import programs
 from ..data import inputs
 from ..data.rows import Rows
-from ..data.splits import Split
+from ..data.splits import FEW, Split
 from . import distributed
 from .blocks import Args, Blocks, shard
 from .devices import fits_on_device, to_device
@@ -261,7 +261,7 @@ def measure(model: Any, batches: Batches):
     """Set what the model takes from its training data: column names, and mean and scale of the columns."""
     if getattr(model, "schema", False) is None:
         model.schema = batches.schema
-    parts = [(getattr(model, "likelihood", None), 0), (getattr(model, "inputs", None) if takes_inputs(model) else None, -1)]
+    parts = [(inputs.likelihood_of(model), 0), (getattr(model, "inputs", None) if takes_inputs(model) else None, -1)]
     for part, place in parts:
         if part is not None and not part.measured:
             part.measure(_some_rows(batches, place).to(batches.device))
@@ -274,8 +274,12 @@ def _some_rows(batches: Batches, place: int) -> Tensor:
         return column[: inputs.rows_to_look_at(column)]
     with torch.random.fork_rng(devices=[]):
         states = [source.get_state() for source in batches.generators]
-        batches_read = itertools.islice(batches.data, _CHECKED_ROWS)
-        column = torch.cat([batch[place] if isinstance(batch, (list, tuple)) else batch for batch in batches_read])
+        some: list[Tensor] = []
+        for batch in batches.data:
+            some.append(batch[place] if isinstance(batch, (list, tuple)) else batch)
+            if sum(map(len, some)) >= inputs.LOOK or sum(each.nbytes for each in some) >= FEW:
+                break
+        column = torch.cat(some)
         batches._set_generators(states)
     return column
 

@@ -8,6 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .. import programs
+from ..data.inputs import likelihood_of
 from ..programs import Program
 from . import distributed
 from .batches import Args
@@ -73,7 +74,7 @@ def _checked_step(training: "Training", batch: Args):
             tensor.copy_(before[name])
     programs.set_random_state(random, training.train.device)
     where = f"at step {training.step + 1:,} (epoch {len(training.rows) + 1})"
-    per_example = loss.item() / len(batch[0])
+    per_example = loss.item() / (len(batch[0]) * distributed.world_size())
     if not finite([loss]):
         site = distributed.first_result(first_bad_site(training.svi.model, training.svi.guide, batch))
         cause = site or f"every site is finite, so the objective {type(training.elbo).__name__} is the cause"
@@ -100,7 +101,7 @@ def remedy(model: Any, x: Any, schema: Any = None) -> str:
     if not isinstance(x, Tensor) or x.dim() != 2:
         return default
     x = x[:_ROWS]
-    likelihood = getattr(model, "likelihood", None)
+    likelihood = likelihood_of(model)
     inputs = x if likelihood is None else likelihood.preprocess(x)
     if inputs.shape != x.shape or inputs.nan_to_num(0.0).abs().max() <= _LARGE:
         return default

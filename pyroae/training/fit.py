@@ -91,7 +91,8 @@ def fit(
         data: an array or tensor ``(N, *event)``, a DataFrame, a tuple ``(x, y)``, a split of ``pa.data.load(...)``,
             a Dataset or a DataLoader.
         guide: the model's guide, unless ``model`` is an Autoencoder.
-        elbo: a Pyro ELBO; by default the Autoencoder's objective, else TraceMeanField_ELBO (Trace_ELBO for several latent sites).
+        elbo: a Pyro ELBO; by default the Autoencoder's objective, else by the guide's latent sites: TraceMeanField_ELBO for one, Trace_ELBO
+            for several, TraceEnum_ELBO if one is enumerated, TraceGraph_ELBO if one is not reparameterised.
         epochs: passes over the data.
         batch_size: examples per step (a DataLoader has its own). With batch normalisation a last batch of one example is left out.
         lr: learning rate; by default 1e-3, or the optimizer's default. Gradients are of the loss summed over the batch, as in Pyro:
@@ -128,7 +129,8 @@ def fit(
     callbacks = _callbacks(callbacks)
     target = check_arguments(epochs, batch_size, lr, device)
     checkpoints = None if run.folder is None else Checkpoints(run.folder)
-    elbo = getattr(model, "objective", None) if elbo is None else elbo
+    own = getattr(model, "objective", None)  # an Autoencoder's
+    elbo = own if elbo is None and isinstance(own, ELBO) else elbo
     arguments = model, guide
     model, guide = programs.pair(model, guide)
     pair = programs.modules(arguments[0], model, guide)
@@ -168,8 +170,6 @@ def fit(
             training.run(progress and distributed.is_main())
         finally:
             training.restore_best()
-            for module in pair:
-                module.eval()
     return History(type(elbo).__name__, training.rows)
 
 
@@ -185,6 +185,7 @@ def _enter_training(stack: contextlib.ExitStack, model: Any, pair: list[torch.nn
     stack.enter_context(programs.remove_new_param_names(pair))
     for module in pair:
         _check_dense(module)
+        stack.callback(module.eval)
         module.to(target)
 
 

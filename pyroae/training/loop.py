@@ -19,7 +19,7 @@ from . import distributed
 from .batches import Batches
 from .checkpoints import Checkpoints, copy_tensors
 from .divergence import Diverged, finite, first_bad_site, first_bad_step, remedy
-from .epoch import Epoch, StopTraining
+from .epoch import Epoch, StopTraining, complete
 from .interrupt import stop_requested
 from .resuming import check_state
 from .saving import Saver
@@ -249,7 +249,8 @@ class Training:
             except StopTraining:
                 stopped = True
         self.stopped = bool(distributed.first_result(stopped))
-        row |= {**epoch, **row}
+        row |= {**epoch.plain(), **row}
+        complete(self.rows)
 
     def _describe_epoch(self):
         self.bar.set_description(f"epoch {len(self.rows) + 1}/{self.epochs}", refresh=False)

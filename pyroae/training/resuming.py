@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from .. import registry, sizes
 from ..checks import short
+from .epoch import is_plain
 
 if TYPE_CHECKING:
     from .loop import Training
@@ -45,7 +46,8 @@ def check_state(state: dict[str, Any], run: "Training", optimizer: Optimizer):
     _like(state["objective"], ours["objective"], "objective", 0.0)
     _random(state["random"], ours["random"], "random")
     _batches(state["batches"], run)
-    _levels(state["levels"], ours["levels"], max(run.train.batch_size, len(run.train.first()[0])))
+    rows = [len(batches.first()[0]) for batches in (run.train, run.held_out) if batches]
+    _levels(state["levels"], ours["levels"], max(run.train.batch_size, *rows))
 
 
 def _require(valid: bool, name: str, expected: str, value: Any):
@@ -135,9 +137,7 @@ def _history(rows: Any, step: int, batches: int, core: tuple[str, ...]):
 
 def _callback_value(value: Any, name: str):
     """A value in a column that a callback added: a number, possibly NaN, or text."""
-    valid = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < sizes.LARGEST)
-    valid = valid or (isinstance(value, str) and len(value) <= sizes.TEXT)
-    _require(valid, name, f"a number, or text of at most {sizes.TEXT:,} characters", value)
+    _require(is_plain(value), name, f"a number, or text of at most {sizes.TEXT:,} characters", value)
 
 
 def _best(best: Any, weights: dict[str, Tensor], epochs: int):

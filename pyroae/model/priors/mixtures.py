@@ -90,7 +90,8 @@ _GAIN = 1e-5  # nats per code, below which it stops
 class VampPrior(Prior):
     r"""A mixture of the posteriors of learned pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z|u_k)` (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are encoded once per step, not once per example. They start at random; ``measure`` sets them to training data.
+    The pseudo-inputs are encoded once per step, not once per example. They start at random; ``measure(x)``, before
+    ``fit``, sets them to random rows of x, as ``pyroae train`` does.
 
     Args:
         event_shape: shape of one z.

@@ -139,3 +139,24 @@ def map_leaves(value: Any, tensor: Callable[[Tensor], Any], number: Callable[[An
     for name, part in parts:
         object.__setattr__(result, name, part)  # also where the class is frozen
     return result
+
+
+def rows_of(args: tuple, kwargs: dict[str, Any]) -> int:
+    """The number of examples: of rows of the first tensor that has any; ``ValueError`` if none has."""
+    rows = next((len(tensor) for tensor in Leaves(args, kwargs).tensors if tensor.dim() > 0), None)
+    if rows is None:
+        raise ValueError("expected a tensor with a row for each example among the arguments, for gradient clipping or micro-batches")
+    return rows
+
+
+def micro_batches(args: tuple, kwargs: dict[str, Any], n: int) -> list[tuple[tuple, dict[str, Any]]]:
+    """Arguments of at most ``n`` calls, each with a part of the rows of every tensor that has as many as there are examples."""
+    if n == 1:
+        return [(args, kwargs)]
+    rows = rows_of(args, kwargs)
+    parts = len(torch.empty(rows).chunk(n))
+
+    def part(i: int) -> tuple[tuple, dict[str, Any]]:
+        return map_leaves((args, kwargs), lambda t: t.chunk(n)[i] if t.dim() > 0 and len(t) == rows else t, lambda number: number)
+
+    return list(map(part, range(parts)))

@@ -18,8 +18,16 @@ _running: set[subprocess.Popen] = set()
 
 def has_spare_core() -> bool:
     """Whether another process can compile without taking the processor from this one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores > 1
+    return _cores() > 1
+
+
+def is_busy() -> bool:
+    """Whether other graphs are compiled on all cores that can be spared."""
+    return sum(map(is_running, list(_running))) >= max(1, _cores() - 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(module: torch.fx.GraphModule, inputs: list[Tensor], key: str) -> subprocess.Popen:

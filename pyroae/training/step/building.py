@@ -26,6 +26,7 @@ class TracedProgram(NamedTuple):
 
     graph: Graph
     inputs: list[int]  # indices of its inputs among the reachable tensors, the arguments and the numbers
+    held: list[tuple[int, int]]  # arguments that are reachable tensors: the index of each among both
     effects: list[int]  # indices of reachable tensors that the program replaces; their new values are the last outputs
     info: Any  # of the program's ``Outputs``
 
@@ -42,6 +43,7 @@ def trace(spec: "Specialization", leaves: Leaves, args: tuple, kwargs: dict) -> 
     for i, tensor in enumerate(candidates):
         first.setdefault(id(tensor), i)
     inputs = list(first.values())
+    held = [(i, k) for i, tensor in enumerate(candidates[len(tensors) :][: len(leaves.tensors)]) if (k := first[id(tensor)]) < len(tensors)]
     reachable = iter(numbers[: len(reach.number_paths)])
     replacements = dict(zip([path for path in spec.arguments if path in spec.dynamic], numbers[len(reach.number_paths) :]))
     if replacements:
@@ -72,7 +74,7 @@ def trace(spec: "Specialization", leaves: Leaves, args: tuple, kwargs: dict) -> 
     if python_random() != random:
         line = drawing_line(lambda: owner.function(*args, **kwargs))
         raise ValueError(f"{line}: it draws from Python's or NumPy's random numbers")
-    return TracedProgram(graph, inputs, effects, info)
+    return TracedProgram(graph, inputs, held, effects, info)
 
 
 def _replaced_tensors(reach: Reach, before: list[Tensor]) -> dict[int, Tensor]:
@@ -99,6 +101,7 @@ def compile_graph(spec: "Specialization", leaves: Leaves, update: Update | None)
         constants = [*constants, *more]
         inputs = [*inputs, *more]
         run = native.compiled(rewritten(whole.module, inputs), inputs, None if more else key)
+    native.note_seen(spec.owner.described(spec.structure, spec.info))
 
     def run_all(inputs: list[Tensor]) -> list:
         with torch.no_grad():

@@ -69,6 +69,23 @@ def is_kept(key: str | None) -> bool:
     return key is not None and _path(key) is not None
 
 
+def was_seen(calls: str) -> bool:
+    """Whether native code of such calls was used before, so that it is probably kept."""
+    return bool(calls and (home := folder()) and (home / _seen(calls)).exists())
+
+
+def note_seen(calls: str):
+    """Note that native code of such calls is used."""
+    home = folder()
+    with contextlib.suppress(OSError):
+        if calls and home and home.is_dir():
+            (home / _seen(calls)).touch()
+
+
+def _seen(calls: str) -> str:
+    return _digest(f"{torch.__version__} {calls}".encode()) + ".seen"
+
+
 def load(key: str | None) -> Run | None:
     """The native code that was kept for a key, if there is any and it is intact."""
     path = _path(key) if key else None
@@ -186,12 +203,13 @@ def _check_own(path: Path, status: os.stat_result, is_kind: Callable[[int], bool
 
 def _shrink(home: Path):
     """Delete the files that were not used for longest until the others fit into the limit."""
-    files = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in home.glob("*.pt2")), reverse=True)
-    total = 0
-    for _, size, path in files:
-        total += size
-        if total > LIMIT:
-            path.unlink(missing_ok=True)
+    for pattern, least in (("*.pt2", 0), ("*.seen", LIMIT // 1000)):
+        files = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in home.glob(pattern)), reverse=True)
+        total = 0
+        for _, size, path in files:
+            total += max(size, least)
+            if total > LIMIT:
+                path.unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

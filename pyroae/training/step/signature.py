@@ -23,6 +23,7 @@ class Signature:
     def __init__(self, leaves: Leaves, reach: Reach, dynamic: frozenset[str]):
         self.structure, self.objects, self.dynamic = leaves.structure, leaves.objects, dynamic
         self.arguments = {f"argument {i}": value for i, value in enumerate(leaves.numbers)}
+        self.held: list[tuple[int, int]] = []  # tensors of the arguments that a graph reads where the programs hold them: their indices
         self.refresh(reach)
 
     def refresh(self, reach: Reach | None = None):
@@ -46,15 +47,19 @@ class Signature:
             tensors = self.reach.tensors()
         except (KeyError, IndexError, ValueError):  # one was removed
             return False
-        if all(map(is_, tensors, self.last_tensors)):
+        if all(map(is_, tensors, self.last_tensors)) and self._same_held(leaves, tensors):
             return list(map(Tensor.data_ptr, tensors)) == self.pointers and list(map(_TENSOR, tensors)) == self.flags
         return False
 
-    def adopt(self, new: "Signature") -> bool:
-        """Whether a new signature is equal except for replaced tensors and objects; then record its state."""
+    def adopt(self, new: "Signature", leaves: Leaves) -> bool:
+        """Whether a new signature, of a call with those arguments, is equal but for replaced tensors and objects; then record its state."""
         if (new.structure, new.reach.signature, new.metadata) != (self.structure, self.reach.signature, self.metadata):
             return False
-        if self.dynamic != new.dynamic or any(self.arguments[path] != new.arguments[path] for path in self.constants()):
+        if (
+            not self._same_held(leaves, new.last_tensors)
+            or self.dynamic != new.dynamic
+            or any(self.arguments[path] != new.arguments[path] for path in self.constants())
+        ):
             return False
         self.refresh(new.reach)
         return True
@@ -62,6 +67,9 @@ class Signature:
     def constants(self) -> set[str]:
         """Paths of numbers among the arguments that are constants of the graph."""
         return self.arguments.keys() - self.dynamic
+
+    def _same_held(self, leaves: Leaves, tensors: list[Tensor]) -> bool:
+        return all(leaves.tensors[i] is tensors[k] for i, k in self.held)
 
     def _same_constants(self, leaves: Leaves) -> bool:
         if not self.arguments:

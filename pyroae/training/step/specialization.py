@@ -60,9 +60,9 @@ class Specialization(Signature):
         super().refresh(reach)
         self.is_on_device: bool | None = None  # computed on demand
 
-    def adopt(self, new: Signature) -> bool:
+    def adopt(self, new: Signature, leaves: Leaves) -> bool:
         """As ``Signature.adopt``; also requests a proof."""
-        if not super().adopt(new):
+        if not super().adopt(new, leaves):
             return False
         self.adoptions += 1
         self.proof_requested = self.proof_requested or self.adoptions == 1 or is_power_of_two(self.adoptions)
@@ -78,12 +78,14 @@ class Specialization(Signature):
             if owner.mode != "eager":
                 owner.fall_back(self.reach.refused or "a hook on a parameter runs at every call")
             return owner.run_eagerly(*args, **kwargs)
-        if self._should_advance() and not self._compiles_elsewhere(leaves):
+        has_gradients = bool(owner.update and owner.update.pending)  # which a step inside a graph does not add to its own
+        if not has_gradients and self._should_advance() and not self._compiles_elsewhere(leaves):
             return self.advance_level(leaves, args, kwargs)
         if self.update and self.update.key(self.info) != self.update_key:  # the optimizer's settings have changed
             self.run, self.update, self.level = self.graph, None, 1
-        if self.proof_due:
+        if self.proof_due and not has_gradients:
             return self._run_and_prove(leaves, args, kwargs)
+        self.proof_requested = self.proof_requested or self.proof_due
         return self._run_level(leaves, args, kwargs)
 
     @property
@@ -207,6 +209,8 @@ class Specialization(Signature):
         if self.owner.mode != "auto" or LEVELS[self.level + 1] != "compiled" or self.is_kept:
             return False
         if self.compiler is None:
+            if background.is_busy():
+                return True  # and this one after them
             self.times.excluded = True
             try:
                 self.compiler = building.start_compiling(self, leaves, self._fusible())
@@ -273,7 +277,7 @@ class Specialization(Signature):
 
     def _trace(self, leaves: Leaves, args: tuple, kwargs: dict) -> bool:
         """Trace the graph; whether it must be traced again, without library caches that the program has rewritten."""
-        self.graph, self.input_indices, self.effects, self.info = building.trace(self, leaves, args, kwargs)
+        self.graph, self.input_indices, self.held, self.effects, self.info = building.trace(self, leaves, args, kwargs)
         return self.owner.ignore_paths(self.reach.rewritten())
 
     def snapshot(self, leaves: Leaves, update: Update | None) -> Snapshot:

@@ -19,6 +19,7 @@ from ...threads import one_at_a_time
 from .. import distributed
 from ..options import Mode, Step
 from ..precision import PrecisionByRows
+from .arguments import micro_batches, rows_of
 from .graph import Outputs, all_of, sum_of
 from .recording import Recorder
 from .repeating import own_losses, repeat_of
@@ -150,15 +151,18 @@ class SVI(pyro.infer.SVI):
                     with self.precision_of(args):
                         outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
                         if outputs is None:
+                            if self._update.was_extended():
+                                self._gradients.forget()
+                                self._recorder.forget()
                             self._update.stash_gradients(self.parameters)
                             outputs = self._gradients(*args, **kwargs) if self._is_plain else self._micro_batch_step(args, kwargs)
             except InvalidValuesError:  # the program raises an error that names the invalid values
                 with self.precision_of(args):
                     outputs = self._gradients.run_eagerly(*args, **kwargs)
+            if self._update.is_pyro:
+                self._last_parameters = self._update.parameters(outputs.info)
         if self._is_unchanged and not is_repeated:
             self._repeat = None if kwargs else repeat_of(self, args, self._replayed)
-        if self._update.is_pyro:
-            self._last_parameters = self._update.parameters(outputs.info)
         if self.scheduled is not None:
             self.scheduled.advance()
         return self._format(outputs)
@@ -212,6 +216,7 @@ class SVI(pyro.infer.SVI):
         """Rebuild a graph of the ``"step"`` or the ``"loss"`` for such arguments; load weights and state afterwards."""
         with self.precision_of(args):
             (self._gradients if function == "step" else self._losses).rebuild(level, runs, *args)
+        self._update.was_extended()  # a program that has run may have given the optimizer a parameter
 
     def forget(self):
         """Discard CUDA graphs, which fix addresses; call it after replacing parameters or the optimizer's state."""
@@ -223,7 +228,7 @@ class SVI(pyro.infer.SVI):
 
     def _replay(self, args: tuple) -> Outputs | None:
         """A step as one CUDA graph, or two if the host acts between gradients and update; ``None`` if not possible yet."""
-        specs = tuple(self._gradients.finalized(*part) for part in self._micro_batches(args))
+        specs = tuple(self._gradients.finalized(*some) for some, _ in micro_batches(args, {}, self.options.accumulate))
         has_gradients = any(parameter.grad is not None for parameter in self.parameters)  # to be added to those of this step
         if has_gradients or not all(specs):
             return None
@@ -257,10 +262,10 @@ class SVI(pyro.infer.SVI):
 
     def _sums(self, run: Callable[..., Outputs], args: tuple, kwargs: dict) -> Outputs:
         """Losses and gradients summed over micro-batches; with clipping also the number of rows."""
-        parts = [run(*part, **kwargs) for part in self._micro_batches(args)]
+        parts = [run(*some, **named) for some, named in micro_batches(args, kwargs, self.options.accumulate)]
         sums = [sum_of([tensor for tensor in column if tensor is not None]) for column in zip(*parts)]
         if self.options.clip is not None:
-            sums.append(sums[0].new_full((), next(len(a) for a in args if isinstance(a, Tensor))))
+            sums.append(sums[0].new_full((), rows_of(args, kwargs)))
         return Outputs(sums, parts[0].info, all_of([part.valid for part in parts]))
 
     def _optimize(self, info: StepInfo, *sums: Tensor | None) -> Outputs:
@@ -272,11 +277,6 @@ class SVI(pyro.infer.SVI):
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0).to(norm.dtype))
         self._update.step(info)
         return Outputs(sums[: info.losses], info)
-
-    def _micro_batches(self, args: tuple) -> list[tuple]:
-        if self.options.accumulate == 1:
-            return [args]
-        return list(zip(*(a.chunk(self.options.accumulate) if isinstance(a, Tensor) else [a] * self.options.accumulate for a in args)))
 
     def _loss_and_gradients(self, *args, **kwargs) -> Outputs:
         before = () if self._update.is_pyro else set(pyro.get_param_store()._params)

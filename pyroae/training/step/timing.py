@@ -39,6 +39,8 @@ class CallTimes:
         self.operations = like.operations if like else 0  # of the program; 0 until they are counted
         self.tracked = False  # whether dependencies of such calls are walked, because a graph is worthwhile
         self.excluded = False  # whether the current call builds or proves a graph, so that its time is not representative
+        self.was_seen = False  # whether an earlier process has kept native code of such calls, which will be loaded once they are traced
+        self.represented = 0  # calls to come that are not timed, since the last one counts for them too
         self.waits = True  # whether the current call, on a GPU, is timed between synchronizations
 
     @property
@@ -93,6 +95,8 @@ class CallTimes:
         gain, price = GAIN[level] * mean, _LOADING if is_kept else cost(level, self.operations)
         if level == "traced":
             gain = min(gain, _AROUND * self.operations)
+            if self.was_seen:
+                gain, price = gain + GAIN["compiled"] * (mean - gain), price + _LOADING
         return repays(price, gain, self.done, remaining, self.budget.spent, self.budget.eager)
 
 

@@ -12,11 +12,12 @@ from torch import nn
 
 from ...memory import keep_freed_memory
 from ..options import Mode
+from . import native
 from .arguments import Leaves
 from .graph import Outputs
 from .reach import Reach
 from .specialization import LEVELS, Specialization
-from .timing import SAMPLE_AFTER, SAMPLE_EVERY, CallTimes, TimeBudget, clock
+from .timing import MIN_TIMED, SAMPLE_AFTER, SAMPLE_EVERY, CallTimes, TimeBudget, clock
 from .updates import Update
 
 _LOG = logging.getLogger("pyroae")
@@ -60,7 +61,6 @@ class Traced:
         keep_freed_memory()
         self.function, self.roots, self.mode, self.calls, self.update = function, list(roots), mode, calls, update
         self.done, self.budget = 0, budget or TimeBudget()
-        self.untimed = 0  # calls to come that the last one represents
         self.times: dict[tuple, CallTimes] = {}  # by structure of the arguments
         self.specializations: list[Specialization] = []
         self.last: Specialization | None = None
@@ -73,10 +73,14 @@ class Traced:
     def __call__(self, *args, **kwargs) -> Outputs:
         start, leaves = clock(), self._leaves(args, kwargs)
         if leaves is None:
+            self.last = None
             return self.apply_update(self.function(*args, **kwargs))
         if self.mode != "auto":
             return self.specialization(leaves)(leaves, args, kwargs)
         times = self._times(leaves.structure)
+        if times.represented:
+            times.represented, self.last = times.represented - 1, None
+            return self.apply_update(self.function(*args, **kwargs))
         spec = self.specialization(leaves) if self._is_tracked(times) else None
         times = spec.times if spec else times
         gpu = next((tensor.device for tensor in leaves.tensors if tensor.is_cuda), None)
@@ -84,20 +88,20 @@ class Traced:
         if spec:
             outputs = spec(leaves, args, kwargs)
         else:
+            self.last = None
             with times.counting():
                 outputs = self.function(*args, **kwargs)
             outputs = self.apply_update(outputs)
+            if times.done == MIN_TIMED:
+                times.was_seen = native.was_seen(self.described(leaves.structure, outputs.info))
             if times.done > SAMPLE_AFTER:
-                self.untimed = SAMPLE_EVERY - 1
-        times.end(start, gpu, 1 + self.untimed)
+                times.represented = SAMPLE_EVERY - 1
+        times.end(start, gpu, 1 + times.represented)
         return outputs
 
     def _leaves(self, args: tuple, kwargs: dict) -> Leaves | None:
         """Arguments of a call that is timed or run as a graph; ``None`` if it is only run."""
         if self.mode == "eager" or has_outer_handlers():
-            return None
-        if self.untimed:
-            self.untimed, self.done = self.untimed - 1, self.done + 1
             return None
         try:
             leaves = Leaves(args, kwargs)
@@ -119,6 +123,10 @@ class Traced:
         if not times.tracked and len(self.specializations) < _MAX_SPECIALIZATIONS:
             times.tracked = times.repays(LEVELS[1], self.remaining_calls(times))
         return times.tracked
+
+    def described(self, structure: tuple, info: Any) -> str:
+        """What calls have in common in all processes, known without tracing: structure of the arguments and shapes of parameters."""
+        return f"{structure} {[tuple(each.shape) for each in self.update.parameters(info)]}" if self.update else ""
 
     def apply_update(self, outputs: Outputs) -> Outputs:
         """Outputs after the update."""
@@ -177,6 +185,10 @@ class Traced:
             before.restore()
         spec.runs = runs
 
+    def forget(self):
+        """Discard all graphs, and what is known of calls."""
+        self.times, self.specializations, self.last = {}, [], None
+
     def fall_back(self, reason: str, level: int = 0, verb: str = "traced"):
         """Build no more graphs above ``level``, and log the reason."""
         self.mode = LEVELS[level]
@@ -218,7 +230,7 @@ class Traced:
             times = self.times.get(leaves.structure) or CallTimes(self.budget)
         new = Specialization(self, leaves, self.walk(leaves.objects), times)
         for spec in self.specializations:
-            if spec.adopt(new):
+            if spec.adopt(new, leaves):
                 return spec
         if changing := self._changing_numbers(new):
             self.dynamic |= changing

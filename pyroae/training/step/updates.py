@@ -59,6 +59,7 @@ class Update:
         self.optimizer, self.sync = optimizer, sync
         self.valid: Tensor | None = None  # over all calls, if ``sync`` is false
         self.is_pyro = not isinstance(optimizer, Optimizer)
+        self.extent = 0 if self.is_pyro else len(self.parameters())  # number of parameters that graphs know
         self.pending: dict[int, Tensor] = {}  # gradients from before the step, by id of the parameter
         self.with_gradient: list[Tensor] = []  # parameters with a gradient in the last step
         self.numbers = torch.empty(0, _NUMBERS)  # of the next step, for each parameter
@@ -94,6 +95,11 @@ class Update:
             self.valid = outputs.valid.clone() if self.valid is None else self.valid.logical_and_(outputs.valid)
         elif not outputs.valid:
             raise InvalidValuesError
+
+    def was_extended(self) -> bool:
+        """Whether a torch optimizer was given parameters since this was last asked."""
+        before, self.extent = self.extent, 0 if self.is_pyro else len(self.parameters())
+        return self.extent != before
 
     def stash_gradients(self, parameters: list[Tensor]):
         """Remove existing gradients before a step; as in Pyro, they are added to those of the step."""

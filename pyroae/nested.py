@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -33,12 +34,17 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return [tensor for item in items for tensor in tensors(item)]
 
 
-def holds_arguments(value: Any) -> bool:
-    """Whether a distribution holds a function with some of its arguments, as Pyro's conditional transforms do."""
+def holds_closure(value: Any) -> bool:
+    """Whether a distribution holds a function that holds tensors in turn, as Pyro's conditional transforms do."""
     if isinstance(value, nn.Module):
-        return any(isinstance(item, functools.partial) for module in value.modules() for item in vars(module).values())
+        return any(_is_closure(item) for module in value.modules() for item in vars(module).values())
     items = value if isinstance(value, (list, tuple)) else _held(value).values()
-    return isinstance(value, functools.partial) or any(map(holds_arguments, items))
+    return _is_closure(value) or any(map(holds_closure, items))
+
+
+def _is_closure(value: Any) -> bool:
+    is_bound = isinstance(value, (functools.partial, types.MethodType))
+    return is_bound or (isinstance(value, types.FunctionType) and value.__closure__ is not None)
 
 
 def mapped(value: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -312,8 +312,9 @@ class Conditional(nn.Module):
         lambda context: transforms.conditional_affine_coupling(2, context, hidden_dims=[4]),
         lambda context: transforms.conditional_affine_autoregressive(2, context, hidden_dims=[4]),
         lambda context: transforms.conditional_matrix_exponential(2, context, hidden_dims=[4]),
+        lambda context: transforms.conditional_householder(2, context, hidden_dims=[4]),
     ],
-    ids=["coupling", "autoregressive", "matrix exponential"],
+    ids=["coupling", "autoregressive", "matrix exponential", "householder"],
 )
 def test_a_conditional_flow_is_that_of_each_block(make):
     def model(x):
@@ -322,9 +323,9 @@ def test_a_conditional_flow_is_that_of_each_block(make):
             pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand(x.shape).to_event(1), obs=x)
 
     torch.manual_seed(0)
-    guide, x = Conditional(make), 3 * torch.randn(130, 3)
+    guide, x = Conditional(make), 3 * torch.randn(200, 3)
     found = [
-        pa.log_likelihood(model, x, guide=guide, particles=600, proposal="guide", compile=mode, seed=1) for mode in ("eager", "traced")
+        pa.log_likelihood(model, x, guide=guide, particles=20000, proposal="guide", compile=mode, seed=1) for mode in ("eager", "traced")
     ]
     assert torch.allclose(found[0].values, found[1].values, atol=1e-4)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import programs
-from ..nested import holds_arguments, mapped, tensors
+from ..nested import holds_closure, mapped, tensors
 from ..programs import Program
 from ..training.options import Mode
 from ..training.step.graph import Outputs
@@ -33,7 +33,7 @@ class LogWeights:
         """``(k, B)``, float64."""
         self.block, site = block, block.site
         parameters = tensors(site["fn"]) if site else []
-        is_fixed = site and (isinstance(site["mask"], Tensor) or holds_arguments(site["fn"]))  # what a graph would keep of this block
+        is_fixed = site and (isinstance(site["mask"], Tensor) or holds_closure(site["fn"]))  # what a graph would keep of this block
         run = self._of if is_fixed else self.traced
         return run(torch.Size((k, len(parameters))), *parameters, *block.args)[0]
 

@@ -178,6 +178,11 @@ def test_what_auto_loses_is_counted_against_the_best_mode_that_could_be_chosen()
     assert row == "| 10 | 3.00 | 2.00 | 1.50 | 1.75 (1.15) | 9.00 | 2.50 (1.25) |"
 
 
+def test_the_readme_has_the_table_of_auto():
+    rows = json.loads((EXAMPLES / "benchmarks/auto.json").read_text())["runs"]
+    assert imported("benchmarks/auto").table(rows) in (EXAMPLES / "benchmarks/README.md").read_text()
+
+
 def test_the_cost_of_the_adaptive_proposal_is_that_of_calls_after_the_first():
     adaptive, exact = imported("benchmarks/adaptive"), linear_gaussian()
     found = adaptive.measure(exact.ae, exact.x[:3], "eager", 30, 2)

@@ -87,6 +87,19 @@ def test_what_a_graph_depends_on_is_compared_once_where_nobody_can_change_it(mod
     assert len(compared) == (1 if fewer else 11)
 
 
+def test_an_objective_whose_code_runs_after_each_step_is_compared_wherever_it_is(compared):
+    class Own(pa.objectives.Tempered):
+        def advance(self, steps=1):
+            super().advance(steps)
+
+    for elbo in (Own(), pa.objectives.Penalised(pa.penalties.L2(0.1), Own())):
+        svi = svi_of(elbo)
+        one_by_one(svi, batches(20))
+        compared.clear()
+        each(svi, batches(11))
+        assert len(compared) == 11
+
+
 def test_a_graph_is_proved_all_the_same(monkeypatch):
     proofs, prove = [], Specialization._run_and_prove
     monkeypatch.setattr(Specialization, "_run_and_prove", lambda self, *args: proofs.append(self.runs + 1) or prove(self, *args))

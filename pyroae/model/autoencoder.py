@@ -37,7 +37,7 @@ class Autoencoder(PyroModule):
 
     ``model(x)`` has the sites ``z`` and ``x`` in the plate ``data``, and ``guide(x)`` the site ``z``; priors with several levels have
     further sites. ``model(n=5)`` draws 5 examples. Pyro's ``Predictive``, ``NUTS``, ``condition`` and ``trace`` take them as any.
-    In training mode, in which a new Autoencoder is, the encoder's input is corrupted and dropout is active: call ``eval()`` first.
+    In training mode, in which a new Autoencoder is, the encoder's input is corrupted and dropout is active: call ``vae.eval()`` first.
 
     Args:
         prior: p(z), a part or any Pyro distribution.

@@ -158,6 +158,10 @@ class Objective(Part, ELBO):
         """Current scheduled values; losses at different values cannot be compared."""
         return [value for part in self._scheduled().values() for value in part.values()]
 
+    def nested(self) -> list["Objective"]:
+        """This objective and those inside it."""
+        return [self, *(each for part in self._scheduled().values() if isinstance(part, Objective) for each in part.nested())]
+
     def schedules(self) -> list[Callable[[int], float]]:
         """All schedules."""
         return [schedule for part in self._scheduled().values() for schedule in part.schedules()]

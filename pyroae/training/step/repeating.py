@@ -26,8 +26,10 @@ def repeat_of(svi: "SVI", args: tuple, replayed: "tuple[tuple[Specialization, ..
         replayed: the specializations of its micro-batches, and the CUDA graph that it was.
     """
     objective = svi.scheduled
-    schedules, advance = (objective.schedules(), type(objective).advance) if objective else ([], Objective.advance)
-    if advance is not Objective.advance or not all(type(each).__module__.startswith("pyroae.") for each in schedules):
+    schedules, nested = (objective.schedules(), objective.nested()) if objective else ([], [])
+    if any(type(each).advance is not Objective.advance for each in nested) or not all(
+        type(each).__module__.startswith("pyroae.") for each in schedules
+    ):
         return None  # somebody else's code runs after each step
     return Replay.of(*replayed, args) if replayed else Repeat.of(svi, args)
 

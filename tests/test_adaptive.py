@@ -161,7 +161,7 @@ def test_every_part_agrees_with_the_prior_as_proposal(name):
     plain = pa.log_likelihood(ae, x, particles=40_000, proposal=pa.proposals.prior)
     errors = (score.errors.square() + plain.errors.square()).sqrt()
     assert ((score.values - plain.values).abs() < 5 * errors + 1e-3).all()
-    # the density of an untrained flow has kinks, which a mixture of t distributions has not: of single examples 10 to 90 draws are effective
+    # the density of an untrained flow has kinks, which a mixture of t distributions has not: for single examples 10 to 90 draws count
     assert score.ess.median() > 40 if name == "flow prior" else score.ess.min() > 50
 
 

@@ -12,7 +12,7 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import pyroae as pa
-from pyroae.training.step import native, updates
+from pyroae.training.step import native, timing, updates
 from pyroae.training.step.signature import Signature
 from pyroae.training.step.specialization import Specialization
 
@@ -126,6 +126,19 @@ def test_other_layouts_are_steps_of_their_own(other):
     expected = one_by_one(first, data)
     torch.manual_seed(3)
     assert each(second, data) == expected and len(second.levels()["step"]) == len(first.levels()["step"]) == 2
+
+
+def test_small_batches_that_are_not_timed_leave_the_graph_of_others_in_use(monkeypatch):
+    """After 50 calls without a graph every seventh is timed: of those calls, not of all."""
+    monkeypatch.setattr(timing, "_COST", {"traced": (1e9, 0.0), "compiled": (1e9, 0.0)})
+    ((x,),) = batches(1)
+    svi = svi_of(mode="auto")
+    svi.step(x)
+    svi.rebuild_graph("step", 2, 1, x)
+    for _ in range(80):
+        svi.step(x[:3])
+        svi.step(x)
+    assert [entry for entry in svi.levels()["step"] if entry[0] == 8] == [(8, 2, 81)]
 
 
 def test_a_change_before_the_next_block_counts():

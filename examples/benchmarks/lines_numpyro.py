@@ -71,6 +71,7 @@ def images(out):
 
 def vamp() -> tuple:
     encoder, decoder = mlp(400, 80), mlp(400, 784)
+    _, guide, _ = vae(None, None, 40, pixels, 784, encoder, decoder)
 
     def model(x):
         encode = numpyro.module("encoder", encoder, x.shape)
@@ -80,11 +81,6 @@ def vamp() -> tuple:
         with numpyro.plate("data", len(x)):
             z = numpyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=jnp.zeros(500)), components))
             numpyro.sample("x", pixels(decode(z)), obs=x)
-
-    def guide(x):
-        encode = numpyro.module("encoder", encoder, x.shape)
-        with numpyro.plate("data", len(x)):
-            numpyro.sample("z", dist.Normal(*halves(encode, x)).to_event(1))
 
     return model, guide, Trace_ELBO()
 

@@ -22,7 +22,7 @@ class LogWeights:
     """
 
     def __init__(self, model: Program, guide: Program, mode: Mode = "auto"):
-        self.model, self.block = model, None
+        self.model, self.block, self.is_fixed = model, None, False
         self.traced = Traced(self._of, [model, guide], mode)
 
     def expect(self, calls: int):
@@ -31,10 +31,11 @@ class LogWeights:
 
     def __call__(self, block: Encoded, k: int) -> Tensor:
         """``(k, B)``, float64."""
-        self.block, site = block, block.site
+        site = block.site
+        if block is not self.block:  # whether a graph would keep something of the block
+            self.block, self.is_fixed = block, bool(site) and (isinstance(site["mask"], Tensor) or holds_closure(site["fn"]))
         parameters = tensors(site["fn"]) if site else []
-        is_fixed = site and (isinstance(site["mask"], Tensor) or holds_closure(site["fn"]))  # what a graph would keep of this block
-        run = self._of if is_fixed else self.traced
+        run = self._of if self.is_fixed else self.traced
         return run(torch.Size((k, len(parameters))), *parameters, *block.args)[0]
 
     def _of(self, sizes: torch.Size, *values: Tensor) -> Outputs:

@@ -274,10 +274,11 @@ def _some_rows(batches: Batches, place: int) -> Tensor:
         return column[: inputs.rows_to_look_at(column)]
     with torch.random.fork_rng(devices=[]):
         states = [source.get_state() for source in batches.generators]
-        some: list[Tensor] = []
+        some, rows, size = [], 0, 0
         for batch in batches.data:
             some.append(batch[place] if isinstance(batch, (list, tuple)) else batch)
-            if sum(map(len, some)) >= inputs.LOOK or sum(each.nbytes for each in some) >= FEW:
+            rows, size = rows + len(some[-1]), size + some[-1].nbytes
+            if rows >= inputs.LOOK or size >= FEW:
                 break
         column = torch.cat(some)
         batches._set_generators(states)

@@ -250,7 +250,8 @@ class Training:
                 stopped = True
         self.stopped = bool(distributed.first_result(stopped))
         row |= {**epoch.plain(), **row}
-        complete(self.rows)
+        if row.keys() != self.rows[0].keys():
+            complete(self.rows)
 
     def _describe_epoch(self):
         self.bar.set_description(f"epoch {len(self.rows) + 1}/{self.epochs}", refresh=False)

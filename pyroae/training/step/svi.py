@@ -148,12 +148,12 @@ class SVI(pyro.infer.SVI):
                 outputs = self._repeat(args) if self._repeat and not kwargs else None
                 is_repeated = outputs is not None
                 if outputs is None:
+                    if self._update.was_extended():
+                        self._gradients.forget()
+                        self._recorder.forget()
                     with self.precision_of(args):
                         outputs = self._replay(args) if _on_gpu(args) and not kwargs and self._recorder.ready() else None
                         if outputs is None:
-                            if self._update.was_extended():
-                                self._gradients.forget()
-                                self._recorder.forget()
                             self._update.stash_gradients(self.parameters)
                             outputs = self._gradients(*args, **kwargs) if self._is_plain else self._micro_batch_step(args, kwargs)
             except InvalidValuesError:  # the program raises an error that names the invalid values
